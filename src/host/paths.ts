@@ -1,0 +1,38 @@
+/** Where things are kept. Root's daemon is the host's; everyone else's is their own. `ANKA_HOME` moves all of it into one folder. */
+import { homedir, tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+export interface Paths {
+  /** State that must outlive a reboot: database, disks, base image, leases, ssh key. */
+  state: string;
+  /** Sockets and pid files: gone after a reboot. Kept short, for a unix socket path has at most 107 bytes. */
+  run: string;
+  /** The daemon's API socket. */
+  socket: string;
+  /** The daemon's log. */
+  log: string;
+  database: string;
+  /** Folder of one VM's disks and saved memory. */
+  vmState(uuid: string): string;
+  /** Folder of one VM's sockets; named by the first eight digits of the UUID. */
+  vmRun(uuid: string): string;
+  baseImage: string;
+}
+
+/** The folders for this user and environment. Nothing is created. */
+export function resolvePaths(env: NodeJS.ProcessEnv = process.env, uid: number = process.getuid?.() ?? 0): Paths {
+  const root = uid === 0;
+  const home = env['ANKA_HOME'];
+  const state = home ?? (root ? '/var/lib/anka' : join(env['XDG_DATA_HOME'] || join(homedir(), '.local/share'), 'anka'));
+  const run = home ? join(home, 'run') : root ? '/run/anka' : join(env['XDG_RUNTIME_DIR'] || join(tmpdir(), `anka-${uid}`), 'anka');
+  return {
+    state,
+    run,
+    socket: join(run, 'ankad.sock'),
+    log: join(state, 'ankad.log'),
+    database: join(state, 'anka.db'),
+    vmState: (uuid) => join(state, 'vms', uuid),
+    vmRun: (uuid) => join(run, 'vm', uuid.slice(0, 8)),
+    baseImage: join(state, 'base'),
+  };
+}

@@ -1,0 +1,82 @@
+/**
+ * The one error type of this program, and the closed list of its kinds.
+ *
+ * A kind has a stable number (seen by clients as `code`, and by the shell as exit status) and a stable
+ * exception name (seen by clients as `exception_type`). Codes 3 and 18 are what existing Anka clients expect (B81).
+ */
+
+/** Every kind of error: its stable code (1–124) and its exception name. */
+export const ERROR_KINDS = {
+  internal: { code: 1, type: 'InternalException' },
+  usage: { code: 2, type: 'UsageException' },
+  vmNotFound: { code: 3, type: 'VMNotFoundException' },
+  vmNotRunning: { code: 4, type: 'VMNotRunningException' },
+  vmAlreadyRunning: { code: 5, type: 'VMRunningException' },
+  badState: { code: 6, type: 'VMStateException' },
+  badValue: { code: 7, type: 'ValueException' },
+  ruleExists: { code: 8, type: 'RuleExistsException' },
+  ruleNotFound: { code: 9, type: 'RuleNotFoundException' },
+  portTaken: { code: 10, type: 'PortTakenException' },
+  badImage: { code: 11, type: 'ImageException' },
+  network: { code: 12, type: 'NetworkException' },
+  subnetClash: { code: 13, type: 'SubnetException' },
+  addressTaken: { code: 14, type: 'AddressException' },
+  cardExists: { code: 15, type: 'NetworkCardException' },
+  cardNotFound: { code: 16, type: 'NetworkCardNotFoundException' },
+  unknownSetting: { code: 17, type: 'SettingException' },
+  vmExists: { code: 18, type: 'VMExistsException' },
+  missingProgram: { code: 19, type: 'MissingProgramException' },
+  noRights: { code: 20, type: 'RightsException' },
+  diskFull: { code: 21, type: 'DiskSpaceException' },
+  daemon: { code: 22, type: 'DaemonException' },
+  guest: { code: 23, type: 'GuestException' },
+  poolExhausted: { code: 24, type: 'PoolExhaustedException' },
+  timeout: { code: 124, type: 'TimeoutException' },
+} as const;
+
+/** The name of one kind of error. */
+export type ErrorKind = keyof typeof ERROR_KINDS;
+
+/** What an error looks like on the wire between daemon and client. */
+export interface ErrorBody {
+  code: number;
+  exception_type: string;
+  message: string;
+}
+
+/** An error that a user is meant to read: one sentence that says what is wrong, with what, and what to do. */
+export class AnkaError extends Error {
+  override readonly name = 'AnkaError';
+  readonly kind: ErrorKind;
+
+  constructor(kind: ErrorKind, message: string, options?: { cause?: unknown }) {
+    super(message, options);
+    this.kind = kind;
+  }
+
+  /** Stable number, 1–124; also the exit status. */
+  get code(): number {
+    return ERROR_KINDS[this.kind].code;
+  }
+
+  /** Stable exception name, as `exception_type` in machine-readable output. */
+  get type(): string {
+    return ERROR_KINDS[this.kind].type;
+  }
+
+  toBody(): ErrorBody {
+    return { code: this.code, exception_type: this.type, message: this.message };
+  }
+
+  /** The error a client rebuilds from what the daemon sent. Unknown codes become `internal`. */
+  static fromBody(body: ErrorBody): AnkaError {
+    const kind = (Object.keys(ERROR_KINDS) as ErrorKind[]).find((k) => ERROR_KINDS[k].code === body.code);
+    return new AnkaError(kind ?? 'internal', body.message);
+  }
+}
+
+/** Any thrown value as an AnkaError, prefixed with what was being done ("attaching vm1 to shared: …"). */
+export function wrap(doing: string, cause: unknown, kind: ErrorKind = 'internal'): AnkaError {
+  const message = cause instanceof Error ? cause.message : String(cause);
+  return new AnkaError(cause instanceof AnkaError ? cause.kind : kind, `${doing}: ${message}`, { cause });
+}

@@ -1,0 +1,110 @@
+/** The settings of B70: one table of key, default, check and description; used by the daemon to check and by the CLI to complete. */
+import { AnkaError } from './errors.ts';
+
+export interface Setting {
+  key: string;
+  default: string;
+  description: string;
+  /** Throws an Error with the reason when the value is bad; returns its normal form. */
+  check(value: string): string;
+}
+
+const text = (value: string): string => value.trim();
+
+function integer(low: number, high: number): (value: string) => string {
+  return (value) => {
+    const n = /^\d{1,9}$/.test(value.trim()) ? Number(value) : Number.NaN;
+    if (!(n >= low && n <= high)) throw new Error(`must be a whole number from ${low} to ${high}`);
+    return String(n);
+  };
+}
+
+function oneOf(...values: string[]): (value: string) => string {
+  return (value) => {
+    if (!values.includes(value)) throw new Error(`must be one of ${values.join(', ')}`);
+    return value;
+  };
+}
+
+function subnet(value: string): string {
+  const m = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})\/(\d{1,2})$/.exec(value.trim());
+  const octets = m ? m.slice(1, 5).map(Number) : [];
+  const prefix = m ? Number(m[5]) : 0;
+  if (!m || octets.some((o) => o > 255) || prefix < 16 || prefix > 29) throw new Error('must be a subnet such as 192.168.80.0/24, with a prefix from 16 to 29');
+  const base = octets.reduce((a, o) => a * 256 + o, 0);
+  if (base % 2 ** (32 - prefix) !== 0) throw new Error(`must begin at a network address of /${prefix}`);
+  const first = octets[0] as number;
+  if (first === 0 || first === 127 || first >= 224) throw new Error('must be a unicast subnet outside 0.0.0.0/8, 127.0.0.0/8 and 224.0.0.0/3');
+  return `${octets.join('.')}/${prefix}`;
+}
+
+/** Every setting, in the order in which they are listed. */
+export const SETTINGS: readonly Setting[] = [
+  { key: 'bridge_name', default: '', description: 'Ethernet interface for bridge type when the VM has none of its own', check: text },
+  { key: 'engine', default: 'auto', description: 'what moves the packets: auto, kernel or user', check: oneOf('auto', 'kernel', 'user') },
+  { key: 'shared_subnet', default: '192.168.64.0/24', description: 'subnet of the shared network', check: subnet },
+  { key: 'host_subnet', default: '192.168.128.0/24', description: 'subnet of the host network', check: subnet },
+  { key: 'portfwd_base', default: '10000', description: 'lowest host port that is given out by itself', check: integer(1, 65535) },
+  {
+    key: 'permanent_mac_prefix',
+    default: '56:45:45',
+    description: 'first three bytes of outside MAC addresses',
+    check: (value) => {
+      const v = value.trim().toLowerCase();
+      if (!/^[0-9a-f]{2}:[0-9a-f]{2}:[0-9a-f]{2}$/.test(v)) throw new Error('must be three bytes such as 56:45:45');
+      if (Number.parseInt(v.slice(0, 2), 16) & 1) throw new Error('must not be a multicast prefix (first byte odd)');
+      return v;
+    },
+  },
+  { key: 'mtu', default: '1500', description: 'largest IP packet on shared and host, in bytes', check: integer(576, 65520) },
+  { key: 'dns_servers', default: '', description: 'resolvers to forward to in place of the host’s own, comma separated', check: text },
+  { key: 'stop_timeout', default: '60', description: 'seconds that stop waits for a guest to power off', check: integer(1, 3600) },
+  { key: 'machine_readable', default: '0', description: 'print JSON as --machine-readable does', check: oneOf('0', '1') },
+];
+
+/** The setting of that key; else an error that names the nearest one. */
+export function findSetting(key: string): Setting {
+  const found = SETTINGS.find((s) => s.key === key);
+  if (found) return found;
+  const near = nearest(
+    key,
+    SETTINGS.map((s) => s.key),
+  );
+  throw new AnkaError('unknownSetting', `no setting is named '${key}'${near ? `; did you mean '${near}'?` : ''} ('anka config -l' lists them)`);
+}
+
+/** The normal form of a value for a key. Throws `badValue` that names key, value and what is accepted. */
+export function checkSetting(key: string, value: string): string {
+  try {
+    return findSetting(key).check(value);
+  } catch (cause) {
+    if (cause instanceof AnkaError) throw cause;
+    throw new AnkaError('badValue', `${key} = '${value}': ${(cause as Error).message}`);
+  }
+}
+
+/** The candidate with the least edit distance, when it is near enough to be a slip of the hand; else undefined. */
+export function nearest(word: string, candidates: readonly string[]): string | undefined {
+  let best: string | undefined;
+  let least = Math.max(2, Math.floor(word.length / 3)) + 1;
+  for (const c of candidates) {
+    const d = editDistance(word, c);
+    if (d < least) {
+      least = d;
+      best = c;
+    }
+  }
+  return best;
+}
+
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      next[j] = Math.min((row[j] as number) + 1, (next[j - 1] as number) + 1, (row[j - 1] as number) + (a[i - 1] === b[j - 1] ? 0 : 1));
+    }
+    row = next;
+  }
+  return row[b.length] as number;
+}

@@ -1,0 +1,61 @@
+/** The import rule of docs/architecture.md: layers point one way, and the npm packages that one file may import are imported by no other. */
+import { readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, relative } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, test } from 'vitest';
+
+const src = fileURLToPath(new URL('../src', import.meta.url));
+
+/** What each folder may import besides itself. */
+const ALLOWED: Record<string, string[]> = {
+  lib: [],
+  wire: ['lib'],
+  net: ['lib', 'wire'],
+  host: ['lib', 'wire'],
+  engine: ['lib', 'wire', 'net', 'host'],
+  vm: ['lib', 'host', 'engine/engine.ts'],
+  store: ['lib', 'host'],
+  api: ['lib', 'host'],
+  daemon: ['lib', 'wire', 'net', 'host', 'engine', 'vm', 'store', 'api'],
+  cli: ['lib', 'host', 'api/client.ts', 'api/types.ts'],
+};
+
+/** npm packages that have exactly one importer, or one folder of importers. */
+const SOLE: Record<string, string> = {
+  koffi: 'host/ffi.ts',
+  '@photostructure/sqlite': 'store/db.ts',
+  'node:sqlite': 'store/db.ts',
+  commander: 'cli/',
+  hono: 'api/',
+  zod: 'api/',
+};
+
+function imports(file: string): string[] {
+  return [...readFileSync(file, 'utf8').matchAll(/(?:^|\n)\s*(?:import|export)\s[^'"]*?from\s+['"]([^'"]+)['"]|import\(\s*['"]([^'"]+)['"]\s*\)/g)].map(
+    (m) => (m[1] ?? m[2])!,
+  );
+}
+
+const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter((f) => f.endsWith('.ts') && !f.endsWith('.test.ts'));
+
+describe('layers', () => {
+  test('there is something to check', () => expect(files.length).toBeGreaterThan(5));
+  test.each(files)('%s imports only what its layer may', (file) => {
+    const layer = file.split('/')[0]!;
+    const allowed = ALLOWED[layer];
+    expect(allowed, `src/${layer}/ is not in the layout of docs/architecture.md`).toBeDefined();
+    for (const target of imports(join(src, file))) {
+      if (!target.startsWith('.')) {
+        const sole = Object.entries(SOLE).find(([name]) => target === name || target.startsWith(`${name}/`));
+        if (sole) expect(file.startsWith(sole[1]), `${file} imports ${target}, which only ${sole[1]} may`).toBe(true);
+        continue;
+      }
+      const to = relative(src, join(src, dirname(file), target));
+      if (to.startsWith(`${layer}/`)) continue;
+      expect(
+        allowed!.some((a) => to === a || to.startsWith(`${a}/`)),
+        `${file} imports ${to}`,
+      ).toBe(true);
+    }
+  });
+});
