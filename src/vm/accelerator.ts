@@ -1,0 +1,64 @@
+/**
+ * Which accelerator really works here.
+ *
+ * Theory of operation: the presence of /dev/kvm proves nothing; on some nested hosts a guest entry hangs for ever. So a QEMU without devices is started
+ * under KVM with firmware that runs at once, and asked over QMP a second later whether its CPU has moved. What was found holds until the next boot.
+ */
+import { spawn } from 'node:child_process';
+import { access, constants, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Accelerator } from './machine.ts';
+
+const PROBE_LIMIT_MS = 4000;
+
+/** The best accelerator whose guest entry was seen to work; remembered in `cacheDir` per boot. */
+export async function probeAccelerator(cacheDir: string, qemu: string): Promise<Accelerator> {
+  if (process.platform === 'darwin') return 'hvf';
+  const boot = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8').catch(() => '')).trim();
+  const cache = join(cacheDir, 'accelerator.json');
+  const known = JSON.parse(await readFile(cache, 'utf8').catch(() => '{}')) as { boot?: string; accel?: Accelerator };
+  if (boot && known.boot === boot && known.accel) return known.accel;
+  const usable = await access('/dev/kvm', constants.R_OK | constants.W_OK).then(
+    () => true,
+    () => false,
+  );
+  const accel: Accelerator = usable && (await entersGuest(qemu)) ? 'kvm' : 'tcg';
+  await mkdir(cacheDir, { recursive: true });
+  await writeFile(cache, JSON.stringify({ boot, accel }));
+  return accel;
+}
+
+/** Runs the firmware under KVM and looks whether the guest's instruction pointer leaves the reset vector. */
+async function entersGuest(qemu: string): Promise<boolean> {
+  const args = ['-machine', 'q35', '-accel', 'kvm', '-cpu', 'host', '-m', '64M', '-nodefaults', '-display', 'none', '-monitor', 'stdio', '-S'];
+  const child = spawn(qemu, args, { stdio: ['pipe', 'pipe', 'ignore'], detached: true });
+  let text = '';
+  let ended = false;
+  child.stdout.on('data', (d: Buffer) => {
+    text = (text + d.toString()).slice(-65_536);
+  });
+  child.stdin.on('error', () => {});
+  child.on('error', () => {
+    ended = true;
+  });
+  child.on('exit', () => {
+    ended = true;
+  });
+  try {
+    child.stdin.write('cont\n');
+    const until = Date.now() + PROBE_LIMIT_MS;
+    while (Date.now() < until && !ended) {
+      await sleep(200);
+      text = '';
+      child.stdin.write('info registers\n');
+      await sleep(200);
+      const rip = /[RE]IP=([0-9a-f]+)/.exec(text)?.[1];
+      if (rip && Number.parseInt(rip, 16) !== 0xfff0) return true;
+    }
+    return false;
+  } finally {
+    child.kill('SIGKILL');
+    child.unref();
+  }
+}

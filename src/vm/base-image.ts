@@ -1,0 +1,293 @@
+/**
+ * The built-in Debian guest, built once per host.
+ *
+ * Theory of operation: mmdebstrap makes a root file system as a tar (no root needed: it uses a user namespace), which is unpacked inside a user
+ * namespace and turned into an ext4 image by `mke2fs -d`, then into qcow2. No loop device, no boot loader: QEMU gets the image's own kernel and an
+ * initrd of a megabyte that loads the virtio modules and mounts the disk. The package source is the host's own apt configuration.
+ * Everything is built in a folder of its own and renamed when complete, so an interrupted build is never taken for an image.
+ *
+ * Limits: Debian hosts only (apt must know a Debian suite); amd64 and arm64 kernels are named by the host's architecture.
+ * `ANKA_BASE_IMAGE` names a folder with a `base.json` of one's own to be used instead (tests boot a tiny guest so).
+ */
+import { chmod, copyFile, mkdir, open, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { execa } from 'execa';
+import { run } from '../host/exec.ts';
+import { AnkaError, wrap } from '../lib/errors.ts';
+import type { BaseImage, Progress } from './machine.ts';
+
+const ASSETS = fileURLToPath(new URL('../../assets/guest/', import.meta.url));
+const PACKAGES = [
+  'systemd-sysv',
+  'systemd-resolved',
+  'dbus',
+  'udev',
+  'openssh-server',
+  'sudo',
+  'iproute2',
+  'iputils-ping',
+  'linux-image-cloud-amd64',
+  'tiny-initramfs',
+  'ca-certificates',
+  'netbase',
+  'kmod',
+  'curl',
+];
+/** Modules that the root disk needs, each with what it depends on. */
+const BOOT_MODULES = ['virtio_pci', 'virtio_blk', 'virtio_net', 'virtio_rng', 'ext4'];
+const VERSION = 1;
+/** Size of the unpacked image before it grows to the VM's own disk size. */
+const IMAGE_SIZE = '3G';
+/** Share of the whole time that each step takes, as measured. */
+const STEPS = { packages: 0.02, unpack: 0.7, disk: 0.8, compress: 0.92 } as const;
+
+const PROGRAMS: [program: string, pkg: string][] = [
+  ['mmdebstrap', 'mmdebstrap'],
+  ['mke2fs', 'e2fsprogs'],
+  ['qemu-img', 'qemu-utils'],
+  ['ssh-keygen', 'openssh-client'],
+  ['cpio', 'cpio'],
+  ['depmod', 'kmod'],
+  ['busybox', 'busybox-static'],
+];
+
+interface BaseManifest {
+  version: number;
+  disk: string;
+  kernel: string;
+  initrd: string;
+  append: string;
+  identityFile: string;
+}
+
+/** The image in that folder when it is complete, else null. */
+export async function findBaseImage(dir: string): Promise<BaseImage | null> {
+  const folder = process.env['ANKA_BASE_IMAGE'] || dir;
+  const text = await readFile(join(folder, 'base.json'), 'utf8').catch(() => null);
+  if (text === null) {
+    if (folder !== dir) throw new AnkaError('badImage', `ANKA_BASE_IMAGE is '${folder}', but there is no base.json in it`);
+    return null;
+  }
+  const m = JSON.parse(text) as BaseManifest;
+  if (m.version !== VERSION) return null;
+  return {
+    disk: join(folder, m.disk),
+    kernel: join(folder, m.kernel),
+    initrd: join(folder, m.initrd),
+    append: m.append,
+    identityFile: join(folder, m.identityFile),
+  };
+}
+
+/** The image of that folder, built when it is not there yet. Two callers at once, in any process, build it once. */
+export async function ensureBaseImage(dir: string, progress: Progress = () => {}): Promise<BaseImage> {
+  for (;;) {
+    const found = await findBaseImage(dir);
+    if (found) return found;
+    const release = await takeLock(`${dir}.lock`);
+    if (!release) {
+      progress('waiting for another build of the base image');
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      continue;
+    }
+    try {
+      if (!(await findBaseImage(dir))) await build(dir, progress);
+    } finally {
+      await release();
+    }
+  }
+}
+
+/** A lock file that holds its owner's pid; one left by a process that is gone is taken over. */
+async function takeLock(path: string): Promise<(() => Promise<void>) | null> {
+  try {
+    const file = await open(path, 'wx', 0o600);
+    await file.writeFile(String(process.pid));
+    await file.close();
+    return () => rm(path, { force: true });
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code !== 'EEXIST') throw wrap(`locking ${path}`, cause);
+  }
+  const owner = Number(await readFile(path, 'utf8').catch(() => '0'));
+  const alive =
+    owner > 0 &&
+    (await readFile(`/proc/${owner}/stat`).then(
+      () => true,
+      () => false,
+    ));
+  if (!alive) await rm(path, { force: true });
+  return null;
+}
+
+async function checkPrograms(): Promise<void> {
+  const missing: string[] = [];
+  for (const [program, pkg] of PROGRAMS) {
+    const there = await run('sh', ['-c', 'command -v "$1"', 'sh', program]).then(
+      () => true,
+      () => false,
+    );
+    if (!there) missing.push(pkg);
+  }
+  if (missing.length > 0)
+    throw new AnkaError('missingProgram', `building the base image needs ${missing.join(', ')}: run 'apt-get install ${missing.join(' ')}'`);
+}
+
+async function build(dir: string, progress: Progress): Promise<void> {
+  await checkPrograms();
+  const parent = join(dir, '..');
+  for (const left of await readdir(parent)) if (left.startsWith(`${basename(dir)}.build-`)) await rm(join(parent, left), { recursive: true, force: true });
+  const work = `${dir}.build-${process.pid}`;
+  await mkdir(join(work, 'out'), { recursive: true, mode: 0o755 });
+  try {
+    await buildIn(work, progress);
+    await rm(dir, { recursive: true, force: true });
+    await rename(join(work, 'out'), dir);
+  } catch (cause) {
+    const log = await readFile(join(work, 'mmdebstrap.log'), 'utf8').catch(() => '');
+    if (/No space left/.test(log) || /No space left/.test(String((cause as Error).message)))
+      throw new AnkaError('diskFull', `building the base image: no space left in ${parent}`);
+    throw wrap('building the base image', cause, 'badImage');
+  } finally {
+    await rm(work, { recursive: true, force: true });
+  }
+}
+
+async function buildIn(work: string, progress: Progress): Promise<void> {
+  const out = join(work, 'out');
+  const key = join(out, 'id_ed25519');
+  progress('making the ssh key of this host', 0);
+  await run('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-C', 'anka', '-f', key]);
+  const publicKey = (await readFile(`${key}.pub`, 'utf8')).trim();
+  await fetchPackages(work, publicKey, progress);
+  progress('unpacking', STEPS.unpack);
+  await makeBootFiles(work);
+  await makeDisk(work, progress);
+  const manifest: BaseManifest = {
+    version: VERSION,
+    disk: 'disk.qcow2',
+    kernel: 'vmlinuz',
+    initrd: 'initrd.img',
+    append: 'root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 random.trust_cpu=on',
+    identityFile: 'id_ed25519',
+  };
+  await chmod(out, 0o755);
+  await writeFile(join(out, 'base.json'), JSON.stringify(manifest, null, 2));
+  progress('base image built', 1);
+}
+
+/** Runs mmdebstrap against the host's own package sources. */
+async function fetchPackages(work: string, publicKey: string, progress: Progress): Promise<void> {
+  progress('fetching Debian packages', STEPS.packages);
+  const { suite, sources } = await hostSources();
+  const list = join(work, 'sources.list');
+  await writeFile(list, `${sources.join('\n')}\n`);
+  await copyFile(join(ASSETS, 'customize.sh'), join(work, 'customize.sh'));
+  await chmod(join(work, 'customize.sh'), 0o755);
+  const root = process.getuid?.() === 0;
+  const args = [
+    `--mode=${root ? 'root' : 'unshare'}`,
+    '--variant=apt',
+    '--format=tar',
+    `--include=${PACKAGES.join(',')}`,
+    '--aptopt=APT::Install-Recommends "false"',
+    ...['man', 'doc', 'locale'].map((d) => `--dpkgopt=path-exclude=/usr/share/${d}/*`),
+    `--customize-hook=sh '${join(work, 'customize.sh')}' "$1" '${publicKey}'`,
+    suite,
+    join(work, 'root.tar'),
+    list,
+  ];
+  const child = execa('mmdebstrap', args, { stdin: 'ignore', all: true, reject: false, env: { PATH: `${process.env['PATH']}:/usr/sbin:/sbin` } });
+  const log = await open(join(work, 'mmdebstrap.log'), 'w');
+  let share: number = STEPS.packages;
+  for await (const line of child.iterable({ from: 'all' })) {
+    await log.write(`${line}\n`);
+    const step = /^I: (.*?)\.*$/.exec(line)?.[1];
+    if (!step) continue;
+    share = Math.min(STEPS.unpack - 0.02, share + 0.06);
+    progress(step, share);
+  }
+  await log.close();
+  const result = await child;
+  if (result.failed) {
+    const lines = (await readFile(join(work, 'mmdebstrap.log'), 'utf8')).trim().split('\n');
+    throw new Error(lines.filter((l) => l.startsWith('E:')).at(-1) ?? lines.at(-1) ?? 'mmdebstrap failed');
+  }
+}
+
+/** The host's Debian suite and one-line sources for it, security updates included. */
+async function hostSources(): Promise<{ suite: string; sources: string[] }> {
+  const text = await run('apt-get', ['indextargets', '--format', '$(CREATED_BY)|$(REPO_URI)|$(CODENAME)|$(SUITE)|$(COMPONENT)|$(SIGNED_BY)']);
+  const seen = new Set<string>();
+  let suite = '';
+  for (const line of text.split('\n')) {
+    const [kind, uri, codename, , component, signedBy] = line.split('|');
+    if (kind !== 'Packages' || !uri || !codename || component !== 'main') continue;
+    if (!/[-/]/.test(codename) && !suite) suite = codename;
+    const keyring = signedBy?.startsWith('/') ? `[signed-by=${signedBy}] ` : '';
+    seen.add(`deb ${keyring}${uri} ${codename} main`);
+  }
+  if (!suite) throw new Error("apt knows no Debian suite on this host: run 'apt-get update' first");
+  return { suite, sources: [...seen].filter((s) => s.split(' ').some((w) => w === suite || w.startsWith(`${suite}-`))) };
+}
+
+/** Kernel, and an initrd with the modules in the order in which they must be loaded. */
+async function makeBootFiles(work: string): Promise<void> {
+  const tree = join(work, 'boot');
+  const ramdisk = join(work, 'initrd');
+  await mkdir(tree);
+  await mkdir(join(ramdisk, 'lib/mods'), { recursive: true });
+  for (const d of ['bin', 'proc', 'sys', 'dev', 'mnt']) await mkdir(join(ramdisk, d));
+  await run('tar', ['-C', tree, '--no-same-owner', '--wildcards', '-xf', join(work, 'root.tar'), './boot/vmlinuz*', './usr/lib/modules/*']).catch(() =>
+    run('tar', ['-C', tree, '--no-same-owner', '--wildcards', '-xf', join(work, 'root.tar'), './boot/vmlinuz*', './lib/modules/*']),
+  );
+  const kernel = (await readdir(join(tree, 'boot'))).find((f) => f.startsWith('vmlinuz-'));
+  if (!kernel) throw new Error('no kernel in the image');
+  await copyFile(join(tree, 'boot', kernel), join(work, 'out', 'vmlinuz'));
+  await chmod(join(work, 'out', 'vmlinuz'), 0o644);
+  await run('sh', ['-c', '[ -e "$1/lib" ] || ln -s usr/lib "$1/lib"', 'sh', tree]);
+  const version = kernel.slice('vmlinuz-'.length);
+  await run('depmod', ['-b', tree, version]);
+  await packInitrd(tree, version, BOOT_MODULES, ramdisk, join(ASSETS, 'initrd-init.sh'), join(work, 'out', 'initrd.img'));
+}
+
+/** Puts busybox, the modules with all they depend on, and `init` into `ramdisk`, and packs it. */
+export async function packInitrd(tree: string, version: string, modules: string[], ramdisk: string, init: string, out: string): Promise<void> {
+  const order: string[] = [];
+  for (const module of modules) {
+    const text = await run('modprobe', ['-d', tree, '-S', version, '--show-depends', module]);
+    for (const line of text.split('\n')) {
+      const file = /^insmod (\S+)/.exec(line)?.[1];
+      if (!file || order.includes(basename(file))) continue;
+      order.push(basename(file));
+      await copyFile(file, join(ramdisk, 'lib/mods', basename(file)));
+    }
+  }
+  await writeFile(join(ramdisk, 'lib/mods/order'), `${order.join('\n')}\n`);
+  await copyFile((await run('sh', ['-c', 'command -v busybox'])).trim(), join(ramdisk, 'bin/busybox'));
+  await chmod(join(ramdisk, 'bin/busybox'), 0o755);
+  await copyFile(init, join(ramdisk, 'init'));
+  await chmod(join(ramdisk, 'init'), 0o755);
+  await run('sh', ['-c', '(find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --quiet | gzip -9) >"$1"', 'sh', out], { cwd: ramdisk });
+  await chmod(out, 0o644);
+}
+
+async function makeDisk(work: string, progress: Progress): Promise<void> {
+  progress('making the disk', STEPS.disk);
+  const script = [
+    'set -e',
+    'mkdir "$1/tree"',
+    // device nodes cannot be made in a user namespace, and the guest makes its own
+    'tar -C "$1/tree" --numeric-owner --exclude="./dev/*" --xattrs --xattrs-include="*" -xpf "$1/root.tar"',
+    'ln -sfn ../run/systemd/resolve/stub-resolv.conf "$1/tree/etc/resolv.conf"',
+    'mke2fs -q -t ext4 -L anka-root -E lazy_itable_init=1 -d "$1/tree" "$1/root.img" "$2"',
+    'rm -rf "$1/tree" "$1/root.tar"',
+  ].join('\n');
+  const shell = ['sh', '-c', script, 'sh', work, IMAGE_SIZE];
+  if (process.getuid?.() === 0) await run(shell[0] as string, shell.slice(1));
+  else await run('unshare', ['--user', '--map-auto', '--map-root-user', '--setuid', '0', '--setgid', '0', '--mount', ...shell]);
+  progress('writing the disk', STEPS.compress);
+  const disk = join(work, 'out', 'disk.qcow2');
+  await run('qemu-img', ['convert', '-O', 'qcow2', join(work, 'root.img'), disk]);
+  await chmod(disk, 0o644);
+}

@@ -1,0 +1,88 @@
+/** QEMU's command line for a machine: pure, from spec and backend to arguments. */
+import { join } from 'node:path';
+import type { NicBackend } from '../engine/engine.ts';
+import type { MachineSpec } from './machine.ts';
+
+/** Device id of the card, and of the root port that it is plugged into. */
+export const NIC_ID = 'nic0';
+const NIC_PORT = 'port-nic';
+const NETDEV = 'net0';
+/** The descriptor under which QEMU inherits its tap. */
+export const TAP_FD = 3;
+
+/** Files in a machine's run folder. */
+export function machineFiles(runDir: string): { qmp: string; console: string; consoleLog: string; pid: string; log: string } {
+  return {
+    qmp: join(runDir, 'qmp.sock'),
+    console: join(runDir, 'console.sock'),
+    consoleLog: join(runDir, 'console.log'),
+    pid: join(runDir, 'qemu.pid'),
+    log: join(runDir, 'qemu.log'),
+  };
+}
+
+/** A value inside a QEMU option list: commas are doubled. */
+const quoted = (value: string): string => value.replaceAll(',', ',,');
+
+function mac(value: number): string {
+  return value.toString(16).padStart(12, '0').match(/../g)!.join(':');
+}
+
+/** The card as QEMU's `device_add` and `-device` want it. */
+export function cardProperties(nic: NonNullable<MachineSpec['nic']>): Record<string, string | number> {
+  const virtio = nic.controller === 'virtio-net';
+  return {
+    driver: virtio ? 'virtio-net-pci' : 'e1000',
+    id: NIC_ID,
+    netdev: NETDEV,
+    mac: mac(nic.insideMac),
+    bus: NIC_PORT,
+    romfile: '',
+    ...(virtio && nic.mtu !== 1500 ? { host_mtu: nic.mtu } : {}),
+  };
+}
+
+function netdev(backend: NicBackend): string {
+  if (backend.kind === 'stream') return `stream,id=${NETDEV},server=on,addr.type=unix,addr.path=${quoted(backend.path)}`;
+  return `tap,id=${NETDEV},fd=${TAP_FD}`;
+}
+
+/** All arguments after the program's name. The netdev is always there when there is a backend, so that the card alone is plugged in and out. */
+export function qemuArguments(spec: MachineSpec, backend: NicBackend | null): string[] {
+  const files = machineFiles(spec.runDir);
+  const args = [
+    ...['-name', `guest=${quoted(spec.name)},process=anka-${quoted(spec.name)}`.slice(0, 200)],
+    ...['-uuid', spec.uuid],
+    ...['-machine', 'q35,vmport=off', '-accel', spec.accel, '-cpu', spec.accel === 'tcg' ? 'max' : 'host'],
+    ...['-smp', String(spec.cpus), '-m', `${spec.ram}M`],
+    ...['-no-user-config', '-nodefaults', '-display', 'none', '-boot', 'strict=on'],
+    ...['-qmp', `unix:${quoted(files.qmp)},server=on,wait=off`],
+    ...['-pidfile', files.pid],
+    ...[
+      '-chardev',
+      `socket,id=con,path=${quoted(files.console)},server=on,wait=off,logfile=${quoted(files.consoleLog)},logappend=on`,
+      '-serial',
+      'chardev:con',
+    ],
+    ...['-object', 'rng-random,id=rng0,filename=/dev/urandom', '-device', 'virtio-rng-pci,rng=rng0'],
+    ...[
+      '-drive',
+      `file=${quoted(spec.disk)},if=none,id=disk0,format=qcow2,discard=unmap,detect-zeroes=unmap`,
+      '-device',
+      'virtio-blk-pci,drive=disk0,bootindex=1',
+    ],
+    ...['-device', `pcie-root-port,id=${NIC_PORT},chassis=1,slot=1`, '-device', 'pcie-root-port,id=port-spare,chassis=2,slot=2'],
+  ];
+  if (spec.boot.kind === 'direct') args.push('-kernel', spec.boot.kernel, '-initrd', spec.boot.initrd, '-append', spec.boot.append);
+  else if (spec.boot.seed) args.push('-drive', `file=${quoted(spec.boot.seed)},if=virtio,format=raw,readonly=on`);
+  if (backend) args.push('-netdev', netdev(backend));
+  if (backend && spec.nic) {
+    const { driver, ...rest } = cardProperties(spec.nic);
+    args.push('-device', [driver, ...Object.entries(rest).map(([k, v]) => `${k}=${v}`)].join(','));
+  }
+  if (spec.resumeFrom) args.push('-incoming', `exec:cat '${spec.resumeFrom.replaceAll("'", "'\\''")}'`);
+  else args.push('-S');
+  // spawning stays allowed: memory is saved and restored through `exec:`
+  args.push('-sandbox', 'on,obsolete=deny,elevateprivileges=deny,resourcecontrol=deny');
+  return args;
+}
