@@ -1,0 +1,518 @@
+/**
+ * The kernel engine: Linux bridges, taps and nftables; the packets never enter this program.
+ *
+ * Theory of operation: `apply` stores the desired state and brings the host to it: links by `ip -batch`, object by object; all rules as one nft
+ * transaction; DHCP, DNS and listeners by the service process. What is in force is compared with what was written after every cue from `ip monitor`
+ * and `nft monitor`, and at least every ten seconds; the difference is repaired from the last desired state (B90). Addresses come from the service's leases and
+ * from the ARP table, which is read once a second.
+ *
+ * Limits: IPv6 does not leave a network; bridge type needs a bridge that exists already, or the no-touch bridge of uplink.ts.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { run } from '../../host/exec.ts';
+import { openTap } from '../../host/ffi.ts';
+import { ipBatch, listAddresses, listLinks, listRoutes } from '../../host/links.ts';
+import { readNeighbours } from '../../host/neighbours.ts';
+import { applyNft, listTable, readSetCounters, withoutDynamicElements } from '../../host/nft.ts';
+import { readSysctl, setSysctl } from '../../host/sysctl.ts';
+import { AnkaError } from '../../lib/errors.ts';
+import { broadcastOf, formatSubnet, gatewayOf, type SubnetLike, subnetContains, subnetsOverlap } from '../../wire/address.ts';
+import type { DesiredNic, DesiredState, DoctorFinding, Engine, EngineProblem, NicBackend, NicStats, ObservedNic, ObservedState } from '../engine.ts';
+import { examineHost } from './doctor.ts';
+import { allowThroughFirewalls, findFirewalls, removeFirewallAllowances } from './firewalls.ts';
+import { BRIDGES, DHCP_PORTS, DNS_PORT, TABLES, tapName } from './names.ts';
+import { isOurs, planLinks } from './plan.ts';
+import { DROP_REASONS, type RuledNic, removeTables, renderRuleset } from './ruleset.ts';
+import { ServiceClient } from './service-client.ts';
+import type { ServiceConfig, ServiceStatus } from './service-config.ts';
+import { StaticAddresses } from './static-addresses.ts';
+import { Uplinks } from './uplinks.ts';
+
+export interface KernelEngineOptions {
+  runDir: string;
+  stateDir: string;
+  log: { info(o: object, m: string): void; warn(o: object, m: string): void };
+}
+
+const SAFETY_CHECK_MS = 10_000;
+const LOOK_MS = 1000;
+const CUE_DELAY_MS = 30;
+const EMPTY: DesiredState = { networks: [], nics: [], dnsServers: [] };
+
+/** What was made of a text of rules, to be compared later. */
+interface AppliedRules {
+  wanted: string;
+  inForce: string;
+}
+
+class KernelEngine implements Engine {
+  readonly name = 'kernel' as const;
+  #options: KernelEngineOptions;
+  #desired: DesiredState = EMPTY;
+  #hasDesired = false;
+  #service: ServiceClient;
+  #serviceStatus: ServiceStatus | null = null;
+  #serviceConfig = '';
+  #statics = new StaticAddresses();
+  #static = new Map<string, number>();
+  #uplinks: Uplinks;
+  #applied: AppliedRules | null = null;
+  #problems: EngineProblem[] = [];
+  #watchers = new Set<() => void>();
+  #monitors: ChildProcess[] = [];
+  #timers: NodeJS.Timeout[] = [];
+  #cue: NodeJS.Timeout | null = null;
+  #queue: Promise<unknown> = Promise.resolve();
+  #closed = false;
+  #lastCheck = 0;
+  #firewallsDone = '';
+
+  constructor(options: KernelEngineOptions) {
+    this.#options = options;
+    this.#uplinks = new Uplinks(options.log);
+    this.#service = new ServiceClient({
+      runDir: options.runDir,
+      stateDir: options.stateDir,
+      onChanged: () => void this.#enqueue(() => this.#look()),
+      onGone: () => {
+        this.#serviceConfig = '';
+        this.#options.log.warn({}, 'the network service is gone: starting it again');
+        this.#soon();
+      },
+    });
+  }
+
+  validate(desired: DesiredState): Promise<EngineProblem[]> {
+    return this.#validate(desired);
+  }
+
+  async #validate(desired: DesiredState): Promise<EngineProblem[]> {
+    const problems: EngineProblem[] = [];
+    const routes = await listRoutes();
+    const ours = new Set<string>(Object.values(BRIDGES));
+    for (const n of desired.networks) {
+      const clash = routes.find((r) => !r.isDefault && !ours.has(r.dev) && subnetsOverlap(r, n.subnet));
+      if (!clash) continue;
+      const free = proposeSubnet([...routes.filter((r) => !r.isDefault && !ours.has(r.dev)), ...desired.networks.filter((o) => o !== n).map((o) => o.subnet)]);
+      problems.push({
+        object: `network:${n.name}`,
+        message: `subnet ${formatSubnet(n.subnet)} of the ${n.name} network clashes with this host's route to ${formatSubnet(clash)} through ${clash.dev}; ${free ? `'anka config ${n.name}_subnet ${free}' sets a free one` : 'choose another'}`,
+      });
+    }
+    for (const nic of desired.nics) {
+      if (nic.type !== 'bridge') continue;
+      const problem = await this.#uplinks.validate(nic);
+      if (problem) problems.push({ object: `nic:${nic.id}`, message: problem });
+    }
+    return problems;
+  }
+
+  apply(desired: DesiredState): Promise<EngineProblem[]> {
+    return this.#enqueue(async () => {
+      for (const old of this.#desired.nics) {
+        const now = desired.nics.find((n) => n.id === old.id);
+        if (!now || now.type !== old.type || now.outsideMac !== old.outsideMac) {
+          this.#statics.forget(old.id);
+          this.#static.delete(old.id);
+        }
+      }
+      this.#desired = desired;
+      this.#hasDesired = true;
+      await this.#reconcile();
+      this.#startWatching();
+      return this.#problems;
+    });
+  }
+
+  async observe(): Promise<ObservedState> {
+    const status = this.#serviceStatus;
+    const counters = await this.#dropCounters();
+    const links = await listLinks();
+    const problems = this.#problems;
+    return {
+      problems,
+      networks: this.#desired.networks.map((n) => {
+        const s = status?.networks.find((x) => x.name === n.name);
+        const problem = problems.find((p) => p.object === `network:${n.name}` || p.object === 'host');
+        const up = links.some((l) => l.name === BRIDGES[n.name] && l.up);
+        return {
+          name: n.name,
+          interface: BRIDGES[n.name],
+          healthy: up && !problem && (s?.dhcpListening ?? false) && (s?.dnsListening ?? false),
+          leases: s?.leases ?? 0,
+          poolSize: s?.poolSize ?? 0,
+          message: problem?.message ?? (s?.exhausted ? 'the address pool is exhausted: stop or delete VMs, or set a larger subnet' : ''),
+        };
+      }),
+      nics: this.#desired.nics.map((nic) => this.#observeNic(nic, status, counters, links.find((l) => l.name === tapName(nic.id))?.master ?? null)),
+    };
+  }
+
+  #observeNic(nic: DesiredNic, status: ServiceStatus | null, counters: Map<string, Map<string, number>>, master: string | null): ObservedNic {
+    const s = status?.nics.find((x) => x.id === nic.id);
+    const self = this.#static.get(nic.id) ?? null;
+    const bridged = nic.type === 'bridge' ? this.#uplinks.addressOf(nic) : null;
+    const ip = bridged ?? self ?? s?.ip ?? null;
+    const problem = this.#problems.find((p) => p.object === `nic:${nic.id}`);
+    const served = nic.type === 'shared' || nic.type === 'host';
+    const plugged = nic.type === 'disconnected' ? master === null : served ? master === BRIDGES[nic.type as 'shared' | 'host'] : master !== null;
+    const rules = nic.rules.map((r) => {
+      const l = s?.rules.find((x) => x.name === r.name);
+      if (!served) return { name: r.name, active: false, reason: `port forwarding has no use on type ${nic.type}` };
+      return { name: r.name, active: l?.listening ?? false, reason: l?.listening ? '' : (l?.reason ?? 'the network service does not answer') };
+    });
+    const tap = tapName(nic.id);
+    return {
+      id: nic.id,
+      ip,
+      source: self !== null || bridged !== null ? 'static' : ip === null ? 'none' : 'lease',
+      leaseExpires: self === null ? (s?.leaseExpires ?? null) : null,
+      lastDhcp: s?.lastDhcp ?? null,
+      backend: tap,
+      healthy: plugged && !problem,
+      drops: Object.fromEntries(DROP_REASONS.flatMap((r) => (counters.get(r)?.get(tap) ? [[r, counters.get(r)?.get(tap) as number]] : []))),
+      rules,
+    };
+  }
+
+  async #dropCounters(): Promise<Map<string, Map<string, number>>> {
+    return this.#hasDesired && this.#desired.nics.length > 0 ? readSetCounters('bridge', 'anka', 'drop_').catch(() => new Map()) : new Map();
+  }
+
+  async stats(): Promise<NicStats[]> {
+    const text = await run('ip', ['-j', '-s', 'link', 'show']);
+    const links = JSON.parse(text) as { ifname?: string; stats64?: { rx: { bytes: number; packets: number }; tx: { bytes: number; packets: number } } }[];
+    const counters = await this.#dropCounters();
+    return this.#desired.nics.flatMap((nic) => {
+      const tap = tapName(nic.id);
+      const s = links.find((l) => l.ifname === tap)?.stats64;
+      const drops = Object.fromEntries(DROP_REASONS.flatMap((r) => (counters.get(r)?.get(tap) ? [[r, counters.get(r)?.get(tap) as number]] : [])));
+      // what the host's tap receives is what the guest sends
+      return s ? [{ id: nic.id, rxPackets: s.tx.packets, rxBytes: s.tx.bytes, txPackets: s.rx.packets, txBytes: s.rx.bytes, drops }] : [];
+    });
+  }
+
+  async openNic(id: string): Promise<NicBackend> {
+    const { closeSync } = await import('node:fs');
+    const fd = openTap(tapName(id), true);
+    let open = true;
+    return {
+      kind: 'tap-fd',
+      fd,
+      vnetHdr: true,
+      release() {
+        if (open) closeSync(fd);
+        open = false;
+      },
+    };
+  }
+
+  async forgetNic(id: string): Promise<void> {
+    this.#statics.forget(id);
+    this.#static.delete(id);
+    await this.#service.callIfRunning('forget', { id });
+  }
+
+  watch(onChange: () => void): () => void {
+    this.#watchers.add(onChange);
+    return () => this.#watchers.delete(onChange);
+  }
+
+  doctor(): Promise<DoctorFinding[]> {
+    return examineHost(this.#desired);
+  }
+
+  reset(): Promise<string[]> {
+    return this.#enqueue(async () => {
+      this.#desired = EMPTY;
+      this.#hasDesired = false;
+      this.#stopWatching();
+      const removed: string[] = [];
+      const before = this.#service;
+      const pid = (await before.callIfRunning('status', {}).catch(() => null))?.pid;
+      if (pid !== undefined) {
+        await before.callIfRunning('stop', {}).catch(() => null);
+        removed.push(`network service (pid ${pid})`);
+        for (
+          let i = 0;
+          i < 200 &&
+          (await run('ps', ['-p', String(pid)]).then(
+            () => true,
+            () => false,
+          ));
+          i++
+        )
+          await sleep(20);
+      }
+      removed.push(...(await removeFirewallAllowances()));
+      removed.push(...(await this.#uplinks.removeAll()));
+      const tables = (await Promise.all(TABLES.map(async ([f, t]) => ((await listTable(f, t)) === null ? null : `nft table ${f} ${t}`)))).filter(
+        (t) => t !== null,
+      );
+      if (tables.length > 0) await applyNft(removeTables());
+      removed.push(...tables);
+      for (const l of await listLinks()) {
+        if (!isOurs(l)) continue;
+        await ipBatch([`link del dev ${l.name}`]);
+        removed.push(`interface ${l.name}`);
+      }
+      this.#applied = null;
+      this.#serviceConfig = '';
+      return removed;
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    this.#stopWatching();
+    await this.#queue;
+    this.#service.close();
+  }
+
+  /** One thing at a time. */
+  #enqueue<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.#queue.then(work);
+    this.#queue = result.catch((cause: Error) => this.#options.log.warn({ error: cause.message }, 'kernel engine'));
+    return result;
+  }
+
+  /** Brings the host to the desired state. */
+  async #reconcile(): Promise<void> {
+    this.#lastCheck = Date.now();
+    const problems: EngineProblem[] = [];
+    const attempt = async (object: string, work: () => Promise<unknown>): Promise<void> => {
+      try {
+        await work();
+      } catch (cause) {
+        problems.push({ object, message: (cause as Error).message });
+        this.#options.log.warn({ object, error: (cause as Error).message }, 'not applied');
+      }
+    };
+    const desired = this.#desired;
+    const uplinks = await this.#uplinks.apply(desired.nics, attempt);
+    const plan = planLinks(desired, await listLinks(), await listAddresses(), uplinks);
+    for (const step of plan.steps) {
+      this.#options.log.info({ object: step.object, lines: step.lines }, 'links');
+      await attempt(step.object, () => ipBatch(step.lines));
+    }
+    await attempt('host', () => this.#sysctls(desired));
+    await attempt('service', () => this.#configureService(desired));
+    await this.#learn();
+    await attempt('host', () => this.#applyRules(desired));
+    await attempt('host', async () => {
+      const key = JSON.stringify(desired.networks.map((n) => n.name));
+      const found = await findFirewalls();
+      const state = key + JSON.stringify(found);
+      if (state === this.#firewallsDone) return;
+      await allowThroughFirewalls(
+        found,
+        desired.networks.map((n) => BRIDGES[n.name]),
+      );
+      this.#firewallsDone = key + JSON.stringify(await findFirewalls());
+    });
+    this.#problems = problems;
+  }
+
+  async #sysctls(desired: DesiredState): Promise<void> {
+    for (const n of desired.networks) {
+      const dev = BRIDGES[n.name];
+      await setSysctl(`net/ipv4/conf/${dev}/forwarding`, '1');
+      await setSysctl(`net/ipv4/conf/${dev}/send_redirects`, '0');
+      // a guest's own announcement of its address is noted (static addresses)
+      await setSysctl(`net/ipv4/conf/${dev}/arp_accept`, '1');
+      await setSysctl(`net/ipv6/conf/${dev}/accept_ra`, '0');
+    }
+    for (const r of await listRoutes()) {
+      if (r.dev !== 'lo' && !(Object.values(BRIDGES) as string[]).includes(r.dev)) await setSysctl(`net/ipv4/conf/${r.dev}/forwarding`, '1');
+    }
+  }
+
+  async #configureService(desired: DesiredState): Promise<void> {
+    const config: ServiceConfig = {
+      dnsServers: desired.dnsServers,
+      networks: desired.networks.map((n) => ({
+        name: n.name,
+        interface: BRIDGES[n.name],
+        subnet: n.subnet,
+        mtu: n.mtu,
+        dhcpPort: DHCP_PORTS[n.name],
+        dnsPort: DNS_PORT,
+        dnsForward: n.name === 'shared',
+      })),
+      nics: desired.nics.flatMap((nic) => {
+        if (nic.type !== 'shared' && nic.type !== 'host') return [];
+        const staticIp = this.#static.get(nic.id);
+        return [
+          {
+            id: nic.id,
+            vmName: nic.vmName,
+            network: nic.type,
+            mac: nic.outsideMac,
+            rules: nic.rules,
+            ...(nic.reservedIp === undefined ? {} : { reservedIp: nic.reservedIp }),
+            ...(staticIp === undefined ? {} : { staticIp }),
+          },
+        ];
+      }),
+    };
+    const text = JSON.stringify(config);
+    if (text === this.#serviceConfig) {
+      this.#serviceStatus = await this.#service.call('status', {});
+      if (this.#serviceConfig !== '') return;
+    }
+    if (config.networks.length === 0 && (await this.#service.callIfRunning('status', {})) === null) return;
+    this.#serviceStatus = await this.#service.call('configure', config);
+    this.#serviceConfig = text;
+  }
+
+  /** Finds addresses that guests set by themselves; true when one changed. */
+  async #learn(): Promise<boolean> {
+    const status = this.#serviceStatus;
+    const nics = this.#desired.nics.filter((n) => n.type === 'shared' || n.type === 'host');
+    const taken = new Map<number, string>();
+    for (const s of status?.nics ?? []) if (s.ip !== null) taken.set(s.ip, s.id);
+    for (const n of nics) if (n.reservedIp !== undefined) taken.set(n.reservedIp, n.id);
+    const known = nics.map((n) => {
+      const s = status?.nics.find((x) => x.id === n.id);
+      return { id: n.id, mac: n.outsideMac, leaseIp: s?.ip ?? null, lastDhcp: s?.lastDhcp ?? null };
+    });
+    const found = this.#statics.update(
+      known,
+      await readNeighbours(),
+      (k, n) => {
+        const nic = nics.find((x) => x.id === k.id) as DesiredNic;
+        const network = this.#desired.networks.find((x) => x.name === nic.type);
+        if (!network || n.dev !== BRIDGES[network.name]) return false;
+        const owner = taken.get(n.ip);
+        return (
+          subnetContains(network.subnet, n.ip) &&
+          n.ip !== gatewayOf(network.subnet) &&
+          n.ip !== network.subnet.base &&
+          n.ip !== broadcastOf(network.subnet) &&
+          (owner === undefined || owner === nic.id)
+        );
+      },
+      Date.now(),
+    );
+    const before = JSON.stringify([...this.#static]);
+    this.#static = found;
+    return JSON.stringify([...found]) !== before;
+  }
+
+  async #applyRules(desired: DesiredState): Promise<void> {
+    const ruled: RuledNic[] = desired.nics.map((nic) => ({
+      nic,
+      ip: this.#static.get(nic.id) ?? this.#serviceStatus?.nics.find((s) => s.id === nic.id)?.ip ?? null,
+    }));
+    const wanted = desired.networks.length === 0 ? removeTables() : renderRuleset(desired.networks, ruled);
+    if (this.#applied?.wanted === wanted && (await this.#rulesInForce()) === this.#applied.inForce) return;
+    await applyNft(wanted);
+    this.#applied = { wanted, inForce: await this.#rulesInForce() };
+  }
+
+  async #rulesInForce(): Promise<string> {
+    const tables = await Promise.all(TABLES.map(([f, t]) => listTable(f, t)));
+    return createHash('sha256')
+      .update(tables.map((t) => withoutDynamicElements(t ?? '')).join('\n'))
+      .digest('hex');
+  }
+
+  /** Leases or claims may have changed: bring rules and names up to date, and tell. */
+  async #look(): Promise<void> {
+    if (!this.#hasDesired || this.#closed) return;
+    const before = JSON.stringify(this.#serviceStatus?.nics);
+    this.#serviceStatus = await this.#service.callIfRunning('status', {}).catch(() => this.#serviceStatus);
+    const learned = await this.#learn();
+    if (!learned && JSON.stringify(this.#serviceStatus?.nics) === before) return;
+    if (learned) await this.#configureService(this.#desired);
+    await this.#applyRules(this.#desired);
+    for (const w of this.#watchers) w();
+  }
+
+  #startWatching(): void {
+    if (this.#timers.length > 0 || this.#closed) return;
+    this.#monitor('ip', ['monitor', 'link', 'address', 'route']);
+    this.#monitor('nft', ['monitor']);
+    const look = setInterval(() => void this.#enqueue(() => this.#lookAtNeighbours()), LOOK_MS);
+    const safety = setInterval(() => {
+      if (Date.now() - this.#lastCheck >= SAFETY_CHECK_MS) this.#soon();
+    }, LOOK_MS);
+    this.#timers = [look, safety];
+    for (const t of this.#timers) t.unref();
+  }
+
+  async #lookAtNeighbours(): Promise<void> {
+    if (!this.#hasDesired || this.#closed || this.#desired.nics.length === 0) return;
+    if (!(await this.#learn())) return;
+    await this.#configureService(this.#desired);
+    await this.#applyRules(this.#desired);
+    for (const w of this.#watchers) w();
+  }
+
+  #stopWatching(): void {
+    for (const t of this.#timers) clearInterval(t);
+    this.#timers = [];
+    if (this.#cue) clearTimeout(this.#cue);
+    this.#cue = null;
+    const monitors = this.#monitors;
+    this.#monitors = [];
+    for (const m of monitors) m.kill();
+  }
+
+  /** Output of a monitor is a cue only; it is started again a second after it ends. */
+  #monitor(program: string, args: string[]): void {
+    const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'ignore'], env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` } });
+    this.#monitors.push(child);
+    child.stdout.on('data', () => this.#soon());
+    child.on('error', () => {}); // the check every ten seconds goes on without cues
+    child.on('exit', () => {
+      if (!this.#monitors.includes(child)) return;
+      this.#monitors = this.#monitors.filter((m) => m !== child);
+      setTimeout(() => {
+        if (this.#timers.length > 0) this.#monitor(program, args);
+      }, LOOK_MS).unref();
+    });
+    child.unref();
+    (child.stdout as unknown as { unref(): void }).unref();
+  }
+
+  #soon(): void {
+    if (this.#closed || !this.#hasDesired) return;
+    this.#cue ??= setTimeout(() => {
+      this.#cue = null;
+      void this.#enqueue(async () => {
+        if (!this.#hasDesired || this.#closed) return;
+        await this.#reconcile();
+        for (const w of this.#watchers) w();
+      });
+    }, CUE_DELAY_MS);
+  }
+}
+
+/** A /24 of the private ranges that none of `taken` touches; undefined when there is none. */
+export function proposeSubnet(taken: readonly SubnetLike[]): string | undefined {
+  for (let third = 64; third < 256; third += 4) {
+    const candidate = { base: (192 * 2 ** 24 + 168 * 65_536 + third * 256) >>> 0, prefix: 24 };
+    if (!taken.some((t) => subnetsOverlap(t, candidate))) return formatSubnet(candidate);
+  }
+  for (let second = 16; second < 256; second++) {
+    const candidate = { base: (10 * 2 ** 24 + second * 65_536 + 64 * 256) >>> 0, prefix: 24 };
+    if (!taken.some((t) => subnetsOverlap(t, candidate))) return formatSubnet(candidate);
+  }
+  return undefined;
+}
+
+/** Makes the engine. Throws `noRights` or `missingProgram` where the host cannot carry it. */
+export async function createKernelEngine(options: KernelEngineOptions): Promise<Engine> {
+  if (process.getuid?.() !== 0) throw new AnkaError('noRights', 'the kernel engine needs root; run anka as root, or use the user engine');
+  for (const [program, args] of [
+    ['ip', ['-V']],
+    ['nft', ['--version']],
+  ] as const) {
+    await run(program, args);
+  }
+  if ((await readSysctl('net/ipv4/ip_forward')) === null) throw new AnkaError('network', 'this kernel has no IPv4');
+  return new KernelEngine(options);
+}

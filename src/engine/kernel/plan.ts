@@ -1,0 +1,61 @@
+/** What has to change on the host's links: pure, from desired and observed to `ip` commands. Removals come first. */
+
+import type { Link } from '../../host/links.ts';
+import { formatIpv4, gatewayOf } from '../../wire/address.ts';
+import type { DesiredState } from '../engine.ts';
+import { BRIDGES, bridgeMac, GROUP, LABEL, tapName } from './names.ts';
+
+export interface LinkPlan {
+  /** `ip -batch` lines of each object, run apart, so that one that fails does not stop the rest. */
+  steps: { object: string; lines: string[] }[];
+}
+
+/** Bridge that each bridge-type card goes into, by the host interface that it asked for. */
+export type UplinkBridges = ReadonlyMap<string, string>;
+
+/** Compares and says what to do. */
+export function planLinks(desired: DesiredState, links: readonly Link[], addresses: ReadonlyMap<string, string[]>, uplinks: UplinkBridges): LinkPlan {
+  const steps: LinkPlan['steps'] = [];
+  const byName = new Map(links.map((l) => [l.name, l]));
+  const wanted = new Set<string>([...desired.networks.map((n) => BRIDGES[n.name] as string), ...desired.nics.map((n) => tapName(n.id))]);
+  for (const l of links) if (isOurs(l) && !wanted.has(l.name)) steps.push({ object: `link:${l.name}`, lines: [`link del dev ${l.name}`] });
+  for (const n of desired.networks) {
+    const name = BRIDGES[n.name];
+    const l = byName.get(name);
+    const address = `${formatIpv4(gatewayOf(n.subnet))}/${n.subnet.prefix}`;
+    const lines: string[] = [];
+    if (l && l.kind !== 'bridge') lines.push(`link del dev ${name}`);
+    if (!l || l.kind !== 'bridge')
+      lines.push(`link add name ${name} address ${bridgeMac(n.name)} group ${GROUP} type bridge stp_state 0 forward_delay 0 mcast_snooping 0`);
+    else if (l.mac !== bridgeMac(n.name)) lines.push(`link set dev ${name} address ${bridgeMac(n.name)}`);
+    if (l?.alias !== `${LABEL}network=${n.name}`) lines.push(`link set dev ${name} alias ${LABEL}network=${n.name}`);
+    if (l?.mtu !== n.mtu && (l || n.mtu !== 1500)) lines.push(`link set dev ${name} mtu ${n.mtu}`);
+    const have = addresses.get(name) ?? [];
+    for (const a of have) if (a !== address) lines.push(`addr del ${a} dev ${name}`);
+    if (!have.includes(address)) lines.push(`addr add ${address} brd + dev ${name}`);
+    if (!l?.up) lines.push(`link set dev ${name} up`);
+    if (lines.length > 0) steps.push({ object: `network:${n.name}`, lines });
+  }
+  for (const nic of desired.nics) {
+    const name = tapName(nic.id);
+    const l = byName.get(name);
+    const master = nic.type === 'bridge' ? (uplinks.get(nic.bridge ?? '') ?? null) : nic.type === 'disconnected' ? null : BRIDGES[nic.type];
+    const mtu = desired.networks.find((n) => n.name === nic.type)?.mtu ?? 1500;
+    const lines: string[] = [];
+    if (!l) lines.push(`tuntap add dev ${name} mode tap user ${nic.ownerUid} vnet_hdr`);
+    if (l?.alias !== `${LABEL}nic=${nic.id}`) lines.push(`link set dev ${name} group ${GROUP} alias ${LABEL}nic=${nic.id}`);
+    if ((l?.mtu ?? 1500) !== mtu) lines.push(`link set dev ${name} mtu ${mtu}`);
+    if ((l?.master ?? null) !== master) lines.push(master === null ? `link set dev ${name} nomaster` : `link set dev ${name} master ${master}`);
+    if (!l?.up) lines.push(`link set dev ${name} up`);
+    if (lines.length > 0) steps.push({ object: `nic:${nic.id}`, lines });
+  }
+  return { steps };
+}
+
+/** An interface that we made: by its label, or, if a crash came between making and labelling, by its group and name. */
+export function isOurs(link: Link): boolean {
+  return (
+    link.alias.startsWith(LABEL) ||
+    (/^anka([0-9a-f]{8}|-shared|-host)$/.test(link.name) && (link.group === String(GROUP) || link.kind === 'tun' || link.kind === 'bridge'))
+  );
+}

@@ -1,0 +1,222 @@
+/**
+ * The nft rules of a desired state: pure, from state to text.
+ *
+ * Theory of operation: one table per family, rendered whole and replaced in one transaction. Per-card data stands in sets and maps, so the chains are the
+ * same for one VM and for two hundred. Table `bridge anka` is the guard (B91): a card speaks with its own MAC and its own address. An address that nobody
+ * owns may be claimed by ARP (B50): the claim goes into a set with a timeout, and the engine makes it the card's own when it sees it. Table `ip anka`
+ * holds NAT, forwarding (DNAT), isolation from outside, and the port rewriting of DHCP and DNS. Table `ip6 anka` keeps IPv6 from crossing the bridges.
+ *
+ * Drops are counted per card and reason in sets named `drop_…`, as nft has no counters by interface.
+ * Limits: nft 1.0.6 garbles concatenated maps in its JSON, so these are only ever written; IPv6 neighbour claims are checked by MAC, not by address.
+ */
+import { broadcastOf, formatIpv4, formatMac, formatSubnet, gatewayOf } from '../../wire/address.ts';
+import type { DesiredNetwork, DesiredNic, DesiredRule } from '../engine.ts';
+import { BRIDGES, DHCP_PORTS, DNS_PORT, tapName } from './names.ts';
+
+/** A card with what was learned of it. */
+export interface RuledNic {
+  nic: DesiredNic;
+  /** Its address now: lease or static. */
+  ip: number | null;
+}
+
+/** Reasons for which the guard drops, in the order of the sets. */
+export const DROP_REASONS = ['mac_spoof', 'arp_spoof', 'ip_spoof', 'rogue_dhcp', 'rogue_ra', 'ethertype', 'isolated'] as const;
+export type DropReason = (typeof DROP_REASONS)[number];
+
+const CLAIM_TIMEOUT = '10m';
+
+const list = (items: readonly string[]): string => (items.length > 0 ? ` elements = { ${items.join(', ')} }` : '');
+const q = (name: string): string => `"${name}"`;
+
+/** A rule is in force where there is a gateway: shared and host (B66), and a guest with an address. */
+function liveRules(nics: readonly RuledNic[]): { rule: DesiredRule; ip: number }[] {
+  return nics.flatMap(({ nic, ip }) => (ip !== null && (nic.type === 'shared' || nic.type === 'host') ? nic.rules.map((rule) => ({ rule, ip })) : []));
+}
+
+/** Everything, as one transaction for `nft -f`. */
+export function renderRuleset(networks: readonly DesiredNetwork[], nics: readonly RuledNic[]): string {
+  return [removeTables(), ipTable(networks, nics), ip6Table(networks), bridgeTable(networks, nics)].join('\n');
+}
+
+/** Removes our tables whether they are there or not. */
+export function removeTables(): string {
+  return (['ip', 'ip6', 'bridge'] as const).map((f) => `table ${f} anka\ndelete table ${f} anka`).join('\n');
+}
+
+function ipTable(networks: readonly DesiredNetwork[], nics: readonly RuledNic[]): string {
+  const bridges = networks.map((n) => q(BRIDGES[n.name]));
+  const ours = `{ ${bridges.join(', ')} }`;
+  const subnets = networks.map((n) => formatSubnet(n.subnet));
+  const rules = liveRules(nics);
+  const any = rules.filter((r) => r.rule.hostIp === 0).map(({ rule, ip }) => `${rule.protocol} . ${rule.hostPort} : ${formatIpv4(ip)} . ${rule.guestPort}`);
+  const one = rules
+    .filter((r) => r.rule.hostIp !== 0)
+    .map(({ rule, ip }) => `${formatIpv4(rule.hostIp)} . ${rule.protocol} . ${rule.hostPort} : ${formatIpv4(ip)} . ${rule.guestPort}`);
+  const live = [...new Set(rules.map(({ rule, ip }) => `${rule.protocol} . ${rule.hostPort} . ${formatIpv4(ip)} . ${rule.guestPort}`))];
+  const isolated = nics.flatMap(({ nic, ip }) => (nic.isolated && ip !== null ? [formatIpv4(ip)] : []));
+  const isolatedPorts = [
+    ...new Set(nics.flatMap(({ nic, ip }) => (nic.isolated && ip !== null ? nic.rules.map((r) => `${formatIpv4(ip)} . ${r.protocol} . ${r.guestPort}`) : []))),
+  ];
+  const shared = networks.find((n) => n.name === 'shared');
+  const dhcpIn = networks.map((n) => `    iifname ${q(BRIDGES[n.name])} udp dport 67 udp dport set ${DHCP_PORTS[n.name]}`);
+  const dnsIn = networks.map(
+    (n) => `    iifname ${q(BRIDGES[n.name])} ip daddr ${formatIpv4(gatewayOf(n.subnet))} meta l4proto { tcp, udp } th dport 53 redirect to :${DNS_PORT}`,
+  );
+  if (networks.length === 0) return 'table ip anka {\n}';
+  return `table ip anka {
+  map forward_any { type inet_proto . inet_service : ipv4_addr . inet_service;${list(any)}; }
+  map forward_one { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service;${list(one)}; }
+  set forward_live { type inet_proto . inet_service . ipv4_addr . inet_service;${list(live)}; }
+  set isolated { type ipv4_addr;${list(isolated)}; }
+  set isolated_ports { type ipv4_addr . inet_proto . inet_service;${list(isolatedPorts)}; }
+  set subnets { type ipv4_addr; flags interval;${list(subnets)}; }
+
+  chain rewrite_in {
+    type filter hook prerouting priority raw; policy accept;
+    iifname ${ours} ip daddr 127.0.0.0/8 counter drop comment "the host's loopback is its own"
+    iifname ${ours} ip saddr 127.0.0.0/8 counter drop
+${shared ? `    iifname ${q(BRIDGES.host)} ip daddr ${formatSubnet(shared.subnet)} counter drop comment "host network: not even the other gateway"\n` : ''}    iifname != ${ours} iifname != "lo" ip daddr @subnets counter drop comment "from outside only through a forwarding rule"
+${dhcpIn.join('\n')}
+  }
+  chain rewrite_out {
+    type filter hook output priority raw; policy accept;
+    udp sport { ${networks.map((n) => DHCP_PORTS[n.name]).join(', ')} } udp dport 68 udp sport set 67
+  }
+  chain forwards {
+    dnat ip to ip daddr . meta l4proto . th dport map @forward_one
+    dnat ip to meta l4proto . th dport map @forward_any
+  }
+  chain dstnat {
+    type nat hook prerouting priority dstnat; policy accept;
+${dnsIn.join('\n')}
+    iifname != ${ours} meta l4proto { tcp, udp } fib daddr type local jump forwards
+  }
+  chain dstnat_out {
+    type nat hook output priority -100; policy accept;
+    ip daddr != 127.0.0.0/8 meta l4proto { tcp, udp } fib daddr type local jump forwards
+  }
+  chain srcnat {
+    type nat hook postrouting priority srcnat; policy accept;
+${shared ? `    ip saddr ${formatSubnet(shared.subnet)} oifname != ${ours} masquerade` : ''}
+  }
+  chain cut {
+    meta l4proto tcp counter reject with tcp reset
+    counter drop
+  }
+  chain forward {
+    type filter hook forward priority filter - 5; policy accept;
+${networks.map((n) => `    iifname ${q(BRIDGES[n.name])} oifname ${q(BRIDGES[n.name])} accept comment "between VMs; seen here only with br_netfilter"`).join('\n')}
+    oifname ${ours} ct direction original ct status dnat meta l4proto { tcp, udp } meta l4proto . ct original proto-dst . ip daddr . th dport != @forward_live jump cut
+    iifname ${ours} ct direction reply ct status dnat meta l4proto { tcp, udp } meta l4proto . ct original proto-dst . ip saddr . th sport != @forward_live jump cut
+    iifname ${q(BRIDGES.host)} ct direction reply ct status dnat accept
+    iifname ${q(BRIDGES.host)} counter drop comment "host network: nothing leaves the host"
+    oifname ${q(BRIDGES.host)} ct status dnat accept
+    oifname ${q(BRIDGES.host)} counter drop
+${shared ? `    iifname ${q(BRIDGES.shared)} ip saddr != ${formatSubnet(shared.subnet)} counter drop` : ''}
+    iifname ${q(BRIDGES.shared)} accept
+    oifname ${q(BRIDGES.shared)} ct state established,related accept
+    oifname ${q(BRIDGES.shared)} ct status dnat accept
+    oifname ${q(BRIDGES.shared)} counter drop
+  }
+  chain input {
+    type filter hook input priority filter - 5; policy accept;
+    iifname ${ours} ip saddr @isolated ct state established,related accept
+    iifname ${ours} ip saddr @isolated udp dport { 67, ${networks.map((n) => DHCP_PORTS[n.name]).join(', ')}, ${DNS_PORT} } accept
+    iifname ${ours} ip saddr @isolated tcp dport ${DNS_PORT} accept
+    iifname ${ours} ip saddr @isolated counter drop comment "--no-local"
+  }
+  chain output {
+    type filter hook output priority filter - 5; policy accept;
+    oifname ${ours} ip daddr @isolated ct state established,related accept
+    oifname ${ours} ip daddr @isolated udp dport 68 accept
+    oifname ${ours} ip daddr @isolated ip daddr . meta l4proto . th dport @isolated_ports accept
+    oifname ${ours} ip daddr @isolated counter drop comment "--no-local"
+  }
+}`;
+}
+
+function ip6Table(networks: readonly DesiredNetwork[]): string {
+  if (networks.length === 0) return 'table ip6 anka {\n}';
+  const ours = `{ ${networks.map((n) => q(BRIDGES[n.name])).join(', ')} }`;
+  return `table ip6 anka {
+  chain forward {
+    type filter hook forward priority filter - 5; policy accept;
+    iifname ${ours} counter drop comment "IPv6 stays on its network"
+    oifname ${ours} counter drop
+  }
+}`;
+}
+
+function bridgeTable(networks: readonly DesiredNetwork[], nics: readonly RuledNic[]): string {
+  const plugged = nics.filter(({ nic }) => nic.type !== 'disconnected');
+  const served = plugged.filter(({ nic }) => nic.type !== 'bridge');
+  const taps = plugged.map(({ nic }) => `${q(tapName(nic.id))} : ${nic.type === 'bridge' ? 'jump bridged' : `jump on_${nic.type}`}`);
+  const macs = plugged.map(({ nic }) => `${q(tapName(nic.id))} . ${formatMac(nic.outsideMac)}`);
+  const owned = new Set<string>();
+  const addresses = new Set<string>();
+  for (const { nic, ip } of served) {
+    for (const a of [ip, nic.reservedIp ?? null]) {
+      if (a === null) continue;
+      addresses.add(`${q(tapName(nic.id))} . ${formatIpv4(a)}`);
+      owned.add(formatIpv4(a));
+    }
+  }
+  for (const n of networks) for (const a of [n.subnet.base, gatewayOf(n.subnet), broadcastOf(n.subnet)]) owned.add(formatIpv4(a));
+  const isolated = plugged.filter(({ nic }) => nic.isolated).map(({ nic }) => q(tapName(nic.id)));
+  const drop = (reason: DropReason): string => `update @drop_${reason} { iifname counter } drop`;
+  const onNetwork = networks.map(
+    (n) => `  chain on_${n.name} {
+    iifname . ether saddr != @mac ${drop('mac_spoof')}
+    ether type arp jump arp_${n.name}
+    ether type ip jump ip4
+    ether type ip6 jump ip6
+    ${drop('ethertype')}
+  }
+  chain arp_${n.name} {
+    iifname . arp saddr ether != @mac ${drop('arp_spoof')}
+    arp saddr ip 0.0.0.0 accept
+    iifname . arp saddr ip @address accept
+    arp saddr ip @owned ${drop('arp_spoof')}
+    arp saddr ip ${formatSubnet(n.subnet)} update @claim { iifname . arp saddr ip timeout ${CLAIM_TIMEOUT} } accept
+    ${drop('arp_spoof')}
+  }`,
+  );
+  return `table bridge anka {
+${DROP_REASONS.map((r) => `  set drop_${r} { type ifname; size 65535; flags dynamic; }`).join('\n')}
+  set mac { type ifname . ether_addr;${list(macs)}; }
+  set address { type ifname . ipv4_addr;${list([...addresses])}; }
+  set owned { type ipv4_addr;${list([...owned])}; }
+  set isolated { type ifname;${list(isolated)}; }
+  set claim { type ifname . ipv4_addr; size 4096; flags dynamic,timeout; timeout ${CLAIM_TIMEOUT}; }
+
+  chain ip4 {
+    ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept
+    udp sport 67 udp dport 68 ${drop('rogue_dhcp')}
+    iifname . ip saddr @address accept
+    ip saddr @owned ${drop('ip_spoof')}
+    iifname . ip saddr @claim accept
+    ${drop('ip_spoof')}
+  }
+  chain ip6 {
+    icmpv6 type { nd-router-advert, nd-redirect } ${drop('rogue_ra')}
+    udp sport 547 udp dport 546 ${drop('rogue_dhcp')}
+    accept
+  }
+  chain bridged {
+    iifname . ether saddr != @mac ${drop('mac_spoof')}
+    accept
+  }
+${onNetwork.join('\n')}
+  map nic { type ifname : verdict;${list(taps)}; }
+  chain guard {
+    type filter hook prerouting priority -300; policy accept;
+    iifname vmap @nic
+  }
+  chain forward {
+    type filter hook forward priority -200; policy accept;
+    iifname @isolated ${drop('isolated')}
+    oifname @isolated ${drop('isolated')}
+  }
+}`;
+}

@@ -1,0 +1,82 @@
+/** The host's interfaces, addresses and routes, as `ip -j` tells them. */
+import { parseIpv4, type SubnetLike } from '../wire/address.ts';
+import { run } from './exec.ts';
+
+export interface Link {
+  name: string;
+  index: number;
+  /** `bridge`, `tun`, `veth`, … ; empty for a real card. */
+  kind: string;
+  master: string | null;
+  up: boolean;
+  alias: string;
+  mac: string;
+  mtu: number;
+  group: string;
+}
+
+interface IpLink {
+  ifname?: string;
+  ifindex: number;
+  master?: string;
+  flags: string[];
+  ifalias?: string;
+  address?: string;
+  mtu: number;
+  group: string;
+  linkinfo?: { info_kind?: string };
+}
+
+async function ipJson<T>(args: string[]): Promise<T[]> {
+  const text = await run('ip', ['-j', ...args]);
+  return text.trim() === '' ? [] : (JSON.parse(text) as T[]);
+}
+
+export async function listLinks(): Promise<Link[]> {
+  const links = await ipJson<IpLink>(['-d', 'link', 'show']);
+  return links
+    .filter((l) => l.ifname !== undefined)
+    .map((l) => ({
+      name: l.ifname as string,
+      index: l.ifindex,
+      kind: l.linkinfo?.info_kind ?? '',
+      master: l.master ?? null,
+      up: l.flags.includes('UP'),
+      alias: l.ifalias ?? '',
+      mac: l.address ?? '',
+      mtu: l.mtu,
+      group: l.group,
+    }));
+}
+
+/** IPv4 addresses by interface name, as `a.b.c.d/len`. */
+export async function listAddresses(): Promise<Map<string, string[]>> {
+  const found = await ipJson<{ ifname?: string; addr_info?: { family: string; local: string; prefixlen: number }[] }>(['-4', 'addr', 'show']);
+  return new Map(
+    found
+      .filter((l) => l.ifname !== undefined)
+      .map((l) => [l.ifname as string, (l.addr_info ?? []).filter((a) => a.family === 'inet').map((a) => `${a.local}/${a.prefixlen}`)]),
+  );
+}
+
+export interface Route extends SubnetLike {
+  dev: string;
+  isDefault: boolean;
+}
+
+/** IPv4 routes of the main table. */
+export async function listRoutes(): Promise<Route[]> {
+  const routes = await ipJson<{ dst: string; dev?: string }>(['-4', 'route', 'show', 'table', 'main']);
+  return routes.flatMap((r): Route[] => {
+    if (r.dev === undefined) return [];
+    if (r.dst === 'default') return [{ base: 0, prefix: 0, dev: r.dev, isDefault: true }];
+    const [address, length] = r.dst.split('/');
+    const base = parseIpv4(address as string);
+    return base === null ? [] : [{ base, prefix: length === undefined ? 32 : Number(length), dev: r.dev, isDefault: false }];
+  });
+}
+
+/** Runs many `ip` commands in one process; stops at the first that fails, and says which. */
+export async function ipBatch(lines: readonly string[]): Promise<void> {
+  if (lines.length > 0) await run('ip', ['-batch', '-'], { input: `${lines.join('\n')}\n` });
+}
