@@ -169,8 +169,8 @@ function bridgeTable(networks: readonly DesiredNetwork[], nics: readonly RuledNi
     (n) => `  chain on_${n.name} {
     iifname . ether saddr != @mac ${drop('mac_spoof')}
     ether type arp jump arp_${n.name}
-    ether type ip jump ip4
-    ether type ip6 jump ip6
+    ether type ip jump check_ip4
+    ether type ip6 jump check_ip6
     ${drop('ethertype')}
   }
   chain arp_${n.name} {
@@ -190,7 +190,7 @@ ${DROP_REASONS.map((r) => `  set drop_${r} { type ifname; size 65535; flags dyna
   set isolated { type ifname;${list(isolated)}; }
   set claim { type ifname . ipv4_addr; size 4096; flags dynamic,timeout; timeout ${CLAIM_TIMEOUT}; }
 
-  chain ip4 {
+  chain check_ip4 {
     ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept
     udp sport 67 udp dport 68 ${drop('rogue_dhcp')}
     iifname . ip saddr @address accept
@@ -198,7 +198,7 @@ ${DROP_REASONS.map((r) => `  set drop_${r} { type ifname; size 65535; flags dyna
     iifname . ip saddr @claim accept
     ${drop('ip_spoof')}
   }
-  chain ip6 {
+  chain check_ip6 {
     icmpv6 type { nd-router-advert, nd-redirect } ${drop('rogue_ra')}
     udp sport 547 udp dport 546 ${drop('rogue_dhcp')}
     accept

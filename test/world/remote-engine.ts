@@ -1,0 +1,81 @@
+/** An engine that runs in a namespace, seen from the test. */
+import type { ChildProcess } from 'node:child_process';
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import type { DesiredState, DoctorFinding, EngineProblem, NicStats, ObservedState } from '../../src/engine/engine.ts';
+import type { World } from './world.ts';
+
+export class RemoteEngine {
+  readonly child: ChildProcess;
+  #next = 1;
+  #waiting = new Map<number, { resolve: (v: unknown) => void; reject: (e: Error) => void }>();
+  readonly ready: Promise<void>;
+
+  constructor(world: World, kind: 'kernel' | 'user') {
+    const run = join(world.dir, 'run');
+    const state = join(world.dir, 'state');
+    mkdirSync(run, { recursive: true });
+    mkdirSync(state, { recursive: true });
+    this.child = world.host.spawn([process.execPath, '--import', 'tsx', fileURLToPath(new URL('engine-process.ts', import.meta.url)), kind, run, state]);
+    let ready: () => void;
+    let failed: (e: Error) => void;
+    this.ready = new Promise((resolve, reject) => {
+      ready = resolve;
+      failed = reject;
+    });
+    createInterface({ input: this.child.stdout as NodeJS.ReadableStream }).on('line', (line) => {
+      const m = JSON.parse(line) as { ready?: boolean; id?: number; result?: unknown; error?: string };
+      if (m.ready) return ready();
+      const w = this.#waiting.get(m.id ?? 0);
+      this.#waiting.delete(m.id ?? 0);
+      if (m.error !== undefined) w?.reject(new Error(m.error));
+      else w?.resolve(m.result);
+    });
+    this.child.on('exit', () => {
+      const gone = new Error('the engine’s process ended');
+      failed(gone);
+      for (const w of this.#waiting.values()) w.reject(gone);
+      this.#waiting.clear();
+    });
+    this.ready.catch(() => {}); // whoever calls first is told
+  }
+
+  async #call<T>(method: string, ...params: unknown[]): Promise<T> {
+    await this.ready;
+    const id = this.#next++;
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(id, { resolve: resolve as (v: unknown) => void, reject });
+      this.child.stdin?.write(`${JSON.stringify({ id, method, params })}\n`);
+    });
+  }
+
+  validate(d: DesiredState): Promise<EngineProblem[]> {
+    return this.#call('validate', d);
+  }
+  apply(d: DesiredState): Promise<EngineProblem[]> {
+    return this.#call('apply', d);
+  }
+  observe(): Promise<ObservedState> {
+    return this.#call('observe');
+  }
+  stats(): Promise<NicStats[]> {
+    return this.#call('stats');
+  }
+  doctor(): Promise<DoctorFinding[]> {
+    return this.#call('doctor');
+  }
+  forgetNic(id: string): Promise<void> {
+    return this.#call('forgetNic', id);
+  }
+  reset(): Promise<string[]> {
+    return this.#call('reset');
+  }
+  /** As the daemon's death by kill -9. */
+  kill(): Promise<void> {
+    const gone = new Promise<void>((resolve) => this.child.once('exit', () => resolve()));
+    this.child.kill('SIGKILL');
+    return gone;
+  }
+}

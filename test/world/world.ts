@@ -1,0 +1,165 @@
+/**
+ * A small world of network namespaces: the host, an outside machine with a server, and guests that are namespaces themselves.
+ *
+ *   outside (10.9.0.1/24, "Internet" 198.51.100.1) ──ext0/en0── host (10.9.0.2/24)
+ *
+ * Everything lives in namespaces whose names begin with the world's prefix; `close` removes them, and ends every process in them.
+ */
+import { execFileSync, type ExecFileSyncOptions, spawn, type ChildProcess } from 'node:child_process';
+import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+const PATH = `${process.env['PATH']}:/usr/sbin:/sbin`;
+
+/** Why tests that need these rights cannot run here; null when they can. */
+export function missing(...needs: ('root' | 'netns' | 'tun' | 'qemu')[]): string | null {
+  for (const need of needs) {
+    if (need === 'root' && process.getuid?.() !== 0) return 'needs root';
+    if (need === 'tun') {
+      try {
+        accessSync('/dev/net/tun', constants.R_OK | constants.W_OK);
+      } catch {
+        return 'needs /dev/net/tun';
+      }
+    }
+    if (need === 'netns') {
+      try {
+        execFileSync('unshare', ['-n', 'true'], { stdio: 'ignore' });
+      } catch {
+        return 'needs network namespaces';
+      }
+    }
+    if (need === 'qemu' && !['/usr/bin/qemu-system-x86_64', '/usr/local/bin/qemu-system-x86_64'].some((p) => existsSync(p))) return 'needs qemu-system-x86_64';
+  }
+  return null;
+}
+
+export class Namespace {
+  readonly name: string;
+  readonly #children = new Set<ChildProcess>();
+
+  constructor(name: string) {
+    this.name = name;
+    ip('netns', 'add', name);
+    this.run('ip link set lo up');
+  }
+
+  /** Runs a shell line in it; its standard output. Throws when it fails. */
+  run(line: string, options: ExecFileSyncOptions = {}): string {
+    return String(execFileSync('ip', ['netns', 'exec', this.name, 'sh', '-c', line], { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, PATH }, timeout: 120_000, ...options }));
+  }
+
+  /** As `run`, but a failure is told by `null`. */
+  attempt(line: string): string | null {
+    try {
+      return this.run(line);
+    } catch {
+      return null;
+    }
+  }
+
+  /** As `attempt`, without blocking this process, which may serve what the line asks for. */
+  async ask(line: string): Promise<string | null> {
+    const child = this.spawn(['sh', '-c', line]);
+    let out = '';
+    child.stdout?.on('data', (d: Buffer) => {
+      out += d.toString();
+    });
+    const code = await new Promise<number | null>((resolve) => child.on('close', (c) => resolve(c)));
+    return code === 0 ? out : null;
+  }
+
+  /** A program that goes on in the background until the world is closed. */
+  spawn(argv: readonly string[], env: Record<string, string> = {}): ChildProcess {
+    const child = spawn('ip', ['netns', 'exec', this.name, ...argv], { stdio: ['pipe', 'pipe', 'inherit'], env: { ...process.env, PATH, ...env } });
+    this.#children.add(child);
+    child.on('exit', () => this.#children.delete(child));
+    return child;
+  }
+
+  pings(address: string): boolean {
+    return this.attempt(`ping -c1 -W1 -q ${address}`) !== null;
+  }
+
+  close(): void {
+    for (const pid of String(execFileSync('ip', ['netns', 'pids', this.name])).split('\n')) {
+      if (pid === '') continue;
+      try {
+        process.kill(Number(pid), 'SIGKILL');
+      } catch {
+        // it has ended meanwhile
+      }
+    }
+    for (const c of this.#children) c.kill('SIGKILL');
+    ip('netns', 'del', this.name);
+  }
+}
+
+function ip(...args: string[]): string {
+  return String(execFileSync('ip', args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, PATH } }));
+}
+
+/** Waits until `check` gives something truthy; fails with `what` after a limit that only a hang reaches. */
+export async function until<T>(what: string, check: () => T | Promise<T>, limitMs = 120_000): Promise<NonNullable<T>> {
+  const end = Date.now() + limitMs;
+  for (;;) {
+    const value = await check();
+    if (value) return value as NonNullable<T>;
+    if (Date.now() > end) throw new Error(`waited in vain: ${what}`);
+    await sleep(50);
+  }
+}
+
+export class World {
+  readonly host: Namespace;
+  readonly outside: Namespace;
+  readonly dir: string;
+  readonly prefix: string;
+  readonly #guests: Namespace[] = [];
+  readonly #resolv: string;
+
+  constructor(prefix: string) {
+    this.prefix = prefix;
+    for (const line of ip('netns', 'list').split('\n')) {
+      const name = line.split(' ')[0];
+      if (name?.startsWith(prefix)) ip('netns', 'del', name);
+    }
+    this.dir = mkdtempSync(join(tmpdir(), 'anka-world-'));
+    // `ip netns exec` shows this file as /etc/resolv.conf inside the host
+    this.#resolv = `/etc/netns/${prefix}host`;
+    mkdirSync(this.#resolv, { recursive: true });
+    writeFileSync(join(this.#resolv, 'resolv.conf'), 'nameserver 10.9.0.1\n');
+    this.host = new Namespace(`${prefix}host`);
+    this.outside = new Namespace(`${prefix}out`);
+    ip('link', 'add', 'en0', 'netns', this.host.name, 'type', 'veth', 'peer', 'name', 'ext0', 'netns', this.outside.name);
+    this.host.run('ip addr add 10.9.0.2/24 dev en0; ip link set en0 up; ip route add default via 10.9.0.1 2>/dev/null || true');
+    this.outside.run('ip addr add 10.9.0.1/24 dev ext0; ip addr add 198.51.100.1/32 dev lo; ip link set ext0 up');
+    this.host.run('ip route replace default via 10.9.0.1');
+    // the outside knows the way to the VMs' networks: isolation must not depend on its ignorance
+    this.outside.run('ip route add 192.168.0.0/16 via 10.9.0.2');
+  }
+
+  /** Replaces the host's resolv.conf as NetworkManager and VPNs do: in place, as the namespace sees a bind mount. */
+  setResolver(server: string): void {
+    writeFileSync(join(this.#resolv, 'resolv.conf'), `nameserver ${server}\n`);
+  }
+
+  /** A guest: a namespace whose eth0 is joined to the host's interface of that name, in place of a tap. */
+  guest(name: string, hostInterface: string, mac: string): Namespace {
+    const ns = new Namespace(`${this.prefix}${name}`);
+    this.#guests.push(ns);
+    ip('link', 'add', hostInterface, 'netns', this.host.name, 'type', 'veth', 'peer', 'name', 'eth0', 'address', mac, 'netns', ns.name);
+    ns.run('ip link set eth0 up');
+    return ns;
+  }
+
+  close(): void {
+    for (const g of this.#guests) g.close();
+    this.host.close();
+    this.outside.close();
+    rmSync(this.#resolv, { recursive: true, force: true });
+    rmSync(this.dir, { recursive: true, force: true });
+  }
+}
