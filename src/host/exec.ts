@@ -52,6 +52,8 @@ export async function run(file: string, args: readonly string[], options: RunOpt
     .trim()
     .split('\n')
     .filter((l) => l.trim() !== '');
-  const why = result.timedOut ? `did not end within ${options.timeout} ms` : (lines.find((l) => l.includes('Error:')) ?? lines.at(-1) ?? `ended with status ${result.exitCode ?? result.signal}`);
+  const why = result.timedOut
+    ? `did not end within ${options.timeout} ms`
+    : (lines.find((l) => l.includes('Error:')) ?? lines.at(-1) ?? `ended with status ${result.exitCode ?? result.signal}`);
   throw new AnkaError('internal', `${file} ${args.slice(0, 4).join(' ')}: ${why}`, { cause: result.stderr });
 }

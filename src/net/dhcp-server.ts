@@ -92,7 +92,7 @@ export class DhcpServer {
       case DhcpType.inform:
         return this.#reply(q, nic, DhcpType.ack, 0, q.ciaddr || BROADCAST);
       case DhcpType.release:
-        if (this.pool.lease(nic.id, now)?.ip === q.ciaddr) this.pool.release(nic.id, now);
+        if (this.pool.lease(nic.id, now)?.ip === q.ciaddr) this.pool.release(nic.id);
         return 'released';
       case DhcpType.decline:
         this.pool.decline(nic.id, q.requestedIp, now);
@@ -111,7 +111,7 @@ export class DhcpServer {
   /** SELECTING, INIT-REBOOT, RENEWING and REBINDING (RFC 2131, 4.3.2). */
   #request(q: DhcpRequest, nic: DhcpNic, now: number): DhcpAnswer | DhcpDrop {
     if (q.serverId !== 0 && q.serverId !== gatewayOf(this.#config.subnet)) {
-      this.pool.release(nic.id, now);
+      this.pool.release(nic.id);
       return 'other-server';
     }
     const wanted = q.requestedIp || q.ciaddr;

@@ -76,10 +76,20 @@ export class AddressPool {
     return [...this.#byIp.values()].filter((l) => l.bound && l.expires > now);
   }
 
+  /** Everything worth keeping: leases, and who had the free addresses last (as leases that ended at 0). */
+  snapshot(): Lease[] {
+    const past = [...this.#remembered].filter(([, id]) => id !== '').map(([ip, id]) => ({ id, ip, expires: 0, bound: false }));
+    return [...past, ...[...this.#byIp.values()].filter((l) => l.bound)];
+  }
+
   /** Puts back what was saved. */
   restore(leases: readonly Lease[]): void {
     for (const l of leases) {
       if (!this.contains(l.ip) || this.#byIp.has(l.ip) || this.#byId.has(l.id)) continue;
+      if (!l.bound) {
+        this.#remembered.set(l.ip, l.id);
+        continue;
+      }
       this.#byIp.set(l.ip, { ...l });
       this.#byId.set(l.id, this.#byIp.get(l.ip) as Lease);
     }
@@ -105,12 +115,9 @@ export class AddressPool {
   }
 
   /** Gives an address back; it is remembered for the NIC. */
-  release(id: string, now: number): void {
+  release(id: string): void {
     const l = this.#byId.get(id);
-    if (!l) return;
-    this.#drop(l);
-    this.#quarantine.delete(l.ip);
-    void now;
+    if (l) this.#drop(l);
   }
 
   /** Gives back and forgets: the VM was deleted. */

@@ -128,6 +128,19 @@ class QemuMachine implements Machine {
     await this.quit();
   }
 
+  async copyDisk(file: string): Promise<void> {
+    const done = new Promise<void>((resolve, reject) => {
+      const off = this.#qmp.onEvent((name, data) => {
+        if (name !== 'BLOCK_JOB_COMPLETED' || data['device'] !== 'clone') return;
+        off();
+        if (data['error']) reject(new AnkaError('internal', `copying the disk: ${String(data['error'])}`));
+        else resolve();
+      });
+    });
+    await this.#qmp.command('drive-backup', { 'job-id': 'clone', device: 'disk0', target: file, sync: 'top', format: 'qcow2' });
+    await Promise.race([done, this.exited.then(() => Promise.reject(new AnkaError('internal', 'the VM ended while its disk was copied')))]);
+  }
+
   /** Polls until the migration that runs is complete. */
   async #migrated(onProgress: (fraction: number) => void): Promise<void> {
     for (;;) {

@@ -65,6 +65,8 @@ export interface Machine {
   addCard(nic: NonNullable<MachineSpec['nic']>): Promise<void>;
   /** Saves memory to `file` (written beside and renamed) and ends the process. */
   suspendTo(file: string, onProgress?: (fraction: number) => void): Promise<void>;
+  /** Copies the disk as it is at this moment into a new file beside it, which reads through to the same image. The guest goes on. */
+  copyDisk(file: string): Promise<void>;
   /** Lets go of the QMP connection; the guest goes on. */
   detach(): void;
   /** Resolves once, when the process is gone, however it went. */

@@ -39,7 +39,7 @@ function leasesChanged(): void {
   saveTimer ??= setTimeout(() => {
     saveTimer = null;
     const all: Record<string, Lease[]> = { ...saved };
-    for (const [name, n] of networks) all[name] = n.dhcp.pool.leases(Date.now());
+    for (const [name, n] of networks) all[name] = n.dhcp.pool.snapshot();
     saveLeases(leaseFile, all);
   }, 20);
   changed();
@@ -83,7 +83,7 @@ function configure(wanted: ServiceConfig): ServiceStatus {
   const keep = new Set(wanted.networks.map((n) => JSON.stringify(n)));
   for (const [name, n] of [...networks]) {
     if (keep.has(JSON.stringify(n.config))) continue;
-    saved[name] = n.dhcp.pool.leases(Date.now());
+    saved[name] = n.dhcp.pool.snapshot();
     n.close();
     networks.delete(name);
   }

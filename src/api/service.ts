@@ -1,0 +1,53 @@
+/** What the API's routes call: implemented by the daemon, and by nothing else. */
+import type {
+  CreateRequest,
+  DaemonEvent,
+  DaemonStatus,
+  DoctorFinding,
+  GuestAccess,
+  ModifyRequest,
+  NetworkCardRequest,
+  NetworkStatus,
+  RuleRequest,
+  SettingValue,
+  VmDescribe,
+  VmListEntry,
+  VmShow,
+} from './types.ts';
+
+/** The settings in force for one call: stored ones, overridden by the client's environment (B71). */
+export type CallSettings = Readonly<Record<string, string>>;
+export type OnProgress = (step: string, fraction?: number) => void;
+
+export interface AnkaService {
+  status(): Promise<DaemonStatus>;
+  shutdown(): void;
+  onEvent(listener: (event: DaemonEvent) => void): () => void;
+  metrics(): Promise<string>;
+  list(): Promise<VmListEntry[]>;
+  create(request: CreateRequest, progress: OnProgress): Promise<{ uuid: string }>;
+  show(ref: string): Promise<VmShow>;
+  describe(ref: string): Promise<VmDescribe>;
+  guest(ref: string): Promise<GuestAccess>;
+  modify(ref: string, request: ModifyRequest): Promise<void>;
+  start(ref: string, settings: CallSettings, progress: OnProgress): Promise<VmShow>;
+  stop(ref: string, force: boolean, settings: CallSettings, progress: OnProgress): Promise<void>;
+  suspend(ref: string, progress: OnProgress): Promise<void>;
+  reboot(ref: string, force: boolean, settings: CallSettings, progress: OnProgress): Promise<void>;
+  clone(ref: string, name: string, progress: OnProgress): Promise<{ uuid: string }>;
+  wait(ref: string, until: 'ip' | 'stopped', timeoutSeconds: number): Promise<VmShow>;
+  delete(ref: string, progress: OnProgress): Promise<void>;
+  addCard(ref: string, request: NetworkCardRequest, settings: CallSettings): Promise<{ message: string }>;
+  setCard(ref: string, request: NetworkCardRequest, settings: CallSettings, progress: OnProgress): Promise<{ message: string }>;
+  deleteCard(ref: string): Promise<void>;
+  addRule(ref: string, request: RuleRequest, settings: CallSettings): Promise<{ host_port: number }>;
+  deleteRule(ref: string, name: string): Promise<void>;
+  settings(overrides: CallSettings): Promise<SettingValue[]>;
+  setting(key: string, overrides: CallSettings): Promise<SettingValue>;
+  setSetting(key: string, value: string): Promise<SettingValue>;
+  resetSetting(key: string): Promise<SettingValue>;
+  networks(): Promise<NetworkStatus[]>;
+  resetNetworks(): Promise<{ removed: string[] }>;
+  doctor(): Promise<DoctorFinding[]>;
+  buildBaseImage(progress: OnProgress): Promise<void>;
+}

@@ -1,0 +1,56 @@
+/** From stored rows and running machines to the engine's desired state: pure but for the stores it reads. */
+
+import type { CallSettings } from '../api/service.ts';
+import type { DesiredNic, DesiredState } from '../engine/engine.ts';
+import type { VmRow } from '../store/vms.ts';
+import { parseSubnet } from '../wire/address.ts';
+import type { Context } from './context.ts';
+import { settingValue } from './settings.ts';
+
+/** First user id of VMs when the daemon is root's: far above what distributions and containers give out. */
+const VM_UID_BASE = 1_640_000_000;
+
+/** The user that a VM's QEMU runs as. */
+export function vmUid(vm: VmRow): number {
+  const own = process.getuid?.() ?? 0;
+  return own === 0 ? VM_UID_BASE + vm.number : own;
+}
+
+export function desiredNic(ctx: Context, vm: VmRow): DesiredNic | null {
+  if (!vm.hasCard || vm.outsideMac === null) return null;
+  const bridge = vm.bridge || vm.uplink;
+  return {
+    id: vm.uuid,
+    vmName: vm.name,
+    type: vm.type,
+    outsideMac: vm.outsideMac,
+    insideMac: vm.insideMac ?? vm.outsideMac,
+    isolated: !vm.local,
+    ownerUid: vmUid(vm),
+    ...(vm.type === 'bridge' && bridge ? { bridge } : {}),
+    ...(vm.vlan === null ? {} : { vlan: vm.vlan }),
+    ...(vm.reservedIp === null ? {} : { reservedIp: vm.reservedIp }),
+    rules: ctx.rules
+      .of(vm.uuid)
+      .filter((r) => r.hostPort !== 0)
+      .map((r) => ({ name: r.name, protocol: r.protocol, hostIp: r.hostIp, hostPort: r.hostPort, guestPort: r.guestPort })),
+  };
+}
+
+/** The two networks as the settings want them. */
+export function desiredNetworks(ctx: Context, overrides: CallSettings = {}): DesiredState['networks'] {
+  const mtu = Number(settingValue(ctx.settings, 'mtu', overrides).value);
+  return (['shared', 'host'] as const).map((name) => ({
+    name,
+    subnet: parseSubnet(settingValue(ctx.settings, `${name}_subnet`, overrides).value) as { base: number; prefix: number },
+    mtu,
+  }));
+}
+
+/** Everything. `change` replaces one VM's row, to ask what would be. Networks exist while a card needs them. */
+export function desiredState(ctx: Context, change?: VmRow): DesiredState {
+  const rows = ctx.vms.all().map((v) => (change && v.uuid === change.uuid ? change : v));
+  const nics = rows.filter((v) => ctx.machines.has(v.uuid) || ctx.starting.has(v.uuid) || v.uuid === change?.uuid).flatMap((v) => desiredNic(ctx, v) ?? []);
+  const servers = settingValue(ctx.settings, 'dns_servers').value;
+  return { networks: nics.length > 0 ? desiredNetworks(ctx) : [], nics, dnsServers: servers === '' ? [] : servers.split(',').map((s) => s.trim()) };
+}

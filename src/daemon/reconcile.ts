@@ -1,0 +1,68 @@
+/** Keeps the engine's desired state equal to what is stored and running, one application at a time; bursts are joined. */
+import type { EngineProblem, ObservedState } from '../engine/engine.ts';
+import type { Context } from './context.ts';
+import { desiredState } from './desired.ts';
+
+const FRESH_MS = 150;
+
+export class Reconciler {
+  #ctx: Context;
+  #running: Promise<EngineProblem[]> | null = null;
+  #again: Promise<EngineProblem[]> | null = null;
+  #observed: { at: number; state: Promise<ObservedState> } | null = null;
+  #addresses = new Map<string, number | null>();
+  #watching = false;
+
+  constructor(ctx: Context) {
+    this.#ctx = ctx;
+  }
+
+  /** Applies the state as it is stored when the application begins. Resolves with what failed. */
+  apply(): Promise<EngineProblem[]> {
+    this.#observed = null;
+    if (!this.#running) {
+      this.#running = this.#once().finally(() => {
+        this.#running = null;
+      });
+      return this.#running;
+    }
+    this.#again ??= this.#running
+      .catch(() => [])
+      .then(() => {
+        this.#again = null;
+        return this.apply();
+      });
+    return this.#again;
+  }
+
+  async #once(): Promise<EngineProblem[]> {
+    const engine = await this.#ctx.engine();
+    const problems = await engine.apply(desiredState(this.#ctx));
+    for (const p of problems) this.#ctx.events.emit('network.problem', `${p.object}: ${p.message}`);
+    if (!this.#watching) {
+      this.#watching = true;
+      engine.watch(() => void this.#changed());
+    }
+    this.#observed = null;
+    return problems;
+  }
+
+  /** What is now; at most a moment old. */
+  async observe(): Promise<ObservedState> {
+    if (!this.#observed || Date.now() - this.#observed.at > FRESH_MS) {
+      this.#observed = { at: Date.now(), state: this.#ctx.engine().then((e) => e.observe()) };
+    }
+    return this.#observed.state;
+  }
+
+  async #changed(): Promise<void> {
+    this.#observed = null;
+    const state = await this.observe();
+    for (const nic of state.nics) {
+      if (this.#addresses.get(nic.id) === nic.ip) continue;
+      this.#addresses.set(nic.id, nic.ip);
+      const vm = this.#ctx.vms.find(nic.id);
+      if (vm) this.#ctx.events.emit('vm.address', nic.ip === null ? 'has no address' : 'has a new address', vm);
+    }
+  }
+}

@@ -1,0 +1,39 @@
+/** The schema's history: each entry is run once, in a transaction of its own, and never changed afterwards. */
+export const MIGRATIONS: readonly string[] = [
+  `
+  CREATE TABLE vms (
+    uuid TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE COLLATE NOCASE,
+    number INTEGER NOT NULL UNIQUE,
+    created TEXT NOT NULL,
+    phase TEXT NOT NULL CHECK (phase IN ('creating', 'ready', 'deleting')),
+    status TEXT NOT NULL CHECK (status IN ('stopped', 'running', 'suspended', 'failed')),
+    message TEXT NOT NULL DEFAULT '',
+    ram INTEGER NOT NULL,
+    cpus INTEGER NOT NULL,
+    disk_size INTEGER NOT NULL,
+    app TEXT NOT NULL DEFAULT '',
+    has_card INTEGER NOT NULL DEFAULT 1,
+    type TEXT NOT NULL DEFAULT 'shared' CHECK (type IN ('shared', 'host', 'bridge', 'disconnected')),
+    bridge TEXT NOT NULL DEFAULT '',
+    uplink TEXT NOT NULL DEFAULT '',
+    vlan INTEGER,
+    controller TEXT NOT NULL DEFAULT 'virtio-net',
+    inside_mac INTEGER,
+    outside_mac INTEGER UNIQUE,
+    reserved_ip INTEGER,
+    local INTEGER NOT NULL DEFAULT 1
+  ) STRICT;
+  CREATE TABLE rules (
+    vm TEXT NOT NULL REFERENCES vms (uuid) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    protocol TEXT NOT NULL CHECK (protocol IN ('tcp', 'udp')),
+    guest_port INTEGER NOT NULL,
+    host_ip INTEGER NOT NULL,
+    host_port INTEGER NOT NULL,
+    automatic INTEGER NOT NULL,
+    PRIMARY KEY (vm, name)
+  ) STRICT;
+  CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+  `,
+];
