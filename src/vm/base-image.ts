@@ -153,11 +153,24 @@ async function build(dir: string, progress: Progress): Promise<void> {
   }
 }
 
+/** Makes an ssh key pair at that path, unless it is there. */
+export async function ensureKey(path: string): Promise<void> {
+  if (
+    await readFile(path).then(
+      () => true,
+      () => false,
+    )
+  )
+    return;
+  await rm(`${path}.pub`, { force: true });
+  await run('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-C', 'anka', '-f', path]);
+}
+
 async function buildIn(work: string, progress: Progress): Promise<void> {
   const out = join(work, 'out');
   const key = join(out, 'id_ed25519');
   progress('making the ssh key of this host', 0);
-  await run('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-C', 'anka', '-f', key]);
+  await ensureKey(key);
   const publicKey = (await readFile(`${key}.pub`, 'utf8')).trim();
   await fetchPackages(work, publicKey, progress);
   progress('unpacking', STEPS.unpack);

@@ -36,12 +36,14 @@ let saveTimer: NodeJS.Timeout | null = null;
 
 /** Leases have changed: save them in a moment, tell names and clients. */
 function leasesChanged(): void {
-  saveTimer ??= setTimeout(() => {
-    saveTimer = null;
-    const all: Record<string, Lease[]> = { ...saved };
-    for (const [name, n] of networks) all[name] = n.dhcp.pool.snapshot();
-    saveLeases(leaseFile, all);
-  }, 20);
+  if (!saveTimer) {
+    saveTimer = setTimeout(() => {
+      saveTimer = null;
+      const all: Record<string, Lease[]> = { ...saved };
+      for (const [name, n] of networks) all[name] = n.dhcp.pool.snapshot();
+      saveLeases(leaseFile, all);
+    }, 20);
+  }
   changed();
 }
 

@@ -1,0 +1,157 @@
+/**
+ * The light client of the API: node:http on the unix socket, and nothing else, so that it loads in a moment.
+ *
+ * Theory of operation: `connect` tries the socket; where nobody answers it starts `ankad`, detached, and waits until it does. Limits: the wait ends
+ * after 30 s, or when the daemon has ended with an error, whose message is passed on.
+ */
+import { spawn } from 'node:child_process';
+import { existsSync, mkdirSync, openSync, readFileSync } from 'node:fs';
+import { type IncomingMessage, request } from 'node:http';
+import { createConnection } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import type { Paths } from '../host/paths.ts';
+import { AnkaError, type ErrorBody } from '../lib/errors.ts';
+import type { DaemonEvent, Progress } from './types.ts';
+
+const START_LIMIT_MS = 30_000;
+
+export interface CallOptions {
+  onProgress?: (progress: Progress) => void;
+  signal?: AbortSignal;
+}
+
+export class Client {
+  #socketPath: string;
+  #settings: Record<string, string>;
+
+  constructor(socketPath: string, settings: Record<string, string> = {}) {
+    this.#socketPath = socketPath;
+    this.#settings = settings;
+  }
+
+  get<T>(path: string, options?: CallOptions): Promise<T> {
+    return this.#call('GET', path, undefined, options);
+  }
+  post<T>(path: string, body: object = {}, options?: CallOptions): Promise<T> {
+    return this.#call('POST', path, body, options);
+  }
+  put<T>(path: string, body: object, options?: CallOptions): Promise<T> {
+    return this.#call('PUT', path, body, options);
+  }
+  patch<T>(path: string, body: object, options?: CallOptions): Promise<T> {
+    return this.#call('PATCH', path, body, options);
+  }
+  delete<T>(path: string, options?: CallOptions): Promise<T> {
+    return this.#call('DELETE', path, undefined, options);
+  }
+
+  /** Events as they happen, until the signal ends it. */
+  async *events(signal?: AbortSignal): AsyncGenerator<DaemonEvent> {
+    const response = await this.#send('GET', '/v1/events', undefined, signal);
+    for await (const line of lines(response)) yield JSON.parse(line) as DaemonEvent;
+  }
+
+  async #call<T>(method: string, path: string, body: object | undefined, options: CallOptions = {}): Promise<T> {
+    const response = await this.#send(method, path, body, options.signal);
+    if (response.headers['content-type']?.startsWith('application/x-ndjson')) {
+      for await (const line of lines(response)) {
+        const m = JSON.parse(line) as { progress?: Progress; result?: T; error?: ErrorBody };
+        if (m.progress) options.onProgress?.(m.progress);
+        else if (m.error) throw AnkaError.fromBody(m.error);
+        else return m.result as T;
+      }
+      throw new AnkaError('daemon', 'the daemon ended in the middle of its answer; run the command again');
+    }
+    let text = '';
+    response.setEncoding('utf8');
+    for await (const chunk of response) text += chunk;
+    const isJson = response.headers['content-type']?.startsWith('application/json');
+    const answer = isJson ? (JSON.parse(text) as T & { error?: ErrorBody }) : (text as T & { error?: ErrorBody });
+    if ((response.statusCode ?? 500) >= 400)
+      throw isJson && answer.error ? AnkaError.fromBody(answer.error) : new AnkaError('daemon', `the daemon answered ${response.statusCode}`);
+    return answer;
+  }
+
+  #send(method: string, path: string, body: object | undefined, signal?: AbortSignal): Promise<IncomingMessage> {
+    const text = body === undefined ? '' : JSON.stringify(body);
+    return new Promise((resolve, reject) => {
+      const r = request(
+        {
+          socketPath: this.#socketPath,
+          method,
+          path,
+          headers: {
+            host: 'ankad',
+            accept: 'application/x-ndjson, application/json',
+            ...(text ? { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) } : {}),
+            ...(Object.keys(this.#settings).length > 0 ? { 'x-anka-settings': JSON.stringify(this.#settings) } : {}),
+          },
+          ...(signal ? { signal } : {}),
+        },
+        resolve,
+      );
+      r.on('error', (e) => reject(signal?.aborted ? e : new AnkaError('daemon', `the daemon does not answer: ${e.message}`, { cause: e })));
+      r.end(text);
+    });
+  }
+}
+
+async function* lines(response: IncomingMessage): AsyncGenerator<string> {
+  let rest = '';
+  response.setEncoding('utf8');
+  for await (const chunk of response) {
+    const parts = (rest + chunk).split('\n');
+    rest = parts.pop() ?? '';
+    for (const p of parts) if (p !== '') yield p;
+  }
+}
+
+/** Whether a daemon answers. */
+export function isRunning(paths: Paths): Promise<boolean> {
+  return new Promise((resolve) => {
+    const s = createConnection(paths.socket);
+    s.once('connect', () => {
+      s.destroy();
+      resolve(true);
+    });
+    s.once('error', () => resolve(false));
+  });
+}
+
+/** A client of the daemon, which is started when it does not run, unless `autostart` is false. */
+export async function connect(paths: Paths, options: { autostart?: boolean; settings?: Record<string, string> } = {}): Promise<Client> {
+  const client = new Client(paths.socket, options.settings);
+  if (await isRunning(paths)) return client;
+  if (options.autostart === false) throw new AnkaError('daemon', 'the daemon does not run');
+  await startDaemon(paths);
+  return client;
+}
+
+async function startDaemon(paths: Paths): Promise<void> {
+  mkdirSync(paths.state, { recursive: true, mode: 0o711 });
+  const file = fileURLToPath(new URL('../daemon/main.js', import.meta.url));
+  const argv = existsSync(file) ? [file] : ['--import', import.meta.resolve('tsx'), file.replace(/\.js$/, '.ts')];
+  const errors = join(paths.state, 'ankad.stderr');
+  const fd = openSync(errors, 'w', 0o600);
+  const child = spawn(process.execPath, argv, { detached: true, stdio: ['ignore', fd, fd], cwd: '/' });
+  let ended = false;
+  child.once('exit', (code) => {
+    ended = code !== 3; // 3: another one was quicker
+  });
+  child.once('error', () => {
+    ended = true;
+  });
+  child.unref();
+  const until = Date.now() + START_LIMIT_MS;
+  while (Date.now() < until) {
+    if (await isRunning(paths)) return;
+    if (ended) {
+      const said = readFileSync(errors, 'utf8').trim().split('\n').at(-1);
+      throw new AnkaError('daemon', said?.replace(/^ankad: /, '') || `the daemon did not start; its log is ${paths.log}`);
+    }
+    await sleep(20);
+  }
+  throw new AnkaError('daemon', `the daemon did not answer within ${START_LIMIT_MS / 1000} s; its log is ${paths.log}`);
+}

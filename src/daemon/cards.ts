@@ -1,0 +1,173 @@
+/**
+ * The one network card of a VM (B20–B23, B30, B43, B51).
+ *
+ * Theory of operation: a change on a running VM is pulling the cable, plugging it into the other network, waiting until any guest has noticed, and pushing it in;
+ * then it is checked that the guest asked for an address, and the cable is pulsed again, longer, when it did not. Nothing of QEMU changes, but for
+ * taking the card out and putting it back, which is PCI hotplug. Limits: MAC address, controller and VLAN change at the next start.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { CallSettings, OnProgress } from '../api/service.ts';
+import type { NetworkCardRequest } from '../api/types.ts';
+import { listRoutes } from '../host/links.ts';
+import { AnkaError } from '../lib/errors.ts';
+import type { VmRow } from '../store/vms.ts';
+import type { Machine } from '../vm/machine.ts';
+import { broadcastOf, formatIpv4, formatSubnet, gatewayOf, isMulticastMac, parseIpv4, parseMac, subnetContains } from '../wire/address.ts';
+import type { Context } from './context.ts';
+import { desiredNetworks, desiredState } from './desired.ts';
+import type { Reconciler } from './reconcile.ts';
+import { settingValue } from './settings.ts';
+
+/** How long the cable stays out: guests notice from about 100 ms to 1 s on. */
+const PULSES_MS = [1200, 3000];
+const DHCP_WAIT_MS = 5000;
+
+/** Checks a request against a VM, and gives the row's change. */
+export function cardChange(ctx: Context, vm: VmRow, r: NetworkCardRequest): Partial<VmRow> {
+  const change: Partial<VmRow> = {};
+  if (r.type !== undefined) change.type = r.type === 'bridged' ? 'bridge' : r.type;
+  if (r.bridge !== undefined) change.bridge = r.bridge;
+  if (r.controller !== undefined) change.controller = r.controller === 'anet' ? 'virtio-net' : r.controller;
+  if (r.local !== undefined) change.local = r.local;
+  if (r.vlan !== undefined) change.vlan = r.vlan;
+  if (r.mac === null) change.insideMac = null;
+  else if (r.mac !== undefined) change.insideMac = checkMac(r.mac);
+  if (r.ip === 'auto') change.reservedIp = null;
+  else if (r.ip !== undefined) change.reservedIp = checkReservation(ctx, { ...vm, ...change }, r.ip);
+  else if (change.type && change.type !== vm.type && vm.reservedIp !== null)
+    change.reservedIp = keepsReservation(ctx, change.type, vm.reservedIp) ? vm.reservedIp : null;
+  return change;
+}
+
+function checkMac(text: string): number {
+  const mac = parseMac(text);
+  if (mac === null) throw new AnkaError('badValue', `'${text}' is no MAC address; write it like 52:54:00:12:34:56`);
+  if (mac === 0) throw new AnkaError('badValue', 'the MAC address 00:00:00:00:00:00 cannot be used; choose one like 52:54:00:12:34:56');
+  if (isMulticastMac(mac)) throw new AnkaError('badValue', `'${text}' is a multicast MAC address (its first byte is odd); choose one like 52:54:00:12:34:56`);
+  return mac;
+}
+
+function keepsReservation(ctx: Context, type: VmRow['type'], ip: number): boolean {
+  const network = desiredNetworks(ctx).find((n) => n.name === type);
+  return network !== undefined && subnetContains(network.subnet, ip);
+}
+
+function checkReservation(ctx: Context, vm: VmRow, text: string): number {
+  const ip = parseIpv4(text);
+  if (ip === null) throw new AnkaError('badValue', `'${text}' is no IPv4 address; write one like 192.168.64.50, or auto`);
+  const network = desiredNetworks(ctx).find((n) => n.name === vm.type);
+  if (!network) throw new AnkaError('badValue', `--ip has no use on type ${vm.type}: addresses are that network's own`);
+  const s = network.subnet;
+  if (!subnetContains(s, ip) || ip === s.base || ip === broadcastOf(s))
+    throw new AnkaError(
+      'addressTaken',
+      `${text} is not in ${vm.type}'s range ${formatIpv4(s.base + 2)}–${formatIpv4(broadcastOf(s) - 1)} (${formatSubnet(s)})`,
+    );
+  if (ip === gatewayOf(s)) throw new AnkaError('addressTaken', `${text} is the gateway's own address`);
+  const owner = ctx.vms.all().find((v) => v.uuid !== vm.uuid && v.reservedIp === ip && v.type === vm.type);
+  if (owner) throw new AnkaError('addressTaken', `${text} is reserved for VM ${owner.name}`);
+  return ip;
+}
+
+/** Interface of a bridge-type VM (B18): its own, the setting's or environment's, the default route's, the first with a link. */
+export async function chooseUplink(ctx: Context, vm: VmRow, settings: CallSettings): Promise<string> {
+  if (vm.bridge) return vm.bridge;
+  const named = settingValue(ctx.settings, 'bridge_name', settings).value;
+  if (named) return named;
+  return (await listRoutes()).find((r) => r.isDefault)?.dev ?? '';
+}
+
+/** Refuses what the engine cannot do, before anything is touched. */
+async function demandPossible(ctx: Context, vm: VmRow): Promise<void> {
+  const engine = await ctx.engine();
+  const problem = (await engine.validate(desiredState(ctx, vm))).find((p) => p.object === `nic:${vm.uuid}`);
+  if (problem) throw new AnkaError('network', problem.message);
+}
+
+/** Applies a checked change; says what happened. */
+export async function changeCard(
+  ctx: Context,
+  reconciler: Reconciler,
+  vm: VmRow,
+  change: Partial<VmRow>,
+  settings: CallSettings,
+  progress: OnProgress,
+): Promise<string> {
+  if (!vm.hasCard) throw new AnkaError('cardNotFound', `${vm.name} has no network card; 'anka modify ${vm.name} add network-card' brings one back`);
+  const next = { ...vm, ...change };
+  const machine = ctx.machines.get(vm.uuid);
+  if (next.type === 'bridge') {
+    next.uplink = await chooseUplink(ctx, next, settings);
+    await demandPossible(ctx, { ...next, outsideMac: next.outsideMac ?? 0 });
+  } else next.uplink = '';
+  const moved = next.type !== vm.type || (next.type === 'bridge' && (next.bridge || next.uplink) !== (vm.bridge || vm.uplink));
+  const stored = { ...change, ...(machine ? { uplink: next.uplink } : {}) };
+  const later = (['insideMac', 'controller', 'vlan'] as const).filter((k) => change[k] !== undefined && change[k] !== vm[k]);
+  const note = machine && later.length > 0 ? '; MAC address, controller and VLAN change at the next start' : '';
+  if (!machine) {
+    ctx.vms.update(vm.uuid, stored);
+    return vm.status === 'suspended' ? `${vm.name} will be on ${next.type} when it resumes` : '';
+  }
+  if (!moved) {
+    ctx.vms.update(vm.uuid, stored);
+    await reconciler.apply();
+    if (change.reservedIp !== undefined && change.reservedIp !== vm.reservedIp && next.type !== 'disconnected')
+      return `${await replug(ctx, reconciler, next, machine, progress)}${note}`;
+    return note.slice(2);
+  }
+  progress('pulling the cable');
+  await machine.setLink(false);
+  ctx.vms.update(vm.uuid, stored);
+  await reconciler.apply();
+  if (next.type === 'disconnected') return `${vm.name} is disconnected${note}`;
+  return `${await replug(ctx, reconciler, next, machine, progress)}${note}`;
+}
+
+/** Pulses the cable until the guest asks for an address; tells how it went. */
+async function replug(ctx: Context, reconciler: Reconciler, vm: VmRow, machine: Machine, progress: OnProgress): Promise<string> {
+  const served = vm.type === 'shared' || vm.type === 'host';
+  for (const pulse of PULSES_MS) {
+    await machine.setLink(false);
+    await sleep(pulse);
+    const since = Date.now();
+    await machine.setLink(true);
+    if (!served) return `${vm.name} is on ${vm.type} ${vm.bridge || vm.uplink}`;
+    progress('waiting for the guest to ask for an address');
+    while (Date.now() - since < DHCP_WAIT_MS) {
+      const nic = (await reconciler.observe()).nics.find((n) => n.id === vm.uuid);
+      if (nic?.ip != null && (nic.lastDhcp ?? 0) >= since) return `${vm.name} is on ${vm.type} with address ${formatIpv4(nic.ip)}`;
+      await sleep(100);
+    }
+  }
+  ctx.log.warn({ vm: vm.name }, 'the guest did not ask for an address after its cable was plugged in');
+  return `${vm.name} is on ${vm.type}; its guest has not asked for an address (it may have a manual one)`;
+}
+
+/** Takes the card away, from a running guest too. */
+export async function removeCard(ctx: Context, reconciler: Reconciler, vm: VmRow): Promise<void> {
+  if (!vm.hasCard) throw new AnkaError('cardNotFound', `${vm.name} has no network card`);
+  if (vm.status === 'suspended') throw new AnkaError('badState', `${vm.name} is suspended; start or stop it before its card is taken out`);
+  const machine = ctx.machines.get(vm.uuid);
+  if (machine) await machine.removeCard();
+  ctx.vms.update(vm.uuid, { hasCard: false, reservedIp: null });
+  if (machine) await reconciler.apply();
+}
+
+/** Brings the card back (B21). A second one is refused (B32). */
+export async function addCard(ctx: Context, vm: VmRow, r: NetworkCardRequest): Promise<void> {
+  if (vm.hasCard) throw new AnkaError('cardExists', `${vm.name} has a network card already; a VM has only one, index 0`);
+  if (vm.status === 'suspended') throw new AnkaError('badState', `${vm.name} is suspended; start or stop it before a card is put in`);
+  if (ctx.machines.has(vm.uuid)) throw new AnkaError('badState', `${vm.name} runs without a card; stop it before one is put in`);
+  const blank: Partial<VmRow> = {
+    hasCard: true,
+    type: 'shared',
+    bridge: '',
+    uplink: '',
+    vlan: null,
+    controller: 'virtio-net',
+    insideMac: null,
+    reservedIp: null,
+    local: true,
+  };
+  ctx.vms.update(vm.uuid, { ...blank, ...cardChange(ctx, { ...vm, ...blank }, r) });
+}

@@ -1,0 +1,125 @@
+#!/usr/bin/env node
+/**
+ * `ankad`: the daemon.
+ *
+ * Theory of operation: takes the lock, opens the database, adopts what runs, and serves the API. Ending it, by a signal or by kill -9, stops no VM and
+ * no network. Limits: one per state folder; a second one ends at once.
+ */
+import { accessSync, constants, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import pino from 'pino';
+import { createApp } from '../api/routes.ts';
+import { serveApi } from '../api/server.ts';
+import type { Engine } from '../engine/engine.ts';
+import { run } from '../host/exec.ts';
+import { resolvePaths } from '../host/paths.ts';
+import { AnkaError } from '../lib/errors.ts';
+import { version } from '../lib/version.ts';
+import { openDb } from '../store/db.ts';
+import { RuleStore } from '../store/rules.ts';
+import { SettingStore } from '../store/settings.ts';
+import { VmStore } from '../store/vms.ts';
+import { createMachineRunner } from '../vm/launch.ts';
+import type { Context } from './context.ts';
+import { EventLog } from './events.ts';
+import { takeLock } from './lock.ts';
+import { Reconciler } from './reconcile.ts';
+import { createService } from './service.ts';
+import { settingValue } from './settings.ts';
+import { Vms } from './vms.ts';
+
+const HELP = `Usage: ankad [OPTIONS]
+
+The daemon behind the anka command; anka starts it by itself.
+
+Options:
+  --foreground  Log to standard output.
+  --version     Print the version.
+  --help        Show this message.
+`;
+
+/** The engine for that setting, where it can run. */
+async function makeEngine(setting: string, options: { runDir: string; stateDir: string; log: pino.Logger }): Promise<Engine> {
+  if (setting === 'user')
+    throw new AnkaError('network', "the user engine is not part of this version; 'anka config engine auto' goes back to the kernel engine");
+  const root = process.getuid?.() === 0;
+  const tun = ((): boolean => {
+    try {
+      accessSync('/dev/net/tun', constants.R_OK | constants.W_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  })();
+  const nft = await run('nft', ['--version']).then(
+    () => true,
+    () => false,
+  );
+  if (!root) throw new AnkaError('noRights', 'the networks of VMs need root in this version: run anka as root (sudo anka …)');
+  if (!tun) throw new AnkaError('noRights', "/dev/net/tun cannot be opened: run 'modprobe tun' as root");
+  if (!nft) throw new AnkaError('missingProgram', "nftables is not installed: run 'apt-get install nftables'");
+  const { createKernelEngine } = await import('../engine/kernel/index.ts');
+  return createKernelEngine(options);
+}
+
+async function main(): Promise<void> {
+  const args = process.argv.slice(2);
+  if (args.includes('--help')) return void process.stdout.write(HELP);
+  if (args.includes('--version')) return void process.stdout.write(`${version()}\n`);
+  const foreground = args.includes('--foreground');
+  const paths = resolvePaths();
+  mkdirSync(paths.state, { recursive: true, mode: 0o711 });
+  mkdirSync(join(paths.state, 'vms'), { recursive: true, mode: 0o711 });
+  mkdirSync(paths.run, { recursive: true, mode: 0o711 });
+  mkdirSync(join(paths.run, 'vm'), { recursive: true, mode: 0o711 });
+  const log = pino({ level: process.env['ANKA_DEBUG'] ? 'debug' : 'info' }, pino.destination({ dest: foreground ? 1 : paths.log, sync: false, mkdir: true }));
+  const other = takeLock(join(paths.state, 'ankad.lock'));
+  if (other !== null) {
+    process.stderr.write(`ankad: another daemon runs already (pid ${other})\n`);
+    process.exit(3);
+  }
+  const db = openDb(paths.database);
+  const settings = new SettingStore(db);
+  let engine: { setting: string; made: Promise<Engine> } | null = null;
+  const ctx: Context = {
+    paths,
+    log,
+    vms: new VmStore(db),
+    rules: new RuleStore(db),
+    settings,
+    runner: createMachineRunner(paths.state),
+    machines: new Map(),
+    starting: new Set(),
+    events: new EventLog(log),
+    engine() {
+      const setting = settingValue(settings, 'engine').value;
+      if (!engine || (engine.setting !== setting && ctx.machines.size === 0)) {
+        engine = { setting, made: makeEngine(setting, { runDir: paths.run, stateDir: paths.state, log }) };
+        engine.made.catch(() => {
+          engine = null; // tried anew at the next call
+        });
+      }
+      return engine.made;
+    },
+  };
+  const reconciler = new Reconciler(ctx);
+  const vms = new Vms(ctx, reconciler);
+  await vms.recover();
+  const end = (): void => {
+    log.info({}, 'the daemon ends; VMs and networks go on');
+    for (const m of ctx.machines.values()) m.detach();
+    setTimeout(() => process.exit(0), 50);
+  };
+  const service = createService(ctx, vms, reconciler, { version: version(), started: Date.now(), end });
+  await serveApi(createApp(service, version()), paths.socket);
+  log.info({ pid: process.pid, socket: paths.socket }, 'ankad is ready');
+  process.on('SIGTERM', end);
+  process.on('SIGINT', end);
+  process.on('SIGHUP', () => {}); // a closing terminal is no reason to end
+  process.on('unhandledRejection', (cause) => log.error({ error: cause instanceof Error ? cause.stack : String(cause) }, 'unhandled'));
+}
+
+main().catch((cause: Error) => {
+  process.stderr.write(`ankad: ${cause.message}\n`);
+  process.exit(1);
+});

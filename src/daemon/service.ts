@@ -1,0 +1,192 @@
+/** The daemon's side of the API: joins the parts. */
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { AnkaService } from '../api/service.ts';
+import type { NetworkStatus, VmShow } from '../api/types.ts';
+import type { ObservedState } from '../engine/engine.ts';
+import { AnkaError } from '../lib/errors.ts';
+import { checkSetting, findSetting } from '../lib/settings.ts';
+import { ensureBaseImage, findBaseImage } from '../vm/base-image.ts';
+import { machineFiles } from '../vm/qemu-args.ts';
+import { formatIpv4, formatSubnet, gatewayOf } from '../wire/address.ts';
+import { addCard, cardChange, changeCard, removeCard } from './cards.ts';
+import type { Context } from './context.ts';
+import { desiredNetworks, desiredState } from './desired.ts';
+import { metricsText } from './metrics.ts';
+import type { Reconciler } from './reconcile.ts';
+import { addRule, deleteRule } from './rules.ts';
+import { allSettings, settingValue } from './settings.ts';
+import { describe, listEntry, show } from './show.ts';
+import type { Vms } from './vms.ts';
+
+export interface DaemonFacts {
+  version: string;
+  started: number;
+  /** Ends the daemon after the answer was sent. */
+  end(): void;
+}
+
+/** Settings whose change reaches the networks at once. */
+const NETWORK_SETTINGS = ['shared_subnet', 'host_subnet', 'dns_servers', 'mtu'];
+
+export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, facts: DaemonFacts): AnkaService {
+  /** What is seen; null when nothing runs, so that no engine is started for a look. */
+  const observed = async (): Promise<ObservedState | null> => {
+    if (ctx.machines.size === 0) return null;
+    return reconciler.observe().catch((e: Error) => {
+      ctx.log.warn({ error: e.message }, 'observing');
+      return null;
+    });
+  };
+  const shown = async (ref: string): Promise<VmShow> => show(ctx, vms.find(ref), await observed());
+
+  return {
+    async status() {
+      const all = ctx.vms.all();
+      const engine = await ctx.engine().catch(() => null);
+      return {
+        pid: process.pid,
+        version: facts.version,
+        uptime: Math.floor((Date.now() - facts.started) / 1000),
+        engine: engine?.name ?? 'kernel',
+        socket: ctx.paths.socket,
+        log: ctx.paths.log,
+        vms: all.length,
+        running: ctx.machines.size,
+      };
+    },
+    shutdown: () => facts.end(),
+    onEvent: (listener) => ctx.events.on(listener),
+    metrics: async () => metricsText(ctx, await observed()),
+    async list() {
+      const state = await observed();
+      return ctx.vms
+        .all()
+        .filter((v) => v.phase === 'ready')
+        .map((v) => listEntry(v, state));
+    },
+    create: (request, progress) => vms.create(request, progress),
+    show: shown,
+    describe: async (ref) => describe(ctx, vms.find(ref)),
+    async guest(ref) {
+      const vm = vms.find(ref);
+      const ip = vm.status === 'running' ? ((await observed())?.nics.find((n) => n.id === vm.uuid)?.ip ?? null) : null;
+      const base = vm.app ? null : await findBaseImage(ctx.paths.baseImage);
+      return {
+        user: 'anka',
+        port: 22,
+        identity_file: base?.identityFile ?? join(ctx.paths.state, 'id_ed25519'),
+        console: machineFiles(ctx.paths.vmRun(vm.uuid)).console,
+        ...(ip === null ? {} : { address: formatIpv4(ip) }),
+      };
+    },
+    modify: (ref, request) => vms.modify(ref, request),
+    async start(ref, settings, progress) {
+      await vms.start(ref, settings, progress);
+      return shown(ref);
+    },
+    stop: (ref, force, settings, progress) => vms.stop(ref, force, settings, progress),
+    suspend: (ref, progress) => vms.suspend(ref, progress),
+    reboot: (ref, force, settings, progress) => vms.reboot(ref, force, settings, progress),
+    clone: (ref, name, progress) => vms.clone(ref, name, progress),
+    async wait(ref, until, timeoutSeconds) {
+      const end = Date.now() + timeoutSeconds * 1000;
+      for (;;) {
+        const now = await shown(ref);
+        if (until === 'ip' ? now.ip !== undefined : now.status !== 'running') return now;
+        if (until === 'ip' && now.status !== 'running')
+          throw new AnkaError('vmNotRunning', `${now.name} is ${now.status}${now.message ? `: ${now.message}` : ''}`);
+        if (Date.now() >= end) throw new AnkaError('timeout', `${now.name} has no address after ${timeoutSeconds} s${now.message ? `: ${now.message}` : ''}`);
+        await sleep(200);
+      }
+    },
+    delete: (ref, progress) => vms.delete(ref, progress),
+    addCard: (ref, request) =>
+      vms.exclusive(ref, async (vm) => {
+        await addCard(ctx, vm, request);
+        return { message: '' };
+      }),
+    setCard: (ref, request, settings, progress) =>
+      vms.exclusive(ref, async (vm) => ({ message: await changeCard(ctx, reconciler, vm, cardChange(ctx, vm, request), settings, progress) })),
+    deleteCard: (ref) => vms.exclusive(ref, (vm) => removeCard(ctx, reconciler, vm)),
+    addRule: (ref, request, settings) =>
+      vms.exclusive(ref, async (vm) => {
+        const rule = await addRule(ctx, vm, request, settings);
+        if (ctx.machines.has(vm.uuid)) await reconciler.apply();
+        return { host_port: rule.hostPort };
+      }),
+    deleteRule: (ref, name) =>
+      vms.exclusive(ref, async (vm) => {
+        deleteRule(ctx, vm, name);
+        if (ctx.machines.has(vm.uuid)) await reconciler.apply();
+      }),
+    settings: async (overrides) => allSettings(ctx.settings, overrides),
+    setting: async (key, overrides) => settingValue(ctx.settings, key, overrides),
+    async setSetting(key, value) {
+      const checked = checkSetting(key, value);
+      if (key === 'shared_subnet' || key === 'host_subnet') await demandFreeSubnet(ctx, key, checked);
+      ctx.settings.put(key, checked);
+      ctx.events.emit('config.changed', `${key} = ${checked}`);
+      if (NETWORK_SETTINGS.includes(key) && ctx.machines.size > 0) await reconciler.apply();
+      return settingValue(ctx.settings, key);
+    },
+    async resetSetting(key) {
+      findSetting(key);
+      ctx.settings.delete(key);
+      ctx.events.emit('config.changed', `${key} is back to its default`);
+      if (NETWORK_SETTINGS.includes(key) && ctx.machines.size > 0) await reconciler.apply();
+      return settingValue(ctx.settings, key);
+    },
+    async networks(): Promise<NetworkStatus[]> {
+      const state = await observed();
+      return desiredNetworks(ctx).map((n) => {
+        const seen = state?.networks.find((s) => s.name === n.name);
+        return {
+          name: n.name,
+          interface: seen?.interface ?? null,
+          subnet: formatSubnet(n.subnet),
+          gateway: formatIpv4(gatewayOf(n.subnet)),
+          healthy: seen?.healthy ?? true,
+          leases: seen?.leases ?? 0,
+          pool_size: seen?.poolSize ?? 2 ** (32 - n.subnet.prefix) - 3,
+          vms: ctx.vms
+            .all()
+            .filter((v) => v.hasCard && v.type === n.name && ctx.machines.has(v.uuid))
+            .map((v) => v.name),
+          message: seen?.message ?? 'not in use',
+        };
+      });
+    },
+    async resetNetworks() {
+      if (ctx.machines.size > 0) {
+        const names = [...ctx.machines.keys()].map((u) => ctx.vms.find(u)?.name ?? u);
+        throw new AnkaError(
+          'badState',
+          `${names.join(', ')} ${names.length > 1 ? 'are' : 'is'} running; stop ${names.length > 1 ? 'them' : 'it'} first ('anka stop --all')`,
+        );
+      }
+      return { removed: await (await ctx.engine()).reset() };
+    },
+    doctor: async () => (await ctx.engine()).doctor(),
+    async buildBaseImage(progress) {
+      await ensureBaseImage(ctx.paths.baseImage, progress);
+    },
+  };
+}
+
+/** A subnet that clashes with a route of the host, or with our other network, is refused with a free one proposed (B24). */
+async function demandFreeSubnet(ctx: Context, key: string, value: string): Promise<void> {
+  const networks = desiredNetworks(ctx, { [key]: value });
+  const engine = await ctx.engine();
+  const name = key.replace('_subnet', '');
+  const problem = (await engine.validate({ ...desiredState(ctx), networks })).find((p) => p.object === `network:${name}`);
+  if (problem) throw new AnkaError('subnetClash', problem.message);
+  const [a, b] = networks as [(typeof networks)[0], (typeof networks)[0]];
+  const overlap =
+    a.subnet.base >= b.subnet.base ? a.subnet.base < b.subnet.base + 2 ** (32 - b.subnet.prefix) : b.subnet.base < a.subnet.base + 2 ** (32 - a.subnet.prefix);
+  if (overlap)
+    throw new AnkaError(
+      'subnetClash',
+      `${value} clashes with the ${name === 'shared' ? 'host' : 'shared'} network's ${formatSubnet(name === 'shared' ? b.subnet : a.subnet)}; choose another`,
+    );
+}
