@@ -13,8 +13,8 @@ export function portIsFree(use: PortUse): Promise<boolean> {
   const host = formatIpv4(use.hostIp);
   return new Promise((resolve, reject) => {
     const done = (error: NodeJS.ErrnoException | null, close: () => void): void => {
-      if (!error) return close();
-      if (error.code === 'EADDRINUSE') resolve(false);
+      if (!error) close();
+      else if (error.code === 'EADDRINUSE') resolve(false);
       else if (error.code === 'EADDRNOTAVAIL') reject(new AnkaError('badValue', `this host has no address ${host}; 'ip addr' lists those it has`));
       else if (error.code === 'EACCES') reject(new AnkaError('noRights', `port ${use.hostPort} needs root; choose one from 1024 up`));
       else reject(error);

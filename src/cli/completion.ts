@@ -1,0 +1,91 @@
+/** Completion scripts, made of the command tree. VM names are asked of `anka list` when they are needed. */
+import type { Command } from 'commander';
+import { AnkaError } from '../lib/errors.ts';
+import { SETTINGS } from '../lib/settings.ts';
+import type { Session } from './session.ts';
+
+/** Every path of commands, with the words that may follow it. */
+export function paths(root: Command, prefix: string[] = []): Map<string, string[]> {
+  const found = new Map<string, string[]>();
+  const words = [...root.commands.map((c) => c.name()), ...root.options.flatMap((o) => (o.long ? [o.long] : [])), '--help'];
+  found.set(prefix.join(' '), words);
+  for (const c of root.commands) for (const [k, v] of paths(c, [...prefix, c.name()])) found.set(k, v);
+  return found;
+}
+
+/** All paths; those of `modify VM` have `VM` as their second word. */
+function allPaths(root: Command, inner: Command): Map<string, string[]> {
+  const all = paths(root);
+  for (const [k, v] of paths(inner)) all.set(`modify VM${k ? ` ${k}` : ''}`, v);
+  return all;
+}
+
+const TAKES_VM = 'show describe start stop suspend reboot clone delete run ssh console nc modify cp';
+const TYPES = 'shared host bridge disconnected';
+
+function bash(all: Map<string, string[]>): string {
+  const cases = [...all].map(([path, words]) => `    '${path}') words='${words.join(' ')}' ;;`).join('\n');
+  return `# bash completion for anka
+_anka() {
+  local cur=\${COMP_WORDS[COMP_CWORD]} prev=\${COMP_WORDS[COMP_CWORD-1]} path='' words='' i w
+  for ((i = 1; i < COMP_CWORD; i++)); do
+    w=\${COMP_WORDS[i]}
+    case $w in -*) continue ;; esac
+    if [ "$path" = modify ]; then w=VM; fi
+    case "$path $w" in
+      'modify VM'|'modify VM '*|' '*|*) path="\${path:+$path }$w" ;;
+    esac
+  done
+  case $prev in
+    -t|--type|--mode) COMPREPLY=($(compgen -W '${TYPES}' -- "$cur")); return ;;
+    -b|--bridge) COMPREPLY=($(compgen -W "$(ls /sys/class/net)" -- "$cur")); return ;;
+    config) COMPREPLY=($(compgen -W '${SETTINGS.map((s) => s.key).join(' ')}' -- "$cur")); return ;;
+    -a|--app) COMPREPLY=($(compgen -f -- "$cur")); return ;;
+  esac
+  case $path in
+${cases}
+  esac
+  case " ${TAKES_VM} " in
+    *" \${path%% *} "*) [ "\${path#modify VM}" = "$path" ] && words="$words $(anka -j list 2>/dev/null | grep -o '"name":"[^"]*"' | cut -d'"' -f4)" ;;
+  esac
+  COMPREPLY=($(compgen -W "$words" -- "$cur"))
+}
+complete -o default -F _anka anka
+`;
+}
+
+function zsh(all: Map<string, string[]>): string {
+  return `#compdef anka
+autoload -U +X bashcompinit && bashcompinit
+${bash(all)}`;
+}
+
+function fish(root: Command, inner: Command): string {
+  const quote = (t: string): string => t.replaceAll("'", "\\'");
+  const lines = [
+    '# fish completion for anka',
+    'function __anka_vms; anka -j list 2>/dev/null | string match -ar \'"name":"([^"]*)"\' | string match -v \'"name"*\'; end',
+    'complete -c anka -f',
+  ];
+  for (const c of root.commands) {
+    lines.push(`complete -c anka -n __fish_use_subcommand -a ${c.name()} -d '${quote(c.description())}'`);
+    for (const o of c.options)
+      if (o.long)
+        lines.push(
+          `complete -c anka -n '__fish_seen_subcommand_from ${c.name()}' -l ${o.long.slice(2)}${o.short ? ` -s ${o.short.slice(1)}` : ''} -d '${quote(o.description)}'`,
+        );
+    for (const d of c.commands) lines.push(`complete -c anka -n '__fish_seen_subcommand_from ${c.name()}' -a ${d.name()} -d '${quote(d.description())}'`);
+  }
+  lines.push(`complete -c anka -n '__fish_seen_subcommand_from ${TAKES_VM}' -a '(__anka_vms)'`);
+  for (const c of inner.commands) lines.push(`complete -c anka -n '__fish_seen_subcommand_from modify' -a ${c.name()} -d '${quote(c.description())}'`);
+  lines.push(`complete -c anka -n '__fish_seen_subcommand_from modify' -s t -l type -x -a '${TYPES}'`);
+  return `${lines.join('\n')}\n`;
+}
+
+/** Prints the script for that shell. */
+export function print(s: Session, root: Command, inner: Command, shell: string): void {
+  const all = allPaths(root, inner);
+  const text = shell === 'bash' ? bash(all) : shell === 'zsh' ? zsh(all) : shell === 'fish' ? fish(root, inner) : null;
+  if (text === null) throw new AnkaError('usage', `Invalid value for 'SHELL': '${shell}' is not one of 'bash', 'zsh', 'fish'.`);
+  s.out.done(text, text.trimEnd());
+}
