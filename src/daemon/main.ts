@@ -108,7 +108,10 @@ async function main(): Promise<void> {
   const end = (): void => {
     log.info({}, 'the daemon ends; VMs and networks go on');
     for (const m of ctx.machines.values()) m.detach();
-    setTimeout(() => process.exit(0), 50);
+    const closed = engine?.made.then((e) => e.close()).catch(() => {}) ?? Promise.resolve();
+    // the answer to a shutdown request leaves first
+    void Promise.all([closed, new Promise((resolve) => setTimeout(resolve, 50))]).then(() => process.exit(0));
+    setTimeout(() => process.exit(0), 3000).unref();
   };
   const service = createService(ctx, vms, reconciler, { version: version(), started: Date.now(), end });
   await serveApi(createApp(service, version()), paths.socket);

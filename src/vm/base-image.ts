@@ -52,6 +52,18 @@ const PROGRAMS: [program: string, pkg: string][] = [
   ['busybox', 'busybox-static'],
 ];
 
+/** mmdebstrap's words for people who do not know it. */
+const STEP_TEXTS: [start: string, text: string][] = [
+  ['running --customize-hook', 'setting up user, ssh and network'],
+  ['chroot architecture', 'fetching Debian packages'],
+  ['finding correct signed-by', 'fetching Debian packages'],
+  ['using ', 'fetching Debian packages'],
+  ['creating tarball', 'packing'],
+  ['removing tempdir', 'packing'],
+  ['success in', 'packing'],
+  ['done', 'packing'],
+];
+
 interface BaseManifest {
   version: number;
   disk: string;
@@ -218,7 +230,7 @@ async function fetchPackages(work: string, publicKey: string, progress: Progress
     const step = /^I: (.*?)\.*$/.exec(line)?.[1];
     if (!step) continue;
     share = Math.min(STEPS.unpack - 0.02, share + 0.06);
-    progress(step, share);
+    progress(STEP_TEXTS.find(([start]) => step.startsWith(start))?.[1] ?? step, share);
   }
   await log.close();
   const result = await child;

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Installs what is missing: Debian packages (said before it is done) and npm packages.
+#   setup.sh --demo   what anka itself needs
+#   setup.sh --test   that, and the programs that the tests compare with
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH=$PATH:/usr/sbin:/sbin
+run=(qemu-system-x86 qemu-utils iproute2 nftables mmdebstrap uidmap e2fsprogs cpio kmod busybox-static openssh-client procps dosfstools mtools)
+peers=(curl iperf3 udhcpc isc-dhcp-client bind9-dnsutils tshark dnsmasq-base python3-minimal iputils-ping iptables)
+want=("${run[@]}")
+[ "${1:-}" = --test ] && want+=("${peers[@]}")
+missing=()
+for p in "${want[@]}"; do
+  dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+  command="apt-get install -y --no-install-recommends ${missing[*]}"
+  if [ "$(id -u)" != 0 ]; then
+    echo "These Debian packages are missing: ${missing[*]}"
+    echo "As root, run:  apt-get update && $command"
+    [ "${1:-}" = --test ] || exit 1
+    echo "Going on without them: what needs them is skipped."
+  else
+    echo "Installing Debian packages: ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -q >/dev/null
+    $command >/dev/null
+  fi
+fi
+if [ ! -d node_modules ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
+  echo "Installing npm packages"
+  npm ci --no-audit --no-fund --loglevel=error
+fi
