@@ -73,7 +73,7 @@ export class DnsForwarder {
     if (this.#pending.size >= MAX_PENDING) this.#pending.delete(this.#pending.keys().next().value as number);
     let id = this.#random();
     while (this.#pending.has(id)) id = (id + 1) & 0xffff;
-    const p: Pending = { client, clientId: q.id, query: bytes.slice(), questionEnd: q.end, tried: [], deadline: 0 };
+    const p: Pending = { client, clientId: q.id, query: new Uint8Array(bytes), questionEnd: q.end, tried: [], deadline: 0 };
     return this.#ask(id, p, now);
   }
 
@@ -116,7 +116,7 @@ export class DnsForwarder {
     if ((rcode === Rcode.servFail || rcode === Rcode.refused) && this.#upstreams.some((u) => !p.tried.includes(u))) return this.#ask(id, p, now);
     this.#pending.delete(id);
     this.prefer(upstream);
-    const answer = bytes.slice();
+    const answer = new Uint8Array(bytes);
     answer[0] = p.clientId >> 8;
     answer[1] = p.clientId;
     return [{ kind: 'answer', client: p.client, bytes: answer }];
@@ -145,7 +145,7 @@ export class DnsForwarder {
     p.tried.push(upstream);
     p.deadline = now + TRY_MS;
     this.#pending.set(id, p);
-    const bytes = p.query.slice();
+    const bytes = new Uint8Array(p.query);
     bytes[0] = id >> 8;
     bytes[1] = id;
     return [{ kind: 'ask', upstream, bytes }];

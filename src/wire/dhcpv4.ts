@@ -142,7 +142,7 @@ function readOptions(b: Uint8Array, start: number, end: number, r: DhcpRequest, 
     if (code === OPT.type && n === 1) r.type = b[v];
     else if (code === OPT.requestedIp && n === 4) r.requestedIp = u32(b, v);
     else if (code === OPT.server && n === 4) r.serverId = u32(b, v);
-    else if (code === OPT.clientId && n >= 2) r.clientId = b.slice(v, v + n);
+    else if (code === OPT.clientId && n >= 2) r.clientId = new Uint8Array(b.subarray(v, v + n));
     else if (code === OPT.hostname) r.hostname = Buffer.from(b.subarray(v, v + Math.min(n, 63))).toString('latin1');
     else if (code === OPT.overload && n === 1 && overload) overload.value = b[v];
     o = v + n;

@@ -107,7 +107,7 @@ export function encodeName(name: string): Uint8Array {
 
 /** The same answer, emptied and marked as truncated, so that the client asks again by TCP. */
 export function truncateDns(answer: Uint8Array, questionEnd: number): Uint8Array {
-  const b = answer.slice(0, Math.min(questionEnd, answer.length));
+  const b = new Uint8Array(answer.subarray(0, Math.min(questionEnd, answer.length)));
   b[2] |= 0x02;
   b.fill(0, 6, HEADER);
   return b;

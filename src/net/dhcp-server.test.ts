@@ -1,0 +1,123 @@
+import { describe, expect, test } from 'vitest';
+import { formatIpv4, parseIpv4, parseSubnet } from '../wire/address.ts';
+import { DhcpServer } from './dhcp-server.ts';
+
+const subnet = parseSubnet('192.168.64.0/24') as { base: number; prefix: number };
+const MAC_A = 0x564545000001;
+const MAC_B = 0x564545000002;
+
+function server(): DhcpServer {
+  const s = new DhcpServer({ subnet, mtu: 1500, leaseSeconds: 3600, domain: 'anka.internal' });
+  s.setNics([
+    { id: 'a', mac: MAC_A, hostname: 'vma' },
+    { id: 'b', mac: MAC_B, hostname: 'vmb' },
+  ]);
+  return s;
+}
+
+/** A client's message. Addresses are dotted texts. */
+function message(
+  type: number,
+  mac: number,
+  o: { ciaddr?: string; requested?: string; server?: string; clientId?: number[]; giaddr?: string } = {},
+): Uint8Array {
+  const b = new Uint8Array(320);
+  b.set([1, 1, 6, 0, 1, 2, 3, 4]);
+  const put = (at: number, t: string): void => b.set(t.split('.').map(Number), at);
+  if (o.ciaddr) put(12, o.ciaddr);
+  if (o.giaddr) put(24, o.giaddr);
+  for (let i = 0; i < 6; i++) b[28 + i] = Math.floor(mac / 2 ** (40 - 8 * i)) & 255;
+  b.set([0x63, 0x82, 0x53, 0x63, 53, 1, type], 236);
+  let at = 243;
+  const option = (code: number, bytes: number[]): void => {
+    b.set([code, bytes.length, ...bytes], at);
+    at += 2 + bytes.length;
+  };
+  if (o.requested) option(50, o.requested.split('.').map(Number));
+  if (o.server) option(54, o.server.split('.').map(Number));
+  if (o.clientId) option(61, o.clientId);
+  b[at] = 255;
+  return b;
+}
+
+/** What the server did, in one word or line. */
+function say(s: DhcpServer, m: Uint8Array, now = 0): string {
+  const r = s.onMessage(m, now);
+  if (typeof r === 'string') return r;
+  return `${{ 2: 'OFFER', 5: 'ACK', 6: 'NAK' }[r.type]} ${formatIpv4(((r.bytes[16] << 24) | (r.bytes[17] << 16) | (r.bytes[18] << 8) | r.bytes[19]) >>> 0)} to ${formatIpv4(r.to)}`;
+}
+
+const GW = '192.168.64.1';
+
+describe('the DHCP server', () => {
+  test('B11: DISCOVER, OFFER, REQUEST, ACK, then renewal by unicast', () => {
+    const s = server();
+    expect(say(s, message(1, MAC_A))).toBe('OFFER 192.168.64.2 to 255.255.255.255');
+    expect(say(s, message(3, MAC_A, { requested: '192.168.64.2', server: GW }))).toBe('ACK 192.168.64.2 to 255.255.255.255');
+    expect(say(s, message(3, MAC_A, { ciaddr: '192.168.64.2' }), 1_800_000)).toBe('ACK 192.168.64.2 to 192.168.64.2');
+  });
+  test('INIT-REBOOT with an address of another network, or of another VM, is answered by NAK', () => {
+    const s = server();
+    say(s, message(1, MAC_A));
+    say(s, message(3, MAC_A, { requested: '192.168.64.2', server: GW }));
+    expect(say(s, message(3, MAC_B, { requested: '10.0.0.5' }))).toBe('NAK 0.0.0.0 to 255.255.255.255');
+    expect(say(s, message(3, MAC_B, { requested: '192.168.64.2' }))).toBe('NAK 0.0.0.0 to 255.255.255.255');
+    expect(say(s, message(3, MAC_B, { requested: '192.168.64.9' }))).toBe('ACK 192.168.64.9 to 255.255.255.255');
+  });
+  test('B23: two VMs that send one client identifier get an address each', () => {
+    const s = server();
+    const clientId = [255, 1, 2, 3, 4, 0, 2, 0, 0, 0xab, 0x11];
+    expect(say(s, message(1, MAC_A, { clientId }))).toBe('OFFER 192.168.64.2 to 255.255.255.255');
+    expect(say(s, message(1, MAC_B, { clientId }))).toBe('OFFER 192.168.64.3 to 255.255.255.255');
+  });
+  test('a client that chose another server frees our offer', () => {
+    const s = server();
+    say(s, message(1, MAC_A));
+    expect(say(s, message(3, MAC_A, { requested: '10.0.0.5', server: '10.0.0.1' }))).toBe('other-server');
+    expect(s.pool.lease('a', 0)).toBeNull();
+  });
+  test('B91: an unknown hardware address, a relayed message and rubbish get no answer, and are counted', () => {
+    const s = server();
+    expect(say(s, message(1, 0x020000000099))).toBe('unknown-mac');
+    expect(say(s, message(1, MAC_A, { giaddr: '10.0.0.1' }))).toBe('relayed');
+    expect(say(s, new Uint8Array(10))).toBe('malformed');
+    expect([...s.drops]).toEqual([
+      ['unknown-mac', 1],
+      ['relayed', 1],
+      ['malformed', 1],
+    ]);
+  });
+  test('B50: INFORM is answered with options and no address', () => {
+    expect(say(server(), message(8, MAC_A, { ciaddr: '192.168.64.77' }))).toBe('ACK 0.0.0.0 to 192.168.64.77');
+  });
+  test('B51: a reservation wins over what the client wishes, and over its old lease', () => {
+    const s = server();
+    say(s, message(1, MAC_A));
+    say(s, message(3, MAC_A, { requested: '192.168.64.2', server: GW }));
+    s.setNics([{ id: 'a', mac: MAC_A, hostname: 'vma', reservedIp: parseIpv4('192.168.64.50') as number }]);
+    expect(say(s, message(3, MAC_A, { ciaddr: '192.168.64.2' }))).toBe('NAK 0.0.0.0 to 255.255.255.255');
+    expect(say(s, message(1, MAC_A, { requested: '192.168.64.2' }))).toBe('OFFER 192.168.64.50 to 255.255.255.255');
+  });
+  test('B23: an exhausted pool says so, and recovers', () => {
+    const small = new DhcpServer({ subnet: parseSubnet('10.0.0.0/29') as never, mtu: 1500, leaseSeconds: 60, domain: 'x' });
+    small.setNics(Array.from({ length: 6 }, (_, i) => ({ id: `vm${i}`, mac: MAC_A + i, hostname: `vm${i}` })));
+    for (let i = 0; i < 5; i++) {
+      const r = small.onMessage(message(1, MAC_A + i), 0);
+      expect(typeof r).toBe('object');
+    }
+    expect(say(small, message(1, MAC_A + 5))).toBe('exhausted');
+    expect(small.exhausted).toBe(true);
+    expect(say(small, message(1, MAC_A + 5), 31_000)).toMatch(/^OFFER/);
+    expect(small.exhausted).toBe(false);
+  });
+  test('RELEASE and DECLINE', () => {
+    const s = server();
+    say(s, message(1, MAC_A));
+    say(s, message(3, MAC_A, { requested: '192.168.64.2', server: GW }));
+    expect(say(s, message(4, MAC_A, { requested: '192.168.64.2' }))).toBe('declined');
+    expect(say(s, message(1, MAC_A))).toBe('OFFER 192.168.64.3 to 255.255.255.255');
+    say(s, message(3, MAC_A, { requested: '192.168.64.3', server: GW }));
+    expect(say(s, message(7, MAC_A, { ciaddr: '192.168.64.3' }))).toBe('released');
+    expect(s.pool.lease('a', 0)).toBeNull();
+  });
+});

@@ -1,0 +1,30 @@
+import { expect, test } from 'vitest';
+import { type Command, diagram, type State, TRANSITIONS, transition } from './lifecycle.ts';
+
+test('B3, B4: the table says what each command does in each state', () => {
+  const rows = (Object.keys(TRANSITIONS) as State[]).map(
+    (s) =>
+      `${s}: ${(Object.keys(TRANSITIONS[s]) as Command[])
+        .map((c) => {
+          try {
+            return `${c}→${transition('vm', s, c)}`;
+          } catch {
+            return `${c}✗`;
+          }
+        })
+        .join(' ')}`,
+  );
+  expect(rows).toEqual([
+    'stopped: start→running stop→stopped suspend✗ reboot✗ clone→stopped delete→gone',
+    'running: start→running stop→stopped suspend→suspended reboot→running clone→running delete→gone',
+    'suspended: start→running stop→stopped suspend→suspended reboot✗ clone→suspended delete→gone',
+    'failed: start→running stop→stopped suspend✗ reboot✗ clone→failed delete→gone',
+  ]);
+});
+
+test('a refusal names the VM and the way out', () => expect(() => transition('vm1', 'stopped', 'reboot')).toThrow('vm1 is stopped; start it instead'));
+
+test('the diagram is drawn from the table', () => {
+  expect(diagram()).toContain('running --> suspended: suspend');
+  expect(diagram()).toContain('failed --> [*]: delete');
+});
