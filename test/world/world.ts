@@ -5,7 +5,7 @@
  *
  * Everything lives in namespaces whose names begin with the world's prefix; `close` removes them, and ends every process in them.
  */
-import { execFileSync, type ExecFileSyncOptions, spawn, type ChildProcess } from 'node:child_process';
+import { type ChildProcess, type ExecFileSyncOptions, execFileSync, spawn } from 'node:child_process';
 import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -48,7 +48,14 @@ export class Namespace {
 
   /** Runs a shell line in it; its standard output. Throws when it fails. */
   run(line: string, options: ExecFileSyncOptions = {}): string {
-    return String(execFileSync('ip', ['netns', 'exec', this.name, 'sh', '-c', line], { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, PATH }, timeout: 120_000, ...options }));
+    return String(
+      execFileSync('ip', ['netns', 'exec', this.name, 'sh', '-c', line], {
+        stdio: ['ignore', 'pipe', 'pipe'],
+        env: { ...process.env, PATH },
+        timeout: 120_000,
+        ...options,
+      }),
+    );
   }
 
   /** As `run`, but a failure is told by `null`. */

@@ -10,13 +10,14 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { run } from '../../host/exec.ts';
 import { openTap } from '../../host/ffi.ts';
 import { ipBatch, listAddresses, listLinks, listRoutes } from '../../host/links.ts';
 import { readNeighbours } from '../../host/neighbours.ts';
 import { applyNft, listTable, readSetCounters, withoutDynamicElements } from '../../host/nft.ts';
-import { readSysctl, setSysctl } from '../../host/sysctl.ts';
+import { readSysctl } from '../../host/sysctl.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import { broadcastOf, formatSubnet, gatewayOf, type SubnetLike, subnetContains, subnetsOverlap } from '../../wire/address.ts';
 import type { DesiredNic, DesiredState, DoctorFinding, Engine, EngineProblem, NicBackend, NicStats, ObservedNic, ObservedState } from '../engine.ts';
@@ -28,6 +29,7 @@ import { DROP_REASONS, type RuledNic, removeTables, renderRuleset } from './rule
 import { ServiceClient } from './service-client.ts';
 import type { ServiceConfig, ServiceStatus } from './service-config.ts';
 import { StaticAddresses } from './static-addresses.ts';
+import { SysctlRecord } from './sysctl-record.ts';
 import { Uplinks } from './uplinks.ts';
 
 export interface KernelEngineOptions {
@@ -68,10 +70,12 @@ class KernelEngine implements Engine {
   #closed = false;
   #lastCheck = 0;
   #firewallsDone = '';
+  #sysctl: SysctlRecord;
 
   constructor(options: KernelEngineOptions) {
     this.#options = options;
     this.#uplinks = new Uplinks(options.log);
+    this.#sysctl = new SysctlRecord(join(options.runDir, 'sysctl.json'));
     this.#service = new ServiceClient({
       runDir: options.runDir,
       stateDir: options.stateDir,
@@ -258,8 +262,10 @@ class KernelEngine implements Engine {
         await ipBatch([`link del dev ${l.name}`]);
         removed.push(`interface ${l.name}`);
       }
+      await this.#sysctl.restore();
       this.#applied = null;
       this.#serviceConfig = '';
+      this.#firewallsDone = '';
       return removed;
     });
   }
@@ -318,14 +324,14 @@ class KernelEngine implements Engine {
   async #sysctls(desired: DesiredState): Promise<void> {
     for (const n of desired.networks) {
       const dev = BRIDGES[n.name];
-      await setSysctl(`net/ipv4/conf/${dev}/forwarding`, '1');
-      await setSysctl(`net/ipv4/conf/${dev}/send_redirects`, '0');
+      await this.#sysctl.set(`net/ipv4/conf/${dev}/forwarding`, '1');
+      await this.#sysctl.set(`net/ipv4/conf/${dev}/send_redirects`, '0');
       // a guest's own announcement of its address is noted (static addresses)
-      await setSysctl(`net/ipv4/conf/${dev}/arp_accept`, '1');
-      await setSysctl(`net/ipv6/conf/${dev}/accept_ra`, '0');
+      await this.#sysctl.set(`net/ipv4/conf/${dev}/arp_accept`, '1');
+      await this.#sysctl.set(`net/ipv6/conf/${dev}/accept_ra`, '0');
     }
     for (const r of await listRoutes()) {
-      if (r.dev !== 'lo' && !(Object.values(BRIDGES) as string[]).includes(r.dev)) await setSysctl(`net/ipv4/conf/${r.dev}/forwarding`, '1');
+      if (r.dev !== 'lo' && !(Object.values(BRIDGES) as string[]).includes(r.dev)) await this.#sysctl.set(`net/ipv4/conf/${r.dev}/forwarding`, '1');
     }
   }
 

@@ -1,0 +1,410 @@
+/**
+ * The contract of an engine, in network namespaces: what a guest, the host and the outside can do, statement by statement.
+ * Guests are namespaces; DHCP is asked for by udhcpc, names by dig, connections are made by the kernel's own TCP.
+ */
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { RemoteEngine } from '../world/remote-engine.ts';
+import { missing, type Namespace, until, World } from '../world/world.ts';
+import { dhcp, greet, guest, ipv4Hex, ipv4Packet, macText, nic, rule, sendFrames, serve, state, vmId } from './guest-tools.ts';
+
+const why = missing('root', 'netns');
+const INTERNET = '198.51.100.1';
+const HOST = '10.9.0.2';
+const GW = '192.168.64.1';
+
+describe.skipIf(why !== null)(`kernel engine${why ? ` (${why})` : ''}`, () => {
+  let w: World;
+  let e: RemoteEngine;
+  let vm1: Namespace;
+  let vm2: Namespace;
+  let vm3: Namespace;
+  let vm4: Namespace;
+  let ip1 = '';
+  let ip2 = '';
+  let ip3 = '';
+
+  const rules = [rule(10001, 8080), rule(10001, 8080, 'udp'), rule(10002, 8080, 'tcp', 0x0a090002), rule(10003, 9999)];
+  const desired = () => state(nic(1, 'shared', { rules }), nic(2), nic(3, 'host', { rules: [rule(10005, 8080)] }), nic(4, 'host'));
+  const observedNic = async (n: number) => (await e.observe()).nics.find((x) => x.id === vmId(n));
+
+  beforeAll(async () => {
+    w = new World('tc-');
+    [vm1, vm2, vm3, vm4] = [1, 2, 3, 4].map((n) => guest(w, n)) as [Namespace, Namespace, Namespace, Namespace];
+    e = new RemoteEngine(w, 'kernel');
+    expect(await e.apply(desired())).toEqual([]);
+    await serve(w.outside, 8080, 'outside');
+    await serve(w.host, 8081, 'host');
+    for (const [i, g] of [vm1, vm2, vm3, vm4].entries()) await serve(g, 8080, `vm${i + 1}`);
+  });
+
+  afterAll(async () => {
+    if (!w) return;
+    const removed = await e.reset();
+    expect(removed.length).toBeGreaterThan(0);
+    const left = w.host
+      .run('ip -o link; nft list ruleset')
+      .split('\n')
+      .filter((l) => l.includes('anka'));
+    expect(left, 'nothing is left after reset').toEqual([]);
+    expect(w.host.run('cat /proc/sys/net/ipv4/conf/en0/forwarding').trim(), 'forwarding is as it was').toBe('0');
+    expect(w.host.attempt(`ip netns pids ${w.host.name} | while read p; do tr "\\0" " " </proc/$p/cmdline | grep "service-main[.]"; done; true`)?.trim()).toBe(
+      '',
+    );
+    w.close();
+  });
+
+  test('B11: shared gives .2 to .254 with mask, router, DNS and server of the gateway', async () => {
+    const a = await dhcp(w, vm1);
+    expect(a).toMatchObject({ router: GW, dns: GW, server: GW, mask: '24' });
+    ip1 = a?.ip ?? '';
+    ip2 = (await dhcp(w, vm2))?.ip ?? '';
+    expect(ip1).toMatch(/^192\.168\.64\.(?!1$|255$)\d+$/);
+    expect(ip2).toMatch(/^192\.168\.64\./);
+    expect(ip1).not.toBe(ip2);
+    await until('the engine sees both', async () => (await observedNic(1))?.ip && (await observedNic(2))?.ip);
+    expect(await observedNic(1)).toMatchObject({ source: 'lease', healthy: true });
+  });
+
+  test('B15: host gives 192.168.128.x', async () => {
+    const a = await dhcp(w, vm3);
+    expect(a).toMatchObject({ router: '192.168.128.1', dns: '192.168.128.1' });
+    ip3 = a?.ip ?? '';
+    await dhcp(w, vm4);
+    await until('leases of the host network', async () => (await observedNic(3))?.ip && (await observedNic(4))?.ip);
+  });
+
+  test('B12: from a shared guest: the host at .1, outside by TCP, UDP and ping through NAT', async () => {
+    expect(vm1.pings(GW)).toBe(true);
+    expect(vm1.pings(INTERNET)).toBe(true);
+    expect(await greet(vm1, 'tcp', INTERNET, 8080)).toBe(`outside sees ${HOST}`);
+    expect(await greet(vm1, 'udp', '10.9.0.1', 8080)).toBe(`outside sees ${HOST}`);
+    expect(await greet(vm1, 'tcp', GW, 8081)).toBe(`host sees ${ip1}`);
+  });
+
+  test('B13, B14: guests of shared reach each other, the host reaches them, the outside does not', async () => {
+    expect(await greet(vm1, 'tcp', ip2, 8080)).toBe(`vm2 sees ${ip1}`);
+    expect(await greet(w.host, 'tcp', ip1, 8080)).toBe(`vm1 sees ${GW}`);
+    expect(w.outside.pings(ip1)).toBe(false);
+    expect(await greet(w.outside, 'tcp', ip1, 8080)).toBe('timeout');
+    expect(await greet(w.outside, 'udp', ip1, 8080)).toBe('timeout');
+  });
+
+  test('B15: host guests reach each other and the host, and nothing beyond, by no trick', async () => {
+    expect(vm3.pings('192.168.128.1')).toBe(true);
+    expect(await greet(vm3, 'tcp', '192.168.128.1', 8081)).toBe(`host sees ${ip3}`);
+    const ip4 = await until('vm4 has an address', async () => (await observedNic(4))?.ip);
+    expect(vm3.pings([24, 16, 8, 0].map((s) => (ip4 >>> s) & 255).join('.'))).toBe(true);
+    for (const target of [INTERNET, '10.9.0.1', ip1, GW]) expect(vm3.pings(target), target).toBe(false);
+    expect(await greet(vm3, 'tcp', INTERNET, 8080)).toBe('timeout');
+    expect(await greet(vm3, 'udp', INTERNET, 8080)).toBe('timeout');
+    // a source that would be masqueraded on the other network
+    vm3.run('ip addr add 192.168.64.200/32 dev eth0');
+    expect(vm3.attempt(`ping -c1 -W1 -q -I 192.168.64.200 ${INTERNET}`)).toBeNull();
+    vm3.run('ip addr del 192.168.64.200/32 dev eth0');
+    // IPv6 to the outside through the gateway's link-local address
+    expect(vm3.attempt('ip -6 route add 2001:db8::/32 via fe80::5845:45ff:fe00:8001 dev eth0 && ping -6 -c1 -W1 -q 2001:db8::1')).toBeNull();
+    expect(await vm3.ask('dig +short +time=2 +tries=1 @192.168.128.1 outside.test')).toBe('');
+  });
+
+  test('B13: shared and host networks are apart', async () => {
+    expect(vm1.pings(ip3)).toBe(false);
+    expect(await greet(vm1, 'tcp', ip3, 8080)).not.toMatch(/sees/);
+  });
+
+  test('B25: names of VMs and host, forward and reverse, by UDP and TCP; others through the host’s resolver, which may change', async () => {
+    const dig = async (g: Namespace, args: string) => ((await g.ask(`dig +short +time=2 +tries=2 @${GW} ${args}`)) ?? 'failed').trim();
+    expect(await dig(vm1, 'vm2.anka.internal')).toBe(ip2);
+    expect(await dig(vm1, '+tcp VM2.anka.internal')).toBe(ip2);
+    expect(await dig(vm1, 'host.anka.internal')).toBe(GW);
+    expect(await dig(vm1, `-x ${ip2}`)).toBe('vm2.anka.internal.');
+    for (const [address, answer] of [
+      ['10.9.0.1', '203.0.113.1'],
+      [INTERNET, '203.0.113.2'],
+    ]) {
+      w.outside.spawn([
+        'dnsmasq',
+        '-k',
+        '--conf-file=/dev/null',
+        '--pid-file=',
+        '--no-resolv',
+        '--no-hosts',
+        '--user=root',
+        `--listen-address=${address}`,
+        '--bind-interfaces',
+        `--address=/outside.test/${answer}`,
+      ]);
+      await until('dnsmasq answers', async () => ((await w.outside.ask(`dig +short +time=1 +tries=1 @${address} outside.test`)) ?? '').trim() === answer);
+    }
+    expect(await dig(vm1, 'outside.test')).toBe('203.0.113.1');
+    expect(await dig(vm1, '+tcp outside.test')).toBe('203.0.113.1');
+    w.setResolver(INTERNET);
+    await until('the new resolver is used', async () => (await dig(vm1, 'outside.test')) === '203.0.113.2');
+    w.setResolver('10.9.0.1');
+  });
+
+  test.each(['tcp', 'udp'] as const)('B63, B67: %s forwarding from outside, host, loopback, another VM, and the VM itself', async (p) => {
+    expect(await greet(w.outside, p, HOST, 10001), 'outside: the real address').toBe('vm1 sees 10.9.0.1');
+    expect(await greet(w.host, p, HOST, 10001), 'host').toBe(`vm1 sees ${HOST}`);
+    expect(await greet(w.host, p, '127.0.0.1', 10001), 'loopback').toBe(`vm1 sees ${GW}`);
+    expect(await greet(vm2, p, HOST, 10001), 'another VM').toBe(`vm1 sees ${GW}`);
+    expect(await greet(vm2, p, GW, 10001), 'another VM by the gateway').toBe(`vm1 sees ${GW}`);
+    expect(await greet(vm1, p, HOST, 10001), 'itself').toBe(`vm1 sees ${GW}`);
+  });
+
+  test('B63: a rule for one address of the host answers there only', async () => {
+    expect(await greet(w.outside, 'tcp', HOST, 10002)).toBe('vm1 sees 10.9.0.1');
+    expect(await greet(w.host, 'tcp', '127.0.0.1', 10002)).toBe('refused');
+  });
+
+  test('B66: forwarding works for type host, from outside too', async () => {
+    expect(await greet(w.outside, 'tcp', HOST, 10005)).toBe('vm3 sees 10.9.0.1');
+  });
+
+  test('B65: no listener in the guest is a refusal', async () => {
+    expect(await greet(w.outside, 'tcp', HOST, 10003)).toBe('refused');
+    expect(['refused', 'reset', 'closed']).toContain(await greet(w.host, 'tcp', '127.0.0.1', 10003));
+  });
+
+  test('B67: half-close and 64 MiB pass unchanged, from outside and through the listener', async () => {
+    for (const [ns, address] of [
+      [w.outside, HOST],
+      [w.host, '127.0.0.1'],
+    ] as const) {
+      const program = `const net=require('net'),c=require('crypto');const s=net.connect({host:'${address}',port:10001,allowHalfOpen:true});const up=c.createHash('sha256'),down=c.createHash('sha256');let head=true,n=0;s.on('data',d=>{if(head){const i=d.indexOf(10);head=false;d=d.subarray(i+1);}n+=d.length;down.update(d);});s.on('end',()=>{console.log(n,up.digest('hex')===down.digest('hex'));process.exit()});const b=c.randomBytes(1<<20);let k=0;(function go(){while(k<64){k++;up.update(b);if(!s.write(b))return s.once('drain',go);}s.end();})();`;
+      expect((await ns.ask(`${process.execPath} -e "${program}"`))?.trim()).toBe(`${64 << 20} true`);
+    }
+  });
+
+  test('B60: removing a rule frees the port, cuts its flows, and touches no other', async () => {
+    const hold = (port: number) => {
+      const child = w.outside.spawn([
+        process.execPath,
+        '-e',
+        `const s=require('net').connect(${port},'${HOST}');s.on('data',d=>console.log('data'));s.on('error',e=>{console.log(e.code);process.exit()});s.on('close',()=>{console.log('closed');process.exit()});setInterval(()=>s.write('x'),100)`,
+      ]);
+      let text = '';
+      child.stdout?.on('data', (d: Buffer) => {
+        text += d.toString();
+      });
+      return () => text;
+    };
+    const cut = hold(10001);
+    const kept = hold(10002);
+    await until('both flow', () => cut().includes('data') && kept().includes('data'));
+    await e.apply(state(nic(1, 'shared', { rules: rules.slice(1) }), nic(2), nic(3, 'host', { rules: [rule(10005, 8080)] }), nic(4, 'host')));
+    await until('the flow of the rule ends', () => /ECONNRESET|closed/.test(cut()));
+    expect(await greet(w.outside, 'tcp', HOST, 10001)).toBe('refused');
+    const before = kept().length;
+    await until('the other flow goes on', () => kept().length > before);
+    expect(kept()).not.toMatch(/closed|ECONN/);
+    expect(await e.apply(desired())).toEqual([]);
+    await until('it is back', async () => (await greet(w.outside, 'tcp', HOST, 10001)).includes('vm1'));
+  });
+
+  test('B62: a port that another program holds is told', async () => {
+    await serve(w.host, 10007, 'squatter');
+    await e.apply(state(nic(1, 'shared', { rules: [...rules, rule(10007, 8080)] }), nic(2), nic(3, 'host', { rules: [rule(10005, 8080)] }), nic(4, 'host')));
+    await until('the conflict is seen', async () =>
+      (await observedNic(1))?.rules.some((r) => r.name === 'tcp10007' && r.reason.includes('another program holds tcp port 10007')),
+    );
+    await e.apply(desired());
+  });
+
+  test('B92: no guest reaches what listens on the host’s loopback', async () => {
+    w.host.spawn([process.execPath, '-e', "require('net').createServer(c=>c.end('secret')).listen(8099,'127.0.0.1')"]);
+    await until('it listens', async () => (await greet(w.host, 'tcp', '127.0.0.1', 8099)) === 'secret');
+    expect(await greet(vm1, 'tcp', GW, 8099)).toBe('refused');
+    vm1.run('ip route add 127.0.0.2/32 via 192.168.64.1 dev eth0 2>/dev/null; sysctl -qw net.ipv4.conf.eth0.route_localnet=1');
+    await sendFrames(vm1, [`5a4545004001${macText(1).replaceAll(':', '')}0800${ipv4Packet(ip1, '127.0.0.1', 1, '0800f7ff00000000')}`]);
+    expect(w.host.run('nft list chain ip anka rewrite_in')).toMatch(/127\.0\.0\.0\/8 counter packets [1-9]/);
+  });
+
+  describe('B91: a guest speaks only as itself', () => {
+    const bc = 'ffffffffffff';
+    const me = macText(1).replaceAll(':', '');
+    const hex = ipv4Hex;
+    const ip4 = (src: string, dst: string, proto: string, payload: string): string => ipv4Packet(src, dst, Number.parseInt(proto, 16), payload);
+    const arp = (sha: string, spa: string, tpa: string): string => `0806000108000604 0002${sha}${hex(spa)}${bc}${hex(tpa)}`.replaceAll(' ', '');
+    const cases: [reason: string, what: string, frame: () => string][] = [
+      ['mac_spoof', 'another’s MAC address', () => `${bc}020000000099${arp('020000000099', ip1, ip2)}`],
+      ['arp_spoof', 'ARP in the gateway’s name', () => `${bc}${me}${arp(me, GW, ip2)}`],
+      ['arp_spoof', 'ARP in another VM’s name', () => `${bc}${me}${arp(me, ip2, GW)}`],
+      ['arp_spoof', 'ARP with a foreign hardware address inside', () => `${bc}${me}${arp('020000000099', ip1, ip2)}`],
+      ['arp_spoof', 'ARP for an address outside the subnet', () => `${bc}${me}${arp(me, '10.9.0.1', ip2)}`],
+      ['arp_spoof', 'ARP for the broadcast address', () => `${bc}${me}${arp(me, '192.168.64.255', ip2)}`],
+      ['ip_spoof', 'another VM’s IP address', () => `${bc}${me}0800${ip4(ip2, GW, '01', '0800f7ff00000000')}`],
+      ['ip_spoof', 'the gateway’s IP address', () => `${bc}${me}0800${ip4(GW, ip2, '01', '0800f7ff00000000')}`],
+      ['ip_spoof', 'an outside IP address', () => `${bc}${me}0800${ip4('203.0.113.9', GW, '01', '0800f7ff00000000')}`],
+      ['rogue_dhcp', 'the answer of a DHCP server', () => `${bc}${me}0800${ip4(ip1, '255.255.255.255', '11', '00430044000c000061626364')}`],
+      [
+        'rogue_ra',
+        'an IPv6 router advertisement',
+        () =>
+          `333300000001${me}86dd6000000000103aff${'fe80000000000000'}${'0000000000000001'}ff020000000000000000000000000001860000004000070800000000 00000000`.replaceAll(
+            ' ',
+            '',
+          ),
+      ],
+      [
+        'rogue_ra',
+        'an IPv6 redirect',
+        () =>
+          `333300000001${me}86dd6000000000283aff${'fe80000000000000'}${'0000000000000001'}ff020000000000000000000000000001890000000000000000000000${'00'.repeat(28)}`,
+      ],
+      ['ethertype', 'LLDP', () => `0180c200000e${me}88cc${'00'.repeat(50)}`.replace('0180c200000e', bc)],
+      ['ethertype', 'a VLAN tag', () => `${bc}${me}81000064${'0800'}${'00'.repeat(50)}`],
+    ];
+    test.each(cases)('%s: %s is dropped and counted', async (reason, _what, frame) => {
+      const before = (await observedNic(1))?.drops[reason] ?? 0;
+      await sendFrames(vm1, [frame()]);
+      await until(`${reason} is counted`, async () => ((await observedNic(1))?.drops[reason] ?? 0) === before + 1);
+    });
+    test('an honest guest goes on working', () => expect(vm1.pings(GW)).toBe(true));
+  });
+
+  test('B50: a guest that sets its address by itself: traffic passes, it is seen, forwarding follows, nobody else gets it', async () => {
+    vm2.run('ip -4 addr flush dev eth0; ip addr add 192.168.64.77/24 dev eth0; ip route replace default via 192.168.64.1');
+    expect(vm2.pings(INTERNET)).toBe(true);
+    await until('it is seen', async () => (await observedNic(2))?.ip === 0xc0a8404d);
+    expect((await observedNic(2))?.source).toBe('static');
+    await e.apply(state(nic(1, 'shared', { rules }), nic(2, 'shared', { rules: [rule(10008, 8080)] }), nic(3, 'host'), nic(4, 'host')));
+    await until('forwarding reaches it', async () => (await greet(w.outside, 'tcp', HOST, 10008)).includes('vm2 sees'));
+    expect((await dhcp(w, vm1, '-r 192.168.64.77'))?.ip).not.toBe('192.168.64.77');
+    ip2 = (await dhcp(w, vm2))?.ip ?? '';
+    expect(ip2).toMatch(/^192\.168\.64\./);
+    await until('a lease counts again', async () => (await observedNic(2))?.source === 'lease');
+    await e.apply(desired());
+  });
+
+  test('B91: --no-local parts a VM from VMs and host; outside and forwarding still work', async () => {
+    await e.apply(state(nic(1, 'shared', { rules, isolated: true }), nic(2), nic(3, 'host', { rules: [rule(10005, 8080)] }), nic(4, 'host')));
+    const now = (await dhcp(w, vm1))?.ip as string;
+    expect(now).toBe(ip1);
+    expect(vm2.pings(ip1)).toBe(false);
+    expect(vm1.pings(ip2)).toBe(false);
+    expect(vm1.pings(GW)).toBe(false);
+    expect(w.host.pings(ip1)).toBe(false);
+    expect(vm1.pings(INTERNET)).toBe(true);
+    expect(await greet(w.outside, 'tcp', HOST, 10001)).toBe('vm1 sees 10.9.0.1');
+    expect((await vm1.ask(`dig +short +time=2 +tries=2 @${GW} host.anka.internal`))?.trim()).toBe(GW);
+    await e.apply(desired());
+    await until('local again', () => vm2.pings(ip1));
+  });
+
+  test('B20: a disconnected card hears and says nothing', async () => {
+    await e.apply(state(nic(1, 'shared', { rules }), nic(2, 'disconnected'), nic(3, 'host', { rules: [rule(10005, 8080)] }), nic(4, 'host')));
+    expect(vm2.pings(GW)).toBe(false);
+    expect(vm1.pings(ip2)).toBe(false);
+    await e.apply(desired());
+    await until('connected again', () => vm2.pings(GW));
+  });
+
+  test('B23: after an application and a new daemon the same guest gets the same address', async () => {
+    expect((await dhcp(w, vm1))?.ip).toBe(ip1);
+    await e.kill();
+    expect(vm1.pings(INTERNET), 'the network goes on without the engine').toBe(true);
+    expect((await dhcp(w, vm1))?.ip, 'so does DHCP').toBe(ip1);
+    e = new RemoteEngine(w, 'kernel');
+    const flow = w.outside.spawn([
+      process.execPath,
+      '-e',
+      `const s=require('net').connect(10001,'${HOST}');s.on('data',()=>{});s.on('error',()=>{});s.on('close',()=>{console.log('closed');process.exit()});setInterval(()=>s.write('x'),50)`,
+    ]);
+    let closed = false;
+    flow.stdout?.on('data', () => {
+      closed = true;
+    });
+    expect(await e.apply(desired())).toEqual([]);
+    expect((await observedNic(1))?.ip).toBe(0xc0a84000 + Number(ip1.split('.')[3]));
+    expect(closed, 'adopting disturbs no flow').toBe(false);
+    flow.kill();
+  });
+
+  describe('B90: the network heals itself within two seconds', () => {
+    const damages: [string, string][] = [
+      ['nft flush ruleset', 'nft flush ruleset'],
+      ['the bridge deleted', 'ip link del anka-shared'],
+      ['a tap without its master', 'ip link set anka00000001 nomaster'],
+      ['the gateway’s address removed', 'ip addr del 192.168.64.1/24 dev anka-shared'],
+      ['the bridge down', 'ip link set anka-shared down'],
+      [
+        'forwarding rules removed one by one',
+        'nft flush map ip anka forward_any; nft delete rule ip anka srcnat handle $(nft -a list chain ip anka srcnat | sed -n "s/.*handle //p" | tail -1)',
+      ],
+      ['forwarding switched off', 'sysctl -qw net.ipv4.conf.anka-shared.forwarding=0 net.ipv4.conf.en0.forwarding=0; ip link set anka-host down'],
+    ];
+    test.each(damages)('%s', async (_what, command) => {
+      expect(vm1.pings(INTERNET)).toBe(true);
+      const traffic = vm2.spawn(['ping', '-i', '0.05', '-q', INTERNET]);
+      w.host.run(command);
+      const since = Date.now();
+      await until('outside is reached again', () => vm1.pings(INTERNET));
+      const took = Date.now() - since;
+      await until('forwarding works again', async () => (await greet(w.outside, 'tcp', HOST, 10001)).includes('vm1 sees'));
+      traffic.kill();
+      console.log(`    healed in ${took} ms`);
+      expect((await e.observe()).problems).toEqual([]);
+    });
+
+    test('the service killed: DHCP, DNS and listeners are back', async () => {
+      const pid = w.host
+        .run(`ip netns pids ${w.host.name} | while read p; do tr '\\0' ' ' </proc/$p/cmdline | grep -q 'service-main[.]' && echo $p; done; true`)
+        .trim();
+      expect(pid).toMatch(/^\d+$/);
+      process.kill(Number(pid), 'SIGKILL');
+      await until('names resolve again', async () => (await vm1.ask(`dig +short +time=1 +tries=1 @${GW} host.anka.internal`))?.trim() === GW);
+      expect((await dhcp(w, vm1))?.ip).toBe(ip1);
+      await until('the listener is back', async () => (await greet(w.host, 'tcp', '127.0.0.1', 10001)).includes('vm1 sees'));
+    });
+  });
+
+  test('B13, B91: isolation holds with bridge-nf-call-iptables on', async (ctx) => {
+    if (w.host.attempt('sysctl -qw net.bridge.bridge-nf-call-iptables=1') === null) ctx.skip();
+    expect(await greet(vm1, 'tcp', ip2, 8080)).toBe(`vm2 sees ${ip1}`);
+    expect(vm1.pings(INTERNET)).toBe(true);
+    expect(vm3.pings(INTERNET)).toBe(false);
+    expect(w.outside.pings(ip1)).toBe(false);
+    expect(await greet(w.outside, 'tcp', HOST, 10001)).toBe('vm1 sees 10.9.0.1');
+    expect((await dhcp(w, vm1))?.ip).toBe(ip1);
+    w.host.run('sysctl -qw net.bridge.bridge-nf-call-iptables=0');
+  });
+
+  test('B93: other firewalls that drop by policy are found, allowed through once, and our accept goes with us', async () => {
+    w.host.run(
+      "nft 'table inet fw { chain input { type filter hook input priority 0; policy drop; iifname lo accept; ct state established,related accept; }; chain forward { type filter hook forward priority 0; policy drop; ct state established,related accept; }; }'",
+    );
+    w.host.run('ip link set anka-host down'); // a cue, as a reloaded firewall gives one too
+    await until('outside is reached', () => vm1.pings(INTERNET));
+    expect((await dhcp(w, vm1))?.ip).toBe(ip1);
+    const findings = await e.doctor();
+    expect(findings.filter((f) => f.id === 'firewall.nftables')).toMatchObject([{ level: 'ok' }, { level: 'ok' }]);
+    const accepts = () => w.host.run('nft list table inet fw').match(/anka:v1/g)?.length ?? 0;
+    const once = accepts();
+    expect(once).toBeGreaterThan(0);
+    await e.apply(desired());
+    expect(accepts()).toBe(once);
+  });
+
+  test('B24: a subnet that clashes with a route of the host is refused, with a free one proposed', async () => {
+    const s = desired();
+    const clash = { ...s, networks: [{ name: 'shared' as const, subnet: { base: 0x0a090000, prefix: 24 }, mtu: 1500 }] };
+    expect(await e.validate(clash)).toEqual([
+      {
+        object: 'network:shared',
+        message:
+          "subnet 10.9.0.0/24 of the shared network clashes with this host's route to 10.9.0.0/24 through en0; 'anka config shared_subnet 192.168.64.0/24' sets a free one",
+      },
+    ]);
+  });
+
+  test('B17: bridge type is refused on what cannot be bridged, naming it', async () => {
+    const problems = await e.validate(state(nic(1, 'bridge', { bridge: 'lo' }), nic(2, 'bridge', { bridge: 'nosuch0' })));
+    expect(problems.map((p) => p.message.split(';')[0])).toEqual(['interface lo is the loopback', 'interface nosuch0 does not exist']);
+  });
+
+  test('statistics count both ways', async () => {
+    const s = (await e.stats()).find((x) => x.id === vmId(1));
+    expect(s?.rxBytes).toBeGreaterThan(1 << 20);
+    expect(s?.txBytes).toBeGreaterThan(1 << 20);
+  });
+});

@@ -1,0 +1,116 @@
+/** What a guest namespace does in the tests: asks for an address, serves, claims to be somebody else. */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { DesiredNic, DesiredRule, DesiredState } from '../../src/engine/engine.ts';
+import type { Namespace, World } from '../world/world.ts';
+
+export const SUBNETS = { shared: { base: 0xc0a84000, prefix: 24 }, host: { base: 0xc0a88000, prefix: 24 } } as const;
+
+export function vmId(n: number): string {
+  return `0000000${n}-0000-4000-8000-000000000000`;
+}
+
+export const macText = (n: number): string => `56:45:45:00:00:0${n}`;
+
+export function nic(n: number, type: DesiredNic['type'] = 'shared', rest: Partial<DesiredNic> = {}): DesiredNic {
+  return {
+    id: vmId(n),
+    vmName: `vm${n}`,
+    type,
+    outsideMac: 0x564545000000 + n,
+    insideMac: 0x564545000000 + n,
+    isolated: false,
+    ownerUid: 0,
+    rules: [],
+    ...rest,
+  };
+}
+
+export function rule(hostPort: number, guestPort: number, protocol: 'tcp' | 'udp' = 'tcp', hostIp = 0): DesiredRule {
+  return { name: `${protocol}${hostPort}`, protocol, hostIp, hostPort, guestPort };
+}
+
+export function state(...nics: DesiredNic[]): DesiredState {
+  return {
+    networks: [
+      { name: 'shared', subnet: SUBNETS.shared, mtu: 1500 },
+      { name: 'host', subnet: SUBNETS.host, mtu: 1500 },
+    ],
+    nics,
+    dnsServers: [],
+  };
+}
+
+/** The guest of card `n`: a namespace on the interface that would be its tap. */
+export function guest(world: World, n: number): Namespace {
+  return world.guest(`g${n}`, `anka0000000${n}`, macText(n));
+}
+
+/** Gets a lease by udhcpc; the address, or null. */
+export async function dhcp(
+  world: World,
+  g: Namespace,
+  options = '',
+): Promise<{ ip: string; router: string; dns: string; server: string; mask: string } | null> {
+  const script = join(world.dir, 'udhcpc.sh');
+  writeFileSync(
+    script,
+    '#!/bin/sh\n[ "$1" = bound ] || exit 0\nip -4 addr flush dev $interface\nip addr add $ip/$mask dev $interface\nip route replace default via $router\necho "LEASE $ip $router $dns $serverid $mask"\n',
+    { mode: 0o755 },
+  );
+  const out = await g.ask(`udhcpc -f -q -n -t 6 -T 1 -i eth0 -s ${script} ${options} 2>/dev/null`);
+  const m = /LEASE (\S+) (\S+) (\S+) (\S+) (\S+)/.exec(out ?? '');
+  return m ? { ip: m[1] as string, router: m[2] as string, dns: m[3] as string, server: m[4] as string, mask: m[5] as string } : null;
+}
+
+/** A server that tells every TCP and UDP client its address and echoes what it says; ready when this resolves. */
+export async function serve(ns: Namespace, port: number, name: string): Promise<void> {
+  const program = `
+    const net = require('net'), dgram = require('dgram');
+    net.createServer({ allowHalfOpen: true }, (c) => { c.on('error', () => {}); c.write(${JSON.stringify(name)} + ' sees ' + c.remoteAddress.replace('::ffff:', '') + '\\n'); c.pipe(c); }).listen(${port}, '0.0.0.0', () => {
+      const u = dgram.createSocket('udp4'); u.on('message', (m, r) => u.send(${JSON.stringify(name)} + ' sees ' + r.address, r.port, r.address)); u.bind(${port}, '0.0.0.0', () => console.log('ready'));
+    });`;
+  const child = ns.spawn([process.execPath, '-e', program]);
+  await new Promise<void>((resolve, reject) => {
+    child.stdout?.once('data', () => resolve());
+    child.once('exit', () => reject(new Error('the server ended')));
+  });
+}
+
+/** What a server says to a client in `ns`: its greeting, or `refused`, `timeout`, `reset`. */
+export async function greet(ns: Namespace, protocol: 'tcp' | 'udp', address: string, port: number): Promise<string> {
+  const program =
+    protocol === 'tcp'
+      ? `const s = require('net').connect({ host: '${address}', port: ${port} }); s.setTimeout(3000, () => { console.log('timeout'); process.exit(); }); s.on('error', (e) => { console.log({ ECONNREFUSED: 'refused', ECONNRESET: 'reset', EHOSTUNREACH: 'unreachable', ENETUNREACH: 'unreachable' }[e.code] || e.code); process.exit(); }); s.on('end', () => { console.log('closed'); process.exit(); }); s.once('data', (d) => { console.log(String(d).trim()); process.exit(); });`
+      : `const u = require('dgram').createSocket('udp4'); let n = 0; const ask = () => { if (n++ === 6) { console.log('timeout'); process.exit(); } u.send('x', ${port}, '${address}', () => {}); setTimeout(ask, 500); }; u.on('error', () => {}); u.on('message', (m) => { console.log(String(m)); process.exit(); }); ask();`;
+  return ((await ns.ask(`${process.execPath} -e "${program.replaceAll('"', '\\"')}"`)) ?? 'failed').trim();
+}
+
+/** Sends raw frames out of a guest's eth0. Each is hex text. */
+export async function sendFrames(g: Namespace, frames: readonly string[]): Promise<void> {
+  const program = `import socket\ns=socket.socket(17,3)\ns.bind(('eth0',0))\nfor f in ${JSON.stringify(frames)}: s.send(bytes.fromhex(f))`;
+  if ((await g.ask(`python3 -c "${program.replaceAll('"', "'")}"`)) === null) throw new Error('frames were not sent');
+}
+
+/** Four bytes of an address as hex. */
+export function ipv4Hex(address: string): string {
+  return address
+    .split('.')
+    .map((p) => Number(p).toString(16).padStart(2, '0'))
+    .join('');
+}
+
+/** An IPv4 packet with a right header checksum, as hex. */
+export function ipv4Packet(source: string, destination: string, protocol: number, payload: string): string {
+  const h = Buffer.from(`45000000000000004000000000000000${'0'.repeat(8)}`, 'hex');
+  h.writeUInt16BE(20 + payload.length / 2, 2);
+  h[8] = 64;
+  h[9] = protocol;
+  h.write(ipv4Hex(source), 12, 'hex');
+  h.write(ipv4Hex(destination), 16, 'hex');
+  let sum = 0;
+  for (let i = 0; i < 20; i += 2) sum += h.readUInt16BE(i);
+  while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16);
+  h.writeUInt16BE(~sum & 0xffff, 10);
+  return h.toString('hex') + payload;
+}
