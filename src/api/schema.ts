@@ -59,9 +59,10 @@ export const emptySchema = z.strictObject({});
 /** Fails to compile when a schema and its type part. */
 type Same<A, B> = [A] extends [B] ? true : never;
 type Loose<T> = { [K in keyof T]: T[K] | undefined };
-export const checkedAgainstTypes: [
+const checkedAgainstTypes: [
   Same<z.infer<typeof createSchema>, Loose<CreateRequest>>,
   Same<z.infer<typeof modifySchema>, Loose<ModifyRequest>>,
   Same<z.infer<typeof cardSchema>, Loose<NetworkCardRequest>>,
   Same<z.infer<typeof ruleSchema>, Loose<RuleRequest>>,
 ] = [true, true, true, true];
+void checkedAgainstTypes;

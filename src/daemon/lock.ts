@@ -1,11 +1,12 @@
 /** One daemon per state folder: a file with the pid and start time of the process that holds it. */
 import { closeSync, linkSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
 
-/** Fields 22 of /proc/PID/stat: start time; tells a process from a later one with the same pid. */
+/** Field 22 of /proc/PID/stat: start time; tells a process from a later one with the same pid. Null when it has ended, reaped or not. */
 function startTime(pid: number | 'self'): string | null {
   try {
     const text = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    return text.slice(text.lastIndexOf(')') + 2).split(' ')[19] ?? null;
+    const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+    return fields[0] === 'Z' || fields[0] === 'X' ? null : (fields[19] ?? null);
   } catch {
     return null; // no such process
   }

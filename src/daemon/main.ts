@@ -72,7 +72,7 @@ async function main(): Promise<void> {
   mkdirSync(join(paths.state, 'vms'), { recursive: true, mode: 0o711 });
   mkdirSync(paths.run, { recursive: true, mode: 0o711 });
   mkdirSync(join(paths.run, 'vm'), { recursive: true, mode: 0o711 });
-  const log = pino({ level: process.env['ANKA_DEBUG'] ? 'debug' : 'info' }, pino.destination({ dest: foreground ? 1 : paths.log, sync: false, mkdir: true }));
+  const log = pino({ level: process.env['ANKA_DEBUG'] ? 'debug' : 'info' }, pino.destination({ dest: foreground ? 1 : paths.log, sync: true, mkdir: true }));
   const other = takeLock(join(paths.state, 'ankad.lock'));
   if (other !== null) {
     process.stderr.write(`ankad: another daemon runs already (pid ${other})\n`);

@@ -5,7 +5,6 @@
  * options that are split over several instances (RFC 3396) are joined only for the last one read; unknown options are skipped.
  */
 
-export const DHCP_SERVER_PORT = 67;
 export const DHCP_CLIENT_PORT = 68;
 
 /** Message types, option 53. */

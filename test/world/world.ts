@@ -6,7 +6,7 @@
  * Everything lives in namespaces whose names begin with the world's prefix; `close` removes them, and ends every process in them.
  */
 import { type ChildProcess, type ExecFileSyncOptions, execFileSync, spawn } from 'node:child_process';
-import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { accessSync, chmodSync, constants, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -134,6 +134,8 @@ export class World {
       if (name?.startsWith(prefix)) ip('netns', 'del', name);
     }
     this.dir = mkdtempSync(join(tmpdir(), 'anka-world-'));
+    // guests run as users of their own, who must get through
+    chmodSync(this.dir, 0o755);
     // `ip netns exec` shows this file as /etc/resolv.conf inside the host
     this.#resolv = `/etc/netns/${prefix}host`;
     mkdirSync(this.#resolv, { recursive: true });

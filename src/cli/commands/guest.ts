@@ -57,7 +57,9 @@ async function reachable(s: Session, daemon: Client, vm: string, until: number, 
   s.out.progress(`${vm}: waiting for its address`);
   await daemon.post<VmShow>(vmPath(vm, '/wait'), { until: 'ip', timeout: left() });
   s.out.progress(`${vm}: waiting for ssh`);
-  const check = network ? ['sh', '-c', 'ip route | grep -q ^default && getent hosts host.anka.internal >/dev/null'] : ['true'];
+  const check = network
+    ? ['sh', '-c', 'ip route | grep -q ^default && { getent hosts host.anka.internal || nslookup host.anka.internal; } >/dev/null 2>&1']
+    : ['true'];
   for (;;) {
     const access = await daemon.get<GuestAccess>(vmPath(vm, '/guest'));
     if (access.address !== undefined && (await tryIn(target(access), check))) {

@@ -1,0 +1,91 @@
+/** Runs the built `anka` in a namespace, with a state folder of its own. */
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { type Namespace, until, type World } from './world.ts';
+
+const MAIN = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
+
+export interface Result {
+  status: number;
+  stdout: string;
+  stderr: string;
+}
+
+export class Anka {
+  readonly home: string;
+  readonly ns: Namespace;
+  readonly env: Record<string, string>;
+
+  constructor(world: World, baseImage: string) {
+    if (!existsSync(MAIN)) throw new Error("dist is not built: run 'npm run build'");
+    this.ns = world.host;
+    this.home = join(world.dir, 'h');
+    mkdirSync(this.home, { recursive: true, mode: 0o755 });
+    this.env = { ANKA_HOME: this.home, ANKA_BASE_IMAGE: baseImage };
+  }
+
+  /** One command line, its words apart. `input` goes to its standard input. */
+  run(words: readonly string[], options: { env?: Record<string, string>; input?: string } = {}): Promise<Result> {
+    const child = this.ns.spawn([process.execPath, '-e', WRAPPER, MAIN, ...words], { ...this.env, ...options.env });
+    let out = '';
+    child.stdout?.on('data', (d: Buffer) => {
+      out += d.toString();
+    });
+    child.stdin?.end(options.input ?? '');
+    return new Promise((resolve, reject) => {
+      child.on('close', () => {
+        try {
+          resolve(JSON.parse(out) as Result);
+        } catch {
+          reject(new Error(`anka ${words.join(' ')}: ${out}`));
+        }
+      });
+    });
+  }
+
+  /** As `run`, with the words split at blanks; throws when the status is not 0. */
+  async ok(line: string, options: { env?: Record<string, string>; input?: string } = {}): Promise<string> {
+    const r = await this.run(line.split(' '), options);
+    if (r.status !== 0) throw new Error(`anka ${line}: status ${r.status}: ${r.stderr}${r.stdout}`);
+    return r.stdout;
+  }
+
+  /** Body of a machine-readable answer. */
+  async body<T>(line: string): Promise<T> {
+    return (JSON.parse(await this.ok(`-j ${line}`)) as { body: T }).body;
+  }
+
+  /** Process of the daemon, or null. */
+  daemonPid(): number | null {
+    try {
+      const pid = Number(readFileSync(join(this.home, 'ankad.lock'), 'utf8').split(' ')[0]);
+      process.kill(pid, 0);
+      return pid;
+    } catch {
+      return null; // no lock file, or its process is gone
+    }
+  }
+
+  /** Kills the daemon as a power cut would. */
+  async killDaemon(): Promise<void> {
+    const pid = this.daemonPid();
+    if (pid === null) return;
+    process.kill(pid, 'SIGKILL');
+    await until('the daemon is gone', () => !existsSync(`/proc/${pid}`) || / Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8')));
+  }
+
+  /** Waits until a VM has an address, and gives it. */
+  address(vm: string): Promise<string> {
+    return until(`${vm} has an address`, async () => (await this.body<{ ip?: string }>(`show ${vm}`)).ip);
+  }
+}
+
+/** Keeps standard output and error of the command apart and whole, and tells them as JSON. */
+const WRAPPER = `
+const { spawn } = require('child_process');
+const c = spawn(process.execPath, process.argv.slice(1), { stdio: ['inherit', 'pipe', 'pipe'] });
+let o = '', e = '';
+c.stdout.on('data', (d) => { o += d; }); c.stderr.on('data', (d) => { e += d; });
+c.on('close', (status, signal) => { process.stdout.write(JSON.stringify({ status: status ?? 128, stdout: o, stderr: e })); });
+`;

@@ -1,0 +1,25 @@
+/** Guest images for tests, built once and kept in a cache folder (`ANKA_TEST_CACHE`, else `.cache` of the checkout). */
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { ensureBaseImage } from '../../src/vm/base-image.ts';
+
+const cache = process.env['ANKA_TEST_CACHE'] ?? fileURLToPath(new URL('../../.cache', import.meta.url));
+
+/** Folder of the tiny guest, in the form that ANKA_BASE_IMAGE takes. */
+export function tinyGuest(): string {
+  const dir = join(cache, 'tiny');
+  mkdirSync(cache, { recursive: true, mode: 0o755 });
+  if (!existsSync(join(dir, 'base.json')))
+    execFileSync('sh', [fileURLToPath(new URL('../vm/tiny/build.sh', import.meta.url)), dir], { stdio: ['ignore', 'inherit', 'inherit'] });
+  return dir;
+}
+
+/** Folder of the built-in Debian guest, built by the product's own code. */
+export async function debianGuest(): Promise<string> {
+  const dir = join(cache, 'debian');
+  mkdirSync(cache, { recursive: true, mode: 0o755 });
+  await ensureBaseImage(dir);
+  return dir;
+}
