@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { type Command, diagram, type State, TRANSITIONS, transition } from './lifecycle.ts';
 
@@ -27,4 +28,5 @@ test('a refusal names the VM and the way out', () => expect(() => transition('vm
 test('the diagram is drawn from the table', () => {
   expect(diagram()).toContain('running --> suspended: suspend');
   expect(diagram()).toContain('failed --> [*]: delete');
+  expect(readFileSync(new URL('../../docs/lifecycle.md', import.meta.url), 'utf8'), 'docs/lifecycle.md shows it').toContain(`${diagram()}\n`);
 });

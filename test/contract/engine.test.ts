@@ -2,6 +2,8 @@
  * The contract of an engine, in network namespaces: what a guest, the host and the outside can do, statement by statement.
  * Guests are namespaces; DHCP is asked for by udhcpc, names by dig, connections are made by the kernel's own TCP.
  */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { RemoteEngine } from '../world/remote-engine.ts';
 import { missing, type Namespace, until, World } from '../world/world.ts';
@@ -63,6 +65,19 @@ describe.skipIf(why !== null)(`kernel engine${why ? ` (${why})` : ''}`, () => {
     expect(ip1).not.toBe(ip2);
     await until('the engine sees both', async () => (await observedNic(1))?.ip && (await observedNic(2))?.ip);
     expect(await observedNic(1)).toMatchObject({ source: 'lease', healthy: true });
+  });
+
+  test('B11, B23: dhclient, with a client identifier of its own, gets the address that the card has', async () => {
+    const lease = join(w.dir, 'dhclient.leases');
+    writeFileSync(lease, '');
+    const out = await vm2.ask(
+      `dhclient -1 -v -sf /bin/true -lf ${lease} -pf ${join(w.dir, 'dhclient.pid')} eth0 2>&1; cat ${lease}; kill $(cat ${join(w.dir, 'dhclient.pid')})`,
+    );
+    expect(out).toContain(`fixed-address ${ip2};`);
+    expect(out).toContain('option routers 192.168.64.1;');
+    expect(out).toContain('option subnet-mask 255.255.255.0;');
+    expect(out).toContain('option domain-name-servers 192.168.64.1;');
+    expect(out).toContain('option dhcp-server-identifier 192.168.64.1;');
   });
 
   test('B15: host gives 192.168.128.x', async () => {

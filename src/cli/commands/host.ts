@@ -1,6 +1,6 @@
 /** Commands on the host as a whole: config, network, doctor, events, daemon, version. */
 import { spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { connect, isRunning } from '../../api/client.ts';
@@ -80,13 +80,22 @@ export async function daemonStatus(s: Session): Promise<void> {
   s.out.done(d, pairs(Object.entries(d).map(([k, v]) => [k, String(v)])));
 }
 
+/** Whether that process has not ended; one that has, and waits to be reaped, has. */
+function lives(pid: number): boolean {
+  try {
+    return !/\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
+  } catch {
+    return false; // no such process
+  }
+}
+
 export async function daemonStop(s: Session): Promise<void> {
   const paths = resolvePaths();
   if (!(await isRunning(paths))) return s.out.done({}, 'the daemon does not run');
   const daemon = await connect(paths, { autostart: false });
   const { pid } = await daemon.get<DaemonStatus>('/v1/status');
   await daemon.post('/v1/shutdown');
-  while (existsSync(`/proc/${pid}`)) await sleep(20);
+  while (lives(pid)) await sleep(20);
   s.out.done({}, 'the daemon has ended; VMs and networks go on');
 }
 
