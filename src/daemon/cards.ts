@@ -124,7 +124,7 @@ export async function changeCard(
 }
 
 /** Pulses the cable until the guest asks for an address; tells how it went. */
-async function replug(ctx: Context, reconciler: Reconciler, vm: VmRow, machine: Machine, progress: OnProgress): Promise<string> {
+export async function replug(ctx: Context, reconciler: Reconciler, vm: VmRow, machine: Machine, progress: OnProgress): Promise<string> {
   const served = vm.type === 'shared' || vm.type === 'host';
   for (const pulse of PULSES_MS) {
     await machine.setLink(false);

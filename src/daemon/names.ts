@@ -23,3 +23,13 @@ export function checkRuleName(name: string): void {
     );
   }
 }
+
+/** The host name that a guest of that VM gets: a DNS label, so at most 63 characters, of letters, digits and inner hyphens (RFC 1123). */
+export function hostName(vm: string): string {
+  return (
+    vm
+      .replace(/[^A-Za-z0-9]+/g, '-')
+      .slice(0, 63)
+      .replace(/^-+|-+$/g, '') || 'anka-vm'
+  );
+}

@@ -9,7 +9,7 @@ import { checkSetting, findSetting } from '../lib/settings.ts';
 import { ensureBaseImage, findBaseImage } from '../vm/base-image.ts';
 import { machineFiles } from '../vm/qemu-args.ts';
 import { formatIpv4, formatSubnet, gatewayOf } from '../wire/address.ts';
-import { addCard, cardChange, changeCard, removeCard } from './cards.ts';
+import { addCard, cardChange, changeCard, removeCard, replug } from './cards.ts';
 import type { Context } from './context.ts';
 import { desiredNetworks, desiredState } from './desired.ts';
 import { metricsText } from './metrics.ts';
@@ -27,7 +27,9 @@ export interface DaemonFacts {
 }
 
 /** Settings whose change reaches the networks at once. */
-const NETWORK_SETTINGS = ['shared_subnet', 'host_subnet', 'dns_servers', 'mtu'];
+const NETWORK_SETTINGS = ['dns_servers'];
+/** Settings after whose change the guests of these types need another lease. */
+const RENUMBERED: Record<string, readonly string[]> = { shared_subnet: ['shared'], host_subnet: ['host'], mtu: ['shared', 'host'] };
 
 export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, facts: DaemonFacts): AnkaService {
   /** What is seen; null when nothing runs, so that no engine is started for a look. */
@@ -37,6 +39,27 @@ export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, fa
       ctx.log.warn({ error: e.message }, 'observing');
       return null;
     });
+  };
+  /** A network changed under the running guests of these types: they ask for their addresses anew. */
+  const renumber = async (types: readonly string[]): Promise<void> => {
+    if (ctx.machines.size === 0) return;
+    await reconciler.apply();
+    const moved = ctx.vms.all().filter((v) => v.hasCard && types.includes(v.type) && ctx.machines.has(v.uuid));
+    await Promise.all(
+      moved.map((v) =>
+        vms
+          .exclusive(v.uuid, async (vm) => {
+            const machine = ctx.machines.get(vm.uuid);
+            if (machine) ctx.log.info({ vm: vm.name, outcome: await replug(ctx, reconciler, vm, machine, () => {}) }, 'network changed');
+          })
+          .catch((e: Error) => ctx.log.warn({ vm: v.name, error: e.message }, 'network changed')),
+      ),
+    );
+  };
+  const changed = async (key: string): Promise<void> => {
+    const types = RENUMBERED[key];
+    if (types) await renumber(types);
+    else if (NETWORK_SETTINGS.includes(key) && ctx.machines.size > 0) await reconciler.apply();
   };
   const shown = async (ref: string): Promise<VmShow> => show(ctx, vms.find(ref), await observed());
 
@@ -124,17 +147,23 @@ export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, fa
     setting: async (key, overrides) => settingValue(ctx.settings, key, overrides),
     async setSetting(key, value) {
       const checked = checkSetting(key, value);
+      if (checked === settingValue(ctx.settings, key).value) {
+        ctx.settings.put(key, checked);
+        return settingValue(ctx.settings, key);
+      }
       if (key === 'shared_subnet' || key === 'host_subnet') await demandFreeSubnet(ctx, key, checked);
       ctx.settings.put(key, checked);
       ctx.events.emit('config.changed', `${key} = ${checked}`);
-      if (NETWORK_SETTINGS.includes(key) && ctx.machines.size > 0) await reconciler.apply();
+      await changed(key);
       return settingValue(ctx.settings, key);
     },
     async resetSetting(key) {
-      findSetting(key);
+      const normal = findSetting(key).default;
+      const differs = settingValue(ctx.settings, key).value !== normal;
+      if (differs && (key === 'shared_subnet' || key === 'host_subnet')) await demandFreeSubnet(ctx, key, normal);
       ctx.settings.delete(key);
       ctx.events.emit('config.changed', `${key} is back to its default`);
-      if (NETWORK_SETTINGS.includes(key) && ctx.machines.size > 0) await reconciler.apply();
+      if (differs) await changed(key);
       return settingValue(ctx.settings, key);
     },
     async networks(): Promise<NetworkStatus[]> {
@@ -177,6 +206,12 @@ export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, fa
 /** A subnet that clashes with a route of the host, or with our other network, is refused with a free one proposed (B24). */
 async function demandFreeSubnet(ctx: Context, key: string, value: string): Promise<void> {
   const networks = desiredNetworks(ctx, { [key]: value });
+  const reserved = ctx.vms.all().find((v) => v.reservedIp !== null && `${v.type}_subnet` === key);
+  if (reserved)
+    throw new AnkaError(
+      'addressTaken',
+      `${formatIpv4(reserved.reservedIp as number)} is reserved for VM ${reserved.name}; 'anka modify ${reserved.name} set network-card --ip auto' gives it up first`,
+    );
   const engine = await ctx.engine();
   const name = key.replace('_subnet', '');
   const problem = (await engine.validate({ ...desiredState(ctx), networks })).find((p) => p.object === `network:${name}`);

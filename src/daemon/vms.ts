@@ -25,7 +25,7 @@ import { parseMac } from '../wire/address.ts';
 import { chooseUplink } from './cards.ts';
 import { type Context, vmName } from './context.ts';
 import { vmUid } from './desired.ts';
-import { checkVmName } from './names.ts';
+import { checkVmName, hostName } from './names.ts';
 import type { Reconciler } from './reconcile.ts';
 import { settlePorts } from './rules.ts';
 import { settingValue } from './settings.ts';
@@ -243,7 +243,7 @@ export class Vms {
     if (vm.app) boot = { kind: 'firmware', seed: join(stateDir, 'seed.img') };
     else {
       const base = await ensureBaseImage(ctx.paths.baseImage);
-      boot = { kind: 'direct', kernel: base.kernel, initrd: base.initrd, append: base.append };
+      boot = { kind: 'direct', kernel: base.kernel, initrd: base.initrd, append: `${base.append} systemd.hostname=${hostName(vm.name)}` };
     }
     const uid = vmUid(vm);
     const accel = await ctx.runner.accelerator();

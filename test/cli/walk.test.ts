@@ -64,6 +64,7 @@ describe.skipIf(why !== null)(`a walk through the seed page${why ? ` (${why})` :
       new RegExp(`^anka\\n\\S+ UP ${ip}/24.*\\ndefault via 192\\.168\\.64\\.1 `),
     );
     expect(await anka.ok('run vm1 networkctl status --no-pager')).toMatch(/192\.168\.64\.1/);
+    expect(await anka.ok('run vm1 hostname')).toBe('vm1\n');
     expect(await login(w.host, `anka@${ip}`, 'cat /run/systemd/netif/leases/*')).toMatch(/SERVER_ADDRESS=192\.168\.64\.1\n/);
     expect((await anka.run(['run', 'vm1', 'sudo', '-n', 'id', '-u'])).stdout.trim()).toBe('0');
   });
@@ -165,7 +166,6 @@ describe.skipIf(why !== null)(`a walk through the seed page${why ? ` (${why})` :
   });
 
   test('B60: the rule is deleted, and its port is closed', async () => {
-    await anka.ok('modify vm1 add port-forwarding -g 22 ssh');
     await anka.ok('run vm1 true');
     const port = (await show()).port_forwarding[0]?.host_port;
     expect(await login(w.outside, `anka@10.9.0.2 -p ${port}`, 'whoami')).toBe('anka');

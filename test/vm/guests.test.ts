@@ -103,6 +103,17 @@ describe.skipIf(why !== null)(`real guests${why ? ` (${why})` : ''}`, () => {
     await anka.ok('modify vm1 set network-card --ip auto');
   });
 
+  test('B24: another subnet, while the guest runs; one that clashes is refused and another proposed', async () => {
+    expect((await anka.run(['config', 'shared_subnet', '10.9.0.0/24'])).stderr).toMatch(
+      /clashes with this host's route to 10\.9\.0\.0\/24 through en0; 'anka config shared_subnet \d+\.\d+\.\d+\.\d+\/24' sets a free one/,
+    );
+    await anka.ok('config shared_subnet 192.168.80.0/24');
+    expect(await anka.address('vm1')).toMatch(/^192\.168\.80\./);
+    expect((await anka.run(['run', 'vm1', 'ping', '-c1', '-W3', '198.51.100.1'])).status).toBe(0);
+    await anka.ok('config -r shared_subnet');
+    expect(await anka.address('vm1')).toMatch(/^192\.168\.64\./);
+  });
+
   test('B21: the card is taken out of the running guest; a stopped VM without one has none, until it is added', async () => {
     await anka.ok('modify vm1 delete network-card 0');
     const uuid = (await anka.ok('show vm1 uuid')).trim();
