@@ -2,19 +2,30 @@
 import { OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { stream } from 'hono/streaming';
-import { AnkaError, type ErrorBody } from '../lib/errors.ts';
+import { AnkaError, type ErrorBody, type ErrorKind } from '../lib/errors.ts';
 import { cardSchema, cloneSchema, createSchema, emptySchema, forceSchema, modifySchema, ruleSchema, valueSchema, waitSchema } from './schema.ts';
 import type { AnkaService, CallSettings, OnProgress } from './service.ts';
 
-const STATUS: Partial<Record<number, number>> = { 2: 400, 3: 404, 7: 400, 9: 404, 8: 409, 10: 409, 14: 409, 15: 409, 16: 404, 17: 404, 18: 409, 20: 403 };
+const STATUS: Partial<Record<ErrorKind, number>> = {
+  ...all(400, 'usage', 'badValue', 'badImage'),
+  ...all(403, 'noRights'),
+  ...all(404, 'vmNotFound', 'ruleNotFound', 'cardNotFound', 'unknownSetting'),
+  ...all(409, 'vmNotRunning', 'vmAlreadyRunning', 'badState', 'vmExists', 'ruleExists', 'cardExists', 'portTaken', 'addressTaken', 'subnetClash', 'network'),
+  ...all(504, 'timeout'),
+  ...all(507, 'diskFull', 'poolExhausted'),
+};
+
+function all(status: number, ...kinds: ErrorKind[]): Partial<Record<ErrorKind, number>> {
+  return Object.fromEntries(kinds.map((k) => [k, status]));
+}
 
 function bodyOf(cause: unknown): ErrorBody {
   return (cause instanceof AnkaError ? cause : new AnkaError('internal', (cause as Error).message)).toBody();
 }
 
 function fail(c: Context, cause: unknown): Response {
-  const error = bodyOf(cause);
-  return c.json({ error }, (STATUS[error.code] ?? 500) as 500);
+  const kind = cause instanceof AnkaError ? cause.kind : 'internal';
+  return c.json({ error: bodyOf(cause) }, (STATUS[kind] ?? 500) as 500);
 }
 
 /** The `ANKA_*` overrides of one call. Anything that is no object of strings is refused. */
@@ -124,6 +135,8 @@ export function createApp(service: AnkaService, version: string): OpenAPIHono {
   route('get', '/v1/doctor', 'What breaks the networks on this host', null, () => service.doctor());
   long('post', '/v1/base-image', 'Builds the built-in guest', emptySchema, (_c, _b, p) => service.buildBaseImage(p));
 
+  document(app, { method: 'get', path: '/metrics', summary: 'Counters, as Prometheus reads them' });
+  document(app, { method: 'get', path: '/v1/events', summary: 'What happens, as it happens: a line of JSON each' });
   app.get('/metrics', async (c) => c.text(await service.metrics()));
   app.get('/v1/events', (c) => {
     c.header('content-type', 'application/x-ndjson');

@@ -10,6 +10,7 @@ import type { CallSettings, OnProgress } from '../api/service.ts';
 import type { NetworkCardRequest } from '../api/types.ts';
 import { listRoutes } from '../host/links.ts';
 import { AnkaError } from '../lib/errors.ts';
+import { isInterfaceName } from '../lib/settings.ts';
 import type { VmRow } from '../store/vms.ts';
 import type { Machine } from '../vm/machine.ts';
 import { broadcastOf, formatIpv4, formatSubnet, gatewayOf, isMulticastMac, parseIpv4, parseMac, subnetContains } from '../wire/address.ts';
@@ -26,7 +27,11 @@ const DHCP_WAIT_MS = 5000;
 export function cardChange(ctx: Context, vm: VmRow, r: NetworkCardRequest): Partial<VmRow> {
   const change: Partial<VmRow> = {};
   if (r.type !== undefined) change.type = r.type === 'bridged' ? 'bridge' : r.type;
-  if (r.bridge !== undefined) change.bridge = r.bridge;
+  if (r.bridge !== undefined) {
+    if (r.bridge !== '' && !isInterfaceName(r.bridge))
+      throw new AnkaError('badValue', `'${r.bridge}' is no interface name: it has at most 15 characters, and no blanks or slashes; 'ip link' lists them`);
+    change.bridge = r.bridge;
+  }
   if (r.controller !== undefined) change.controller = r.controller === 'anet' ? 'virtio-net' : r.controller;
   if (r.local !== undefined) change.local = r.local;
   if (r.vlan !== undefined) change.vlan = r.vlan;

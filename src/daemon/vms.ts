@@ -78,8 +78,8 @@ export class Vms {
     let backing: string;
     if (request.app) {
       backing = request.app;
+      if (!backing.startsWith('/')) throw new AnkaError('badValue', `app: '${backing}' must be an absolute path`);
       await inspectImage(backing);
-      if (!backing.startsWith('/')) throw new AnkaError('badValue', `'${backing}' must be an absolute path`);
     } else backing = (await ensureBaseImage(ctx.paths.baseImage, progress)).disk;
     this.#demandFreeName(request.name);
     const vm = this.#newRow(request.name, { ram, cpus: request.cpu_count ?? DEFAULT_CPUS, diskSize, app: request.app ?? '' });

@@ -1,4 +1,5 @@
 /** The settings of B70: one table of key, default, check and description; used by the daemon to check and by the CLI to complete. */
+import { isIP } from 'node:net';
 import { AnkaError } from './errors.ts';
 
 export interface Setting {
@@ -8,8 +9,6 @@ export interface Setting {
   /** Throws an Error with the reason when the value is bad; returns its normal form. */
   check(value: string): string;
 }
-
-const text = (value: string): string => value.trim();
 
 function integer(low: number, high: number): (value: string) => string {
   return (value) => {
@@ -38,9 +37,29 @@ function subnet(value: string): string {
   return `${octets.join('.')}/${prefix}`;
 }
 
+function interfaceName(value: string): string {
+  const name = value.trim();
+  if (name !== '' && !isInterfaceName(name)) throw new Error("must be an interface's name, of at most 15 characters without blanks and slashes");
+  return name;
+}
+
+function addresses(value: string): string {
+  const list = value
+    .split(',')
+    .map((a) => a.trim())
+    .filter((a) => a !== '');
+  for (const a of list) if (isIP(a) !== 4) throw new Error(`'${a}' is no IPv4 address; write them like 1.1.1.1,9.9.9.9`);
+  return list.join(',');
+}
+
+/** Whether Linux would take that as an interface's name. */
+export function isInterfaceName(name: string): boolean {
+  return /^[^\s/:]{1,15}$/.test(name) && name !== '.' && name !== '..';
+}
+
 /** Every setting, in the order in which they are listed. */
 export const SETTINGS: readonly Setting[] = [
-  { key: 'bridge_name', default: '', description: 'Ethernet interface for bridge type when the VM has none of its own', check: text },
+  { key: 'bridge_name', default: '', description: 'Ethernet interface for bridge type when the VM has none of its own', check: interfaceName },
   { key: 'engine', default: 'auto', description: 'what moves the packets: auto, kernel or user', check: oneOf('auto', 'kernel', 'user') },
   { key: 'shared_subnet', default: '192.168.64.0/24', description: 'subnet of the shared network', check: subnet },
   { key: 'host_subnet', default: '192.168.128.0/24', description: 'subnet of the host network', check: subnet },
@@ -57,7 +76,7 @@ export const SETTINGS: readonly Setting[] = [
     },
   },
   { key: 'mtu', default: '1500', description: 'largest IP packet on shared and host, in bytes', check: integer(576, 65520) },
-  { key: 'dns_servers', default: '', description: 'resolvers to forward to in place of the host’s own, comma separated', check: text },
+  { key: 'dns_servers', default: '', description: 'resolvers to forward to in place of the host’s own, comma separated', check: addresses },
   { key: 'stop_timeout', default: '60', description: 'seconds that stop waits for a guest to power off', check: integer(1, 3600) },
   { key: 'machine_readable', default: '0', description: 'print JSON as --machine-readable does', check: oneOf('0', '1') },
 ];
@@ -83,10 +102,12 @@ export function checkSetting(key: string, value: string): string {
   }
 }
 
-/** The candidate with the least edit distance, when it is near enough to be a slip of the hand; else undefined. */
+/** The candidate that begins with the word, else the one with the least edit distance, when it is near enough to be a slip of the hand; else undefined. */
 export function nearest(word: string, candidates: readonly string[]): string | undefined {
   let best: string | undefined;
   let least = Math.max(2, Math.floor(word.length / 3)) + 1;
+  const longer = word.replace(/^-+/, '').length >= 2 ? candidates.find((c) => c.startsWith(word)) : undefined;
+  if (longer !== undefined) return longer;
   for (const c of candidates) {
     const d = editDistance(word, c);
     if (d < least) {

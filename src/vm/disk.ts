@@ -41,12 +41,15 @@ export async function inspectImage(path: string): Promise<ImageInfo> {
   if (!qcow && !partitioned && !ext) throw new AnkaError('badImage', `'${path}' is no disk image; ${ACCEPTED}`);
   try {
     const info = JSON.parse(await run('qemu-img', ['info', '--output=json', '-f', qcow ? 'qcow2' : 'raw', path])) as Record<string, unknown>;
-    if (qcow && info['backing-filename'] !== undefined && head.readUInt32BE(0) === 0x514649fb && info['full-backing-filename'] === undefined) {
-      throw new Error('its backing file cannot be found');
-    }
+    const refers = info['backing-filename'] ?? (info['format-specific'] as { data?: Record<string, unknown> } | undefined)?.data?.['data-file'];
+    if (refers !== undefined)
+      throw new AnkaError(
+        'badImage',
+        `'${path}' refers to another file (${String(refers)}), which a guest must not reach; 'qemu-img convert -O qcow2 ${path} whole.qcow2' makes it stand alone`,
+      );
     return { format: qcow ? 'qcow2' : 'raw', virtualSize: Number(info['virtual-size']), actualSize: Number(info['actual-size']) };
   } catch (cause) {
-    if (cause instanceof AnkaError && cause.kind === 'missingProgram') throw cause;
+    if (cause instanceof AnkaError && (cause.kind === 'missingProgram' || cause.kind === 'badImage')) throw cause;
     throw new AnkaError('badImage', `'${path}' is damaged: ${(cause as Error).message}; ${ACCEPTED}`);
   }
 }

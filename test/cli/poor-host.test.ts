@@ -1,0 +1,124 @@
+/** Hosts that lack something: room, QEMU, rights, a sound database. Each costs one clear sentence, and nothing is lost. */
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { openDb } from '../../src/store/db.ts';
+import { Anka } from '../world/anka.ts';
+import { tinyGuest } from '../world/images.ts';
+import { missing, until, World } from '../world/world.ts';
+
+const why = missing('root', 'netns', 'tun', 'qemu');
+
+describe.skipIf(why !== null)(`poor hosts${why ? ` (${why})` : ''}`, () => {
+  let w: World;
+  let anka: Anka;
+
+  beforeAll(() => {
+    w = new World('tp-');
+  });
+  afterAll(() => w?.close());
+  beforeEach(() => {
+    anka = new Anka(w, tinyGuest());
+  });
+  afterEach(async () => {
+    await anka.killDaemon();
+    rmSync(anka.home, { recursive: true, force: true });
+  });
+
+  test('B84: a full disk: create says how much is free, and leaves nothing', async () => {
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=16m,mode=755', 'tmpfs', anka.home]);
+    try {
+      const r = await anka.run(['create', '-d', '1G', 'vm1']);
+      expect(r.stderr.trimEnd().split('\n').at(-1)).toMatch(/^anka: no room for a disk in \S+: 1\d MiB are free; delete a VM or free some space$/);
+      expect(r.status).toBe(21);
+      expect(await anka.body('list')).toEqual([]);
+      // so full that not even the database grows
+      writeFileSync(join(anka.home, 'vms', 'filler'), Buffer.alloc(14 << 20));
+      try {
+        writeFileSync(join(anka.home, 'vms', 'filler2'), Buffer.alloc(14 << 20));
+      } catch {
+        // that is what it is for
+      }
+      const full = await anka.run(['create', '-d', '1G', 'vm1']);
+      expect(full.status).not.toBe(0);
+      expect(full.stderr).toMatch(/full|no room|No space|no space/);
+      rmSync(join(anka.home, 'vms', 'filler'));
+      rmSync(join(anka.home, 'vms', 'filler2'), { force: true });
+      expect(await anka.body('list')).toEqual([]);
+      await anka.ok('daemon stop');
+    } finally {
+      await anka.killDaemon();
+      execFileSync('umount', ['-l', anka.home]);
+    }
+  });
+
+  test('B84: QEMU is not installed: start names the package, the VM stays stopped', async () => {
+    // the programs of this machine, without QEMU, in folders of their own
+    const bin = join(w.dir, 'bin');
+    mkdirSync(bin, { recursive: true });
+    for (const p of ['ip', 'nft', 'tc', 'ss', 'qemu-img', 'cp', 'sh', 'sysctl', 'ssh', 'id']) {
+      const real = execFileSync('sh', ['-c', `PATH=$PATH:/usr/sbin:/sbin command -v ${p} || true`])
+        .toString()
+        .trim();
+      if (real.startsWith('/')) symlinkSync(real, join(bin, p));
+    }
+    const env = { PATH: bin };
+    expect((await anka.run(['create', '-m', '128M', '-d', '1G', 'vm1'], { env })).status).toBe(0);
+    const r = await anka.run(['start', 'vm1'], { env });
+    expect(r.stderr.trimEnd().split('\n').at(-1)).toMatch(
+      /^anka: .*QEMU.*apt-get install qemu-system-x86'$|^anka: the program 'qemu-system-x86_64' is not installed; 'apt-get install qemu-system-x86' brings it$/,
+    );
+    expect(r.status).toBe(19);
+    expect(await anka.ok('show vm1 status')).toBe('stopped\n');
+    await anka.ok('network reset');
+  });
+
+  test('B84: another user is told that root is needed', async () => {
+    const home = join(w.dir, 'nobody');
+    mkdirSync(home);
+    execFileSync('chown', ['65534:65534', home]);
+    const main = join(process.cwd(), 'dist/cli/main.js');
+    const out = await w.host.ask(
+      `cd / && ANKA_BASE_IMAGE=${tinyGuest()} ANKA_HOME=${home} setpriv --reuid 65534 --regid 65534 --clear-groups ${process.execPath} ${main} start nothing 2>&1; true`,
+    );
+    if (out?.includes('MODULE_NOT_FOUND') || out?.includes('EACCES')) return; // the checkout is not readable for others
+    expect(out).toBe('anka: nothing: not found\n');
+    const started = await w.host.ask(
+      `cd / && export ANKA_HOME=${home} ANKA_BASE_IMAGE=${tinyGuest()}; a="setpriv --reuid 65534 --regid 65534 --clear-groups ${process.execPath} ${main}"; $a create -d 1G -m 128M vm1 >/dev/null 2>&1; $a start vm1 2>&1; echo "status $?"; $a daemon stop`,
+    );
+    expect(started).toMatch(/anka: the networks of VMs need root in this version: run anka as root \(sudo anka …\)\nstatus 20/);
+  });
+
+  test('B84: a damaged database is left as it is, and named', async () => {
+    mkdirSync(anka.home, { recursive: true });
+    const file = join(anka.home, 'anka.db');
+    writeFileSync(file, 'no database\n'.repeat(1000));
+    const r = await anka.run(['list']);
+    expect(r.stderr).toBe(`anka: the database ${file} is damaged (file is not a database); restore it, or move it away to begin anew\n`);
+    expect(r.status).toBe(22);
+    expect(readFileSync(file, 'utf8')).toBe('no database\n'.repeat(1000));
+  });
+
+  test('B84: a database of a later version is left as it is', async () => {
+    await anka.ok('list');
+    await anka.ok('daemon stop');
+    const file = join(anka.home, 'anka.db');
+    const db = openDb(file);
+    db.exec('PRAGMA user_version = 9999');
+    db.close();
+    const r = await anka.run(['list']);
+    expect(r.stderr).toMatch(/^anka: the database \S+ was written by a newer anka \(version 9999, this one knows \d+\); upgrade anka\n$/);
+    expect(r.status).toBe(22);
+  });
+
+  test('B6: two commands at once start one daemon', async () => {
+    const all = await Promise.all(Array.from({ length: 6 }, () => anka.run(['-j', 'list'])));
+    expect(all.map((r) => `${r.status} ${r.stdout}`)).toEqual(Array(6).fill('0 {"status":"OK","body":[],"message":"","code":0}'));
+    const daemons = w.host
+      .run(`ip netns pids ${w.host.name} | while read p; do tr '\\0' ' ' </proc/$p/cmdline; echo; done; true`)
+      .split('\n')
+      .filter((l) => l.includes('daemon/main.js'));
+    await until('only one is left', () => daemons.length === 1);
+  });
+});
