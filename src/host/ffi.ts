@@ -13,10 +13,13 @@ const IFF_VNET_HDR = 0x4000;
 const SOL_SOCKET = 1;
 const SO_PEERCRED = 17;
 const IFNAMSIZ = 16;
+const LOCK_EX = 2;
+const LOCK_NB = 4;
 
 interface Libc {
   ioctl(fd: number, request: number, argument: Uint8Array): number;
   getsockopt(fd: number, level: number, name: number, value: Uint8Array, length: Uint32Array): number;
+  flock(fd: number, operation: number): number;
   errno(): number;
 }
 
@@ -29,6 +32,7 @@ function load(): Libc {
   libc = {
     ioctl: c.func('int ioctl(int, unsigned long, void *)'),
     getsockopt: c.func('int getsockopt(int, int, int, _Out_ uint8_t *, _Inout_ uint32_t *)'),
+    flock: c.func('int flock(int, int)'),
     errno: () => koffi.errno(),
   };
   return libc;
@@ -59,4 +63,9 @@ export function peerCredentials(fd: number): { pid: number; uid: number; gid: nu
   const length = Uint32Array.of(value.length);
   if (load().getsockopt(fd, SOL_SOCKET, SO_PEERCRED, value, length) < 0) throw new AnkaError('internal', `SO_PEERCRED failed (errno ${load().errno()})`);
   return { pid: value.readInt32LE(0), uid: value.readUInt32LE(4), gid: value.readUInt32LE(8) };
+}
+
+/** Takes the exclusive lock of an open file (flock(2)), which the kernel lets go of when the descriptor is closed or its process ends. False when another has it. */
+export function tryLock(fd: number): boolean {
+  return load().flock(fd, LOCK_EX | LOCK_NB) === 0;
 }

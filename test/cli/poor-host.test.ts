@@ -115,10 +115,11 @@ describe.skipIf(why !== null)(`poor hosts${why ? ` (${why})` : ''}`, () => {
   test('B6: two commands at once start one daemon', async () => {
     const all = await Promise.all(Array.from({ length: 6 }, () => anka.run(['-j', 'list'])));
     expect(all.map((r) => `${r.status} ${r.stdout}`)).toEqual(Array(6).fill('0 {"status":"OK","body":[],"message":"","code":0}'));
-    const daemons = w.host
-      .run(`ip netns pids ${w.host.name} | while read p; do tr '\\0' ' ' </proc/$p/cmdline; echo; done; true`)
-      .split('\n')
-      .filter((l) => l.includes('daemon/main.js'));
-    await until('only one is left', () => daemons.length === 1);
+    const daemons = (): string[] =>
+      w.host
+        .run(`ip netns pids ${w.host.name} | while read p; do tr '\\0' ' ' </proc/$p/cmdline; echo; done; true`)
+        .split('\n')
+        .filter((l) => l.includes('daemon/main.js'));
+    await until('only one is left', () => daemons().length === 1);
   });
 });
