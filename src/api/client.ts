@@ -62,11 +62,10 @@ export class Client {
         else if (m.error) throw AnkaError.fromBody(m.error);
         else return m.result as T;
       }
-      throw new AnkaError('daemon', 'the daemon ended in the middle of its answer; run the command again');
+      throw new AnkaError('daemon', CUT_OFF);
     }
     let text = '';
-    response.setEncoding('utf8');
-    for await (const chunk of response) text += chunk;
+    for await (const chunk of pieces(response)) text += chunk;
     const isJson = response.headers['content-type']?.startsWith('application/json');
     const answer = isJson ? (JSON.parse(text) as T & { error?: ErrorBody }) : (text as T & { error?: ErrorBody });
     if ((response.statusCode ?? 500) >= 400)
@@ -98,13 +97,25 @@ export class Client {
   }
 }
 
+const CUT_OFF = 'the daemon ended in the middle of its answer; run the command again';
+
 async function* lines(response: IncomingMessage): AsyncGenerator<string> {
   let rest = '';
-  response.setEncoding('utf8');
-  for await (const chunk of response) {
+  for await (const chunk of pieces(response)) {
     const parts = (rest + chunk).split('\n');
     rest = parts.pop() ?? '';
     for (const p of parts) if (p !== '') yield p;
+  }
+}
+
+/** Text as it comes. Throws `daemon` when the connection ends before the answer does. */
+async function* pieces(response: IncomingMessage): AsyncGenerator<string> {
+  response.setEncoding('utf8');
+  try {
+    yield* response as AsyncIterable<string>;
+  } catch (cause) {
+    if ((cause as Error).name === 'AbortError') throw cause;
+    throw new AnkaError('daemon', CUT_OFF, { cause });
   }
 }
 

@@ -6,7 +6,7 @@
  * adopts every machine whose process it finds, whatever the database says (B6).
  */
 import { randomInt, randomUUID } from 'node:crypto';
-import { mkdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CallSettings, OnProgress } from '../api/service.ts';
@@ -387,15 +387,35 @@ export class Vms {
         ctx.log.error({ vm: vm.name, error: (cause as Error).message }, 'recovering');
       }
     }
-    if (ctx.machines.size > 0) await this.#reconciler.apply();
+    if (ctx.machines.size === 0) return;
+    await this.#reconciler.apply();
+    for (const machine of ctx.machines.values()) {
+      const vm = this.find(machine.uuid);
+      // a change of type, or a resume, may have been cut off with the cable out
+      if (vm.hasCard) await machine.setLink(vm.type !== 'disconnected').catch((e: Error) => ctx.log.warn({ vm: vm.name, error: e.message }, 'cable'));
+    }
+  }
+
+  /** Removes what was half written. */
+  async #sweep(vm: VmRow): Promise<void> {
+    const dir = this.#ctx.paths.vmState(vm.uuid);
+    for (const file of await readdir(dir).catch(() => [])) if (file.endsWith('.part')) await rm(join(dir, file), { force: true });
   }
 
   async #recoverOne(vm: VmRow): Promise<void> {
     const ctx = this.#ctx;
     const machine = await ctx.runner.adopt(vm.uuid, ctx.paths.vmRun(vm.uuid));
     if (machine && vm.phase === 'ready') {
-      if ((await machine.status()) === 'running') return this.#run(vm, machine);
-      // cut off while it was started or suspended: the saved memory, or the disk, is what counts
+      const saved = await stat(this.#memoryFile(vm.uuid)).catch(() => null);
+      const running = (await machine.status()) === 'running';
+      if (running || (vm.status === 'running' && !saved)) {
+        // paused: it was being suspended, and had not got far enough
+        await machine.settle();
+        if (!running) await machine.unpause();
+        await this.#sweep(vm);
+        return this.#run(vm, machine);
+      }
+      // cut off while it was started or resumed, or just before the end of a suspend: the disk, or the saved memory, is what counts
       await machine.quit();
     }
     if (vm.phase !== 'ready') {
@@ -403,8 +423,8 @@ export class Vms {
       await this.#delete(vm);
       return;
     }
+    await this.#sweep(vm);
     const saved = await stat(this.#memoryFile(vm.uuid)).catch(() => null);
-    await rm(`${this.#memoryFile(vm.uuid)}.part`, { force: true });
     if (saved && vm.status !== 'suspended') ctx.vms.update(vm.uuid, { status: 'suspended', message: '' });
     else if (vm.status === 'running') {
       ctx.vms.update(vm.uuid, { status: 'failed', message: 'its process was gone when the daemon started', outsideMac: null, uplink: '' });

@@ -141,6 +141,20 @@ class QemuMachine implements Machine {
     await Promise.race([done, this.exited.then(() => Promise.reject(new AnkaError('internal', 'the VM ended while its disk was copied')))]);
   }
 
+  async settle(): Promise<void> {
+    const copies = async (): Promise<boolean> => ((await this.#qmp.command('query-block-jobs')) as { device: string }[]).some((j) => j.device === 'clone');
+    if (await copies()) await this.#qmp.command('block-job-cancel', { device: 'clone', force: true }).catch(() => {}); // it may have ended just now
+    while (await copies()) await sleep(20);
+    const saves = async (): Promise<boolean> =>
+      !['completed', 'failed', 'cancelled', undefined].includes(((await this.#qmp.command('query-migrate')) as { status?: string }).status);
+    if (await saves()) await this.#qmp.command('migrate_cancel');
+    while (await saves()) await sleep(20);
+  }
+
+  async unpause(): Promise<void> {
+    await this.#qmp.command('cont');
+  }
+
   /** Polls until the migration that runs is complete. */
   async #migrated(onProgress: (fraction: number) => void): Promise<void> {
     for (;;) {

@@ -67,6 +67,10 @@ export interface Machine {
   suspendTo(file: string, onProgress?: (fraction: number) => void): Promise<void>;
   /** Copies the disk as it is at this moment into a new file beside it, which reads through to the same image. The guest goes on. */
   copyDisk(file: string): Promise<void>;
+  /** Ends the copying and saving that a daemon which is gone had begun. The guest stays as it is, running or paused. */
+  settle(): Promise<void>;
+  /** Lets paused CPUs run. */
+  unpause(): Promise<void>;
   /** Lets go of the QMP connection; the guest goes on. */
   detach(): void;
   /** Resolves once, when the process is gone, however it went. */

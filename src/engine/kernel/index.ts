@@ -469,7 +469,11 @@ class KernelEngine implements Engine {
 
   /** Output of a monitor is a cue only; it is started again a second after it ends. */
   #monitor(program: string, args: string[]): void {
-    const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'ignore'], env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` } });
+    // a daemon that is killed takes its monitors with it (util-linux is on every Debian)
+    const child = spawn('setpriv', ['--pdeathsig', 'KILL', program, ...args], {
+      stdio: ['ignore', 'pipe', 'ignore'],
+      env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` },
+    });
     this.#monitors.push(child);
     child.stdout.on('data', () => this.#soon());
     child.on('error', () => {}); // the check every ten seconds goes on without cues

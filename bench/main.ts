@@ -1,0 +1,40 @@
+/** `npm run bench`: all of it, or a part. */
+import { writeFileSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import { missing } from '../test/world/world.ts';
+import { benchNet } from './net.ts';
+import { benchTimes } from './times.ts';
+
+const HELP = `Usage: npm run bench -- [OPTIONS]
+
+Measures anka beside what it is compared with, in one run.
+
+  --only net|times  Only the network's speed, or only the commands' times and memory.
+  --quick           Fewer and shorter rounds: to see that it runs, not to compare.
+  --json FILE       Write the figures of every round to FILE.
+  --help            Show this message.
+`;
+
+const { values } = parseArgs({
+  options: { only: { type: 'string' }, quick: { type: 'boolean', default: false }, json: { type: 'string' }, help: { type: 'boolean', default: false } },
+});
+if (values.help) {
+  process.stdout.write(HELP);
+  process.exit(0);
+}
+if (values.only !== undefined && !['net', 'times'].includes(values.only)) {
+  process.stderr.write(`--only '${values.only}': must be net or times\n`);
+  process.exit(2);
+}
+const figures: Record<string, object> = {};
+for (const [name, needs, run] of [
+  ['net', ['root', 'netns'], benchNet],
+  ['times', ['root', 'netns', 'tun', 'qemu'], benchTimes],
+] as const) {
+  if (values.only !== undefined && values.only !== name) continue;
+  const why = missing(...needs);
+  if (why) console.log(`${name} is skipped: it ${why}`);
+  else figures[name] = await run(values.quick);
+}
+if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`);
+process.exit(0);

@@ -1,0 +1,163 @@
+/**
+ * Our kernel network beside loopback and beside a bridge that was made by hand, in one run: rounds of all three, one after the other, the median of each.
+ * A guest is a namespace on a veth, as the speed of QEMU's own card is not what is asked.
+ */
+import { fileURLToPath } from 'node:url';
+import { dhcp, guest, nic, rule, state } from '../test/contract/guest-tools.ts';
+import { RemoteEngine } from '../test/world/remote-engine.ts';
+import { type Namespace, World } from '../test/world/world.ts';
+import { median, spread, table } from './stats.ts';
+
+const PROBE = fileURLToPath(new URL('probe.mjs', import.meta.url));
+const IPERF_PORT = 5201;
+const PROBE_PORT = 7000;
+
+/** One of the things compared: from a guest to a server outside, from outside to a server in the guest, from the host to the guest. */
+interface Bed {
+  name: string;
+  guest: Namespace;
+  outside: Namespace;
+  host: Namespace;
+  /** Where a guest finds the outside server; where the outside finds the guest's; where the host finds the guest. */
+  out: { address: string; iperf: number; probe: number };
+  in: { address: string; iperf: number; probe: number };
+  direct: string;
+}
+
+async function serveAll(ns: Namespace): Promise<void> {
+  ns.spawn(['iperf3', '-s', '-p', String(IPERF_PORT)]);
+  const probe = ns.spawn([process.execPath, PROBE, 'serve', String(PROBE_PORT)]);
+  await new Promise((resolve) => probe.stdout?.once('data', resolve));
+}
+
+async function handMade(): Promise<{ bed: Bed; close(): void }> {
+  const w = new World('bh-');
+  const g = w.guest('g1', 'g1', '52:54:00:00:00:01');
+  w.host.run(
+    `ip link add br0 type bridge; ip addr add 192.168.64.1/24 dev br0; ip link set br0 up; ip link set g1 master br0; ip link set g1 up
+     echo 1 >/proc/sys/net/ipv4/ip_forward
+     nft -f - <<'N'
+table ip hand {
+  chain pre { type nat hook prerouting priority dstnat; iifname != "br0" tcp dport 15201 dnat to 192.168.64.2:${IPERF_PORT}; iifname != "br0" tcp dport 17000 dnat to 192.168.64.2:${PROBE_PORT}; }
+  chain post { type nat hook postrouting priority srcnat; ip saddr 192.168.64.0/24 oifname "en0" masquerade; }
+}
+N`,
+  );
+  g.run('ip addr add 192.168.64.2/24 dev eth0; ip route add default via 192.168.64.1');
+  await serveAll(w.outside);
+  await serveAll(g);
+  return {
+    bed: {
+      name: 'made by hand',
+      guest: g,
+      outside: w.outside,
+      host: w.host,
+      out: { address: '198.51.100.1', iperf: IPERF_PORT, probe: PROBE_PORT },
+      in: { address: '10.9.0.2', iperf: 15201, probe: 17000 },
+      direct: '192.168.64.2',
+    },
+    close: () => w.close(),
+  };
+}
+
+async function ours(): Promise<{ bed: Bed; close(): Promise<void> }> {
+  const w = new World('bo-');
+  const g = guest(w, 1);
+  const engine = new RemoteEngine(w, 'kernel');
+  const others = [2, 3, 4].map((n) => nic(n, n === 4 ? 'host' : 'shared', { rules: [rule(11000 + n, 22)] }));
+  for (const n of [2, 3, 4]) guest(w, n);
+  const problems = await engine.apply(state(nic(1, 'shared', { rules: [rule(15201, IPERF_PORT), rule(17000, PROBE_PORT)] }), ...others));
+  if (problems.length > 0) throw new Error(JSON.stringify(problems));
+  const lease = await dhcp(w, g);
+  if (!lease) throw new Error('the guest got no address');
+  await serveAll(w.outside);
+  await serveAll(g);
+  return {
+    bed: {
+      name: 'anka, kernel engine',
+      guest: g,
+      outside: w.outside,
+      host: w.host,
+      out: { address: '198.51.100.1', iperf: IPERF_PORT, probe: PROBE_PORT },
+      in: { address: '10.9.0.2', iperf: 15201, probe: 17000 },
+      direct: lease.ip,
+    },
+    async close() {
+      await engine.reset();
+      w.close();
+    },
+  };
+}
+
+/** Gbit/s of one TCP stream. */
+async function throughput(from: Namespace, address: string, port: number, seconds: number, reverse = false): Promise<number> {
+  const text = await from.ask(`iperf3 -J -t ${seconds} -O 0.5 ${reverse ? '-R' : ''} -c ${address} -p ${port}`);
+  const end = (JSON.parse(text ?? '{}') as { end?: { sum_received?: { bits_per_second: number } } }).end;
+  if (!end?.sum_received) throw new Error(`iperf3 to ${address}:${port} failed`);
+  return end.sum_received.bits_per_second / 1e9;
+}
+
+async function probe(from: Namespace, ...args: (string | number)[]): Promise<Record<string, number>> {
+  const text = await from.ask(`${process.execPath} ${PROBE} ${args.join(' ')}`);
+  if (text === null) throw new Error(`probe ${args.join(' ')} failed`);
+  return JSON.parse(text) as Record<string, number>;
+}
+
+type Figures = Record<string, number[]>;
+
+async function round(bed: Bed, quick: boolean, into: Figures): Promise<void> {
+  const seconds = quick ? 1 : 3;
+  const note = (what: string, value: number): void => {
+    into[what] ??= [];
+    into[what].push(value);
+  };
+  note('guest → outside, Gbit/s', await throughput(bed.guest, bed.out.address, bed.out.iperf, seconds));
+  note('outside → guest, forwarded port, Gbit/s', await throughput(bed.outside, bed.in.address, bed.in.iperf, seconds));
+  note('host → guest, Gbit/s', await throughput(bed.host, bed.direct, IPERF_PORT, seconds));
+  const l = await probe(bed.guest, 'latency', bed.out.address, bed.out.probe, quick ? 2000 : 10_000);
+  note('round trip guest → outside, µs', l['median'] as number);
+  note('round trip guest → outside, p99, µs', l['p99'] as number);
+  note('new connections guest → outside, /s', (await probe(bed.guest, 'connects', bed.out.address, bed.out.probe, quick ? 1 : 3, 8))['rate'] as number);
+  note(
+    'new connections outside → forwarded port, /s',
+    (await probe(bed.outside, 'connects', bed.in.address, bed.in.probe, quick ? 1 : 3, 8))['rate'] as number,
+  );
+}
+
+/** Runs it, prints the table, and returns the figures. */
+export async function benchNet(quick: boolean): Promise<object> {
+  const hand = await handMade();
+  const anka = await ours();
+  try {
+    const loop: Bed = {
+      ...hand.bed,
+      name: 'loopback',
+      guest: hand.bed.outside,
+      host: hand.bed.outside,
+      out: { address: '127.0.0.1', iperf: IPERF_PORT, probe: PROBE_PORT },
+      in: { address: '127.0.0.1', iperf: IPERF_PORT, probe: PROBE_PORT },
+      direct: '127.0.0.1',
+    };
+    const beds = [loop, hand.bed, anka.bed];
+    const figures = beds.map((): Figures => ({}));
+    for (let r = 0; r < (quick ? 2 : 5); r++) {
+      for (const [i, bed] of beds.entries()) {
+        process.stderr.write(`\r\x1b[Kround ${r + 1}: ${bed.name}`);
+        await round(bed, quick, figures[i] as Figures);
+      }
+    }
+    process.stderr.write('\r\x1b[K');
+    const [, h, a] = figures as [Figures, Figures, Figures];
+    const rows = Object.keys(a).map((what) => {
+      const [x, y] = [median(a[what] as number[]), median(h[what] as number[])];
+      const ratio = what.endsWith('µs') ? y / x : x / y;
+      const digits = what.endsWith('Gbit/s') ? 2 : 0;
+      return [what, ...figures.map((f) => spread(f[what] as number[], digits)), `${ratio.toFixed(2)}${ratio < 0.85 ? ' (below 0.85)' : ''}`];
+    });
+    console.log(`\n${table(['', 'loopback', 'made by hand', 'anka', 'anka : by hand'], rows)}`);
+    return Object.fromEntries(beds.map((b, i) => [b.name, figures[i]]));
+  } finally {
+    await anka.close();
+    hand.close();
+  }
+}

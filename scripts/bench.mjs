@@ -1,0 +1,14 @@
+// Installs what is missing, builds, and runs the benchmarks; options go through (--help lists them).
+import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const step = (file, args) => {
+  const run = spawnSync(file, args, { cwd: root, stdio: 'inherit' });
+  if (run.status !== 0) process.exit(run.status ?? 1);
+};
+if (!process.argv.includes('--help')) {
+  step('bash', ['scripts/setup.sh', '--test']);
+  step(process.execPath, ['scripts/build.mjs']);
+}
+step(process.execPath, ['--import', 'tsx', 'bench/main.ts', ...process.argv.slice(2)]);

@@ -1,0 +1,232 @@
+/**
+ * kill -9 at random moments: of the daemon, of QEMU, of the service process, while VMs are made, started, changed and deleted. The next command finds
+ * everything whole. ANKA_CRASH_SEED and ANKA_CRASH_ROUNDS replay or lengthen a run; a failure names the seed, the round and what was done.
+ */
+import { execFileSync } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { openDb } from '../../src/store/db.ts';
+import { Anka } from '../world/anka.ts';
+import { tinyGuest } from '../world/images.ts';
+import { missing, until, World } from '../world/world.ts';
+
+const why = missing('root', 'netns', 'tun', 'qemu');
+const SEED = Number(process.env['ANKA_CRASH_SEED'] ?? 20_261_124);
+const ROUNDS = Number(process.env['ANKA_CRASH_ROUNDS'] ?? 100);
+const MOST_VMS = 4;
+const MOST_RUNNING = 2;
+
+/** Numbers below 1 from a seed (mulberry32). */
+function random(seed: number): () => number {
+  let a = seed >>> 0;
+  return () => {
+    a = (a + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(a ^ (a >>> 15), 1 | a);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
+interface Vm {
+  uuid: string;
+  name: string;
+  status: string;
+  mac?: string;
+  network?: { type: string };
+  port_forwarding: { name: string; host_port: number; guest_port: number }[];
+}
+
+/** One command, and which VM and property it may change. */
+interface Step {
+  line: string;
+  target: string;
+  changes: 'exists' | 'status' | 'type' | 'rules';
+}
+
+describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
+  let w: World;
+  let anka: Anka;
+  const rnd = random(SEED);
+  const pick = <T>(items: readonly T[]): T => items[Math.floor(rnd() * items.length)] as T;
+
+  /** Processes in the host's namespace: pid and arguments. */
+  const processes = (): { pid: number; args: string[] }[] =>
+    execFileSync('ip', ['netns', 'pids', w.host.name])
+      .toString()
+      .trim()
+      .split('\n')
+      .flatMap((p) => {
+        try {
+          const args = readFileSync(`/proc/${p}/cmdline`, 'utf8').split('\0');
+          return args[0] === '' ? [] : [{ pid: Number(p), args }];
+        } catch {
+          return []; // ended meanwhile
+        }
+      });
+  const qemus = () => processes().filter((p) => p.args[0]?.startsWith('qemu-system'));
+  const services = () => processes().filter((p) => p.args.some((a) => a.endsWith('service-main.js')));
+  const all = async (): Promise<Vm[]> => {
+    const names = (await anka.body<{ uuid: string }[]>('list')).map((v) => v.uuid);
+    return Promise.all(names.map((n) => anka.body<Vm>(`show ${n}`)));
+  };
+
+  beforeAll(async () => {
+    w = new World('tk-');
+    anka = new Anka(w, tinyGuest());
+    await anka.ok('create -m 96M -c 1 -d 1G keeper');
+    await anka.ok('modify keeper add port-forwarding -g 22 -p 12022 ssh');
+  });
+
+  afterAll(async () => {
+    if (!w) return;
+    await anka.ok('delete --yes --all');
+    await anka.ok('network reset');
+    await anka.ok('daemon stop');
+    expect(readdirSync(join(anka.home, 'vms')), 'no folder is left').toEqual([]);
+    expect(readdirSync(join(anka.home, 'run/vm')), 'no socket is left').toEqual([]);
+    expect(
+      w.host
+        .run('ip -o link; nft list ruleset')
+        .split('\n')
+        .filter((l) => l.includes('anka')),
+      'nothing is left in the kernel',
+    ).toEqual([]);
+    await until('no process is left', () => processes().filter((p) => p.args.some((a) => /dist\/|qemu-system|monitor/.test(a))).length === 0);
+    const db = openDb(join(anka.home, 'anka.db'));
+    expect(db.prepare('PRAGMA integrity_check').get()).toEqual({ integrity_check: 'ok' });
+    db.close();
+    w.close();
+  });
+
+  function choose(vms: readonly Vm[]): Step {
+    const others = vms.filter((v) => v.name !== 'keeper');
+    const vm = pick(vms);
+    const fresh = ['a', 'b', 'c', 'd', 'e'].find((n) => !vms.some((v) => v.name === n)) as string;
+    const running = vms.filter((v) => v.status === 'running');
+    const steps: Step[] = [
+      { line: `modify ${vm.name} set network-card -t ${pick(['host', 'disconnected', 'shared'])}`, target: vm.name, changes: 'type' },
+      { line: `modify ${vm.name} add port-forwarding -g ${1000 + Math.floor(rnd() * 50)} r${Math.floor(rnd() * 6)}`, target: vm.name, changes: 'rules' },
+    ];
+    const rule = vm.port_forwarding[0];
+    if (rule && vm.name !== 'keeper') steps.push({ line: `modify ${vm.name} delete port-forwarding ${rule.name}`, target: vm.name, changes: 'rules' });
+    if (vms.length < MOST_VMS) {
+      steps.push({ line: `create -m 96M -c 1 -d 1G ${fresh}`, target: fresh, changes: 'exists' });
+      steps.push({ line: `clone ${vm.name} ${fresh}`, target: fresh, changes: 'exists' });
+    }
+    const still = vms.filter((v) => v.status !== 'running');
+    if (running.length < MOST_RUNNING && still.length > 0) {
+      const s = pick(still).name;
+      for (let i = 0; i < 4; i++) steps.push({ line: `start ${s}`, target: s, changes: 'status' });
+    }
+    if (running.length > 0) {
+      const r = pick(running).name;
+      steps.push({ line: `suspend ${r}`, target: r, changes: 'status' }, { line: `suspend ${r}`, target: r, changes: 'status' });
+      steps.push({ line: `stop -f ${r}`, target: r, changes: 'status' });
+    }
+    if (others.length > 0) {
+      const o = pick(others).name;
+      steps.push({ line: `delete --yes ${o}`, target: o, changes: 'exists' });
+    }
+    return pick(steps);
+  }
+
+  /** Kills one thing; says what. */
+  async function kill(): Promise<string> {
+    const victims = ['daemon', 'daemon', 'daemon', 'qemu', 'service'];
+    const victim = pick(victims);
+    if (victim === 'daemon') await anka.killDaemon();
+    else
+      for (const p of victim === 'qemu' ? qemus().slice(0, 1) : services()) {
+        try {
+          process.kill(p.pid, 'SIGKILL');
+        } catch {
+          // it has ended by itself
+        }
+      }
+    return victim;
+  }
+
+  function checkFiles(vms: readonly Vm[]): void {
+    expect(readdirSync(join(anka.home, 'vms')).sort(), 'a folder for each VM, and none more').toEqual(vms.map((v) => v.uuid).sort());
+    for (const v of vms) {
+      const dir = join(anka.home, 'vms', v.uuid);
+      const files = readdirSync(dir);
+      expect(
+        files.filter((f) => f.includes('.part')),
+        `half-written files of ${v.name}`,
+      ).toEqual([]);
+      expect(files).toContain('disk.qcow2');
+      if (v.status !== 'running') execFileSync('qemu-img', ['check', '-q', join(dir, 'disk.qcow2')]);
+      expect(files.includes('memory'), `${v.name} is ${v.status}`).toBe(v.status === 'suspended');
+    }
+  }
+
+  test(`B6: ${ROUNDS} times, seed ${SEED}`, async () => {
+    let before = await all();
+    const done: Record<string, number> = {};
+    for (let round = 1; round <= ROUNDS; round++) {
+      const step = choose(before);
+      const command = anka.run(step.line.split(' '));
+      await sleep(rnd() ** 2 * (/^(start|suspend|modify .* -t)/.test(step.line) ? 1500 : 600));
+      const victim = await kill();
+      const result = await command;
+      const where = `seed ${SEED}, round ${round}: ${victim} was killed during 'anka ${step.line}' (status ${result.status}: ${result.stderr.trim().split('\n').at(-1)})`;
+      const what = `${victim} during ${step.line.split(' ')[0]}`;
+      done[what] = (done[what] ?? 0) + 1;
+      // QEMU's death is noticed by the daemon a moment later
+      const after = await until(`${where}: status and processes agree`, async () => {
+        const now = await all();
+        const running = now.filter((v) => v.status === 'running').map((v) => v.uuid);
+        const alive = qemus().map((p) => p.args[p.args.indexOf('-uuid') + 1] as string);
+        return running.sort().join() === alive.sort().join() ? now : null;
+      });
+      try {
+        for (const old of before) {
+          const now = after.find((v) => v.name === old.name);
+          if (!now) {
+            expect(`${step.target} ${step.changes}`, `${old.name} is gone`).toBe(`${old.name} exists`);
+            continue;
+          }
+          expect(now.uuid).toBe(old.uuid);
+          if (!(step.target === old.name && step.changes === 'type')) expect(now.network?.type).toBe(old.network?.type);
+          const ports = (v: Vm) => v.port_forwarding.map((r) => `${r.name} ${r.guest_port} ${r.name === 'ssh' ? r.host_port : ''}`).sort();
+          if (!(step.target === old.name && step.changes === 'rules')) expect(ports(now)).toEqual(ports(old));
+          if (now.status !== old.status && now.status !== 'failed')
+            expect(`${step.target} ${step.changes}`, `${old.name} is ${now.status}`).toBe(`${old.name} status`);
+        }
+        for (const v of after) if (!before.some((o) => o.name === v.name)) expect(`${step.target} ${step.changes}`).toBe(`${v.name} exists`);
+        const macs = after.flatMap((v) => (v.mac ? [v.mac] : []));
+        expect(new Set(macs).size, 'outside MACs are unique').toBe(macs.length);
+        checkFiles(after);
+        const allowed = new Set(after.filter((v) => v.status === 'running').flatMap((v) => v.port_forwarding.map((r) => r.host_port)));
+        await until('no port leads to a VM that is gone', () => {
+          const map = w.host.attempt('nft list map ip anka forward_any') ?? '';
+          return [...map.matchAll(/(?:tcp|udp) \. (\d+) :/g)].every((m) => allowed.has(Number(m[1])));
+        });
+      } catch (cause) {
+        throw new Error(`${where}: ${(cause as Error).message}`, { cause });
+      }
+      // what failed is started by the next steps like any other; what a crash test must not do is fill up with failed ones
+      before = after;
+    }
+    console.log(
+      Object.entries(done)
+        .map(([k, n]) => `${k}: ${n}`)
+        .join(', '),
+    );
+  });
+
+  test('B6, B90: after all that, a VM starts, has an address, and is reached through its rule', async () => {
+    for (const v of await all()) if (v.name !== 'keeper') await anka.ok(`delete --yes ${v.name}`);
+    if ((await anka.body<Vm>('show keeper')).status === 'running') await anka.ok('stop -f keeper');
+    await anka.ok('modify keeper set network-card -t shared');
+    await anka.ok('start keeper');
+    await anka.address('keeper');
+    await anka.ok('run keeper true');
+    const banner = await until('ssh answers through the rule', () => w.outside.ask("timeout 5 bash -c 'exec 3<>/dev/tcp/10.9.0.2/12022 && head -c 4 <&3'"));
+    expect(banner).toBe('SSH-');
+    expect(existsSync(join(anka.home, 'anka.db'))).toBe(true);
+  });
+});
