@@ -59,7 +59,6 @@ function ipTable(networks: readonly DesiredNetwork[], nics: readonly RuledNic[])
     ...new Set(nics.flatMap(({ nic, ip }) => (nic.isolated && ip !== null ? nic.rules.map((r) => `${formatIpv4(ip)} . ${r.protocol} . ${r.guestPort}`) : []))),
   ];
   const shared = networks.find((n) => n.name === 'shared');
-  const dhcpIn = networks.map((n) => `    iifname ${q(BRIDGES[n.name])} udp dport 67 udp dport set ${DHCP_PORTS[n.name]}`);
   const dnsIn = networks.map(
     (n) => `    iifname ${q(BRIDGES[n.name])} ip daddr ${formatIpv4(gatewayOf(n.subnet))} meta l4proto { tcp, udp } th dport 53 redirect to :${DNS_PORT}`,
   );
@@ -72,12 +71,19 @@ function ipTable(networks: readonly DesiredNetwork[], nics: readonly RuledNic[])
   set isolated_ports { type ipv4_addr . inet_proto . inet_service;${list(isolatedPorts)}; }
   set subnets { type ipv4_addr; flags interval;${list(subnets)}; }
 
+${networks
+  .map(
+    (n) => `  chain from_${n.name} {
+    ip daddr 127.0.0.0/8 counter drop comment "the host's loopback is its own"
+    ip saddr 127.0.0.0/8 counter drop
+${n.name === 'host' && shared ? `    ip daddr ${formatSubnet(shared.subnet)} counter drop comment "not even the other gateway"\n` : ''}    udp dport 67 udp dport set ${DHCP_PORTS[n.name]}
+  }`,
+  )
+  .join('\n')}
   chain rewrite_in {
     type filter hook prerouting priority raw; policy accept;
-    iifname ${ours} ip daddr 127.0.0.0/8 counter drop comment "the host's loopback is its own"
-    iifname ${ours} ip saddr 127.0.0.0/8 counter drop
-${shared ? `    iifname ${q(BRIDGES.host)} ip daddr ${formatSubnet(shared.subnet)} counter drop comment "host network: not even the other gateway"\n` : ''}    iifname != ${ours} iifname != "lo" ip daddr @subnets counter drop comment "from outside only through a forwarding rule"
-${dhcpIn.join('\n')}
+    iifname vmap { ${networks.map((n) => `${q(BRIDGES[n.name])} : goto from_${n.name}`).join(', ')}, "lo" : accept }
+    ip daddr @subnets counter drop comment "from outside only through a forwarding rule"
   }
   chain rewrite_out {
     type filter hook output priority raw; policy accept;
@@ -106,6 +112,7 @@ ${shared ? `    ip saddr ${formatSubnet(shared.subnet)} oifname != ${ours} masqu
   }
   chain forward {
     type filter hook forward priority filter - 5; policy accept;
+${shared ? `    ct state established,related ct status & dnat == 0 iifname ${q(BRIDGES.shared)} accept\n    ct state established,related ct status & dnat == 0 oifname ${q(BRIDGES.shared)} accept` : ''}
 ${networks.map((n) => `    iifname ${q(BRIDGES[n.name])} oifname ${q(BRIDGES[n.name])} accept comment "between VMs; seen here only with br_netfilter"`).join('\n')}
     oifname ${ours} ct direction original ct status dnat meta l4proto { tcp, udp } meta l4proto . ct original proto-dst . ip daddr . th dport != @forward_live jump cut
     iifname ${ours} ct direction reply ct status dnat meta l4proto { tcp, udp } meta l4proto . ct original proto-dst . ip saddr . th sport != @forward_live jump cut
@@ -163,6 +170,7 @@ function bridgeTable(networks: readonly DesiredNetwork[], nics: readonly RuledNi
     }
   }
   for (const n of networks) for (const a of [n.subnet.base, gatewayOf(n.subnet), broadcastOf(n.subnet)]) owned.add(formatIpv4(a));
+  const known = served.flatMap(({ nic, ip }) => (ip === null ? [] : [`${q(tapName(nic.id))} . ${formatMac(nic.outsideMac)} . ${formatIpv4(ip)}`]));
   const isolated = plugged.filter(({ nic }) => nic.isolated).map(({ nic }) => q(tapName(nic.id)));
   const drop = (reason: DropReason): string => `update @drop_${reason} { iifname counter } drop`;
   const onNetwork = networks.map(
@@ -186,6 +194,7 @@ function bridgeTable(networks: readonly DesiredNetwork[], nics: readonly RuledNi
 ${DROP_REASONS.map((r) => `  set drop_${r} { type ifname; size 65535; flags dynamic; }`).join('\n')}
   set mac { type ifname . ether_addr;${list(macs)}; }
   set address { type ifname . ipv4_addr;${list([...addresses])}; }
+  set known { type ifname . ether_addr . ipv4_addr;${list(known)}; }
   set owned { type ipv4_addr;${list([...owned])}; }
   set isolated { type ifname;${list(isolated)}; }
   set claim { type ifname . ipv4_addr; size 4096; flags dynamic,timeout; timeout ${CLAIM_TIMEOUT}; }
@@ -211,12 +220,12 @@ ${onNetwork.join('\n')}
   map nic { type ifname : verdict;${list(taps)}; }
   chain guard {
     type filter hook prerouting priority -300; policy accept;
+    ip protocol tcp iifname . ether saddr . ip saddr @known accept comment "nearly all: one look"
     iifname vmap @nic
   }
   chain forward {
     type filter hook forward priority -200; policy accept;
-    iifname @isolated ${drop('isolated')}
-    oifname @isolated ${drop('isolated')}
+${isolated.length > 0 ? `    iifname @isolated ${drop('isolated')}\n    oifname @isolated ${drop('isolated')}` : ''}
   }
 }`;
 }
