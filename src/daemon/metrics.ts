@@ -7,8 +7,9 @@ const label = (v: string): string => v.replaceAll('\\', '\\\\').replaceAll('"', 
 export function metricsText(ctx: Context, state: ObservedState | null): string {
   const lines = ['# TYPE anka_vms gauge', `anka_vms ${ctx.vms.all().length}`, '# TYPE anka_vms_running gauge', `anka_vms_running ${ctx.machines.size}`];
   lines.push('# TYPE anka_network_leases gauge');
-  for (const n of state?.networks ?? [])
-    lines.push(`anka_network_leases{network="${n.name}"} ${n.leases}`, `anka_network_healthy{network="${n.name}"} ${Number(n.healthy)}`);
+  for (const n of state?.networks ?? []) lines.push(`anka_network_leases{network="${n.name}"} ${n.leases}`);
+  lines.push('# TYPE anka_network_healthy gauge');
+  for (const n of state?.networks ?? []) lines.push(`anka_network_healthy{network="${n.name}"} ${Number(n.healthy)}`);
   lines.push('# TYPE anka_nic_drops_total counter');
   for (const nic of state?.nics ?? []) {
     const name = label(ctx.vms.find(nic.id)?.name ?? nic.id);

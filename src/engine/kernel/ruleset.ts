@@ -110,12 +110,22 @@ ${shared ? `    ip saddr ${formatSubnet(shared.subnet)} oifname != ${ours} masqu
     meta l4proto tcp counter reject with tcp reset
     counter drop
   }
+  chain forwarded {
+    ct state related accept comment "ICMP errors, for path MTU discovery"
+    meta l4proto { tcp, udp } meta l4proto . ct original proto-dst . ip daddr . th dport @forward_live accept
+    goto cut
+  }
+  chain answered {
+    ct state related accept
+    meta l4proto { tcp, udp } meta l4proto . ct original proto-dst . ip saddr . th sport @forward_live accept
+    goto cut
+  }
   chain forward {
     type filter hook forward priority filter - 5; policy accept;
-${shared ? `    ct state established,related ct status & dnat == 0 iifname ${q(BRIDGES.shared)} accept\n    ct state established,related ct status & dnat == 0 oifname ${q(BRIDGES.shared)} accept` : ''}
+    ct status dnat ct direction original oifname ${ours} goto forwarded
+    ct status dnat ct direction reply iifname ${ours} goto answered
+${shared ? `    iifname ${q(BRIDGES.shared)} oifname != ${ours} ip saddr ${formatSubnet(shared.subnet)} accept\n    iifname != ${ours} oifname ${q(BRIDGES.shared)} ct state established,related accept` : ''}
 ${networks.map((n) => `    iifname ${q(BRIDGES[n.name])} oifname ${q(BRIDGES[n.name])} accept comment "between VMs; seen here only with br_netfilter"`).join('\n')}
-    oifname ${ours} ct direction original ct status dnat meta l4proto { tcp, udp } meta l4proto . ct original proto-dst . ip daddr . th dport != @forward_live jump cut
-    iifname ${ours} ct direction reply ct status dnat meta l4proto { tcp, udp } meta l4proto . ct original proto-dst . ip saddr . th sport != @forward_live jump cut
     iifname ${q(BRIDGES.host)} ct direction reply ct status dnat accept
     iifname ${q(BRIDGES.host)} counter drop comment "host network: nothing leaves the host"
     oifname ${q(BRIDGES.host)} ct status dnat accept
