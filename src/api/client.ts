@@ -53,6 +53,16 @@ export class Client {
     for await (const line of lines(response)) yield JSON.parse(line) as DaemonEvent;
   }
 
+  /** An answer of bytes, as they come. */
+  async stream(path: string): Promise<IncomingMessage> {
+    const response = await this.#send('GET', path, undefined);
+    if ((response.statusCode ?? 500) < 400) return response;
+    let text = '';
+    response.setEncoding('utf8');
+    for await (const chunk of response) text += chunk;
+    throw AnkaError.fromBody((JSON.parse(text) as { error: ErrorBody }).error);
+  }
+
   async #call<T>(method: string, path: string, body: object | undefined, options: CallOptions = {}): Promise<T> {
     const response = await this.#send(method, path, body, options.signal);
     if (response.headers['content-type']?.startsWith('application/x-ndjson')) {

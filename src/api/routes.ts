@@ -137,6 +137,24 @@ export function createApp(service: AnkaService, version: string): OpenAPIHono {
 
   document(app, { method: 'get', path: '/metrics', summary: 'Counters, as Prometheus reads them' });
   document(app, { method: 'get', path: '/v1/events', summary: 'What happens, as it happens: a line of JSON each' });
+  route('delete', '/v1/captures/:id', 'Ends a capture', null, (c) => service.endCapture(c.req.param('id') as string));
+  document(app, { method: 'get', path: '/v1/vms/:ref/capture', summary: 'The frames of a VM’s card, as pcapng, until the capture is ended' });
+  app.get('/v1/vms/:ref/capture', async (c) => {
+    const side = c.req.query('side') ?? 'inside';
+    if (side !== 'inside' && side !== 'outside') throw new AnkaError('badValue', `side: '${side}' must be inside or outside`);
+    const filter = (c.req.query('filter') ?? '').trim();
+    if (filter.length > 4096) throw new AnkaError('badValue', 'filter: must have at most 4096 characters');
+    const capture = await service.capture(ref(c), side, filter);
+    c.header('content-type', 'application/x-pcapng');
+    c.header('x-anka-capture', capture.id);
+    return stream(c, async (out) => {
+      out.onAbort(() => capture.abort());
+      for await (const bytes of capture.bytes) {
+        await out.write(bytes);
+        if (out.aborted) break;
+      }
+    });
+  });
   app.get('/metrics', async (c) => c.text(await service.metrics()));
   app.get('/v1/events', (c) => {
     c.header('content-type', 'application/x-ndjson');

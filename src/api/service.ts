@@ -1,5 +1,7 @@
 /** What the API's routes call: implemented by the daemon, and by nothing else. */
 import type {
+  CaptureEnd,
+  CaptureSide,
   CreateRequest,
   DaemonEvent,
   DaemonStatus,
@@ -18,6 +20,13 @@ import type {
 /** The settings in force for one call: stored ones, overridden by the client's environment (B71). */
 export type CallSettings = Readonly<Record<string, string>>;
 export type OnProgress = (step: string, fraction?: number) => void;
+
+/** A capture under way. `bytes` are pcapng; `abort` ends it when nobody reads any more. */
+export interface CaptureStream {
+  id: string;
+  bytes: AsyncIterable<Uint8Array>;
+  abort(): void;
+}
 
 export interface AnkaService {
   status(): Promise<DaemonStatus>;
@@ -49,5 +58,7 @@ export interface AnkaService {
   networks(): Promise<NetworkStatus[]>;
   resetNetworks(): Promise<{ removed: string[] }>;
   doctor(): Promise<DoctorFinding[]>;
+  capture(ref: string, side: CaptureSide, filter: string): Promise<CaptureStream>;
+  endCapture(id: string): Promise<CaptureEnd>;
   buildBaseImage(progress: OnProgress): Promise<void>;
 }

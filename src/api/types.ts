@@ -33,12 +33,22 @@
  * | GET /v1/networks | | NetworkStatus[] |
  * | POST /v1/networks/reset | | {removed: string[]} |
  * | GET /v1/doctor | | DoctorFinding[] |
+ * | GET /v1/vms/:ref/capture?side=inside\|outside&filter=… | | pcapng, until it is ended; its id in the header `x-anka-capture` |
+ * | DELETE /v1/captures/:id | | CaptureEnd; the statistics block follows in the stream |
  * | POST /v1/base-image | {} | {} · long |
  */
 
 export type VmStatus = 'running' | 'stopped' | 'suspended' | 'failed';
 export type CardType = 'shared' | 'host' | 'bridge' | 'disconnected';
 export type Controller = 'virtio-net' | 'e1000';
+
+export type CaptureSide = 'inside' | 'outside';
+
+/** What a capture caught. */
+export interface CaptureEnd {
+  frames: number;
+  dropped: number;
+}
 
 export interface Progress {
   step: string;

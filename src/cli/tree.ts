@@ -11,6 +11,7 @@ import type { Session } from './session.ts';
 const vms = () => import('./commands/vms.ts');
 const modify = () => import('./commands/modify.ts');
 const guest = () => import('./commands/guest.ts');
+const capture = () => import('./commands/capture.ts');
 const host = () => import('./commands/host.ts');
 
 function examples(command: Command, ...lines: string[]): Command {
@@ -46,6 +47,7 @@ export function buildTree(s: Session): Command {
     .enablePositionalOptions();
   addVmCommands(root, s);
   addGuestCommands(root, s);
+  addInsightCommands(root, s);
   addModify(root);
   addHostCommands(root, s);
   return root;
@@ -126,6 +128,18 @@ function addGuestCommands(root: Command, s: Session): void {
   examples(
     sub(root, 'nc <HOST> <PORT>', 'Join standard input and output to a port of a VM.').action(async (vm, port) => (await guest()).nc(s, vm, port)),
     "ssh -o ProxyCommand='anka nc %h %p' anka@vm1",
+  );
+}
+
+function addInsightCommands(root: Command, s: Session): void {
+  examples(
+    sub(root, 'capture <VM> [FILTER...]', "Write the frames of a VM's card as pcapng; FILTER is in tcpdump's syntax.")
+      .option('--side <SIDE>', 'inside: as the guest sees its MAC address (the default); outside: as the network does.')
+      .option('-w, --write <FILE>', 'Write into FILE; - or absent: to standard output, which must be no terminal.')
+      .action(async (vm, words, o) => (await capture()).capture(s, vm, words, o)),
+    'anka capture vm1 -w vm1.pcapng',
+    'anka capture vm1 | tshark -r -',
+    'anka capture --side outside -w arp.pcapng vm1 arp or icmp',
   );
 }
 

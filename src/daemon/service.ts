@@ -9,6 +9,7 @@ import { checkSetting, findSetting } from '../lib/settings.ts';
 import { ensureBaseImage, findBaseImage } from '../vm/base-image.ts';
 import { machineFiles } from '../vm/qemu-args.ts';
 import { formatIpv4, formatSubnet, gatewayOf } from '../wire/address.ts';
+import { Captures } from './capture.ts';
 import { addCard, cardChange, changeCard, removeCard, replug } from './cards.ts';
 import type { Context } from './context.ts';
 import { desiredNetworks, desiredState } from './desired.ts';
@@ -61,6 +62,7 @@ export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, fa
     if (types) await renumber(types);
     else if (NETWORK_SETTINGS.includes(key) && ctx.machines.size > 0) await reconciler.apply();
   };
+  const captures = new Captures();
   const shown = async (ref: string): Promise<VmShow> => show(ctx, vms.find(ref), await observed());
 
   return {
@@ -197,6 +199,8 @@ export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, fa
       return { removed: await (await ctx.engine()).reset() };
     },
     doctor: async () => (await ctx.engine()).doctor(),
+    capture: (ref, side, filter) => captures.begin(ctx, vms.find(ref), side, filter),
+    endCapture: async (id) => captures.end(id),
     async buildBaseImage(progress) {
       await ensureBaseImage(ctx.paths.baseImage, progress);
     },

@@ -8,6 +8,7 @@
  * Numbers: an IPv4 address is an unsigned 32-bit number in host order (192.168.64.1 = 0xc0a84001); a MAC is a number
  * below 2^48 (56:45:45:00:00:01 = 0x564545000001). They are strings only in the API and on the screen.
  */
+import type { CapturedFrame } from '../wire/pcapng.ts';
 
 /** A subnet: network address (host order) and prefix length, 8–29. The gateway is `base + 1`. */
 export interface Subnet {
@@ -144,6 +145,22 @@ export interface DoctorFinding {
   remedy: string;
 }
 
+/** Before (as the guest knows it) or after (as the network knows it) the translation of the MAC address. */
+export type CaptureSide = 'inside' | 'outside';
+
+/** Frames of one card, from its beginning until `close`. */
+export interface Capture {
+  /** What is captured, in words. */
+  description: string;
+  /** Most bytes kept of a frame. */
+  snapLength: number;
+  /** Waits for frames, and gives some; null when the capture was closed, or the card was unplugged. */
+  next(): Promise<CapturedFrame[] | null>;
+  /** Frames since the beginning; `received` counts dropped ones, too. Frames are dropped while nobody asks for the next. */
+  counts(): { received: number; dropped: number };
+  close(): void;
+}
+
 /** An engine. Every method is safe to call again; nothing here is remembered by callers. */
 export interface Engine {
   readonly name: 'kernel' | 'user';
@@ -155,6 +172,8 @@ export interface Engine {
   stats(): Promise<NicStats[]>;
   /** Opens the backend of a card that was applied before. */
   openNic(id: string): Promise<NicBackend>;
+  /** Begins a capture of a card that was applied before (B93). `filter` is in tcpdump's syntax, or empty. Absent where the engine cannot. */
+  capture?(id: string, side: CaptureSide, filter: string): Promise<Capture>;
   /** Gives the lease of a deleted VM back (B23). */
   forgetNic(id: string): Promise<void>;
   /** Calls back (debounced) when observed state may have changed. Returns the unsubscribe function. */

@@ -23,6 +23,7 @@ const PACKAGES: Record<string, string> = {
   mmdebstrap: 'mmdebstrap',
   mke2fs: 'e2fsprogs',
   newuidmap: 'uidmap',
+  tcpdump: 'tcpdump',
   ssh: 'openssh-client',
   scp: 'openssh-client',
   'ssh-keygen': 'openssh-client',

@@ -15,11 +15,32 @@ const SO_PEERCRED = 17;
 const IFNAMSIZ = 16;
 const LOCK_EX = 2;
 const LOCK_NB = 4;
+const AF_PACKET = 17;
+const SOCK_RAW_CLOEXEC = 0x80003;
+const ETH_P_ALL = 3;
+const SO_ATTACH_FILTER = 26;
+const SOL_PACKET = 263;
+const PACKET_ADD_MEMBERSHIP = 1;
+const PACKET_RX_RING = 5;
+const PACKET_STATISTICS = 6;
+const PACKET_VERSION = 10;
+const TPACKET_V3 = 2;
+const PACKET_MR_PROMISC = 1;
+const PROT_READ_WRITE = 3;
+const MAP_SHARED = 1;
 
 interface Libc {
   ioctl(fd: number, request: number, argument: Uint8Array): number;
   getsockopt(fd: number, level: number, name: number, value: Uint8Array, length: Uint32Array): number;
   flock(fd: number, operation: number): number;
+  setsockopt(fd: number, level: number, name: number, value: Uint8Array, length: number): number;
+  attachFilter(fd: number, level: number, name: number, value: { len: number; filter: Uint8Array }, length: number): number;
+  socket(domain: number, type: number, protocol: number): number;
+  bind(fd: number, address: Uint8Array, length: number): number;
+  mmap(address: null, length: number, protection: number, flags: number, fd: number, offset: number): unknown;
+  munmap(address: unknown, length: number): number;
+  view(address: unknown, length: number): ArrayBuffer;
+  address(value: unknown): bigint;
   errno(): number;
 }
 
@@ -29,10 +50,19 @@ function load(): Libc {
   if (libc) return libc;
   const koffi = createRequire(import.meta.url)('koffi') as typeof import('koffi');
   const c = koffi.load('libc.so.6');
+  koffi.struct('sock_fprog', { len: 'uint16_t', filter: 'uint8_t *' });
   libc = {
     ioctl: c.func('int ioctl(int, unsigned long, void *)'),
     getsockopt: c.func('int getsockopt(int, int, int, _Out_ uint8_t *, _Inout_ uint32_t *)'),
     flock: c.func('int flock(int, int)'),
+    setsockopt: c.func('int setsockopt(int, int, int, uint8_t *, uint32_t)'),
+    attachFilter: c.func('int setsockopt(int, int, int, sock_fprog *, uint32_t)'),
+    socket: c.func('int socket(int, int, int)'),
+    bind: c.func('int bind(int, uint8_t *, uint32_t)'),
+    mmap: c.func('void *mmap(void *, size_t, int, int, int, long)'),
+    munmap: c.func('int munmap(void *, size_t)'),
+    view: (address, length) => koffi.view(address, length),
+    address: (value) => koffi.address(value),
     errno: () => koffi.errno(),
   };
   return libc;
@@ -68,4 +98,92 @@ export function peerCredentials(fd: number): { pid: number; uid: number; gid: nu
 /** Takes the exclusive lock of an open file (flock(2)), which the kernel lets go of when the descriptor is closed or its process ends. False when another has it. */
 export function tryLock(fd: number): boolean {
   return load().flock(fd, LOCK_EX | LOCK_NB) === 0;
+}
+
+/** One instruction of classic BPF, as `tcpdump -ddd` prints it. */
+export interface BpfInstruction {
+  code: number;
+  jumpTrue: number;
+  jumpFalse: number;
+  k: number;
+}
+
+/** A packet socket whose frames the kernel puts into memory that is shared with us (TPACKET_V3, packet(7)). */
+export interface PacketMemory {
+  /** All blocks, one behind the other. Must not be touched after `close`. */
+  readonly memory: ArrayBuffer;
+  /** Frames that came and frames dropped for want of room, since the last call. */
+  counts(): { received: number; dropped: number };
+  close(): void;
+}
+
+export interface PacketMemoryOptions {
+  interfaceIndex: number;
+  /** Frames of others, too; ends with the socket. */
+  promiscuous: boolean;
+  filter: readonly BpfInstruction[];
+  /** Bytes of a block, a multiple of the page size; and how many there are. */
+  blockSize: number;
+  blocks: number;
+  /** Milliseconds after which a block that is not full is handed over. */
+  handOver: number;
+}
+
+/** Opens it. The filter is in force before the first frame. Throws `noRights` or `network`. */
+export function openPacketMemory(o: PacketMemoryOptions): PacketMemory {
+  const c = load();
+  const fd = c.socket(AF_PACKET, SOCK_RAW_CLOEXEC, 0);
+  if (fd < 0) throw new AnkaError('noRights', `a packet socket cannot be opened (errno ${c.errno()}); it needs CAP_NET_RAW`);
+  const demand = (what: string, result: number): void => {
+    if (result >= 0) return;
+    const errno = c.errno();
+    closeSync(fd);
+    throw new AnkaError('network', `${what} of a packet socket failed (errno ${errno})`);
+  };
+  if (o.filter.length > 0) {
+    const program = Buffer.alloc(o.filter.length * 8);
+    for (const [i, f] of o.filter.entries()) {
+      program.writeUInt16LE(f.code, i * 8);
+      program[i * 8 + 2] = f.jumpTrue;
+      program[i * 8 + 3] = f.jumpFalse;
+      program.writeUInt32LE(f.k, i * 8 + 4);
+    }
+    demand('the filter', c.attachFilter(fd, SOL_SOCKET, SO_ATTACH_FILTER, { len: o.filter.length, filter: program }, 16));
+  }
+  const int = (value: number): Buffer => {
+    const b = Buffer.alloc(4);
+    b.writeInt32LE(value);
+    return b;
+  };
+  demand('the version', c.setsockopt(fd, SOL_PACKET, PACKET_VERSION, int(TPACKET_V3), 4));
+  const size = o.blockSize * o.blocks;
+  const request = Buffer.alloc(28);
+  for (const [i, v] of [o.blockSize, o.blocks, 2048, size / 2048, o.handOver].entries()) request.writeUInt32LE(v, i * 4);
+  demand('the ring', c.setsockopt(fd, SOL_PACKET, PACKET_RX_RING, request, request.length));
+  if (o.promiscuous) {
+    const member = Buffer.alloc(16);
+    member.writeInt32LE(o.interfaceIndex, 0);
+    member.writeUInt16LE(PACKET_MR_PROMISC, 4);
+    demand('the promiscuous mode', c.setsockopt(fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, member, member.length));
+  }
+  const at = c.mmap(null, size, PROT_READ_WRITE, MAP_SHARED, fd, 0);
+  demand('the memory', at === null || c.address(at) === 0xffffffffffffffffn ? -1 : 0);
+  const memory = c.view(at, size);
+  const address = Buffer.alloc(20);
+  address.writeUInt16LE(AF_PACKET, 0);
+  address.writeUInt16BE(ETH_P_ALL, 2);
+  address.writeInt32LE(o.interfaceIndex, 4);
+  demand('the interface', c.bind(fd, address, address.length));
+  const counts = Buffer.alloc(12);
+  return {
+    memory,
+    counts() {
+      if (c.getsockopt(fd, SOL_PACKET, PACKET_STATISTICS, counts, Uint32Array.of(counts.length)) < 0) return { received: 0, dropped: 0 };
+      return { received: counts.readUInt32LE(0), dropped: counts.readUInt32LE(4) };
+    },
+    close() {
+      closeSync(fd);
+      c.munmap(at, size);
+    },
+  };
 }

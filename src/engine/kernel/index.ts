@@ -20,7 +20,20 @@ import { applyNft, listTable, readSetCounters, withoutDynamicElements } from '..
 import { readSysctl } from '../../host/sysctl.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import { broadcastOf, formatSubnet, gatewayOf, type SubnetLike, subnetContains, subnetsOverlap } from '../../wire/address.ts';
-import type { DesiredNic, DesiredState, DoctorFinding, Engine, EngineProblem, NicBackend, NicStats, ObservedNic, ObservedState } from '../engine.ts';
+import type {
+  Capture,
+  CaptureSide,
+  DesiredNic,
+  DesiredState,
+  DoctorFinding,
+  Engine,
+  EngineProblem,
+  NicBackend,
+  NicStats,
+  ObservedNic,
+  ObservedState,
+} from '../engine.ts';
+import { openCapture } from './capture.ts';
 import { examineHost } from './doctor.ts';
 import { allowThroughFirewalls, findFirewalls, removeFirewallAllowances } from './firewalls.ts';
 import { BRIDGES, DHCP_PORTS, DNS_PORT, TABLES, tapName } from './names.ts';
@@ -211,6 +224,12 @@ class KernelEngine implements Engine {
         open = false;
       },
     };
+  }
+
+  async capture(id: string, side: CaptureSide, filter: string): Promise<Capture> {
+    const nic = this.#desired.nics.find((n) => n.id === id);
+    if (!nic) throw new AnkaError('network', `the engine knows no card of VM ${id}`);
+    return openCapture(nic, side, filter);
   }
 
   async forgetNic(id: string): Promise<void> {

@@ -1,0 +1,147 @@
+/**
+ * Frames of one interface, as a packet socket sees them: read in turns from a ring that the kernel fills.
+ *
+ * Theory of operation: the kernel fills block after block and hands each over when it is full or 20 ms old; `read` copies the frames of the blocks that are
+ * ours, and gives them back. Who reads slowly loses frames in the kernel, where they are counted; nothing here grows. A VLAN tag, which the kernel keeps
+ * beside the frame, is put back into it.
+ * Limits: 4 MiB of ring; frames that are not yet segmented are seen whole (up to 64 KiB), and without the checksum that a card would have filled in.
+ * See packet(7) and the kernel's networking/packet_mmap.
+ */
+import { readFileSync } from 'node:fs';
+import { AnkaError } from '../lib/errors.ts';
+import type { CapturedFrame } from '../wire/pcapng.ts';
+import { run } from './exec.ts';
+import { type BpfInstruction, openPacketMemory, type PacketMemory } from './ffi.ts';
+
+const BLOCK_SIZE = 1 << 18;
+const BLOCKS = 16;
+const HAND_OVER_MS = 20;
+const OWNER_IS_USER = 1;
+const PACKET_OUTGOING = 4;
+const VLAN_VALID = 1 << 4;
+const VLAN_TPID_VALID = 1 << 6;
+const VLAN_TPID = 0x8100;
+
+/** Offsets of a block's header, and of the header of each frame in it. */
+const BLOCK = { status: 8, frames: 12, first: 16 } as const;
+const FRAME = { next: 0, seconds: 4, nanoseconds: 8, captured: 12, length: 16, status: 20, mac: 24, vlan: 32, tpid: 36, packetType: 58 } as const;
+
+/** Most bytes that are kept of a frame. */
+export const SNAP_LENGTH = BLOCK_SIZE;
+
+/** A frame with its direction as this host sees the interface. */
+export interface HostFrame extends Omit<CapturedFrame, 'outbound'> {
+  /** The host sent it out of the interface. */
+  sentByHost: boolean;
+}
+
+export class PacketRing {
+  #socket: PacketMemory;
+  #view: DataView;
+  #words: Int32Array;
+  #bytes: Uint8Array;
+  #next = 0;
+  #closed = false;
+  #received = 0;
+  #dropped = 0;
+
+  /** Opens it on an interface of this name. Throws `network` where there is none. */
+  constructor(interfaceName: string, options: { promiscuous?: boolean; filter?: readonly BpfInstruction[] } = {}) {
+    const index = interfaceIndex(interfaceName);
+    if (index === null) throw new AnkaError('network', `interface ${interfaceName} does not exist`);
+    this.#socket = openPacketMemory({
+      interfaceIndex: index,
+      promiscuous: options.promiscuous ?? false,
+      filter: options.filter ?? [],
+      blockSize: BLOCK_SIZE,
+      blocks: BLOCKS,
+      handOver: HAND_OVER_MS,
+    });
+    this.#view = new DataView(this.#socket.memory);
+    this.#words = new Int32Array(this.#socket.memory);
+    this.#bytes = new Uint8Array(this.#socket.memory);
+  }
+
+  /** Frames of the next block that is ours, copied; null when there is none yet. */
+  read(): HostFrame[] | null {
+    if (this.#closed) return null;
+    const at = this.#next * BLOCK_SIZE;
+    if ((Atomics.load(this.#words, (at + BLOCK.status) / 4) & OWNER_IS_USER) === 0) return null;
+    const frames: HostFrame[] = [];
+    let f = at + this.#view.getUint32(at + BLOCK.first, true);
+    for (let n = this.#view.getUint32(at + BLOCK.frames, true); n > 0; n--) {
+      frames.push(this.#frame(f));
+      f += this.#view.getUint32(f + FRAME.next, true);
+    }
+    Atomics.store(this.#words, (at + BLOCK.status) / 4, 0);
+    this.#next = (this.#next + 1) % BLOCKS;
+    return frames;
+  }
+
+  #frame(f: number): HostFrame {
+    const v = this.#view;
+    const start = f + v.getUint16(f + FRAME.mac, true);
+    const captured = v.getUint32(f + FRAME.captured, true);
+    const status = v.getUint32(f + FRAME.status, true);
+    const tagged = (status & VLAN_VALID) !== 0 && captured >= 12;
+    const data = new Uint8Array(captured + (tagged ? 4 : 0));
+    if (tagged) {
+      data.set(this.#bytes.subarray(start, start + 12));
+      const tpid = (status & VLAN_TPID_VALID) !== 0 ? v.getUint16(f + FRAME.tpid, true) : VLAN_TPID;
+      new DataView(data.buffer).setUint32(12, tpid * 65_536 + (v.getUint32(f + FRAME.vlan, true) & 0xffff));
+      data.set(this.#bytes.subarray(start + 12, start + captured), 16);
+    } else data.set(this.#bytes.subarray(start, start + captured));
+    return {
+      time: BigInt(v.getUint32(f + FRAME.seconds, true)) * 1_000_000_000n + BigInt(v.getUint32(f + FRAME.nanoseconds, true)),
+      sentByHost: v.getUint8(f + FRAME.packetType) === PACKET_OUTGOING,
+      data,
+      length: v.getUint32(f + FRAME.length, true) + (tagged ? 4 : 0),
+    };
+  }
+
+  /** Frames that came (dropped ones too), and that were dropped because nobody read in time, since it was opened. */
+  counts(): { received: number; dropped: number } {
+    if (!this.#closed) {
+      const c = this.#socket.counts();
+      this.#received += c.received;
+      this.#dropped += c.dropped;
+    }
+    return { received: this.#received, dropped: this.#dropped };
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.counts();
+    this.#closed = true;
+    this.#socket.close();
+  }
+}
+
+/** The kernel's number of an interface; null where there is none. */
+export function interfaceIndex(name: string): number | null {
+  try {
+    return Number(readFileSync(`/sys/class/net/${name}/ifindex`, 'utf8'));
+  } catch {
+    return null; // no such interface
+  }
+}
+
+/** Compiles a filter in tcpdump's syntax, by tcpdump, for that interface. Throws `missingProgram`, or `badValue` with what is wrong with the filter. */
+export async function compileFilter(interfaceName: string, filter: string): Promise<BpfInstruction[]> {
+  let text: string;
+  try {
+    text = await run('tcpdump', ['-p', '-i', interfaceName, '-s', String(SNAP_LENGTH), '-ddd', '--', filter]);
+  } catch (cause) {
+    if (cause instanceof AnkaError && cause.kind === 'missingProgram')
+      throw new AnkaError('missingProgram', "a filter needs the program 'tcpdump', which is not installed; 'apt-get install tcpdump' brings it", { cause });
+    throw new AnkaError('badValue', `the filter '${filter}' is not understood: ${(cause as Error).message.replace(/^.*tcpdump: /, '')}`, { cause });
+  }
+  return text
+    .trim()
+    .split('\n')
+    .slice(1)
+    .map((line) => {
+      const [code, jumpTrue, jumpFalse, k] = line.split(' ').map(Number) as [number, number, number, number];
+      return { code, jumpTrue, jumpFalse, k };
+    });
+}
