@@ -127,7 +127,9 @@ export class World {
   readonly #guests: Namespace[] = [];
   readonly #resolv: string;
 
-  constructor(prefix: string) {
+  /** `ANKA_TEST_WORLD` goes before every name, so that two checkouts can be tested side by side. */
+  constructor(suite: string) {
+    const prefix = `${process.env['ANKA_TEST_WORLD'] ?? ''}${suite}`;
     this.prefix = prefix;
     for (const line of ip('netns', 'list').split('\n')) {
       const name = line.split(' ')[0];
