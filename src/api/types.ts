@@ -141,14 +141,15 @@ export interface VmDescribe {
 
 /** How to get into a guest. */
 export interface GuestAccess {
+  uuid: string;
   user: string;
   address?: string;
   port: number;
   identity_file: string;
   /** Serial console's unix socket. */
   console: string;
-  /** Set where the host itself cannot reach the address (user engine). */
-  proxy_command?: string;
+  /** Set where the host has no way to the address (user engine): unix socket on which streams to the guest's ports begin. */
+  stream_socket?: string;
 }
 
 export interface CreateRequest {

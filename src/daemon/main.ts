@@ -5,8 +5,8 @@
  * Theory of operation: takes the lock, opens the database, adopts what runs, and serves the API. Ending it, by a signal or by kill -9, stops no VM and
  * no network. Limits: one per state folder; a second one ends at once.
  */
-import { accessSync, constants, mkdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { accessSync, constants, mkdirSync, statSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import pino from 'pino';
 import { createApp } from '../api/routes.ts';
 import { serveApi } from '../api/server.ts';
@@ -38,28 +38,46 @@ Options:
   --help        Show this message.
 `;
 
-/** The engine for that setting, where it can run. */
-async function makeEngine(setting: string, options: { runDir: string; stateDir: string; log: pino.Logger }): Promise<Engine> {
-  if (setting === 'user')
-    throw new AnkaError('network', "the user engine is not part of this version; 'anka config engine auto' goes back to the kernel engine");
-  const root = process.getuid?.() === 0;
-  const tun = ((): boolean => {
-    try {
-      accessSync('/dev/net/tun', constants.R_OK | constants.W_OK);
-      return true;
-    } catch {
-      return false;
-    }
-  })();
-  const nft = await run('nft', ['--version']).then(
-    () => true,
-    () => false,
+/** Why the kernel engine cannot run here; null when it can. */
+async function kernelObstacle(): Promise<AnkaError | null> {
+  if (process.getuid?.() !== 0) return new AnkaError('noRights', "the kernel engine needs root: run anka as root (sudo anka …), or 'anka config engine user'");
+  try {
+    accessSync('/dev/net/tun', constants.R_OK | constants.W_OK);
+  } catch {
+    return new AnkaError('noRights', "/dev/net/tun cannot be opened: run 'modprobe tun' as root, or 'anka config engine user'");
+  }
+  return run('nft', ['--version']).then(
+    () => null,
+    () => new AnkaError('missingProgram', "nftables is not installed: run 'apt-get install nftables', or 'anka config engine user'"),
   );
-  if (!root) throw new AnkaError('noRights', 'the networks of VMs need root in this version: run anka as root (sudo anka …)');
-  if (!tun) throw new AnkaError('noRights', "/dev/net/tun cannot be opened: run 'modprobe tun' as root");
-  if (!nft) throw new AnkaError('missingProgram', "nftables is not installed: run 'apt-get install nftables'");
+}
+
+/** The engine for that setting, where it can run; `auto` is the kernel engine wherever that can. */
+async function makeEngine(setting: string, options: { runDir: string; stateDir: string; log: pino.Logger }): Promise<Engine> {
+  const obstacle = setting === 'user' ? null : await kernelObstacle();
+  if (setting === 'kernel' && obstacle) throw obstacle;
+  if (setting === 'user' || obstacle) {
+    if (obstacle) options.log.info({ reason: obstacle.message }, 'the user engine is used');
+    const { createUserEngine } = await import('../engine/user/index.ts');
+    return createUserEngine(options);
+  }
   const { createKernelEngine } = await import('../engine/kernel/index.ts');
   return createKernelEngine(options);
+}
+
+/** The engine's setting changes only while no VM runs: the one before takes all away that it had made. */
+async function replaceEngine(before: Promise<Engine> | undefined, make: () => Promise<Engine>): Promise<Engine> {
+  const old = await before?.catch(() => null);
+  await old?.reset();
+  await old?.close();
+  return make();
+}
+
+/** An ordinary user's run folder may lie in /tmp, where others could have made it first. */
+function demandOwnFolder(path: string): void {
+  const s = statSync(path);
+  if (s.uid !== process.getuid?.() || (s.mode & 0o022) !== 0)
+    throw new AnkaError('noRights', `the folder ${path} must belong to you, and be writable by nobody else; remove it, or set XDG_RUNTIME_DIR`);
 }
 
 async function main(): Promise<void> {
@@ -71,6 +89,7 @@ async function main(): Promise<void> {
   mkdirSync(paths.state, { recursive: true, mode: 0o711 });
   mkdirSync(join(paths.state, 'vms'), { recursive: true, mode: 0o711 });
   mkdirSync(paths.run, { recursive: true, mode: 0o711 });
+  if (!process.env['ANKA_HOME'] && process.getuid?.() !== 0) for (const dir of [dirname(paths.run), paths.run]) demandOwnFolder(dir);
   mkdirSync(join(paths.run, 'vm'), { recursive: true, mode: 0o711 });
   const log = pino({ level: process.env['ANKA_DEBUG'] ? 'debug' : 'info' }, pino.destination({ dest: foreground ? 1 : paths.log, sync: true, mkdir: true }));
   const other = takeLock(join(paths.state, 'ankad.lock'));
@@ -93,8 +112,9 @@ async function main(): Promise<void> {
     events: new EventLog(log),
     engine() {
       const setting = settingValue(settings, 'engine').value;
-      if (!engine || (engine.setting !== setting && ctx.machines.size === 0)) {
-        engine = { setting, made: makeEngine(setting, { runDir: paths.run, stateDir: paths.state, log }) };
+      if (!engine || engine.setting !== setting) {
+        const before = engine?.made;
+        engine = { setting, made: replaceEngine(before, () => makeEngine(setting, { runDir: paths.run, stateDir: paths.state, log })) };
         engine.made.catch(() => {
           engine = null; // tried anew at the next call
         });

@@ -1,5 +1,5 @@
 /** Keeps the engine's desired state equal to what is stored and running, one application at a time; bursts are joined. */
-import type { EngineProblem, ObservedState } from '../engine/engine.ts';
+import type { Engine, EngineProblem, ObservedState } from '../engine/engine.ts';
 import type { Context } from './context.ts';
 import { desiredState } from './desired.ts';
 
@@ -11,7 +11,7 @@ export class Reconciler {
   #again: Promise<EngineProblem[]> | null = null;
   #observed: { at: number; state: Promise<ObservedState> } | null = null;
   #addresses = new Map<string, number | null>();
-  #watching = false;
+  #watched: Engine | null = null;
 
   constructor(ctx: Context) {
     this.#ctx = ctx;
@@ -39,8 +39,8 @@ export class Reconciler {
     const engine = await this.#ctx.engine();
     const problems = await engine.apply(desiredState(this.#ctx));
     for (const p of problems) this.#ctx.events.emit('network.problem', `${p.object}: ${p.message}`);
-    if (!this.#watching) {
-      this.#watching = true;
+    if (this.#watched !== engine) {
+      this.#watched = engine;
       engine.watch(() => void this.#changed());
     }
     this.#observed = null;

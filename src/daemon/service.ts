@@ -97,12 +97,15 @@ export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, fa
       const vm = vms.find(ref);
       const ip = vm.status === 'running' ? ((await observed())?.nics.find((n) => n.id === vm.uuid)?.ip ?? null) : null;
       const base = vm.app ? null : await findBaseImage(ctx.paths.baseImage);
+      const stream = ctx.machines.has(vm.uuid) && vm.hasCard ? ((await ctx.engine()).streamSocket?.(vm.uuid) ?? null) : null;
       return {
+        uuid: vm.uuid,
         user: 'anka',
         port: 22,
         identity_file: base?.identityFile ?? join(ctx.paths.state, 'id_ed25519'),
         console: machineFiles(ctx.paths.vmRun(vm.uuid)).console,
         ...(ip === null ? {} : { address: formatIpv4(ip) }),
+        ...(stream === null ? {} : { stream_socket: stream }),
       };
     },
     modify: (ref, request) => vms.modify(ref, request),
@@ -154,7 +157,9 @@ export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, fa
         return settingValue(ctx.settings, key);
       }
       if (key === 'shared_subnet' || key === 'host_subnet') await demandFreeSubnet(ctx, key, checked);
-      ctx.settings.put(key, checked);
+      if (key === 'mtu') demandNoneSuspended(ctx);
+      if (key === 'engine') await changeEngine(ctx, () => ctx.settings.put(key, checked));
+      else ctx.settings.put(key, checked);
       ctx.events.emit('config.changed', `${key} = ${checked}`);
       await changed(key);
       return settingValue(ctx.settings, key);
@@ -163,7 +168,9 @@ export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, fa
       const normal = findSetting(key).default;
       const differs = settingValue(ctx.settings, key).value !== normal;
       if (differs && (key === 'shared_subnet' || key === 'host_subnet')) await demandFreeSubnet(ctx, key, normal);
-      ctx.settings.delete(key);
+      if (differs && key === 'mtu') demandNoneSuspended(ctx);
+      if (differs && key === 'engine') await changeEngine(ctx, () => ctx.settings.delete(key));
+      else ctx.settings.delete(key);
       ctx.events.emit('config.changed', `${key} is back to its default`);
       if (differs) await changed(key);
       return settingValue(ctx.settings, key);
@@ -205,6 +212,28 @@ export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, fa
       await ensureBaseImage(ctx.paths.baseImage, progress);
     },
   };
+}
+
+/** A saved guest knows its card's MTU, and cannot be resumed with another. */
+function demandNoneSuspended(ctx: Context): void {
+  const names = ctx.vms.all().flatMap((v) => (v.status === 'suspended' ? v.name : []));
+  if (names.length > 0) throw new AnkaError('badState', `suspended: ${names.join(', ')}; start or stop them before the MTU is changed`);
+}
+
+/** Another engine carries on at once; what was stored is put back when it cannot run here. Cards of VMs that run, or are suspended, are made for one engine. */
+async function changeEngine(ctx: Context, store: () => void): Promise<void> {
+  const bound = ctx.vms.all().flatMap((v) => (ctx.machines.has(v.uuid) || v.status === 'suspended' ? v.name : []));
+  if (bound.length > 0)
+    throw new AnkaError('badState', `running or suspended: ${bound.join(', ')}; stop them before the engine is changed ('anka stop ${bound[0]}')`);
+  const before = settingValue(ctx.settings, 'engine').value;
+  await ctx.engine().catch(() => null); // so that it is there to be taken away
+  store();
+  try {
+    await ctx.engine();
+  } catch (cause) {
+    ctx.settings.put('engine', before);
+    throw cause;
+  }
 }
 
 /** A subnet that clashes with a route of the host, or with our other network, is refused with a free one proposed (B24). */

@@ -174,6 +174,11 @@ export interface Engine {
   openNic(id: string): Promise<NicBackend>;
   /** Begins a capture of a card that was applied before (B93). `filter` is in tcpdump's syntax, or empty. Absent where the engine cannot. */
   capture?(id: string, side: CaptureSide, filter: string): Promise<Capture>;
+  /**
+   * Unix socket on which a stream to a port of that card's guest can be begun (user/network-config.ts); null while the card is on no network of ours.
+   * Absent where the host itself reaches guests by their addresses.
+   */
+  streamSocket?(id: string): string | null;
   /** Gives the lease of a deleted VM back (B23). */
   forgetNic(id: string): Promise<void>;
   /** Calls back (debounced) when observed state may have changed. Returns the unsubscribe function. */

@@ -126,11 +126,18 @@ export function interfaceIndex(name: string): number | null {
   }
 }
 
-/** Compiles a filter in tcpdump's syntax, by tcpdump, for that interface. Throws `missingProgram`, or `badValue` with what is wrong with the filter. */
-export async function compileFilter(interfaceName: string, filter: string): Promise<BpfInstruction[]> {
+/** Compiles a filter in tcpdump's syntax, by tcpdump, for that interface, or for any Ethernet when it is null (no rights are needed then). Throws `missingProgram`, or `badValue` with what is wrong with the filter. */
+export async function compileFilter(interfaceName: string | null, filter: string): Promise<BpfInstruction[]> {
   let text: string;
   try {
-    text = await run('tcpdump', ['-p', '-i', interfaceName, '-s', String(SNAP_LENGTH), '-ddd', '--', filter]);
+    text = await run('tcpdump', [
+      ...(interfaceName === null ? ['-y', 'EN10MB'] : ['-p', '-i', interfaceName]),
+      '-s',
+      String(SNAP_LENGTH),
+      '-ddd',
+      '--',
+      filter,
+    ]);
   } catch (cause) {
     if (cause instanceof AnkaError && cause.kind === 'missingProgram')
       throw new AnkaError('missingProgram', "a filter needs the program 'tcpdump', which is not installed; 'apt-get install tcpdump' brings it", { cause });

@@ -2,19 +2,37 @@
  * The contract of an engine, in network namespaces: what a guest, the host and the outside can do, statement by statement.
  * Guests are namespaces; DHCP is asked for by udhcpc, names by dig, connections are made by the kernel's own TCP.
  */
-import { writeFileSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { openCapture } from '../../src/engine/user/capture.ts';
+import type { CapturedFrame } from '../../src/wire/pcapng.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
+import { shimmedGuest } from '../world/shim.ts';
 import { missing, type Namespace, until, World } from '../world/world.ts';
-import { dhcp, greet, guest, ipv4Hex, ipv4Packet, macText, nic, rule, sendFrames, serve, state, vmId } from './guest-tools.ts';
+import { dhcp, greet, guest, ipv4Hex, ipv4Packet, macText, nic, rule, sendFrames, serve, state, throughStream, vmId } from './guest-tools.ts';
 
-const why = missing('root', 'netns');
+/** Where the engines differ, and why. */
+const ENGINES = [
+  { kind: 'kernel' as const, needs: missing('root', 'netns'), service: 'service-main[.]', hairpin: '192.168.64.1', noListener: ['refused'] },
+  {
+    kind: 'user' as const,
+    needs: missing('root', 'netns', 'tun', 'cc'),
+    service: 'network-main[.]',
+    // a guest's connection to the host's address is made by the network process: it comes from the host
+    hairpin: '10.9.0.2',
+    // the client is connected to the process already when the guest refuses
+    noListener: ['reset', 'closed'],
+  },
+];
 const INTERNET = '198.51.100.1';
 const HOST = '10.9.0.2';
 const GW = '192.168.64.1';
 
-describe.skipIf(why !== null)(`kernel engine${why ? ` (${why})` : ''}`, () => {
+const SUITES = ENGINES.map((t) => [`${t.kind} engine${t.needs === null ? '' : ` (${t.needs})`}`, t] as const);
+
+describe.each(SUITES)('%s', (_name, t) => {
+  const kernel = t.kind === 'kernel';
   let w: World;
   let e: RemoteEngine;
   let vm1: Namespace;
@@ -27,13 +45,32 @@ describe.skipIf(why !== null)(`kernel engine${why ? ` (${why})` : ''}`, () => {
 
   const rules = [rule(10001, 8080), rule(10001, 8080, 'udp'), rule(10002, 8080, 'tcp', 0x0a090002), rule(10003, 9999)];
   const desired = () => state(nic(1, 'shared', { rules }), nic(2), nic(3, 'host', { rules: [rule(10005, 8080)] }), nic(4, 'host'));
+  /** Processes of the engine that outlive it. */
+  const servicePids = (): number[] =>
+    w.host
+      .run(`ip netns pids ${w.host.name} | while read p; do tr '\\0' ' ' </proc/$p/cmdline | grep -q '${t.service}' && echo $p; done; true`)
+      .split('\n')
+      .filter((l) => l !== '')
+      .map(Number);
   const observedNic = async (n: number) => (await e.observe()).nics.find((x) => x.id === vmId(n));
 
+  beforeEach((test) => test.skip(t.needs !== null));
+
   beforeAll(async () => {
+    if (t.needs !== null) return;
     w = new World('tc-');
-    [vm1, vm2, vm3, vm4] = [1, 2, 3, 4].map((n) => guest(w, n)) as [Namespace, Namespace, Namespace, Namespace];
-    e = new RemoteEngine(w, 'kernel');
-    expect(await e.apply(desired())).toEqual([]);
+    w.host.run('sysctl -qw net.ipv4.ping_group_range="0 2147483647"');
+    if (kernel) {
+      [vm1, vm2, vm3, vm4] = [1, 2, 3, 4].map((n) => guest(w, n)) as [Namespace, Namespace, Namespace, Namespace];
+      e = new RemoteEngine(w, 'kernel');
+      expect(await e.apply(desired())).toEqual([]);
+    } else {
+      e = new RemoteEngine(w, 'user');
+      expect(await e.apply(desired())).toEqual([]);
+      const guests: Namespace[] = [];
+      for (const n of [1, 2, 3, 4]) guests.push(await shimmedGuest(w, `g${n}`, macText(n), (await e.openNic(vmId(n))).path));
+      [vm1, vm2, vm3, vm4] = guests as [Namespace, Namespace, Namespace, Namespace];
+    }
     await serve(w.outside, 8080, 'outside');
     await serve(w.host, 8081, 'host');
     for (const [i, g] of [vm1, vm2, vm3, vm4].entries()) await serve(g, 8080, `vm${i + 1}`);
@@ -49,9 +86,8 @@ describe.skipIf(why !== null)(`kernel engine${why ? ` (${why})` : ''}`, () => {
       .filter((l) => l.includes('anka'));
     expect(left, 'nothing is left after reset').toEqual([]);
     expect(w.host.run('cat /proc/sys/net/ipv4/conf/en0/forwarding').trim(), 'forwarding is as it was').toBe('0');
-    expect(w.host.attempt(`ip netns pids ${w.host.name} | while read p; do tr "\\0" " " </proc/$p/cmdline | grep "service-main[.]"; done; true`)?.trim()).toBe(
-      '',
-    );
+    expect(servicePids(), 'no process is left').toEqual([]);
+    expect(existsSync(join(w.dir, 'run/nic')), 'no socket is left').toBe(false);
     w.close();
   });
 
@@ -93,12 +129,13 @@ describe.skipIf(why !== null)(`kernel engine${why ? ` (${why})` : ''}`, () => {
     expect(vm1.pings(INTERNET)).toBe(true);
     expect(await greet(vm1, 'tcp', INTERNET, 8080)).toBe(`outside sees ${HOST}`);
     expect(await greet(vm1, 'udp', '10.9.0.1', 8080)).toBe(`outside sees ${HOST}`);
-    expect(await greet(vm1, 'tcp', GW, 8081)).toBe(`host sees ${ip1}`);
+    expect(await greet(vm1, 'tcp', GW, 8081)).toBe(`host sees ${kernel ? ip1 : HOST}`);
   });
 
   test('B13, B14: guests of shared reach each other, the host reaches them, the outside does not', async () => {
     expect(await greet(vm1, 'tcp', ip2, 8080)).toBe(`vm2 sees ${ip1}`);
-    expect(await greet(w.host, 'tcp', ip1, 8080)).toBe(`vm1 sees ${GW}`);
+    if (kernel) expect(await greet(w.host, 'tcp', ip1, 8080)).toBe(`vm1 sees ${GW}`);
+    else expect(await throughStream(await e.streamSocket(vmId(1)), vmId(1), 8080)).toBe(`vm1 sees ${GW}`);
     expect(w.outside.pings(ip1)).toBe(false);
     expect(await greet(w.outside, 'tcp', ip1, 8080)).toBe('timeout');
     expect(await greet(w.outside, 'udp', ip1, 8080)).toBe('timeout');
@@ -106,11 +143,11 @@ describe.skipIf(why !== null)(`kernel engine${why ? ` (${why})` : ''}`, () => {
 
   test('B15: host guests reach each other and the host, and nothing beyond, by no trick', async () => {
     expect(vm3.pings('192.168.128.1')).toBe(true);
-    expect(await greet(vm3, 'tcp', '192.168.128.1', 8081)).toBe(`host sees ${ip3}`);
+    expect(await greet(vm3, 'tcp', '192.168.128.1', 8081)).toBe(`host sees ${kernel ? ip3 : HOST}`);
     const ip4 = await until('vm4 has an address', async () => (await observedNic(4))?.ip);
     expect(vm3.pings([24, 16, 8, 0].map((s) => (ip4 >>> s) & 255).join('.'))).toBe(true);
     for (const target of [INTERNET, '10.9.0.1', ip1, GW]) expect(vm3.pings(target), target).toBe(false);
-    expect(await greet(vm3, 'tcp', INTERNET, 8080)).toBe('timeout');
+    expect(await greet(vm3, 'tcp', INTERNET, 8080)).not.toMatch(/sees/);
     expect(await greet(vm3, 'udp', INTERNET, 8080)).toBe('timeout');
     // a source that would be masqueraded on the other network
     vm3.run('ip addr add 192.168.64.200/32 dev eth0');
@@ -161,9 +198,9 @@ describe.skipIf(why !== null)(`kernel engine${why ? ` (${why})` : ''}`, () => {
     expect(await greet(w.outside, p, HOST, 10001), 'outside: the real address').toBe('vm1 sees 10.9.0.1');
     expect(await greet(w.host, p, HOST, 10001), 'host').toBe(`vm1 sees ${HOST}`);
     expect(await greet(w.host, p, '127.0.0.1', 10001), 'loopback').toBe(`vm1 sees ${GW}`);
-    expect(await greet(vm2, p, HOST, 10001), 'another VM').toBe(`vm1 sees ${GW}`);
-    expect(await greet(vm2, p, GW, 10001), 'another VM by the gateway').toBe(`vm1 sees ${GW}`);
-    expect(await greet(vm1, p, HOST, 10001), 'itself').toBe(`vm1 sees ${GW}`);
+    expect(await greet(vm2, p, HOST, 10001), 'another VM').toBe(`vm1 sees ${t.hairpin}`);
+    expect(await greet(vm2, p, GW, 10001), 'another VM by the gateway').toBe(`vm1 sees ${t.hairpin}`);
+    expect(await greet(vm1, p, HOST, 10001), 'itself').toBe(`vm1 sees ${t.hairpin}`);
   });
 
   test('B63: a rule for one address of the host answers there only', async () => {
@@ -176,7 +213,7 @@ describe.skipIf(why !== null)(`kernel engine${why ? ` (${why})` : ''}`, () => {
   });
 
   test('B65: no listener in the guest is a refusal', async () => {
-    expect(await greet(w.outside, 'tcp', HOST, 10003)).toBe('refused');
+    expect(t.noListener).toContain(await greet(w.outside, 'tcp', HOST, 10003));
     expect(['refused', 'reset', 'closed']).toContain(await greet(w.host, 'tcp', '127.0.0.1', 10003));
   });
 
@@ -229,6 +266,7 @@ describe.skipIf(why !== null)(`kernel engine${why ? ` (${why})` : ''}`, () => {
     w.host.spawn([process.execPath, '-e', "require('net').createServer(c=>c.end('secret')).listen(8099,'127.0.0.1')"]);
     await until('it listens', async () => (await greet(w.host, 'tcp', '127.0.0.1', 8099)) === 'secret');
     expect(await greet(vm1, 'tcp', GW, 8099)).toBe('refused');
+    if (!kernel) return;
     vm1.run('ip route add 127.0.0.2/32 via 192.168.64.1 dev eth0 2>/dev/null; sysctl -qw net.ipv4.conf.eth0.route_localnet=1');
     await sendFrames(vm1, [`5a4545004001${macText(1).replaceAll(':', '')}0800${ipv4Packet(ip1, '127.0.0.1', 1, '0800f7ff00000000')}`]);
     expect(w.host.run('nft list chain ip anka from_shared')).toMatch(/127\.0\.0\.0\/8 counter packets [1-9]/);
@@ -319,7 +357,7 @@ describe.skipIf(why !== null)(`kernel engine${why ? ` (${why})` : ''}`, () => {
     await e.kill();
     expect(vm1.pings(INTERNET), 'the network goes on without the engine').toBe(true);
     expect((await dhcp(w, vm1))?.ip, 'so does DHCP').toBe(ip1);
-    e = new RemoteEngine(w, 'kernel');
+    e = new RemoteEngine(w, t.kind);
     const flow = w.outside.spawn([
       process.execPath,
       '-e',
@@ -336,18 +374,20 @@ describe.skipIf(why !== null)(`kernel engine${why ? ` (${why})` : ''}`, () => {
   });
 
   describe('B90: the network heals itself within two seconds', () => {
-    const damages: [string, string][] = [
-      ['nft flush ruleset', 'nft flush ruleset'],
-      ['the bridge deleted', 'ip link del anka-shared'],
-      ['a tap without its master', 'ip link set anka00000001 nomaster'],
-      ['the gateway’s address removed', 'ip addr del 192.168.64.1/24 dev anka-shared'],
-      ['the bridge down', 'ip link set anka-shared down'],
-      [
-        'forwarding rules removed one by one',
-        'nft flush map ip anka forward_any; nft delete rule ip anka srcnat handle $(nft -a list chain ip anka srcnat | sed -n "s/.*handle //p" | tail -1)',
-      ],
-      ['forwarding switched off', 'sysctl -qw net.ipv4.conf.anka-shared.forwarding=0 net.ipv4.conf.en0.forwarding=0; ip link set anka-host down'],
-    ];
+    const damages: [string, string][] = !kernel
+      ? []
+      : [
+          ['nft flush ruleset', 'nft flush ruleset'],
+          ['the bridge deleted', 'ip link del anka-shared'],
+          ['a tap without its master', 'ip link set anka00000001 nomaster'],
+          ['the gateway’s address removed', 'ip addr del 192.168.64.1/24 dev anka-shared'],
+          ['the bridge down', 'ip link set anka-shared down'],
+          [
+            'forwarding rules removed one by one',
+            'nft flush map ip anka forward_any; nft delete rule ip anka srcnat handle $(nft -a list chain ip anka srcnat | sed -n "s/.*handle //p" | tail -1)',
+          ],
+          ['forwarding switched off', 'sysctl -qw net.ipv4.conf.anka-shared.forwarding=0 net.ipv4.conf.en0.forwarding=0; ip link set anka-host down'],
+        ];
     test.each(damages)('%s', async (_what, command) => {
       expect(vm1.pings(INTERNET)).toBe(true);
       const traffic = vm2.spawn(['ping', '-i', '0.05', '-q', INTERNET]);
@@ -362,18 +402,19 @@ describe.skipIf(why !== null)(`kernel engine${why ? ` (${why})` : ''}`, () => {
     });
 
     test('the service killed: DHCP, DNS and listeners are back', async () => {
-      const pid = w.host
-        .run(`ip netns pids ${w.host.name} | while read p; do tr '\\0' ' ' </proc/$p/cmdline | grep -q 'service-main[.]' && echo $p; done; true`)
-        .trim();
-      expect(pid).toMatch(/^\d+$/);
-      process.kill(Number(pid), 'SIGKILL');
+      const pids = servicePids();
+      expect(pids).toHaveLength(kernel ? 1 : 2);
+      for (const pid of pids) process.kill(pid, 'SIGKILL');
+      const since = Date.now();
+      await until('outside is reached again', () => vm1.pings(INTERNET));
+      console.log(`    healed in ${Date.now() - since} ms`);
       await until('names resolve again', async () => (await vm1.ask(`dig +short +time=1 +tries=1 @${GW} host.anka.internal`))?.trim() === GW);
       expect((await dhcp(w, vm1))?.ip).toBe(ip1);
       await until('the listener is back', async () => (await greet(w.host, 'tcp', '127.0.0.1', 10001)).includes('vm1 sees'));
     });
   });
 
-  test('B13, B91: isolation holds with bridge-nf-call-iptables on', async (ctx) => {
+  test.skipIf(!kernel)('B13, B91: isolation holds with bridge-nf-call-iptables on', async (ctx) => {
     if (w.host.attempt('sysctl -qw net.bridge.bridge-nf-call-iptables=1') === null) ctx.skip();
     expect(await greet(vm1, 'tcp', ip2, 8080)).toBe(`vm2 sees ${ip1}`);
     expect(vm1.pings(INTERNET)).toBe(true);
@@ -384,7 +425,7 @@ describe.skipIf(why !== null)(`kernel engine${why ? ` (${why})` : ''}`, () => {
     w.host.run('sysctl -qw net.bridge.bridge-nf-call-iptables=0');
   });
 
-  test('B93: other firewalls that drop by policy are found, allowed through once, and our accept goes with us', async () => {
+  test.skipIf(!kernel)('B93: other firewalls that drop by policy are found, allowed through once, and our accept goes with us', async () => {
     w.host.run(
       "nft 'table inet fw { chain input { type filter hook input priority 0; policy drop; iifname lo accept; ct state established,related accept; }; chain forward { type filter hook forward priority 0; policy drop; ct state established,related accept; }; }'",
     );
@@ -412,9 +453,49 @@ describe.skipIf(why !== null)(`kernel engine${why ? ` (${why})` : ''}`, () => {
     ]);
   });
 
-  test('B17: bridge type is refused on what cannot be bridged, naming it', async () => {
+  test.skipIf(!kernel)('B17: bridge type is refused on what cannot be bridged, naming it', async () => {
     const problems = await e.validate(state(nic(1, 'bridge', { bridge: 'lo' }), nic(2, 'bridge', { bridge: 'nosuch0' })));
     expect(problems.map((p) => p.message.split(';')[0])).toEqual(['interface lo is the loopback', 'interface nosuch0 does not exist']);
+  });
+
+  test.skipIf(kernel)('B16: bridge type is refused with the reason and the way out', async () => {
+    const refusal = [
+      {
+        object: `nic:${vmId(1)}`,
+        message: "bridge type needs the kernel engine: run anka as root ('sudo anka …'), with 'anka config engine auto'",
+      },
+    ];
+    expect(await e.validate(state(nic(1, 'bridge', { bridge: 'en0' })))).toEqual(refusal);
+  });
+
+  test.skipIf(kernel)('B93: a capture without rights, filtered, with both directions', async () => {
+    const capture = await openCapture((await e.streamSocket(vmId(1))) as string, nic(1), 'inside', 'icmp');
+    expect(vm1.pings(GW)).toBe(true);
+    const frames: CapturedFrame[] = [];
+    while (frames.length < 2) frames.push(...((await capture.next()) ?? []));
+    capture.close();
+    expect(frames.slice(0, 2).map((f) => [f.outbound, f.data[34]])).toEqual([
+      [true, 8],
+      [false, 0],
+    ]);
+  });
+
+  test.skipIf(kernel)('B22: the type is changed while it runs, there and back', async () => {
+    await e.apply(state(nic(1, 'host'), nic(2), nic(3, 'host'), nic(4, 'host')));
+    expect((await dhcp(w, vm1))?.ip).toMatch(/^192\.168\.128\./);
+    expect(vm1.pings(INTERNET)).toBe(false);
+    await e.apply(desired());
+    expect((await dhcp(w, vm1))?.ip).toBe(ip1);
+    expect(vm1.pings(INTERNET)).toBe(true);
+  });
+
+  test.skipIf(kernel)('it runs without any right', () => {
+    for (const pid of servicePids()) {
+      const status = w.host.run(`cat /proc/${pid}/status`);
+      expect(status).toMatch(/^Uid:\t65534\t65534\t65534/m);
+      expect(status).toMatch(/^CapEff:\t0+$/m);
+      expect(status).toMatch(/^CapBnd:\t0+$/m);
+    }
   });
 
   test('statistics count both ways', async () => {

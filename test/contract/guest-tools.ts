@@ -2,6 +2,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { DesiredNic, DesiredRule, DesiredState } from '../../src/engine/engine.ts';
+import { beginStream } from '../../src/lib/begin-stream.ts';
 import type { Namespace, World } from '../world/world.ts';
 
 export const SUBNETS = { shared: { base: 0xc0a84000, prefix: 24 }, host: { base: 0xc0a88000, prefix: 24 } } as const;
@@ -84,6 +85,20 @@ export async function greet(ns: Namespace, protocol: 'tcp' | 'udp', address: str
       ? `const s = require('net').connect({ host: '${address}', port: ${port} }); s.setTimeout(3000, () => { console.log('timeout'); process.exit(); }); s.on('error', (e) => { console.log({ ECONNREFUSED: 'refused', ECONNRESET: 'reset', EHOSTUNREACH: 'unreachable', ENETUNREACH: 'unreachable' }[e.code] || e.code); process.exit(); }); s.on('end', () => { console.log('closed'); process.exit(); }); s.once('data', (d) => { console.log(String(d).trim()); process.exit(); });`
       : `const u = require('dgram').createSocket('udp4'); let n = 0; const ask = () => { if (n++ === 6) { console.log('timeout'); process.exit(); } u.send('x', ${port}, '${address}', () => {}); setTimeout(ask, 500); }; u.on('error', () => {}); u.on('message', (m) => { console.log(String(m)); process.exit(); }); ask();`;
   return ((await ns.ask(`${process.execPath} -e "${program.replaceAll('"', '\\"')}"`)) ?? 'failed').trim();
+}
+
+/** What a server in a guest says to a stream through its network's process. */
+export async function throughStream(path: string | null, id: string, port: number): Promise<string> {
+  const socket = await beginStream(path ?? '', { dial: { id, port } }).catch((cause: Error) => cause.message);
+  if (typeof socket === 'string') return socket;
+  return new Promise((resolve) => {
+    socket.on('error', (cause) => resolve(cause.message));
+    socket.on('end', () => resolve('closed'));
+    socket.once('data', (d: Buffer) => {
+      resolve(String(d).trim());
+      socket.destroy();
+    });
+  });
 }
 
 /** Sends raw frames out of a guest's eth0. Each is hex text. */

@@ -1,7 +1,8 @@
 /** Runs the built `anka` in a namespace, with a state folder of its own. */
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { chownSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { AS_ORDINARY_USER, ORDINARY } from './remote-engine.ts';
 import { type Namespace, until, type World } from './world.ts';
 
 const MAIN = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
@@ -17,17 +18,33 @@ export class Anka {
   readonly ns: Namespace;
   readonly env: Record<string, string>;
 
-  constructor(world: World, baseImage: string) {
+  /** Words before the program's. */
+  readonly #as: readonly string[];
+
+  /** `ordinary`: everything runs as a user without any right, who has a copy of the image. */
+  constructor(world: World, baseImage: string, options: { ordinary?: boolean } = {}) {
     if (!existsSync(MAIN)) throw new Error("dist is not built: run 'npm run build'");
     this.ns = world.host;
     this.home = join(world.dir, 'h');
+    this.#as = options.ordinary ? AS_ORDINARY_USER : [];
     mkdirSync(this.home, { recursive: true, mode: 0o755 });
     this.env = { ANKA_HOME: this.home, ANKA_BASE_IMAGE: baseImage };
+    if (!options.ordinary) return;
+    const image = join(world.dir, 'image');
+    cpSync(baseImage, image, { recursive: true });
+    for (const path of [this.home, image, ...readdirSync(image).map((f) => join(image, f))]) chownSync(path, ORDINARY, ORDINARY);
+    this.env['ANKA_BASE_IMAGE'] = image;
+  }
+
+  /** The command line of `anka` with these words, for a shell in the namespace. */
+  commandLine(words: string): string {
+    const env = Object.entries(this.env).map(([k, v]) => `${k}=${v}`);
+    return [...this.#as, ...(this.#as.length > 0 ? [] : ['env']), ...env, process.execPath, MAIN, words].join(' ');
   }
 
   /** One command line, its words apart. `input` goes to its standard input. */
   run(words: readonly string[], options: { env?: Record<string, string>; input?: string } = {}): Promise<Result> {
-    const child = this.ns.spawn([process.execPath, '-e', WRAPPER, MAIN, ...words], { ...this.env, ...options.env });
+    const child = this.ns.spawn([...this.#as, process.execPath, '-e', WRAPPER, MAIN, ...words], { ...this.env, ...options.env });
     let out = '';
     child.stdout?.on('data', (d: Buffer) => {
       out += d.toString();

@@ -5,12 +5,13 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ensureBaseImage } from '../../src/vm/base-image.ts';
 
-const cache = process.env['ANKA_TEST_CACHE'] ?? fileURLToPath(new URL('../../.cache', import.meta.url));
+/** Where the tests keep what is built once. */
+export const CACHE = process.env['ANKA_TEST_CACHE'] ?? fileURLToPath(new URL('../../.cache', import.meta.url));
 
 /** Folder of the tiny guest, in the form that ANKA_BASE_IMAGE takes. */
 export function tinyGuest(): string {
-  const dir = join(cache, 'tiny');
-  mkdirSync(cache, { recursive: true, mode: 0o755 });
+  const dir = join(CACHE, 'tiny');
+  mkdirSync(CACHE, { recursive: true, mode: 0o755 });
   if (!existsSync(join(dir, 'base.json')))
     execFileSync('sh', [fileURLToPath(new URL('../vm/tiny/build.sh', import.meta.url)), dir], { stdio: ['ignore', 'inherit', 'inherit'] });
   return dir;
@@ -18,8 +19,8 @@ export function tinyGuest(): string {
 
 /** Folder of the built-in Debian guest, built by the product's own code. */
 export async function debianGuest(): Promise<string> {
-  const dir = join(cache, 'debian');
-  mkdirSync(cache, { recursive: true, mode: 0o755 });
+  const dir = join(CACHE, 'debian');
+  mkdirSync(CACHE, { recursive: true, mode: 0o755 });
   await ensureBaseImage(dir);
   return dir;
 }

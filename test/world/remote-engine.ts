@@ -1,11 +1,19 @@
 /** An engine that runs in a namespace, seen from the test. */
 import type { ChildProcess } from 'node:child_process';
-import { mkdirSync } from 'node:fs';
+import { chownSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import type { DesiredState, DoctorFinding, EngineProblem, NicStats, ObservedState } from '../../src/engine/engine.ts';
 import type { World } from './world.ts';
+
+/** A user id that is nobody's. */
+export const ORDINARY = 65_534;
+/** Runs a program without any right, and without a way to one. */
+export const AS_ORDINARY_USER = [
+  ...['setpriv', `--reuid=${ORDINARY}`, `--regid=${ORDINARY}`, '--clear-groups', '--no-new-privs'],
+  ...['--inh-caps=-all', '--bounding-set=-all', 'env', 'HOME=/nonexistent'],
+];
 
 export class RemoteEngine {
   readonly child: ChildProcess;
@@ -18,7 +26,9 @@ export class RemoteEngine {
     const state = join(world.dir, 'state');
     mkdirSync(run, { recursive: true });
     mkdirSync(state, { recursive: true });
-    this.child = world.host.spawn([process.execPath, '--import', 'tsx', fileURLToPath(new URL('engine-process.ts', import.meta.url)), kind, run, state]);
+    const program = [process.execPath, '--import', 'tsx', fileURLToPath(new URL('engine-process.ts', import.meta.url)), kind, run, state];
+    if (kind === 'user') for (const dir of [run, state]) chownSync(dir, ORDINARY, ORDINARY);
+    this.child = world.host.spawn(kind === 'user' ? [...AS_ORDINARY_USER, ...program] : program);
     let ready: () => void;
     let failed: (e: Error) => void;
     this.ready = new Promise((resolve, reject) => {
@@ -65,6 +75,12 @@ export class RemoteEngine {
   }
   doctor(): Promise<DoctorFinding[]> {
     return this.#call('doctor');
+  }
+  openNic(id: string): Promise<{ kind: string; path: string }> {
+    return this.#call('openNic', id);
+  }
+  streamSocket(id: string): Promise<string | null> {
+    return this.#call('streamSocket', id);
   }
   forgetNic(id: string): Promise<void> {
     return this.#call('forgetNic', id);

@@ -14,7 +14,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 const PATH = `${process.env['PATH']}:/usr/sbin:/sbin`;
 
 /** Why tests that need these rights cannot run here; null when they can. */
-export function missing(...needs: ('root' | 'netns' | 'tun' | 'qemu')[]): string | null {
+export function missing(...needs: ('root' | 'netns' | 'tun' | 'qemu' | 'cc')[]): string | null {
   for (const need of needs) {
     if (need === 'root' && process.getuid?.() !== 0) return 'needs root';
     if (need === 'tun') {
@@ -31,6 +31,7 @@ export function missing(...needs: ('root' | 'netns' | 'tun' | 'qemu')[]): string
         return 'needs network namespaces';
       }
     }
+    if (need === 'cc' && !existsSync('/usr/bin/cc')) return 'needs a C compiler';
     if (need === 'qemu' && !['/usr/bin/qemu-system-x86_64', '/usr/local/bin/qemu-system-x86_64'].some((p) => existsSync(p))) return 'needs qemu-system-x86_64';
   }
   return null;
@@ -157,10 +158,16 @@ export class World {
     writeFileSync(join(this.#resolv, 'resolv.conf'), `nameserver ${server}\n`);
   }
 
-  /** A guest: a namespace whose eth0 is joined to the host's interface of that name, in place of a tap. */
-  guest(name: string, hostInterface: string, mac: string): Namespace {
+  /** One more namespace, joined to nothing. */
+  namespace(name: string): Namespace {
     const ns = new Namespace(`${this.prefix}${name}`);
     this.#guests.push(ns);
+    return ns;
+  }
+
+  /** A guest: a namespace whose eth0 is joined to the host's interface of that name, in place of a tap. */
+  guest(name: string, hostInterface: string, mac: string): Namespace {
+    const ns = this.namespace(name);
     ip('link', 'add', hostInterface, 'netns', this.host.name, 'type', 'veth', 'peer', 'name', 'eth0', 'address', mac, 'netns', ns.name);
     ns.run('ip link set eth0 up');
     return ns;

@@ -1,11 +1,12 @@
 /** Commands that go into a guest: run, ssh, cp, console, nc. */
 import { spawn } from 'node:child_process';
-import { createConnection } from 'node:net';
+import { createConnection, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Client } from '../../api/client.ts';
-import type { GuestAccess, VmShow } from '../../api/types.ts';
+import type { GuestAccess, VmListEntry, VmShow } from '../../api/types.ts';
+import { beginStream } from '../../lib/begin-stream.ts';
 import { AnkaError } from '../../lib/errors.ts';
-import { type SshTarget, scpArguments, shellLine, sshArguments } from '../../lib/guest-ssh.ts';
+import { type SshTarget, scpArguments, shellQuote, sshArguments } from '../../lib/guest-ssh.ts';
 import { type Session, vmPath } from '../session.ts';
 import { integer } from './modify.ts';
 
@@ -14,6 +15,14 @@ const LOST = 125;
 const SSH_LOST = 255;
 const DEFAULT_WAIT_S = 300;
 
+/** ssh's ProxyCommand for a guest that only its network's process can reach: this very program, as `anka nc`. */
+function proxyCommand(uuid: string): string {
+  return [process.execPath, process.argv[1] as string, 'nc', uuid]
+    .map((w) => shellQuote(w).replaceAll('%', '%%'))
+    .join(' ')
+    .concat(' %p');
+}
+
 function target(access: GuestAccess): SshTarget {
   return {
     user: access.user,
@@ -21,7 +30,7 @@ function target(access: GuestAccess): SshTarget {
     port: access.port,
     identityFile: access.identity_file,
     knownHosts: '/dev/null',
-    ...(access.proxy_command ? { proxyCommand: access.proxy_command } : {}),
+    ...(access.stream_socket === undefined ? {} : { proxyCommand: proxyCommand(access.uuid) }),
   };
 }
 
@@ -45,7 +54,7 @@ function inherit(file: string, args: readonly string[]): Promise<number> {
 /** Whether a command succeeds in the guest, quietly. */
 function tryIn(t: SshTarget, command: readonly string[]): Promise<boolean> {
   return new Promise((resolve) => {
-    const child = spawn('ssh', ['-o', 'ConnectTimeout=5', '-o', 'BatchMode=yes', ...sshArguments(t, shellLine(command))], { stdio: 'ignore' });
+    const child = spawn('ssh', ['-o', 'ConnectTimeout=5', '-o', 'BatchMode=yes', ...sshArguments(t, command)], { stdio: 'ignore' });
     child.once('error', () => resolve(false));
     child.once('exit', (code) => resolve(code === 0));
   });
@@ -94,16 +103,16 @@ export async function run(s: Session, vm: string, command: readonly string[], o:
     s.out.failed(cause);
     return s.exit(LOST);
   }
-  const status = await inherit('ssh', sshArguments(t, shellLine(command)));
+  const status = await inherit('ssh', sshArguments(t, command, false));
   if (status === SSH_LOST) s.out.note(`anka: the connection to ${vm} was lost`);
   s.exit(status === SSH_LOST ? LOST : status);
 }
 
-/** `anka ssh VM [CMD…]`: as ssh does, the words are joined by blanks and read by the guest's shell. */
+/** `anka ssh VM [CMD…]` */
 export async function ssh(s: Session, vm: string, command: readonly string[]): Promise<void> {
   const daemon = await s.daemon();
   const t = await reachable(s, daemon, vm, Date.now() + DEFAULT_WAIT_S * 1000, false);
-  s.exit(await inherit('ssh', sshArguments(t, command.join(' '), command.length > 0 && Boolean(process.stdin.isTTY))));
+  s.exit(await inherit('ssh', sshArguments(t, command, command.length > 0 && Boolean(process.stdin.isTTY))));
 }
 
 /** `anka cp`: one side is VM:PATH. */
@@ -150,22 +159,41 @@ export async function console_(s: Session, vm: string): Promise<void> {
   });
 }
 
+/** The VM that `anka nc` shall reach, by its name, UUID or address; null for an address that no VM has. */
+async function accessTo(daemon: Client, host: string): Promise<GuestAccess | null> {
+  let ref = host;
+  if (/^\d+\.\d+\.\d+\.\d+$/.test(host)) {
+    const vm = (await daemon.get<VmListEntry[]>('/v1/vms')).find((v) => v.ip === host);
+    if (!vm) return null;
+    ref = vm.uuid;
+  }
+  const access = await daemon.get<GuestAccess>(vmPath(ref, '/guest'));
+  if (access.address === undefined) throw new AnkaError('vmNotRunning', `${host} has no address; 'anka show ${host}' tells more`);
+  return access;
+}
+
+/** A TCP connection of the host's own. */
+function dial(address: string, port: number): Promise<Socket> {
+  return new Promise((resolve, reject) => {
+    const socket = createConnection({ host: address, port, allowHalfOpen: true, noDelay: true });
+    socket.once('error', reject);
+    socket.once('connect', () => resolve(socket.off('error', reject)));
+  });
+}
+
 /** `anka nc HOST PORT`: standard input and output joined to a port of a VM, by its name or address; for ssh's ProxyCommand. */
 export async function nc(s: Session, host: string, port: string): Promise<void> {
   const number = integer('PORT', port, 1, 65_535);
-  let address = host;
-  if (!/^\d+\.\d+\.\d+\.\d+$/.test(host)) {
-    const access = await (await s.daemon()).get<GuestAccess>(vmPath(host, '/guest'));
-    if (access.address === undefined) throw new AnkaError('vmNotRunning', `${host} has no address; 'anka show ${host}' tells more`);
-    address = access.address;
-  }
+  const access = await accessTo(await s.daemon(), host);
+  const path = access?.stream_socket;
+  const opened = path === undefined ? dial(access?.address ?? host, number) : beginStream(path, { dial: { id: access?.uuid, port: number } });
+  const socket = await opened.catch((e: Error) => {
+    throw new AnkaError('network', `${host} port ${number}: ${e.message}`);
+  });
   await new Promise<void>((resolve, reject) => {
-    const socket = createConnection({ host: address, port: number, allowHalfOpen: true, noDelay: true });
     socket.once('error', (e) => reject(new AnkaError('network', `${host} port ${number}: ${e.message}`)));
-    socket.once('connect', () => {
-      process.stdin.pipe(socket);
-      socket.pipe(process.stdout);
-    });
+    process.stdin.pipe(socket);
+    socket.pipe(process.stdout);
     socket.once('close', () => {
       process.stdin.pause();
       resolve();

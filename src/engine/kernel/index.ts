@@ -19,7 +19,7 @@ import { readNeighbours } from '../../host/neighbours.ts';
 import { applyNft, listTable, readSetCounters, withoutDynamicElements } from '../../host/nft.ts';
 import { readSysctl } from '../../host/sysctl.ts';
 import { AnkaError } from '../../lib/errors.ts';
-import { broadcastOf, formatSubnet, gatewayOf, type SubnetLike, subnetContains, subnetsOverlap } from '../../wire/address.ts';
+import { broadcastOf, gatewayOf, subnetContains } from '../../wire/address.ts';
 import type {
   Capture,
   CaptureSide,
@@ -33,14 +33,15 @@ import type {
   ObservedNic,
   ObservedState,
 } from '../engine.ts';
+import { ProcessClient } from '../process-client.ts';
+import { subnetProblems } from '../subnet-clash.ts';
 import { openCapture } from './capture.ts';
 import { examineHost } from './doctor.ts';
 import { allowThroughFirewalls, findFirewalls, removeFirewallAllowances } from './firewalls.ts';
 import { BRIDGES, DHCP_PORTS, DNS_PORT, TABLES, tapName } from './names.ts';
 import { isOurs, planLinks } from './plan.ts';
 import { DROP_REASONS, type RuledNic, removeTables, renderRuleset } from './ruleset.ts';
-import { ServiceClient } from './service-client.ts';
-import type { ServiceConfig, ServiceStatus } from './service-config.ts';
+import type { ServiceConfig, ServiceMethods, ServiceStatus } from './service-config.ts';
 import { StaticAddresses } from './static-addresses.ts';
 import { SysctlRecord } from './sysctl-record.ts';
 import { Uplinks } from './uplinks.ts';
@@ -67,7 +68,7 @@ class KernelEngine implements Engine {
   #options: KernelEngineOptions;
   #desired: DesiredState = EMPTY;
   #hasDesired = false;
-  #service: ServiceClient;
+  #service: ProcessClient<ServiceMethods>;
   #serviceStatus: ServiceStatus | null = null;
   #serviceConfig = '';
   #statics = new StaticAddresses();
@@ -89,9 +90,12 @@ class KernelEngine implements Engine {
     this.#options = options;
     this.#uplinks = new Uplinks(options.log);
     this.#sysctl = new SysctlRecord(join(options.runDir, 'sysctl.json'));
-    this.#service = new ServiceClient({
-      runDir: options.runDir,
-      stateDir: options.stateDir,
+    this.#service = new ProcessClient({
+      title: 'the network service',
+      program: new URL('./service-main.ts', import.meta.url),
+      socket: join(options.runDir, 'service.sock'),
+      leases: join(options.stateDir, 'leases.json'),
+      log: join(options.stateDir, 'service.log'),
       onChanged: () => void this.#enqueue(() => this.#look()),
       onGone: () => {
         this.#serviceConfig = '';
@@ -106,18 +110,11 @@ class KernelEngine implements Engine {
   }
 
   async #validate(desired: DesiredState): Promise<EngineProblem[]> {
-    const problems: EngineProblem[] = [];
-    const routes = await listRoutes();
     const ours = new Set<string>(Object.values(BRIDGES));
-    for (const n of desired.networks) {
-      const clash = routes.find((r) => !r.isDefault && !ours.has(r.dev) && subnetsOverlap(r, n.subnet));
-      if (!clash) continue;
-      const free = proposeSubnet([...routes.filter((r) => !r.isDefault && !ours.has(r.dev)), ...desired.networks.filter((o) => o !== n).map((o) => o.subnet)]);
-      problems.push({
-        object: `network:${n.name}`,
-        message: `subnet ${formatSubnet(n.subnet)} of the ${n.name} network clashes with this host's route to ${formatSubnet(clash)} through ${clash.dev}; ${free ? `'anka config ${n.name}_subnet ${free}' sets a free one` : 'choose another'}`,
-      });
-    }
+    const problems = subnetProblems(
+      desired.networks,
+      (await listRoutes()).filter((r) => !ours.has(r.dev)),
+    );
     for (const nic of desired.nics) {
       if (nic.type !== 'bridge') continue;
       const problem = await this.#uplinks.validate(nic);
@@ -349,7 +346,6 @@ class KernelEngine implements Engine {
       await this.#sysctl.set(`net/ipv4/conf/${dev}/arp_accept`, '1');
       await this.#sysctl.set(`net/ipv6/conf/${dev}/accept_ra`, '0');
     }
-    if (desired.networks.length === 0) return;
     for (const r of await listRoutes()) {
       if (r.dev !== 'lo' && !(Object.values(BRIDGES) as string[]).includes(r.dev)) await this.#sysctl.set(`net/ipv4/conf/${r.dev}/forwarding`, '1');
     }
@@ -519,19 +515,6 @@ class KernelEngine implements Engine {
       });
     }, CUE_DELAY_MS);
   }
-}
-
-/** A /24 of the private ranges that none of `taken` touches; undefined when there is none. */
-export function proposeSubnet(taken: readonly SubnetLike[]): string | undefined {
-  for (let third = 64; third < 256; third += 4) {
-    const candidate = { base: (192 * 2 ** 24 + 168 * 65_536 + third * 256) >>> 0, prefix: 24 };
-    if (!taken.some((t) => subnetsOverlap(t, candidate))) return formatSubnet(candidate);
-  }
-  for (let second = 16; second < 256; second++) {
-    const candidate = { base: (10 * 2 ** 24 + second * 65_536 + 64 * 256) >>> 0, prefix: 24 };
-    if (!taken.some((t) => subnetsOverlap(t, candidate))) return formatSubnet(candidate);
-  }
-  return undefined;
 }
 
 /** Makes the engine. Throws `noRights` or `missingProgram` where the host cannot carry it. */

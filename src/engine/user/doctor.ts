@@ -1,0 +1,86 @@
+/** What on this host limits or breaks the networks of the user engine, and how to mend it (B93). Looks only, changes nothing. */
+import { accessSync, constants } from 'node:fs';
+import { run } from '../../host/exec.ts';
+import { readResolvers } from '../../host/resolvers.ts';
+import { readSysctl } from '../../host/sysctl.ts';
+import type { DesiredState, DoctorFinding, EngineProblem } from '../engine.ts';
+
+const NEEDED: [program: string, args: string[], pkg: string][] = [
+  ['qemu-system-x86_64', ['--version'], 'qemu-system-x86'],
+  ['qemu-img', ['--version'], 'qemu-utils'],
+  ['ssh', ['-V'], 'openssh-client'],
+];
+
+/** `clashes` are the subnet problems that `validate` finds. */
+export async function examineHost(desired: DesiredState, clashes: readonly EngineProblem[]): Promise<DoctorFinding[]> {
+  return [await programs(), acceleration(), await ping(), await lowPorts(desired), ...subnets(clashes), resolvers()];
+}
+
+async function programs(): Promise<DoctorFinding> {
+  const missing: string[] = [];
+  for (const [program, args, pkg] of NEEDED) await run(program, args).catch(() => missing.push(pkg));
+  if (missing.length === 0) return { id: 'programs', level: 'ok', message: 'all programs that are needed are installed', remedy: '' };
+  return { id: 'programs', level: 'error', message: `programs are missing: ${missing.join(', ')}`, remedy: `apt-get install ${missing.join(' ')}` };
+}
+
+function acceleration(): DoctorFinding {
+  try {
+    accessSync('/dev/kvm', constants.R_OK | constants.W_OK);
+    return { id: 'rights.kvm', level: 'ok', message: '/dev/kvm can be opened', remedy: '' };
+  } catch (cause) {
+    const absent = (cause as NodeJS.ErrnoException).code === 'ENOENT';
+    return {
+      id: 'rights.kvm',
+      level: 'warning',
+      message: absent ? 'this host has no /dev/kvm: guests are emulated, and slow' : '/dev/kvm may not be opened by you: guests are emulated, and slow',
+      remedy: absent ? "switch virtualisation on in the firmware, or 'modprobe kvm' as root" : "'usermod -aG kvm YOU' as root, then log in again",
+    };
+  }
+}
+
+/** Ping sockets: whether this process's group is in the range that may open them. */
+async function ping(): Promise<DoctorFinding> {
+  const text = await readSysctl('net/ipv4/ping_group_range');
+  const [low, high] = (text ?? '1 0').trim().split(/\s+/).map(Number) as [number, number];
+  const groups = [process.getgid?.() ?? 0, ...(process.getgroups?.() ?? [])];
+  if (groups.some((g) => g >= low && g <= high)) return { id: 'rights.ping', level: 'ok', message: 'guests can ping outside addresses', remedy: '' };
+  return {
+    id: 'rights.ping',
+    level: 'warning',
+    message: `guests cannot ping outside addresses: net.ipv4.ping_group_range (${low} ${high}) leaves your groups out; TCP and UDP are not concerned`,
+    remedy: "sysctl -w net.ipv4.ping_group_range='0 2147483647'",
+  };
+}
+
+async function lowPorts(desired: DesiredState): Promise<DoctorFinding> {
+  const first = Number((await readSysctl('net/ipv4/ip_unprivileged_port_start')) ?? '1024');
+  const barred = process.getuid?.() === 0 ? [] : desired.nics.flatMap((n) => n.rules.filter((r) => r.hostPort < first).map((r) => `${n.vmName}/${r.name}`));
+  if (barred.length === 0) return { id: 'rights.ports', level: 'ok', message: 'every forwarded port may be opened', remedy: '' };
+  return {
+    id: 'rights.ports',
+    level: 'error',
+    message: `host ports below ${first} need root: ${barred.join(', ')}`,
+    remedy: `choose host ports from ${first} up, or 'sysctl -w net.ipv4.ip_unprivileged_port_start=80'`,
+  };
+}
+
+function subnets(clashes: readonly EngineProblem[]): DoctorFinding[] {
+  if (clashes.length === 0) return [{ id: 'subnet', level: 'ok', message: 'no route of this host touches our subnets', remedy: '' }];
+  return clashes.map((c) => ({
+    id: 'subnet.clash',
+    level: 'error',
+    message: c.message,
+    remedy: "'anka config shared_subnet' or 'host_subnet' with a free one",
+  }));
+}
+
+function resolvers(): DoctorFinding {
+  const servers = readResolvers();
+  if (servers.length > 0) return { id: 'resolver', level: 'ok', message: `names are asked of ${servers.join(', ')}`, remedy: '' };
+  return {
+    id: 'resolver',
+    level: 'warning',
+    message: '/etc/resolv.conf names no server: guests cannot resolve outside names',
+    remedy: "name one there, or 'anka config dns_servers ADDRESS'",
+  };
+}

@@ -1,0 +1,193 @@
+/** Real guests (the tiny one) on the user engine, through the command, everything run by a user without any right. */
+import { execFileSync } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { serve } from '../contract/guest-tools.ts';
+import { Anka } from '../world/anka.ts';
+import { tinyGuest } from '../world/images.ts';
+import { ORDINARY } from '../world/remote-engine.ts';
+import { missing, until, World } from '../world/world.ts';
+
+const why = missing('root', 'netns', 'qemu');
+const SSH = '-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR';
+
+describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})` : ''}`, () => {
+  let w: World;
+  let anka: Anka;
+  /** Command lines of processes in the host's namespace. */
+  const processes = (pattern: RegExp): { pid: number; line: string }[] =>
+    w.host
+      .run(`ip netns pids ${w.host.name} | while read p; do echo "$p $(tr '\\0' ' ' </proc/$p/cmdline 2>/dev/null)"; done; true`)
+      .split('\n')
+      .map((l) => ({ pid: Number(l.split(' ')[0]), line: l.slice(l.indexOf(' ') + 1) }))
+      .filter((p) => pattern.test(p.line));
+  const networkProcess = (name: string): number => processes(new RegExp(`network-main.*net-${name}[.]sock`))[0]?.pid ?? 0;
+  const reachesOutside = async (): Promise<boolean> =>
+    (await anka.run(['run', 'vm1', 'sh', '-c', 'wget -q -T 5 -O - http://10.9.0.1:8070/'])).stdout === 'outside\n';
+
+  beforeAll(async () => {
+    w = new World('tu-');
+    anka = new Anka(w, tinyGuest(), { ordinary: true });
+    await serve(w.outside, 8080, 'outside');
+    w.outside.spawn([process.execPath, '-e', "require('http').createServer((q, r) => r.end('outside\\n')).listen(8070)"]);
+    await anka.ok('create -m 192M -c 1 -d 1G vm1');
+    await anka.ok('start vm1');
+  });
+
+  afterAll(async () => {
+    if (!w) return;
+    await anka.ok('delete --yes --all');
+    await anka.ok('network reset');
+    await anka.ok('daemon stop');
+    await until('no process is left', () => processes(/qemu-system|ankad|daemon.main|network-main/).length === 0);
+    expect(existsSync(join(anka.home, 'run/nic'))).toBe(false);
+    expect(readdirSync(join(anka.home, 'vms'))).toEqual([]);
+    expect(w.host.run('ip -o link | wc -l').trim(), 'no interface was made').toBe('2');
+    w.close();
+  });
+
+  test('B10, B11: a new VM is on shared, with an address by DHCP; every process is the user’s, without capabilities', async () => {
+    expect(await anka.address('vm1')).toMatch(/^192\.168\.64\.\d+$/);
+    expect((await anka.body<{ engine: string }>('daemon status')).engine).toBe('user');
+    const all = processes(/qemu-system|daemon.main|network-main/);
+    expect(all.length).toBeGreaterThanOrEqual(3);
+    for (const { pid, line } of all) {
+      const status = readFileSync(`/proc/${pid}/status`, 'utf8');
+      expect(status, line).toMatch(new RegExp(`^Uid:\\t${ORDINARY}\\t${ORDINARY}`, 'm'));
+      expect(status, line).toMatch(/^CapEff:\t0+$/m);
+    }
+  });
+
+  test('B5, B12: commands run in the guest, which resolves names and reaches outside', async () => {
+    const r = await anka.run(['run', '-N', 'vm1', 'sh', '-c', 'whoami; nslookup host.anka.internal | grep Address; exit 7']);
+    expect(r.status, r.stderr).toBe(7);
+    expect(r.stdout).toMatch(/anka\n[\s\S]*192\.168\.64\.1/);
+    expect((await anka.run(['run', 'vm1', 'cat'], { input: 'through the pipe' })).stdout).toBe('through the pipe');
+    expect(await reachesOutside()).toBe(true);
+  });
+
+  test('B14: anka ssh, and ssh through anka nc by address and by name', async () => {
+    expect(await anka.ok('ssh vm1 whoami')).toBe('anka\n');
+    const key = join(anka.env['ANKA_BASE_IMAGE'] as string, 'id_ed25519');
+    for (const host of [await anka.address('vm1'), 'vm1'])
+      expect((await w.host.ask(`ssh -i ${key} ${SSH} -o ProxyCommand='${anka.commandLine('nc %h %p')}' anka@${host} whoami`))?.trim(), host).toBe('anka');
+    const closed = await anka.run(['nc', 'vm1', '9']);
+    expect(closed.status).not.toBe(0);
+    expect(closed.stderr).toMatch(/^anka: vm1 port 9: .*refused/);
+  });
+
+  test('B3: bytes go in and out unchanged', async () => {
+    const file = join(w.dir, 'random');
+    execFileSync('dd', ['if=/dev/urandom', `of=${file}`, 'bs=1M', 'count=4'], { stdio: 'ignore' });
+    const sum = execFileSync('sha256sum', [file]).toString().split(' ')[0];
+    const inside = await w.host.ask(`${anka.commandLine("run vm1 sh -c 'cat >/tmp/f; sha256sum /tmp/f'")} <${file}`);
+    expect(inside?.split(' ')[0]).toBe(sum);
+    const back = await w.host.ask(`${anka.commandLine('run vm1 cat /tmp/f')} | sha256sum`);
+    expect(back?.split(' ')[0]).toBe(sum);
+  });
+
+  test('B60, B63: ssh from outside through a forwarded port; another program’s port is seen', async () => {
+    expect(await anka.ok('modify vm1 add port-forwarding -g 22 ssh')).toBe('rule added successfully\n');
+    const port = (await anka.body<{ port_forwarding: { host_port: number }[] }>('show vm1')).port_forwarding[0]?.host_port;
+    expect(port).toBe(10000);
+    const ssh = `ssh -i ${join(tinyGuest(), 'id_ed25519')} ${SSH} -p ${port} anka@`;
+    await until('the port answers', async () => (await w.outside.ask(`${ssh}10.9.0.2 whoami`))?.trim() === 'anka');
+    expect((await w.host.ask(`${ssh}127.0.0.1 whoami`))?.trim()).toBe('anka');
+    expect((await anka.run(['modify', 'vm1', 'add', 'port-forwarding', '-g', '80', '-p', '80', 'low'])).stderr).toMatch(
+      /port 80 needs root; choose one from 1024 up/,
+    );
+  });
+
+  test('B20, B22: the type is changed while it runs: host, disconnected, and back', async () => {
+    expect(await anka.ok('modify vm1 set network-card -t host')).toMatch(/^vm1 is on host with address 192\.168\.128\.\d+\n$/);
+    expect(await reachesOutside()).toBe(false);
+    expect(await anka.ok('modify vm1 set network-card 0 -t disconnected')).toBe('vm1 is disconnected\n');
+    expect(await anka.ok('modify vm1 set network-card -t shared')).toMatch(/^vm1 is on shared with address 192\.168\.64\.\d+\n$/);
+    expect(await reachesOutside()).toBe(true);
+  });
+
+  test('B16: bridge type is refused with the way out, and nothing changes', async () => {
+    const r = await anka.run(['modify', 'vm1', 'set', 'network-card', '-t', 'bridge', '-b', 'en0']);
+    expect(r.status).toBe(12);
+    expect(r.stderr).toMatch(/bridge type needs the kernel engine: run anka as root/);
+    expect(await anka.ok('show vm1 network type')).toBe('shared\n');
+  });
+
+  test('the engine is not changed under a VM', async () => {
+    const r = await anka.run(['config', 'engine', 'kernel']);
+    expect(r.stderr).toBe("anka: running or suspended: vm1; stop them before the engine is changed ('anka stop vm1')\n");
+    expect(await anka.ok('config engine')).toBe('auto\n');
+  });
+
+  test('B4: suspend keeps memory; after resume there is the same address again', async () => {
+    await anka.ok('run vm1 touch /tmp/mark');
+    const before = await anka.address('vm1');
+    await anka.ok('suspend vm1');
+    expect(processes(/qemu-system/)).toEqual([]);
+    expect((await anka.run(['config', 'mtu', '9000'])).stderr).toMatch(/suspended: vm1/);
+    await anka.ok('start vm1');
+    expect(await anka.address('vm1')).toBe(before);
+    expect((await anka.run(['run', 'vm1', 'ls', '/tmp/mark'])).stdout).toBe('/tmp/mark\n');
+  });
+
+  test('B6: kill -9 of the daemon: guest and network go on, and are found again with their flows', async () => {
+    const pid = networkProcess('shared');
+    expect(pid).toBeGreaterThan(0);
+    const flow = w.host.spawn(['sh', '-c', anka.commandLine("run vm1 sh -c 'for i in $(seq 600); do echo $i; sleep 0.1; done'")]);
+    let lines = 0;
+    flow.stdout?.on('data', (d: Buffer) => {
+      lines += d.toString().split('\n').length - 1;
+    });
+    await until('it flows', () => lines > 0);
+    await anka.killDaemon();
+    const seen = lines;
+    await until('it flows without the daemon', () => lines > seen + 5);
+    expect(await anka.ok('show vm1 status')).toBe('running\n');
+    const adopted = lines;
+    await until('it flows with the next daemon', () => lines > adopted + 5);
+    expect(networkProcess('shared')).toBe(pid);
+    flow.kill();
+  });
+
+  test('B90: kill -9 of the network process: another carries on with the same address and rules', async () => {
+    const before = await anka.address('vm1');
+    const pid = networkProcess('shared');
+    process.kill(pid, 'SIGKILL');
+    const since = Date.now();
+    await until('another process is there', () => networkProcess('shared') !== 0 && networkProcess('shared') !== pid);
+    const ssh = `ssh -i ${join(tinyGuest(), 'id_ed25519')} ${SSH} -o ConnectTimeout=2 -p 10000 anka@10.9.0.2 whoami`;
+    await until('forwarding works again', async () => (await w.outside.ask(ssh))?.trim() === 'anka');
+    console.log(`    healed in ${Date.now() - since} ms`);
+    expect(await anka.address('vm1')).toBe(before);
+    expect(await reachesOutside()).toBe(true);
+  });
+
+  test('B93: a capture, by the user', async () => {
+    const file = join(anka.home, 'c.pcapng');
+    const child = w.host.spawn(['sh', '-c', anka.commandLine(`capture vm1 -w ${file} icmp`)]);
+    await until('it captures', () => existsSync(file) && statSync(file).size > 0);
+    await until('pings are seen', async () => {
+      await anka.run(['run', 'vm1', 'ping', '-c', '1', '-W', '2', '192.168.64.1']);
+      return w.host.run(`tcpdump -nr ${file} 2>/dev/null || true`).includes('ICMP echo reply');
+    });
+    child.kill('SIGINT');
+  });
+
+  test('B93: doctor tells what an ordinary user lacks', async () => {
+    const r = await anka.run(['doctor']);
+    expect(r.stdout).toMatch(/ping_group_range/);
+    expect(r.stdout).toMatch(/all programs that are needed are installed/);
+  });
+
+  test('B40: two VMs reach each other; the lease of a deleted one is given back', async () => {
+    await anka.ok('clone vm1 vm2');
+    await anka.ok('start vm2');
+    const address = await anka.address('vm2');
+    expect((await anka.run(['run', 'vm1', 'ping', '-c', '1', '-W', '5', address])).status).toBe(0);
+    await anka.ok('delete --yes vm2');
+    const leases = (): string => readFileSync(join(anka.home, 'leases-shared.json'), 'utf8');
+    const number = address.split('.').reduce((a, p) => a * 256 + Number(p), 0);
+    await until('it is given back', () => !leases().includes(String(number)));
+  });
+});
