@@ -19,9 +19,9 @@ export interface GuestPort {
   commit(bytes: number): void;
   /**
    * During `TcpPath.onRun`: keeps that run's memory unchanged until the returned function is called. It is needed when a host socket took only a part of a write,
-   * whose rest the kernel reads later. Where a port lacks it, payload is copied before it is written.
+   * whose rest the kernel reads later. Null: it cannot be kept just now. Then, and where a port lacks it, payload is copied before it is written.
    */
-  pinRun?(): () => void;
+  pinRun?(): (() => void) | null;
 }
 
 /** Why a connection could not be made. */

@@ -1,0 +1,410 @@
+/**
+ * Host sockets of the TCP path: node:net on one side, the machine of src/net/nat on the other.
+ *
+ * Theory of operation. Sockets read by `onread` into packet memory. A socket that trickles reads into one buffer that all share, from where payload is copied into its flow's send buffer; one that fills
+ * its reads gets chunks of its own, into which the kernel writes what will later be sent and sent again, without a copy. Writes go from the guest's run straight to the kernel when nothing is queued;
+ * when the kernel takes only a part, the run's memory is pinned until it has taken the rest. Where it cannot be pinned, payload is copied first.
+ *
+ * Limits. Sockets that come from outside are re-wrapped, so that they too read into packet memory; one from which something has been read already is left as it is, and copied from. SO_SNDBUF and
+ * SO_RCVBUF stay the kernel's: its own tuning goes further than an unprivileged process may ask for.
+ */
+import { connect, Socket } from 'node:net';
+import type { Kernels } from '../../net/kernels.ts';
+import { type Chunk, LARGE_CHUNK } from '../../net/nat/packet-chunks.ts';
+import { Happened, type TcpFlow } from '../../net/nat/tcp-flow.ts';
+import { type HostSide, type TcpLimits, TcpMachine } from '../../net/nat/tcp-machine.ts';
+import type { GuestPort, ResolveTarget, TcpFlowRef, TcpPath, TcpRefusal, TellUnreachable } from '../../net/nat/tcp-path.ts';
+import type { PacketMemory } from '../../net/packet-memory.ts';
+
+/** A read of at least this many bytes earns a socket chunks of its own. */
+const BUSY_READ = 16 << 10;
+/** A chunk with less room than this is not read into again. */
+const MIN_READ = 16 << 10;
+
+const REFUSALS: Record<string, TcpRefusal['kind']> = {
+  ECONNREFUSED: 'refused',
+  ECONNRESET: 'refused',
+  EHOSTUNREACH: 'host-unreachable',
+  EHOSTDOWN: 'host-unreachable',
+  ENETUNREACH: 'net-unreachable',
+  EADDRNOTAVAIL: 'net-unreachable',
+  ETIMEDOUT: 'timeout',
+  EACCES: 'prohibited',
+  EPERM: 'prohibited',
+};
+
+export interface TcpGatewayOptions {
+  memory: PacketMemory;
+  kernels: Kernels;
+  gatewayMac: number;
+  resolve: ResolveTarget;
+  onUnreachable: TellUnreachable;
+  /** At least 16 random bytes, for initial sequence numbers. */
+  secret: Buffer;
+  limits?: Partial<TcpLimits>;
+}
+
+/** One host socket. */
+class HostSocket {
+  socket: Socket | null = null;
+  readonly flow: TcpFlow;
+  /** The chunk that the kernel writes into, or null for the shared buffer. */
+  chunk: Chunk | null = null;
+  /** Payload for which there was no packet memory. */
+  spill: Buffer | null = null;
+  connected = false;
+  /** The machine has forgotten the flow; what is queued still goes out. */
+  detached = false;
+  /** Writes handed to the socket, and those that it has finished. */
+  written = 0;
+  done: (() => void) | null = null;
+  finished = 0;
+  /** The write that uses a guest's memory, and how to give that back. */
+  pinnedWrite = 0;
+  unpin: (() => void) | null = null;
+
+  constructor(flow: TcpFlow) {
+    this.flow = flow;
+  }
+}
+
+export class TcpGateway implements TcpPath {
+  readonly #memory: PacketMemory;
+  readonly #machine: TcpMachine;
+  readonly #shared: number;
+  readonly #sharedView: Buffer;
+  readonly #detached = new Set<HostSocket>();
+  #run: GuestPort | null = null;
+  #timer: NodeJS.Timeout | null = null;
+  #timerAt = Number.POSITIVE_INFINITY;
+  #closed = false;
+
+  constructor(o: TcpGatewayOptions) {
+    this.#memory = o.memory;
+    this.#shared = o.memory.alloc(LARGE_CHUNK);
+    this.#sharedView = o.memory.buffer(this.#shared, LARGE_CHUNK);
+    const host: HostSide = {
+      connect: (flow, address, port) => this.#connect(flow, address, port),
+      write: (flow, at, length) => this.#write(flow, at, length),
+      end: (flow) => this.#socket(flow)?.end(),
+      close: (flow) => this.#close(flow),
+      reset: (flow) => this.#reset(flow.host as HostSocket | null),
+      read: (flow, on) => this.#read(flow, on),
+    };
+    this.#machine = new TcpMachine({ ...o, host, now: performance.now() });
+  }
+
+  // ---- what the network process calls
+
+  onRun(port: GuestPort, start: number, end: number): void {
+    this.#run = port;
+    this.#machine.onRun(port, start, end, performance.now());
+    this.#run = null;
+    this.#arm();
+  }
+
+  onRoom(port: GuestPort): void {
+    this.#machine.onRoom(port, performance.now());
+    this.#arm();
+  }
+
+  portGone(port: GuestPort): void {
+    this.#machine.onPortGone(port);
+    for (const h of [...this.#detached]) if (h.flow.owner.port === port) this.#reset(h);
+  }
+
+  guestAddressGone(port: GuestPort, ip: number): void {
+    this.#machine.onAddressGone(port, ip, performance.now());
+  }
+
+  accept(
+    port: GuestPort,
+    guestIp: number,
+    guestPort: number,
+    source: number,
+    sourcePort: number,
+    socket: Socket,
+    onRefused?: (why: TcpRefusal) => void,
+  ): TcpFlowRef {
+    const flow = this.#machine.accept(port, guestIp, guestPort, source, sourcePort, performance.now());
+    if (!flow) {
+      socket.resetAndDestroy();
+      onRefused?.({ kind: 'prohibited' });
+      return { serial: 0 };
+    }
+    if (onRefused) flow.onRefused = onRefused;
+    const h = new HostSocket(flow);
+    h.connected = true;
+    flow.host = h;
+    this.#adopt(h, socket);
+    this.#arm();
+    return flow;
+  }
+
+  cut(ref: TcpFlowRef): void {
+    if (ref.serial !== 0) this.#machine.cut(ref as TcpFlow, performance.now());
+  }
+
+  stats(): Record<string, number> {
+    return { ...this.#machine.stats(), detached: this.#detached.size };
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#machine.close();
+    for (const h of [...this.#detached]) this.#reset(h);
+    if (this.#timer) clearTimeout(this.#timer);
+    this.#timer = null;
+  }
+
+  /** One real timer for all deadlines: moved when an earlier one comes up, left when they move later. */
+  #arm(): void {
+    const at = this.#machine.nextAt();
+    if (at >= this.#timerAt || this.#closed) return;
+    if (this.#timer) clearTimeout(this.#timer);
+    this.#timerAt = at;
+    this.#timer = setTimeout(
+      () => {
+        this.#timer = null;
+        this.#timerAt = Number.POSITIVE_INFINITY;
+        this.#machine.run(performance.now());
+        this.#arm();
+      },
+      Math.max(1, Math.ceil(at - performance.now())),
+    );
+  }
+
+  // ---- sockets
+
+  #socket(flow: TcpFlow): Socket | null {
+    return (flow.host as HostSocket | null)?.socket ?? null;
+  }
+
+  #onread(h: HostSocket): { buffer: () => Uint8Array; callback: (bytes: number) => boolean } {
+    return { buffer: () => this.#readBuffer(h), callback: (bytes) => this.#onData(h, bytes) };
+  }
+
+  #connect(flow: TcpFlow, host: string, port: number): void {
+    const h = new HostSocket(flow);
+    flow.host = h;
+    const socket = connect({ host, port, allowHalfOpen: true, noDelay: true, onread: this.#onread(h) as never });
+    this.#attach(h, socket);
+    socket.once('connect', () => {
+      h.connected = true;
+      this.#machine.onConnected(flow, performance.now());
+      this.#arm();
+    });
+  }
+
+  /** A socket from outside, paused: its handle is wrapped anew with our buffers, unless something was read from it. */
+  #adopt(h: HostSocket, given: Socket): void {
+    const inner = given as Socket & { _handle: (object & { reading?: boolean }) | null };
+    if (!inner._handle || given.readableLength > 0 || given.bytesRead > 0) {
+      this.#attach(h, given);
+      given.on('data', (data: Buffer) => this.#onCopied(h, data));
+      return;
+    }
+    const handle = inner._handle;
+    inner._handle = null;
+    given.destroy();
+    const socket = new Socket({ handle, allowHalfOpen: true, onread: this.#onread(h) } as never);
+    socket.setNoDelay(true);
+    this.#attach(h, socket);
+    socket.resume();
+  }
+
+  #attach(h: HostSocket, socket: Socket): void {
+    h.socket = socket;
+    socket.on('end', () => {
+      if (!h.detached) this.#machine.onHostEnd(h.flow, performance.now());
+      this.#arm();
+    });
+    socket.on('error', (error: NodeJS.ErrnoException) => this.#onError(h, error));
+    socket.on('close', () => this.#onClose(h));
+  }
+
+  #onError(h: HostSocket, error: NodeJS.ErrnoException): void {
+    this.#letGo(h);
+    if (h.detached) return;
+    const now = performance.now();
+    if (h.connected) this.#machine.onHostReset(h.flow, now);
+    else this.#machine.onNotConnected(h.flow, { kind: REFUSALS[error.code ?? ''] ?? 'host-unreachable' }, now);
+    this.#arm();
+  }
+
+  #onClose(h: HostSocket): void {
+    this.#letGo(h);
+    h.socket = null;
+    this.#detached.delete(h);
+    if (h.detached) return;
+    // closed without an end or an error: whatever was the cause, nothing more will pass
+    if (!h.flow.has(Happened.hostEnd)) this.#machine.onHostReset(h.flow, performance.now());
+  }
+
+  /** Gives back what the socket borrowed. */
+  #letGo(h: HostSocket): void {
+    h.unpin?.();
+    h.unpin = null;
+    h.flow.owner.queued -= h.flow.queued;
+    h.flow.queued = 0;
+    this.#dropChunk(h);
+    h.spill = null;
+  }
+
+  #dropChunk(h: HostSocket): void {
+    const chunk = h.chunk;
+    h.chunk = null;
+    if (!chunk) return;
+    chunk.reading = false;
+    // with payload in it, it is in the send buffer, which gives it back
+    if (chunk.start === chunk.end) this.#machine.pool.give(chunk);
+  }
+
+  // ---- reading
+
+  #readBuffer(h: HostSocket): Uint8Array {
+    const chunk = h.chunk;
+    if (!chunk) return this.#sharedView;
+    if (chunk.end === chunk.at && chunk.size % h.flow.mss === 0) return chunk.view(this.#memory);
+    // whole segments, so that no small one follows each read
+    const room = chunk.free;
+    return this.#memory.buffer(chunk.end, room > h.flow.mss ? room - (room % h.flow.mss) : room);
+  }
+
+  #onData(h: HostSocket, bytes: number): boolean {
+    const flow = h.flow;
+    if (h.detached) return true;
+    const chunk = h.chunk;
+    if (chunk) {
+      flow.send.grow(chunk, bytes);
+      if (bytes < BUSY_READ) this.#dropChunk(h);
+      else if (chunk.free < MIN_READ || bytes > LARGE_CHUNK / 2) {
+        this.#dropChunk(h);
+        this.#takeChunk(h);
+      }
+    } else {
+      if (!flow.send.append(this.#shared, bytes)) h.spill = Buffer.from(this.#sharedView.subarray(0, bytes));
+      if (bytes >= BUSY_READ) this.#takeChunk(h);
+    }
+    this.#machine.onHostData(flow, performance.now());
+    this.#arm();
+    return true;
+  }
+
+  #takeChunk(h: HostSocket): void {
+    const chunk = this.#machine.pool.take(LARGE_CHUNK);
+    if (!chunk) return;
+    chunk.reading = true;
+    h.chunk = chunk;
+  }
+
+  /** From a socket that could not be re-wrapped. */
+  #onCopied(h: HostSocket, data: Buffer): void {
+    if (h.detached) return;
+    const all = h.spill ? Buffer.concat([h.spill, data]) : data;
+    h.spill = null;
+    this.#unspill(h, all);
+    this.#machine.onHostData(h.flow, performance.now());
+    this.#arm();
+  }
+
+  /** Puts as much as there is memory for into the send buffer, and keeps the rest. */
+  #unspill(h: HostSocket, data: Buffer): void {
+    for (let done = 0; done < data.length; ) {
+      const part = Math.min(LARGE_CHUNK, data.length - done);
+      this.#sharedView.set(data.subarray(done, done + part));
+      if (!h.flow.send.append(this.#shared, part)) {
+        h.spill = data.subarray(done);
+        return;
+      }
+      done += part;
+    }
+  }
+
+  #read(flow: TcpFlow, on: boolean): boolean {
+    const h = flow.host as HostSocket | null;
+    const socket = h?.socket;
+    if (!h || !socket) return on;
+    if (!on) {
+      socket.pause();
+      return false;
+    }
+    if (h.spill) {
+      const spill = h.spill;
+      h.spill = null;
+      this.#unspill(h, spill);
+      if (h.spill) return false;
+    }
+    socket.resume();
+    return true;
+  }
+
+  // ---- writing
+
+  #write(flow: TcpFlow, at: number, length: number): void {
+    const h = flow.host as HostSocket;
+    const socket = h.socket;
+    if (!socket || socket.destroyed) return;
+    const mark = ++h.written;
+    h.done ??= () => this.#onWritten(h);
+    if (socket.writableLength === 0 && h.unpin === null) {
+      const unpin = this.#run?.pinRun?.();
+      if (unpin) {
+        socket.write(this.#memory.buffer(at, length), h.done);
+        if (socket.writableLength === 0) unpin();
+        else {
+          h.unpin = unpin;
+          h.pinnedWrite = mark;
+        }
+        this.#account(h);
+        return;
+      }
+    }
+    socket.write(Buffer.from(this.#memory.u8.subarray(at, at + length)), h.done);
+    this.#account(h);
+  }
+
+  #account(h: HostSocket): void {
+    const queued = h.socket?.writableLength ?? 0;
+    h.flow.owner.queued += queued - h.flow.queued;
+    h.flow.queued = queued;
+  }
+
+  #onWritten(h: HostSocket): void {
+    h.finished++;
+    if (h.unpin && h.finished >= h.pinnedWrite) {
+      h.unpin();
+      h.unpin = null;
+    }
+    if (h.flow.queued === 0 || !h.socket) return;
+    this.#account(h);
+    if (!h.detached) this.#machine.onDrained(h.flow, performance.now());
+  }
+
+  // ---- ends
+
+  /** Both directions are done: what is queued goes out, and Node closes the socket after its FIN. */
+  #close(flow: TcpFlow): void {
+    const h = flow.host as HostSocket | null;
+    if (!h) return;
+    h.detached = true;
+    this.#dropChunk(h);
+    const socket = h.socket;
+    if (!socket) return;
+    this.#detached.add(h);
+    socket.end();
+    socket.resume();
+  }
+
+  #reset(h: HostSocket | null): void {
+    if (!h) return;
+    h.detached = true;
+    this.#letGo(h);
+    this.#detached.delete(h);
+    const socket = h.socket;
+    h.socket = null;
+    if (!socket) return;
+    if (h.connected) socket.resetAndDestroy();
+    else socket.destroy();
+  }
+}
