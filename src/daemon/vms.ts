@@ -37,6 +37,8 @@ const DEFAULT_DISK = '80G';
 const MIB = 1 << 20;
 /** How long the cable stays out after a resume: long enough for every guest to notice. */
 const PULSE_MS = 1200;
+/** What a suspended VM becomes whose memory was loaded by a process that is gone. */
+const MEMORY_GONE: Partial<VmRow> = { status: 'failed', message: 'its saved memory is gone', outsideMac: null, uplink: '' };
 
 export class Vms {
   #ctx: Context;
@@ -196,11 +198,12 @@ export class Vms {
       progress(resume ? 'resuming' : 'starting the guest');
       const machine = await ctx.runner.launch(spec, backend, (f) => progress(resume ? 'resuming' : 'starting the guest', f));
       this.#run(vm, machine);
-      await rm(this.#memoryFile(vm.uuid), { force: true });
       if (resume && vm.hasCard && vm.type !== 'disconnected') void this.#plugAfterResume(vm, machine);
     } catch (cause) {
       ctx.starting.delete(vm.uuid);
-      if (!resume) ctx.vms.update(vm.uuid, { outsideMac: null, uplink: '' });
+      const lost = resume && !(await this.#saved(vm.uuid));
+      if (lost) ctx.vms.update(vm.uuid, MEMORY_GONE);
+      else if (!resume) ctx.vms.update(vm.uuid, { outsideMac: null, uplink: '' });
       await this.#reconciler.apply().catch((e: Error) => ctx.log.warn({ error: e.message }, 'after a failed start'));
       throw cause;
     }
@@ -234,6 +237,11 @@ export class Vms {
 
   #memoryFile(uuid: string): string {
     return join(this.#ctx.paths.vmState(uuid), 'memory');
+  }
+
+  /** True while there is saved memory to resume from. */
+  async #saved(uuid: string): Promise<boolean> {
+    return (await stat(this.#memoryFile(uuid)).catch(() => null)) !== null;
   }
 
   async #spec(vm: VmRow, resume: boolean): Promise<MachineSpec> {
@@ -377,7 +385,7 @@ export class Vms {
     if (vm.hasCard) await (await ctx.engine()).forgetNic(vm.uuid);
   }
 
-  /** After a start of the daemon: adopts what runs, finishes or undoes what was cut off, and says what has died. */
+  /** After a start of the daemon: adopts what runs, finishes or undoes what was cut off, says what has died, and takes away what it had in the network. */
   async recover(): Promise<void> {
     const ctx = this.#ctx;
     for (const vm of ctx.vms.all()) {
@@ -387,8 +395,8 @@ export class Vms {
         ctx.log.error({ vm: vm.name, error: (cause as Error).message }, 'recovering');
       }
     }
-    if (ctx.machines.size === 0) return;
-    await this.#reconciler.apply();
+    // also when no VM runs: what a VM that is gone had (a tap, a listener on a port of its rules) may be there still
+    await this.#reconciler.apply().catch((e: Error) => ctx.log.warn({ error: e.message }, 'no network yet'));
     for (const machine of ctx.machines.values()) {
       const vm = this.find(machine.uuid);
       // a change of type, or a resume, may have been cut off with the cable out
@@ -406,11 +414,11 @@ export class Vms {
     const ctx = this.#ctx;
     const machine = await ctx.runner.adopt(vm.uuid, ctx.paths.vmRun(vm.uuid));
     if (machine && vm.phase === 'ready') {
-      const saved = await stat(this.#memoryFile(vm.uuid)).catch(() => null);
       const running = (await machine.status()) === 'running';
-      if (running || (vm.status === 'running' && !saved)) {
-        // paused: it was being suspended, and had not got far enough
+      if (running || ((vm.status === 'running' || vm.status === 'suspended') && !(await this.#saved(vm.uuid)))) {
+        // paused: it was being suspended, and had not got far enough; or it was being resumed, and its memory is all loaded
         await machine.settle();
+        await rm(this.#memoryFile(vm.uuid), { force: true }); // a guest that runs has left it behind
         if (!running) await machine.unpause();
         await this.#sweep(vm);
         return this.#run(vm, machine);
@@ -424,13 +432,13 @@ export class Vms {
       return;
     }
     await this.#sweep(vm);
-    const saved = await stat(this.#memoryFile(vm.uuid)).catch(() => null);
+    const saved = await this.#saved(vm.uuid);
     if (saved && vm.status !== 'suspended') ctx.vms.update(vm.uuid, { status: 'suspended', message: '' });
     else if (vm.status === 'running') {
       ctx.vms.update(vm.uuid, { status: 'failed', message: 'its process was gone when the daemon started', outsideMac: null, uplink: '' });
       ctx.events.emit('vm.status', 'failed: its process was gone when the daemon started', vmName(vm));
     } else if (vm.status !== 'suspended' && vm.outsideMac !== null) ctx.vms.update(vm.uuid, { outsideMac: null, uplink: '' });
-    else if (vm.status === 'suspended' && !saved) ctx.vms.update(vm.uuid, { status: 'failed', message: 'its saved memory is gone', outsideMac: null });
+    else if (vm.status === 'suspended' && !saved) ctx.vms.update(vm.uuid, MEMORY_GONE);
   }
 }
 

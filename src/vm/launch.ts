@@ -170,10 +170,14 @@ class QemuMachine implements Machine {
     }
   }
 
-  /** Lets the CPUs run: after the incoming memory is there, with the cable as wanted. */
+  /**
+   * Lets the CPUs run: after the incoming memory is there, with the cable as wanted. The file of the memory goes first: from the first instruction on
+   * it does not fit the disk any more, and whoever resumed from it once more would ruin the guest's file systems.
+   */
   async begin(spec: MachineSpec, onProgress: (fraction: number) => void): Promise<void> {
     if (spec.resumeFrom) await this.#migrated(onProgress);
     if (spec.nic && !spec.nic.linkUp) await this.setLink(false);
+    if (spec.resumeFrom) await rm(spec.resumeFrom);
     await this.#qmp.command('cont');
   }
 

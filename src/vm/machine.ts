@@ -34,7 +34,7 @@ export interface MachineSpec {
   uid: number;
   gid: number;
   accel: Accelerator;
-  /** Saved memory to resume from. */
+  /** Saved memory to resume from; removed when it is loaded, before the CPUs run. */
   resumeFrom?: string;
 }
 

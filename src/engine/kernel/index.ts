@@ -346,6 +346,7 @@ class KernelEngine implements Engine {
       await this.#sysctl.set(`net/ipv4/conf/${dev}/arp_accept`, '1');
       await this.#sysctl.set(`net/ipv6/conf/${dev}/accept_ra`, '0');
     }
+    if (desired.networks.length === 0) return;
     for (const r of await listRoutes()) {
       if (r.dev !== 'lo' && !(Object.values(BRIDGES) as string[]).includes(r.dev)) await this.#sysctl.set(`net/ipv4/conf/${r.dev}/forwarding`, '1');
     }
