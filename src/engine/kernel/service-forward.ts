@@ -23,6 +23,8 @@ export class RuleListener {
   #onChange: () => void;
   #server: Server | null = null;
   #udp: UdpSocket | null = null;
+  /** Address that the flows lead to. */
+  #carriedTo: number | null = null;
   #flows = new Set<Socket>();
   #clients = new Map<string, { socket: UdpSocket; timer: NodeJS.Timeout }>();
   #retry: NodeJS.Timeout | null = null;
@@ -42,11 +44,18 @@ export class RuleListener {
     if (this.#retry) clearTimeout(this.#retry);
     this.#server?.close();
     this.#udp?.close();
-    this.cutFlows();
+    this.#cutFlows();
   }
 
-  /** Ends all flows: the guest's address has changed, or the rule is gone. */
-  cutFlows(): void {
+  /** Ends all flows when the guest's address is another than they lead to. */
+  follow(): void {
+    const ip = this.#target();
+    if (ip === this.#carriedTo) return;
+    this.#cutFlows();
+    this.#carriedTo = ip;
+  }
+
+  #cutFlows(): void {
     for (const s of this.#flows) s.resetAndDestroy();
     for (const c of this.#clients.values()) {
       clearTimeout(c.timer);
