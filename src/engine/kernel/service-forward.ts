@@ -6,56 +6,28 @@
  * socket per client and gives it up after a minute of silence.
  * Limits: 512 TCP connections and 512 UDP clients per rule; what comes beyond is refused, so that one rule cannot use up the process.
  */
-import { createSocket, type Socket as UdpSocket } from 'node:dgram';
-import { createConnection, createServer, type Server, type Socket } from 'node:net';
+import { createSocket, type RemoteInfo, type Socket as UdpSocket } from 'node:dgram';
+import { createConnection, type Socket } from 'node:net';
 import { formatIpv4 } from '../../wire/address.ts';
 import type { DesiredRule } from '../engine.ts';
+import { RulePort } from '../rule-port.ts';
 
 const MAX_FLOWS = 512;
 const UDP_SILENCE_MS = 60_000;
-const RETRY_MS = 1000;
 
-export class RuleListener {
-  readonly rule: DesiredRule;
-  listening = false;
-  reason = 'opening the port';
+export class RuleListener extends RulePort {
   #target: () => number | null;
-  #onChange: () => void;
-  #server: Server | null = null;
-  #udp: UdpSocket | null = null;
-  /** Address that the flows lead to. */
-  #carriedTo: number | null = null;
   #flows = new Set<Socket>();
   #clients = new Map<string, { socket: UdpSocket; timer: NodeJS.Timeout }>();
-  #retry: NodeJS.Timeout | null = null;
-  #closed = false;
 
   /** `target` gives the guest's address now, or null while it has none. */
   constructor(rule: DesiredRule, target: () => number | null, onChange: () => void) {
-    this.rule = rule;
+    super(rule, onChange);
     this.#target = target;
-    this.#onChange = onChange;
-    this.#open();
   }
 
-  /** Frees the port and cuts every flow. */
-  close(): void {
-    this.#closed = true;
-    if (this.#retry) clearTimeout(this.#retry);
-    this.#server?.close();
-    this.#udp?.close();
-    this.#cutFlows();
-  }
-
-  /** Ends all flows when the guest's address is another than they lead to. */
-  follow(): void {
-    const ip = this.#target();
-    if (ip === this.#carriedTo) return;
-    this.#cutFlows();
-    this.#carriedTo = ip;
-  }
-
-  #cutFlows(): void {
+  /** Ends all flows: the guest's address has changed, or the rule is gone. */
+  override cutFlows(): void {
     for (const s of this.#flows) s.resetAndDestroy();
     for (const c of this.#clients.values()) {
       clearTimeout(c.timer);
@@ -64,49 +36,12 @@ export class RuleListener {
     this.#clients.clear();
   }
 
-  #set(listening: boolean, reason: string): void {
-    if (this.listening === listening && this.reason === reason) return;
-    this.listening = listening;
-    this.reason = reason;
-    this.#onChange();
-  }
-
-  #failed(e: NodeJS.ErrnoException): void {
-    const at = `${formatIpv4(this.rule.hostIp)}:${this.rule.hostPort}`;
-    const why: Record<string, string> = {
-      EADDRINUSE: `another program holds ${this.rule.protocol} port ${this.rule.hostPort}`,
-      EADDRNOTAVAIL: `this host has no address ${formatIpv4(this.rule.hostIp)}`,
-      EACCES: `no right to open ${at}`,
-    };
-    this.#set(false, why[e.code ?? ''] ?? `${at}: ${e.message}`);
-    if (this.#closed) return;
-    this.#retry = setTimeout(() => this.#open(), RETRY_MS);
-  }
-
-  #open(): void {
-    if (this.#closed) return;
-    if (this.rule.protocol === 'udp') this.#openUdp();
-    else this.#openTcp();
-  }
-
-  #openTcp(): void {
-    const server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true }, (client) => this.#carry(client));
-    this.#server = server;
-    server.on('error', (e) => {
-      server.close();
-      this.#failed(e);
-    });
-    server.listen({ host: formatIpv4(this.rule.hostIp), port: this.rule.hostPort, backlog: 1024, exclusive: true }, () => this.#set(true, ''));
-  }
-
-  #carry(client: Socket): void {
+  protected override onClient(client: Socket): void {
     const ip = this.#target();
-    client.on('error', () => {}); // 'close' follows
     if (ip === null || this.#flows.size >= MAX_FLOWS * 2) {
       client.resetAndDestroy();
       return;
     }
-    client.pause();
     const guest = createConnection({ host: formatIpv4(ip), port: this.rule.guestPort, allowHalfOpen: true, noDelay: true, keepAlive: true });
     guest.on('error', () => {});
     this.#flows.add(client).add(guest);
@@ -125,32 +60,23 @@ export class RuleListener {
     tie(guest, client);
   }
 
-  #openUdp(): void {
-    const server = createSocket('udp4');
-    this.#udp = server;
-    server.on('error', (e) => {
-      server.close();
-      this.#failed(e as NodeJS.ErrnoException);
-    });
-    server.on('message', (bytes, from) => {
-      const ip = this.#target();
-      if (ip === null) return;
-      const key = `${from.address}:${from.port}`;
-      let c = this.#clients.get(key);
-      if (!c) {
-        if (this.#clients.size >= MAX_FLOWS) this.#dropClient(this.#clients.keys().next().value as string);
-        const socket = createSocket('udp4');
-        socket.on('error', () => this.#dropClient(key));
-        socket.on('message', (answer, peer) => {
-          if (peer.port === this.rule.guestPort) server.send(answer, from.port, from.address);
-        });
-        c = { socket, timer: setTimeout(() => this.#dropClient(key), UDP_SILENCE_MS) };
-        this.#clients.set(key, c);
-      }
-      c.timer.refresh();
-      c.socket.send(bytes, this.rule.guestPort, formatIpv4(ip), () => {}); // an unreachable guest is silence to a UDP client
-    });
-    server.bind({ address: formatIpv4(this.rule.hostIp), port: this.rule.hostPort, exclusive: true }, () => this.#set(true, ''));
+  protected override onDatagram(bytes: Buffer, from: RemoteInfo): void {
+    const ip = this.#target();
+    if (ip === null) return;
+    const key = `${from.address}:${from.port}`;
+    let c = this.#clients.get(key);
+    if (!c) {
+      if (this.#clients.size >= MAX_FLOWS) this.#dropClient(this.#clients.keys().next().value as string);
+      const socket = createSocket('udp4');
+      socket.on('error', () => this.#dropClient(key));
+      socket.on('message', (answer, peer) => {
+        if (peer.port === this.rule.guestPort) this.answer(answer, from.port, from.address);
+      });
+      c = { socket, timer: setTimeout(() => this.#dropClient(key), UDP_SILENCE_MS) };
+      this.#clients.set(key, c);
+    }
+    c.timer.refresh();
+    c.socket.send(bytes, this.rule.guestPort, formatIpv4(ip), () => {}); // an unreachable guest is silence to a UDP client
   }
 
   #dropClient(key: string): void {

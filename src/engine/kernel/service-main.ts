@@ -13,9 +13,9 @@ import { readResolvers, watchResolvers } from '../../host/resolvers.ts';
 import { serveLines } from '../../lib/json-lines.ts';
 import type { Lease } from '../../net/pool.ts';
 import { formatIpv4, gatewayOf } from '../../wire/address.ts';
+import { loadLeases, saveLeases } from '../lease-file.ts';
 import type { ServiceConfig, ServiceNic, ServiceStatus } from './service-config.ts';
 import { RuleListener } from './service-forward.ts';
-import { loadLeases, saveLeases } from './service-leases.ts';
 import { ServedNetwork } from './service-network.ts';
 
 const { values } = parseArgs({ options: { control: { type: 'string' }, leases: { type: 'string' }, log: { type: 'string' } } });
@@ -49,7 +49,6 @@ function leasesChanged(): void {
 
 function changed(): void {
   refreshNames();
-  for (const l of listeners.values()) l.follow();
   for (const c of clients) c.write('{"event":"changed"}\n');
 }
 
@@ -110,7 +109,6 @@ function configure(wanted: ServiceConfig): ServiceStatus {
     );
   }
   configureListeners();
-  for (const l of listeners.values()) l.follow();
   refreshUpstreams();
   refreshNames();
   return status();

@@ -1,6 +1,6 @@
 /** The lease file: read once at start, replaced atomically after every change. */
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
-import type { Lease } from '../../net/pool.ts';
+import type { Lease } from '../net/pool.ts';
 
 /** Leases by network name. A file that is missing or damaged gives none, as a lease can be asked for again. */
 export function loadLeases(path: string): Record<string, Lease[]> {

@@ -1,0 +1,132 @@
+/**
+ * The host's side of a network's DNS (B25): sockets to upstream servers, for queries that came by UDP or TCP. Shared by both engines.
+ *
+ * Theory of operation: the machine of net/dns says what to answer and whom to ask; one UDP socket per upstream, with a random source port of its own, renewed when
+ * it fails. Queries by TCP that are for outside are carried by TCP as well.
+ * Limits: 4096 UDP queries on their way; a TCP client may have 16 queries on one connection, 64 connections at once, ended after 10 s of silence.
+ */
+import { createSocket, type Socket as UdpSocket } from 'node:dgram';
+import { createConnection, type Socket } from 'node:net';
+import type { DnsForwarder } from '../net/dns.ts';
+import { parseDnsQuery, truncateDns } from '../wire/dns.ts';
+
+const TCP_SILENCE_MS = 10_000;
+const TCP_CLIENTS = 64;
+const TCP_QUERIES = 16;
+const UDP_QUERIES = 4096;
+
+interface Client {
+  /** Largest answer that it takes; beyond, it is told to ask by TCP. */
+  size: number;
+  answer: (bytes: Uint8Array) => void;
+}
+
+export class DnsService {
+  readonly #dns: DnsForwarder;
+  readonly #log: (o: object, m: string) => void;
+  #clients = new Map<string, Client>();
+  #upstreamSockets = new Map<string, UdpSocket>();
+  #pollTimer: NodeJS.Timeout | null = null;
+  #tcpClients = 0;
+
+  constructor(dns: DnsForwarder, log: (o: object, m: string) => void) {
+    this.#dns = dns;
+    this.#log = log;
+  }
+
+  close(): void {
+    if (this.#pollTimer) clearTimeout(this.#pollTimer);
+    for (const s of this.#upstreamSockets.values()) s.close();
+    this.#upstreamSockets.clear();
+  }
+
+  /** A query by UDP. `client` names where it came from. */
+  onQuery(bytes: Uint8Array, client: string, answer: (bytes: Uint8Array) => void): void {
+    const q = parseDnsQuery(bytes);
+    const key = `${client}:${q?.id ?? 0}`;
+    this.#clients.set(key, { size: q?.udpSize ?? 512, answer });
+    this.#act(this.#dns.onQuery(bytes, key, Date.now()));
+  }
+
+  #act(actions: ReturnType<DnsForwarder['onQuery']>): void {
+    for (const a of actions) {
+      if (a.kind === 'ask') {
+        this.#upstream(a.upstream).send(a.bytes, 53, a.upstream, (e) => {
+          if (e) this.#log({ upstream: a.upstream, error: e.message }, 'dns upstream');
+        });
+        continue;
+      }
+      const c = this.#clients.get(a.client);
+      this.#clients.delete(a.client);
+      if (!c) continue;
+      const q = a.bytes.length > c.size ? parseDnsQuery(Uint8Array.from(a.bytes, (b, i) => (i === 2 ? b & 0x7f : b))) : null;
+      c.answer(a.bytes.length > c.size ? truncateDns(a.bytes, q?.end ?? 12) : a.bytes);
+    }
+    if (this.#clients.size > UDP_QUERIES) this.#clients.delete(this.#clients.keys().next().value as string);
+    if (this.#pollTimer) clearTimeout(this.#pollTimer);
+    const at = this.#dns.pollAt();
+    this.#pollTimer = at === null ? null : setTimeout(() => this.#act(this.#dns.poll(Date.now())), Math.max(1, at - Date.now()));
+  }
+
+  #upstream(server: string): UdpSocket {
+    const known = this.#upstreamSockets.get(server);
+    if (known) return known;
+    const socket = createSocket(server.includes(':') ? 'udp6' : 'udp4');
+    socket.on('message', (bytes, from) => {
+      if (from.port === 53 && from.address === server.split('%')[0]) this.#act(this.#dns.onAnswer(bytes, server, Date.now()));
+    });
+    socket.on('error', () => {
+      this.#upstreamSockets.delete(server);
+      socket.close();
+    });
+    this.#upstreamSockets.set(server, socket);
+    return socket;
+  }
+
+  /** Queries of one connection, each with two bytes of length (RFC 1035, 4.2.2). */
+  serveTcp(socket: Socket): void {
+    if (this.#tcpClients >= TCP_CLIENTS) return void socket.destroy();
+    this.#tcpClients++;
+    let rest = Buffer.alloc(0);
+    let asked = 0;
+    socket.setTimeout(TCP_SILENCE_MS, () => socket.destroy());
+    socket.on('error', () => {}); // 'close' follows
+    socket.on('close', () => this.#tcpClients--);
+    socket.on('data', (chunk) => {
+      rest = Buffer.concat([rest, chunk]);
+      while (rest.length >= 2 && rest.length >= 2 + rest.readUInt16BE(0)) {
+        const query = Buffer.from(rest.subarray(2, 2 + rest.readUInt16BE(0)));
+        rest = rest.subarray(2 + query.length);
+        if (++asked > TCP_QUERIES) return void socket.destroy();
+        const own = this.#dns.ownAnswer(query);
+        if (own) socket.write(framed(own));
+        else if (parseDnsQuery(query)) this.#askByTcp(query, [...this.#dns.upstreams()], socket);
+      }
+    });
+  }
+
+  #askByTcp(query: Buffer, servers: string[], client: Socket): void {
+    const server = servers.shift();
+    if (server === undefined) return void client.destroy();
+    const up = createConnection({ host: server, port: 53, timeout: TCP_SILENCE_MS });
+    let rest = Buffer.alloc(0);
+    let answered = false;
+    up.on('timeout', () => up.destroy());
+    up.on('error', () => {}); // 'close' follows
+    up.on('connect', () => up.write(framed(query)));
+    up.on('data', (chunk) => {
+      rest = Buffer.concat([rest, chunk]);
+      if (rest.length < 2 || rest.length < 2 + rest.readUInt16BE(0)) return;
+      answered = true;
+      if (!client.destroyed) client.write(rest.subarray(0, 2 + rest.readUInt16BE(0)));
+      up.destroy();
+    });
+    up.on('close', () => {
+      if (!answered && !client.destroyed) this.#askByTcp(query, servers, client);
+    });
+  }
+}
+
+function framed(message: Uint8Array): Buffer {
+  return Buffer.concat([Buffer.from([message.length >> 8, message.length & 255]), message]);
+}
