@@ -129,6 +129,11 @@ export class TcpFlow {
     return (this.events & events) === events;
   }
 
+  /** Nothing of it is left to cut. */
+  get ended(): boolean {
+    return this.has(Happened.gone);
+  }
+
   /** Payload bytes behind `sndNxt` that were never sent, or are to be sent again. */
   get unsent(): number {
     return this.events & Happened.established ? Math.max(0, this.send.length - ((this.sndNxt - this.sndUna) | 0)) : this.send.length;

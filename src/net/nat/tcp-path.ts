@@ -35,6 +35,8 @@ export type TcpTarget = { host: string; port: number } | 'drop' | 'reset';
 /** Names one forwarded connection to `cut`. */
 export interface TcpFlowRef {
   readonly serial: number;
+  /** Nothing of it is left to cut. */
+  readonly ended: boolean;
 }
 
 export interface TcpPath {

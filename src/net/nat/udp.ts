@@ -1,0 +1,128 @@
+/**
+ * UDP flows of guests to outside (RFC 4787): which host socket stands for which port of a guest.
+ *
+ * Theory of operation: one host socket per (guest address, guest port), whatever it talks to: endpoint-independent mapping. What comes in is let through from
+ * addresses that the guest has sent to by it: address-dependent filtering. A destination that was exchanged for another (the gateway's address for the host's own)
+ * is exchanged back in answers. A flow is given up after five minutes of silence, or 30 seconds when it has only asked DNS servers.
+ * The machine opens and closes sockets through `open`; time is an argument; `poll` is called when `pollAt` has come.
+ *
+ * Limits: 1024 flows per card, the longest silent gives way; 64 peers remembered per flow, the oldest gives way.
+ */
+const IDLE_MS = 300_000;
+const DNS_IDLE_MS = 30_000;
+const MAX_FLOWS = 1024;
+const MAX_PEERS = 64;
+const DNS_PORT = 53;
+
+/** The host's side of one flow. */
+export interface HostDatagrams {
+  /** `bytes` is not kept after the call. */
+  send(bytes: Uint8Array, ip: number, port: number): void;
+  close(): void;
+}
+
+export interface UdpFlow<P> {
+  readonly port: P;
+  readonly guestIp: number;
+  readonly guestPort: number;
+  socket: HostDatagrams | null;
+  /** Where the guest has sent to by this flow: real address → address that the guest used. */
+  readonly peers: Map<number, number>;
+  lastAt: number;
+  /** Has spoken to something else than a DNS server. */
+  general: boolean;
+}
+
+export class UdpNat<P extends object> {
+  readonly #open: (flow: UdpFlow<P>) => HostDatagrams | null;
+  /** By card, then by guest address and port; in order of the last use. */
+  readonly #flows = new Map<P, Map<number, UdpFlow<P>>>();
+  #evicted = 0;
+
+  /** `open` gives a bound socket, or null when there is none to be had. */
+  constructor(open: (flow: UdpFlow<P>) => HostDatagrams | null) {
+    this.#open = open;
+  }
+
+  get size(): number {
+    let n = 0;
+    for (const f of this.#flows.values()) n += f.size;
+    return n;
+  }
+
+  get evicted(): number {
+    return this.#evicted;
+  }
+
+  /** A guest's datagram for `ip`, which really goes to `realIp`. False when no socket could be had. */
+  send(port: P, guestIp: number, guestPort: number, ip: number, realIp: number, remotePort: number, bytes: Uint8Array, now: number): boolean {
+    let flows = this.#flows.get(port);
+    if (!flows) {
+      flows = new Map();
+      this.#flows.set(port, flows);
+    }
+    const key = guestIp * 65_536 + guestPort;
+    let flow = flows.get(key);
+    if (flow) flows.delete(key);
+    else {
+      if (flows.size >= MAX_FLOWS) {
+        this.#end(flows, flows.entries().next().value as [number, UdpFlow<P>]);
+        this.#evicted++;
+      }
+      flow = { port, guestIp, guestPort, socket: null, peers: new Map(), lastAt: now, general: false };
+      flow.socket = this.#open(flow);
+      if (!flow.socket) return false;
+    }
+    flows.set(key, flow);
+    flow.lastAt = now;
+    if (remotePort !== DNS_PORT) flow.general = true;
+    if (flow.peers.get(realIp) !== ip) {
+      flow.peers.delete(realIp);
+      flow.peers.set(realIp, ip);
+      if (flow.peers.size > MAX_PEERS) flow.peers.delete(flow.peers.keys().next().value as number);
+    }
+    flow.socket?.send(bytes, realIp, remotePort);
+    return true;
+  }
+
+  /** Something came in by a flow: the address that the guest knows its sender by; null when the guest did not ask it. */
+  peerOf(flow: UdpFlow<P>, realIp: number, now: number): number | null {
+    const ip = flow.peers.get(realIp);
+    if (ip === undefined) return null;
+    flow.lastAt = now;
+    return ip;
+  }
+
+  /** The socket of a flow has failed for good. */
+  failed(flow: UdpFlow<P>): void {
+    const flows = this.#flows.get(flow.port);
+    const key = flow.guestIp * 65_536 + flow.guestPort;
+    if (flows?.get(key) === flow) this.#end(flows, [key, flow]);
+  }
+
+  /** Ends what was silent for too long. */
+  poll(now: number): void {
+    for (const [port, flows] of this.#flows) {
+      for (const e of [...flows]) if (now - e[1].lastAt >= (e[1].general ? IDLE_MS : DNS_IDLE_MS)) this.#end(flows, e);
+      if (flows.size === 0) this.#flows.delete(port);
+    }
+  }
+
+  /** The card was unplugged, or one of its addresses is another's now. */
+  forget(port: P, ip?: number): void {
+    const flows = this.#flows.get(port);
+    if (!flows) return;
+    for (const e of [...flows]) if (ip === undefined || e[1].guestIp === ip) this.#end(flows, e);
+    if (flows.size === 0) this.#flows.delete(port);
+  }
+
+  close(): void {
+    for (const port of [...this.#flows.keys()]) this.forget(port);
+  }
+
+  #end(flows: Map<number, UdpFlow<P>>, [key, flow]: [number, UdpFlow<P>]): void {
+    flows.delete(key);
+    flow.socket?.close();
+    flow.socket = null;
+  }
+}

@@ -1,0 +1,88 @@
+/**
+ * IPv6 (RFC 8200) and neighbour discovery (RFC 4861), as far as a switch that guards its ports must read them.
+ * Limits: eight extension headers; an authentication header is passed over, what is encrypted is the last that is seen.
+ */
+import { get16 } from './bytes.ts';
+
+export const IPV6_HEADER = 40;
+const OFF = { payload: 4, next: 6, source: 8, destination: 24 } as const;
+export const ipv6SourceAt = (o: number): number => o + OFF.source;
+
+export const Ipv6Next = { hopByHop: 0, udp: 17, routing: 43, fragment: 44, authentication: 51, icmp: 58, none: 59, options: 60 } as const;
+export const NdType = { routerSolicit: 133, routerAdvert: 134, solicit: 135, advert: 136, redirect: 137 } as const;
+const MAX_EXTENSIONS = 8;
+
+/** What stands behind the extension headers. */
+export interface Ipv6Upper {
+  /** Where the IPv6 header begins. */
+  start: number;
+  /** Last next-header value seen; -1 when the packet is malformed, or ends before it. */
+  protocol: number;
+  /** Where that header begins. */
+  at: number;
+  /** Where the packet ends. */
+  end: number;
+  /** There was a fragment header. */
+  fragment: boolean;
+  /** It is a fragment without the beginning of what is carried: `protocol` is only claimed. */
+  later: boolean;
+}
+
+/** Finds it; the result is written to `out`, so that nothing is allocated. `o` is the IPv6 header. */
+export function findUpper(b: Uint8Array, o: number, frameEnd: number, out: Ipv6Upper): void {
+  out.protocol = -1;
+  out.start = o;
+  out.fragment = false;
+  out.later = false;
+  if (frameEnd - o < IPV6_HEADER || b[o] >> 4 !== 6) return;
+  const end = o + IPV6_HEADER + get16(b, o + OFF.payload);
+  if (end > frameEnd) return;
+  out.end = end;
+  let next = b[o + OFF.next];
+  let at = o + IPV6_HEADER;
+  for (let i = 0; i <= MAX_EXTENSIONS; i++) {
+    if (
+      next !== Ipv6Next.hopByHop &&
+      next !== Ipv6Next.routing &&
+      next !== Ipv6Next.options &&
+      next !== Ipv6Next.fragment &&
+      next !== Ipv6Next.authentication
+    ) {
+      out.protocol = next;
+      out.at = at;
+      return;
+    }
+    if (at + 8 > end) return;
+    const size = next === Ipv6Next.fragment ? 8 : next === Ipv6Next.authentication ? (b[at + 1] + 2) * 4 : (b[at + 1] + 1) * 8;
+    if (next === Ipv6Next.fragment) {
+      out.fragment = true;
+      if (get16(b, at + 2) & 0xfff8) {
+        out.later = true;
+        out.protocol = b[at];
+        out.at = at + 8;
+        return;
+      }
+    }
+    next = b[at];
+    at += size;
+    if (at > end) return;
+  }
+}
+
+/** Where the options of a neighbour discovery message begin, or 0 when it is none, or too short. */
+export function ndOptionsAt(b: Uint8Array, at: number, end: number): number {
+  const fixed = { [NdType.routerSolicit]: 8, [NdType.routerAdvert]: 16, [NdType.solicit]: 24, [NdType.advert]: 24, [NdType.redirect]: 40 }[b[at]] ?? 0;
+  return fixed === 0 || at + fixed > end ? 0 : at + fixed;
+}
+
+/** Calls back with the offset of every link-layer address in the options; false when they are malformed. */
+export function eachLinkAddress(b: Uint8Array, options: number, end: number, take: (at: number) => void): boolean {
+  for (let o = options; o < end; ) {
+    if (o + 8 > end) return false;
+    const size = b[o + 1] * 8;
+    if (size === 0 || o + size > end) return false;
+    if (b[o] === 1 || b[o] === 2) take(o + 2);
+    o += size;
+  }
+  return true;
+}
