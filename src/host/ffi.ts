@@ -4,6 +4,7 @@
  */
 import { closeSync, openSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import type { Socket } from 'node:net';
 import { AnkaError } from '../lib/errors.ts';
 
 const TUNSETIFF = 0x400454ca;
@@ -12,9 +13,6 @@ const IFF_NO_PI = 0x1000;
 const IFF_VNET_HDR = 0x4000;
 const SOL_SOCKET = 1;
 const SO_PEERCRED = 17;
-const SCM_RIGHTS = 1;
-const MSG_NOSIGNAL = 0x4000;
-const AF_NETLINK = 16;
 const IFNAMSIZ = 16;
 const LOCK_EX = 2;
 const LOCK_NB = 4;
@@ -22,6 +20,12 @@ const AF_PACKET = 17;
 const SOCK_RAW_CLOEXEC = 0x80003;
 const ETH_P_ALL = 3;
 const SO_ATTACH_FILTER = 26;
+const SO_SNDBUF = 7;
+const SO_SNDBUFFORCE = 32;
+const AF_INET = 2;
+const SOCK_DGRAM_CLOEXEC = 0x80002;
+const IPPROTO_ICMP = 1;
+const PR_SET_NO_NEW_PRIVS = 38;
 const SOL_PACKET = 263;
 const PACKET_ADD_MEMBERSHIP = 1;
 const PACKET_RX_RING = 5;
@@ -38,13 +42,13 @@ interface Libc {
   flock(fd: number, operation: number): number;
   setsockopt(fd: number, level: number, name: number, value: Uint8Array, length: number): number;
   attachFilter(fd: number, level: number, name: number, value: { len: number; filter: Uint8Array }, length: number): number;
-  sendmsg(fd: number, message: object, flags: number): number;
   socket(domain: number, type: number, protocol: number): number;
   bind(fd: number, address: Uint8Array, length: number): number;
   mmap(address: null, length: number, protection: number, flags: number, fd: number, offset: number): unknown;
   munmap(address: unknown, length: number): number;
   view(address: unknown, length: number): ArrayBuffer;
   address(value: unknown): bigint;
+  prctl(option: number, a: number, b: number, c: number, d: number): number;
   errno(): number;
 }
 
@@ -55,29 +59,19 @@ function load(): Libc {
   const koffi = createRequire(import.meta.url)('koffi') as typeof import('koffi');
   const c = koffi.load('libc.so.6');
   koffi.struct('sock_fprog', { len: 'uint16_t', filter: 'uint8_t *' });
-  koffi.struct('anka_iovec', { base: 'uint8_t *', length: 'size_t' });
-  koffi.struct('anka_msghdr', {
-    name: 'void *',
-    nameLength: 'uint32_t',
-    parts: 'anka_iovec *',
-    partCount: 'size_t',
-    control: 'uint8_t *',
-    controlLength: 'size_t',
-    flags: 'int',
-  });
   libc = {
     ioctl: c.func('int ioctl(int, unsigned long, void *)'),
     getsockopt: c.func('int getsockopt(int, int, int, _Out_ uint8_t *, _Inout_ uint32_t *)'),
     flock: c.func('int flock(int, int)'),
     setsockopt: c.func('int setsockopt(int, int, int, uint8_t *, uint32_t)'),
     attachFilter: c.func('int setsockopt(int, int, int, sock_fprog *, uint32_t)'),
-    sendmsg: c.func('long sendmsg(int, anka_msghdr *, int)'),
     socket: c.func('int socket(int, int, int)'),
     bind: c.func('int bind(int, uint8_t *, uint32_t)'),
     mmap: c.func('void *mmap(void *, size_t, int, int, int, long)'),
     munmap: c.func('int munmap(void *, size_t)'),
     view: (address, length) => koffi.view(address, length),
     address: (value) => koffi.address(value),
+    prctl: c.func('int prctl(int, unsigned long, unsigned long, unsigned long, unsigned long)'),
     errno: () => koffi.errno(),
   };
   return libc;
@@ -99,34 +93,6 @@ export function openTap(name: string, vnetHdr: boolean): number {
     closeSync(fd);
     throw new AnkaError('network', `opening the tap ${name} failed (errno ${errno})${errno === 16 ? ': another process has it open' : ''}`);
   }
-  return fd;
-}
-
-/** Sends bytes over a connected unix socket together with an open descriptor (SCM_RIGHTS), of which the other side gets a copy. Throws when not all went out. */
-export function sendDescriptor(socketFd: number, bytes: Uint8Array, fd: number): void {
-  const control = Buffer.alloc(24);
-  control.writeBigUInt64LE(20n, 0);
-  control.writeInt32LE(SOL_SOCKET, 8);
-  control.writeInt32LE(SCM_RIGHTS, 12);
-  control.writeInt32LE(fd, 16);
-  const message = {
-    name: null,
-    nameLength: 0,
-    parts: { base: bytes, length: bytes.length },
-    partCount: 1,
-    control,
-    controlLength: control.length,
-    flags: 0,
-  };
-  const sent = load().sendmsg(socketFd, message, MSG_NOSIGNAL);
-  if (sent !== bytes.length)
-    throw new AnkaError('internal', `handing over a descriptor failed (${sent < 0 ? `errno ${load().errno()}` : `${sent} bytes sent`})`);
-}
-
-/** A netlink socket of one protocol, in blocking mode: written and read as a file. The descriptor is the caller's to close. */
-export function openNetlink(protocol: number): number {
-  const fd = load().socket(AF_NETLINK, SOCK_RAW_CLOEXEC, protocol);
-  if (fd < 0) throw new AnkaError('noRights', `a netlink socket cannot be opened (errno ${load().errno()})`);
   return fd;
 }
 
@@ -229,4 +195,30 @@ export function openPacketMemory(o: PacketMemoryOptions): PacketMemory {
       c.munmap(at, size);
     },
   };
+}
+
+/** The descriptor of a socket of Node's own; -1 while it has none. */
+function descriptorOf(socket: object): number {
+  return (socket as { _handle?: { fd?: number } | null })._handle?.fd ?? -1;
+}
+
+/** Lets the kernel take more of a stream at once; as much as it allows an ordinary user, where we are one. Does nothing where there is no Linux. */
+export function enlargeSendBuffer(socket: Socket, bytes: number): void {
+  const fd = descriptorOf(socket);
+  if (process.platform !== 'linux' || fd < 0) return;
+  const value = Buffer.alloc(4);
+  value.writeInt32LE(bytes);
+  if (load().setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, value, 4) < 0) load().setsockopt(fd, SOL_SOCKET, SO_SNDBUF, value, 4);
+}
+
+/** An ICMP echo socket for an ordinary user (icmp(7)), or why there is none: `ping_group_range` does not have our group, or this is no Linux. The caller closes it. */
+export function openPingSocket(): { fd: number } | { error: string } {
+  if (process.platform !== 'linux') return { error: 'echo sockets are used on Linux only' };
+  const fd = load().socket(AF_INET, SOCK_DGRAM_CLOEXEC, IPPROTO_ICMP);
+  return fd >= 0 ? { fd } : { error: `the kernel refuses echo sockets (errno ${load().errno()}); see net.ipv4.ping_group_range` };
+}
+
+/** No program that this process may ever run gains rights by it (no_new_privs, prctl(2)). Does nothing where there is no Linux. */
+export function dropPrivilegeGain(): void {
+  if (process.platform === 'linux') load().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }

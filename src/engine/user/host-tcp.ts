@@ -130,7 +130,7 @@ export class TcpGateway implements TcpPath {
     if (!flow) {
       socket.resetAndDestroy();
       onRefused?.({ kind: 'prohibited' });
-      return { serial: 0 };
+      return { serial: 0, ended: true };
     }
     if (onRefused) flow.onRefused = onRefused;
     const h = new HostSocket(flow);

@@ -31,7 +31,7 @@ import type {
   ObservedNic,
   ObservedState,
 } from '../engine.ts';
-import { loadLeases, saveLeases } from '../kernel/service-leases.ts';
+import { loadLeases, saveLeases } from '../lease-file.ts';
 import { ProcessClient } from '../process-client.ts';
 import { subnetProblems } from '../subnet-clash.ts';
 import { openCapture } from './capture.ts';
@@ -151,7 +151,8 @@ class UserEngine implements Engine {
 
   #config(network: DesiredNetwork): NetworkConfig {
     const nics = this.#desired.nics.filter((n) => n.type === network.name).map((n) => ({ ...n, socket: this.#nicSocket(n.id) }));
-    return { network, dnsServers: this.#desired.dnsServers, dnsForward: network.name === 'shared', nics };
+    const otherSubnets = this.#desired.networks.filter((n) => n.name !== network.name).map((n) => n.subnet);
+    return { network, dnsServers: this.#desired.dnsServers, dnsForward: network.name === 'shared', nics, otherSubnets };
   }
 
   /** Takes the cards that have left out of a network that runs. */

@@ -7,7 +7,7 @@
  * come bytes both ways (`dial`), or records of frames (`capture`: u32 length of the frame, u64 microseconds since 1970, u8 direction with 0 = from the
  * guest and 1 = to the guest, the frame's bytes; all big-endian).
  */
-import type { CaptureSide, DesiredNetwork, DesiredNic, NicStats, ObservedNetwork, ObservedNic } from '../engine.ts';
+import type { CaptureSide, DesiredNetwork, DesiredNic, NicStats, ObservedNetwork, ObservedNic, Subnet } from '../engine.ts';
 
 /** The whole of what one network process shall do. */
 export interface NetworkConfig {
@@ -17,6 +17,8 @@ export interface NetworkConfig {
   /** False on the host network: only our own names are answered. */
   dnsForward: boolean;
   nics: NetworkNic[];
+  /** Subnets of our other networks: no guest reaches them through the gateway. */
+  otherSubnets?: Subnet[];
 }
 
 /** One card that is plugged into the network. */

@@ -1,0 +1,167 @@
+#!/usr/bin/env node
+/**
+ * A network process of the user engine: one network's switch, gateway and host sockets (network-config.ts says how it is talked to).
+ *
+ * Theory of operation: it is configured as a whole by `configure`; what is already as wanted is left alone, so flows, leases and cables are untouched. It goes on
+ * when the daemon is gone. It holds no right that it does not need: what it creates is for its user alone, and neither it nor a child may gain privileges.
+ * Limits: one per control socket; a second one ends at once when the first still answers. A changed subnet or MTU begins the network anew.
+ */
+import { chmodSync, rmSync } from 'node:fs';
+import { createConnection, createServer, type Server, type Socket } from 'node:net';
+import { parseArgs } from 'node:util';
+import pino from 'pino';
+import { dropPrivilegeGain } from '../../host/ffi.ts';
+import { readResolvers, watchResolvers } from '../../host/resolvers.ts';
+import { serveLines } from '../../lib/json-lines.ts';
+import { loadKernels } from '../../net/kernels.ts';
+import { PacketMemory } from '../../net/packet-memory.ts';
+import type { Lease } from '../../net/pool.ts';
+import { formatIpv4, gatewayOf } from '../../wire/address.ts';
+import { loadLeases, saveLeases } from '../lease-file.ts';
+import { TcpGateway } from './host-tcp.ts';
+import { UserNetwork } from './network.ts';
+import type { NetworkConfig, NetworkStatus } from './network-config.ts';
+import { PortMemory } from './port.ts';
+import { serveStream } from './streams.ts';
+
+/** Address space for frames: used only where there are cards and flows. */
+const MEMORY_BYTES = 768 << 20;
+
+const { values } = parseArgs({ options: { control: { type: 'string' }, leases: { type: 'string' }, log: { type: 'string' } } });
+if (!values.control || !values.leases || !values.log) {
+  console.error('usage: network-main --control SOCKET --leases FILE --log FILE');
+  process.exit(2);
+}
+const control = values.control;
+const dial = `${control}.dial`;
+const leaseFile = values.leases;
+const log = pino(pino.destination({ dest: values.log, mkdir: true, sync: false }));
+
+const saved: Record<string, Lease[]> = loadLeases(leaseFile);
+const memory = new PacketMemory(MEMORY_BYTES);
+const portMemory = new PortMemory(memory);
+const kernels = loadKernels(memory);
+const clients = new Set<Socket>();
+let config: NetworkConfig | null = null;
+let network: UserNetwork | null = null;
+let saveTimer: NodeJS.Timeout | null = null;
+let changeTold = false;
+
+/** Leases have changed: save them in a moment, tell clients. */
+function leasesChanged(): void {
+  if (saveTimer) return void changed();
+  saveTimer = setTimeout(() => {
+    saveTimer = null;
+    if (network && config) saved[config.network.name] = network.dhcp.pool.snapshot();
+    saveLeases(leaseFile, saved);
+  }, 20);
+  changed();
+}
+
+/** Once a turn, however much has changed. */
+function changed(): void {
+  if (changeTold) return;
+  changeTold = true;
+  setImmediate(() => {
+    changeTold = false;
+    for (const c of clients) c.write('{"event":"changed"}\n');
+  });
+}
+
+function refreshUpstreams(): void {
+  if (!network || !config) return;
+  network.setUpstreams(config.dnsServers.length > 0 ? config.dnsServers : readResolvers([formatIpv4(gatewayOf(config.network.subnet))]));
+}
+
+/** What cannot be changed under a running network. */
+const frameOf = (c: NetworkConfig): string => JSON.stringify([c.network, c.dnsForward]);
+
+function configure(wanted: NetworkConfig): NetworkStatus {
+  if (network && config && frameOf(config) !== frameOf(wanted)) {
+    saved[config.network.name] = network.dhcp.pool.snapshot();
+    network.close();
+    network = null;
+  }
+  config = wanted;
+  if (!network) {
+    network = new UserNetwork({
+      config: wanted,
+      memory,
+      portMemory,
+      log,
+      onLeases: leasesChanged,
+      onChanged: changed,
+      createTcp: (seam) => new TcpGateway({ ...seam, kernels }),
+    });
+    network.dhcp.pool.restore(saved[wanted.network.name] ?? []);
+  }
+  network.configure(wanted);
+  refreshUpstreams();
+  return status();
+}
+
+function status(): NetworkStatus {
+  if (!network) {
+    const observed = { name: '', interface: null, healthy: false, leases: 0, poolSize: 0, message: 'not configured' };
+    return { pid: process.pid, observed, nics: [], upstreams: [] };
+  }
+  return { pid: process.pid, observed: network.observed(), nics: network.observedNics(), upstreams: [...network.dns.upstreams()] };
+}
+
+function forget({ id }: { id: string }): void {
+  network?.dhcp.pool.forget(id);
+  for (const name of Object.keys(saved)) saved[name] = saved[name].filter((l) => l.id !== id);
+  leasesChanged();
+}
+
+function stop(): void {
+  rmSync(control, { force: true });
+  rmSync(dial, { force: true });
+  network?.close();
+  setTimeout(() => process.exit(0), 50);
+}
+
+const server = createServer((socket) => {
+  clients.add(socket);
+  socket.on('error', () => {}); // 'close' follows
+  socket.on('close', () => clients.delete(socket));
+  serveLines(socket, {
+    configure: async (c: NetworkConfig) => configure(c),
+    status: async () => status(),
+    stats: async () => network?.stats() ?? [],
+    forget: async (p: { id: string }) => forget(p),
+    stop: async () => stop(),
+  });
+});
+const streams = createServer({ pauseOnConnect: true, allowHalfOpen: true }, (socket) => serveStream(socket, () => network));
+
+/** Listens where a dead process may have left its socket. */
+function listenAt(what: Server, path: string, then: () => void): void {
+  rmSync(path, { force: true });
+  what.listen(path, () => {
+    chmodSync(path, 0o600);
+    then();
+  });
+}
+
+function begin(): void {
+  const probe = createConnection(control);
+  probe.on('connect', () => {
+    log.info('another network process answers on this socket: ending');
+    process.exit(0);
+  });
+  probe.on('error', () => {
+    process.umask(0o177);
+    listenAt(streams, dial, () => listenAt(server, control, () => log.info({ pid: process.pid }, 'network process started')));
+  });
+}
+
+process.on('SIGHUP', () => {}); // a closing terminal is no reason to end
+process.on('uncaughtException', (e) => {
+  log.fatal({ error: e.stack }, 'uncaught');
+  process.exitCode = 1;
+  setTimeout(() => process.exit(1), 50);
+});
+dropPrivilegeGain();
+watchResolvers(refreshUpstreams);
+begin();

@@ -1,0 +1,446 @@
+/**
+ * One card's port: the stream to QEMU, frames in and frames out.
+ *
+ * Theory of operation: QEMU listens on a unix socket, and each frame on it has four bytes of length before it (big-endian). The port dials it, and dials again
+ * every 200 ms while it is gone. What is read lands in packet memory; the unfinished frame at the end is moved to stand before the place of
+ * the next read, and the run of whole frames is given to the network in one call. Out: a run from another port is written from where it lies, if the socket is idle;
+ * what cannot be written at once, and what the gateway says, waits in a queue and leaves at the end of the turn, in one write. Memory under a write
+ * that the kernel has not finished is pinned: the port that read it goes on in another buffer. A receiver that falls behind holds its senders back for
+ * a moment; if it takes nothing for 100 ms, they go on, and its frames are dropped as `queue_full`.
+ *
+ * Limits: a stream that is no framing (a length below 14 or above 65,600) is closed and dialled again. Out at most 1 MiB is queued.
+ */
+import { createConnection, type IpcNetConnectOpts, type Socket } from 'node:net';
+import { enlargeSendBuffer } from '../../host/ffi.ts';
+import { AnkaError } from '../../lib/errors.ts';
+import { DropCounts } from '../../net/drops.ts';
+import { FrameQueue } from '../../net/frame-queue.ts';
+import type { GuardedCard } from '../../net/guard.ts';
+import { translateFromGuest, translateToGuest } from '../../net/mac-map.ts';
+import type { GuestPort } from '../../net/nat/tcp-path.ts';
+import type { PacketMemory } from '../../net/packet-memory.ts';
+import type { SwitchPort } from '../../net/switch.ts';
+import { get32, put32 } from '../../wire/bytes.ts';
+
+const REDIAL_MS = 200;
+const MAX_FRAME = 65_600;
+const MIN_FRAME = 14;
+/** Before each read's place: room for an unfinished frame and its length. */
+const TAIL_ROOM = 65_664;
+const READ_SIZE = 256 << 10;
+const QUEUE_SIZE = 1 << 20;
+/** Bytes queued above which senders are held back, and below which they go on. */
+const HIGH_WATER = 512 << 10;
+const LOW_WATER = 128 << 10;
+const DEAF_AFTER_MS = 100;
+const SEND_BUFFER = 4 << 20;
+
+/** A place to read into. Pinned while a write from it is not finished. */
+class ReadBuffer {
+  readonly at: number;
+  readonly view: Buffer;
+  pins = 0;
+  /** No port reads into it any more; it goes back to the pool with its last pin. */
+  left = false;
+
+  constructor(mem: PacketMemory) {
+    this.at = mem.alloc(TAIL_ROOM + READ_SIZE) + TAIL_ROOM;
+    this.view = mem.buffer(this.at, READ_SIZE);
+  }
+}
+
+/** Buffers of ports that are gone serve those that come: packet memory is never given back. */
+export class PortMemory {
+  readonly mem: PacketMemory;
+  readonly #reads: ReadBuffer[] = [];
+  readonly #queues: number[] = [];
+  #spill = 0;
+
+  constructor(mem: PacketMemory) {
+    this.mem = mem;
+  }
+
+  takeRead(): ReadBuffer {
+    return this.#reads.pop() ?? new ReadBuffer(this.mem);
+  }
+
+  giveRead(r: ReadBuffer): void {
+    r.left = false;
+    this.#reads.push(r);
+  }
+
+  takeQueue(): number {
+    return this.#queues.pop() ?? this.mem.alloc(QUEUE_SIZE);
+  }
+
+  /** Where bytes go that nobody will see. */
+  spillAt(): number {
+    this.#spill ||= this.mem.alloc(READ_SIZE);
+    return this.#spill;
+  }
+
+  giveQueue(at: number): void {
+    this.#queues.push(at);
+  }
+
+  unpin(r: ReadBuffer): void {
+    if (--r.pins === 0 && r.left) this.giveRead(r);
+  }
+}
+
+/** What a port tells its network. */
+export interface PortOwner {
+  onRun(port: Port, start: number, end: number): void;
+  /** The queue has drained. */
+  onRoom(port: Port): void;
+  /** The stream came or went. */
+  onLink(port: Port): void;
+}
+
+export interface PortConfig {
+  index: number;
+  card: GuardedCard;
+  insideMac: number;
+  isolated: boolean;
+  mtu: number;
+  socket: string;
+}
+
+/** A frame as a capture sees it. `toGuest`: its direction. */
+export type FrameTap = (frame: Uint8Array, toGuest: boolean) => void;
+
+export class Port implements GuestPort, SwitchPort {
+  readonly index: number;
+  readonly id: string;
+  readonly card: GuardedCard;
+  readonly insideMac: number;
+  readonly socketPath: string;
+  readonly drops = new DropCounts();
+  guestMac: number;
+  isolated: boolean;
+  mtu: number;
+  connected = false;
+  /** From and to the guest. */
+  readonly counts = { fromPackets: 0, fromBytes: 0, toPackets: 0, toBytes: 0 };
+  /** Captures of what the guest sees, and of what the network sees. */
+  readonly taps = { inside: new Set<FrameTap>(), outside: new Set<FrameTap>() };
+  /** Called when the card is pulled out for good. */
+  readonly onClosed = new Set<() => void>();
+  readonly #memory: PortMemory;
+  readonly #owner: PortOwner;
+  readonly #mapped: boolean;
+  readonly #queueAt: number;
+  readonly #queue: FrameQueue;
+  #read: ReadBuffer;
+  /** Bytes of the unfinished frame, which stand just before `#read.at`. */
+  #rest = 0;
+  #socket: Socket | null = null;
+  #redial: NodeJS.Timeout | null = null;
+  #closed = false;
+  /** A write that the kernel has not finished; memory that it reads from. */
+  #writing = false;
+  #pinned: ReadBuffer | null = null;
+  #flushPlanned = false;
+  /** Somebody was told that there is no room. */
+  #starved = false;
+  /** The last `reserve` found no room. */
+  #spilling = false;
+  readonly #held = new Set<Port>();
+  #holders = 0;
+  #deaf = false;
+  #deafTimer: NodeJS.Timeout | null = null;
+
+  constructor(config: PortConfig, memory: PortMemory, owner: PortOwner) {
+    this.index = config.index;
+    this.card = config.card;
+    this.id = config.card.id;
+    this.guestMac = config.card.mac;
+    this.insideMac = config.insideMac;
+    this.isolated = config.isolated;
+    this.mtu = config.mtu;
+    this.socketPath = config.socket;
+    this.#mapped = config.insideMac !== config.card.mac;
+    this.#memory = memory;
+    this.#owner = owner;
+    this.#read = memory.takeRead();
+    this.#queueAt = memory.takeQueue();
+    this.#queue = new FrameQueue(this.#queueAt, QUEUE_SIZE);
+    this.#dial();
+  }
+
+  close(): void {
+    this.#closed = true;
+    for (const tell of [...this.onClosed]) tell();
+    if (this.#redial) clearTimeout(this.#redial);
+    const socket = this.#socket;
+    if (!socket) return void this.#free();
+    socket.once('close', () => this.#free());
+    socket.destroy();
+  }
+
+  #free(): void {
+    if (this.#read.pins > 0) this.#read.left = true;
+    else this.#memory.giveRead(this.#read);
+    this.#memory.giveQueue(this.#queueAt);
+  }
+
+  #dial(): void {
+    const options: IpcNetConnectOpts & { writableHighWaterMark: number } = {
+      path: this.socketPath,
+      writableHighWaterMark: 1, // so that 'drain' tells of every write that was not finished at once
+      onread: { buffer: () => this.#read.view, callback: (n) => this.#onRead(n) },
+    };
+    const socket = createConnection(options);
+    this.#socket = socket;
+    socket.on('connect', () => {
+      enlargeSendBuffer(socket, SEND_BUFFER);
+      this.connected = true;
+      this.#owner.onLink(this);
+    });
+    socket.on('drain', () => this.#onDrain());
+    socket.on('error', () => {}); // 'close' follows
+    socket.on('close', () => this.#onClose());
+  }
+
+  #onClose(): void {
+    const was = this.connected;
+    this.connected = false;
+    this.#socket = null;
+    this.#rest = 0;
+    this.#writing = false;
+    this.#holders = 0;
+    this.#unpin();
+    this.#queue.clear();
+    this.#letGo();
+    if (!this.#closed) this.#redial = setTimeout(() => this.#dial(), REDIAL_MS);
+    if (was) this.#owner.onLink(this);
+  }
+
+  // ---- from the guest
+
+  #onRead(n: number): boolean {
+    const read = this.#read;
+    const b = this.#memory.mem.u8;
+    const start = read.at - this.#rest;
+    const end = read.at + n;
+    let p = start;
+    let frames = 0;
+    while (p + 4 <= end) {
+      const length = get32(b, p);
+      if (length < MIN_FRAME || length > MAX_FRAME) {
+        this.drops.add('malformed');
+        this.#socket?.destroy();
+        return false;
+      }
+      if (p + 4 + length > end) break;
+      p += 4 + length;
+      frames++;
+    }
+    if (frames > 0) {
+      this.counts.fromPackets += frames;
+      this.counts.fromBytes += p - start - 4 * frames;
+      if (this.#mapped || this.taps.inside.size > 0 || this.taps.outside.size > 0) this.#prepare(start, p);
+      this.#owner.onRun(this, start, p);
+    }
+    this.#rest = end - p;
+    if (read.pins > 0) {
+      this.#read = this.#memory.takeRead();
+      read.left = true;
+    }
+    if (this.#rest > 0) b.copyWithin(this.#read.at - this.#rest, p, end);
+    return true;
+  }
+
+  /** Translates a run from inside to outside, and shows it to captures. */
+  #prepare(start: number, end: number): void {
+    const b = this.#memory.mem.u8;
+    for (let p = start; p < end; ) {
+      const next = p + 4 + get32(b, p);
+      for (const tap of this.taps.inside) tap(b.subarray(p + 4, next), false);
+      if (this.#mapped) translateFromGuest(b, p + 4, next, this.insideMac, this.card.mac);
+      for (const tap of this.taps.outside) tap(b.subarray(p + 4, next), false);
+      p = next;
+    }
+  }
+
+  /** Keeps the memory of the run that is being handled until the returned function is called. */
+  pinRun(): () => void {
+    const read = this.#read;
+    read.pins++;
+    return () => this.#memory.unpin(read);
+  }
+
+  /** Shows a frame that was put together as a run of this port's; `pinRun` holds for it too. */
+  asRun(frame: Uint8Array, use: (start: number, end: number) => void): void {
+    const own = this.#read;
+    const r = this.#memory.takeRead();
+    put32(this.#memory.mem.u8, r.at, frame.length);
+    this.#memory.mem.u8.set(frame, r.at + 4);
+    this.#read = r;
+    use(r.at, r.at + 4 + frame.length);
+    this.#read = own;
+    if (r.pins > 0) r.left = true;
+    else this.#memory.giveRead(r);
+  }
+
+  /** Stops reading from the guest until `release`, once for each call. */
+  #hold(): void {
+    if (this.#holders++ === 0) this.#socket?.pause();
+  }
+
+  #release(): void {
+    if (this.#holders > 0 && --this.#holders === 0) this.#socket?.resume();
+  }
+
+  // ---- to the guest
+
+  room(): number {
+    if (!this.connected) return 0;
+    const room = Math.min(this.#queue.room(), HIGH_WATER - this.#queue.used);
+    if (room >= MAX_FRAME + 4) return room;
+    this.#starved = true;
+    return 0;
+  }
+
+  /** For who asked for `room` before; what goes beyond it is written to a place from which it is dropped. At most 256 KiB then. */
+  reserve(bytes: number): number {
+    const at = this.tryReserve(bytes);
+    this.#spilling = at < 0;
+    if (at < 0 && bytes > READ_SIZE) throw new AnkaError('internal', `no room for ${bytes} bytes to a guest`);
+    return at < 0 ? this.#memory.spillAt() : at;
+  }
+
+  /** As `reserve`, but gives -1 when there is no room. */
+  tryReserve(bytes: number): number {
+    this.#spilling = false;
+    return this.connected ? this.#queue.reserve(bytes) : -1;
+  }
+
+  commit(bytes: number): void {
+    if (bytes === 0) return;
+    if (this.#spilling) return void this.drops.add('queue_full', this.#framesIn(this.#memory.spillAt(), this.#memory.spillAt() + bytes));
+    const at = this.#queue.lastReserved;
+    this.#queue.commit(bytes);
+    this.#finish(at, at + bytes);
+    if (this.#flushPlanned) return;
+    this.#flushPlanned = true;
+    process.nextTick(() => {
+      this.#flushPlanned = false;
+      this.#flush();
+    });
+  }
+
+  /** A run of another port's frames. */
+  forward(start: number, end: number, from: Port): void {
+    if (!this.connected) return;
+    this.#flush();
+    if (!this.#writing && this.#queue.used === 0 && !this.#mapped && this.taps.inside.size === 0 && this.taps.outside.size === 0) {
+      this.#count(start, end);
+      if (this.#write(start, end - start)) return;
+      this.#pinned = from.#read;
+      from.#read.pins++;
+      return;
+    }
+    const length = end - start;
+    const at = this.#queue.reserve(length);
+    if (at < 0) this.#copyWhatFits(start, end, from);
+    else {
+      this.#memory.mem.u8.copyWithin(at, start, end);
+      this.commit(length);
+    }
+    if (this.#queue.used > HIGH_WATER && !this.#deaf) this.#holdBack(from);
+  }
+
+  #copyWhatFits(start: number, end: number, from: Port): void {
+    const b = this.#memory.mem.u8;
+    for (let p = start; p < end; ) {
+      const next = p + 4 + get32(b, p);
+      const at = this.#queue.reserve(next - p);
+      if (at < 0) from.drops.add('queue_full');
+      else {
+        b.copyWithin(at, p, next);
+        this.commit(next - p);
+      }
+      p = next;
+    }
+  }
+
+  /** Translates what was just queued, shows it to captures, and counts it. */
+  #finish(start: number, end: number): void {
+    const b = this.#memory.mem.u8;
+    this.#count(start, end);
+    if (!this.#mapped && this.taps.inside.size === 0 && this.taps.outside.size === 0) return;
+    for (let p = start; p < end; ) {
+      const next = p + 4 + get32(b, p);
+      for (const tap of this.taps.outside) tap(b.subarray(p + 4, next), true);
+      if (this.#mapped) translateToGuest(b, p + 4, next, this.insideMac, this.card.mac);
+      for (const tap of this.taps.inside) tap(b.subarray(p + 4, next), true);
+      p = next;
+    }
+  }
+
+  #framesIn(start: number, end: number): number {
+    const b = this.#memory.mem.u8;
+    let frames = 0;
+    for (let p = start; p < end; p += 4 + get32(b, p)) frames++;
+    return frames;
+  }
+
+  #count(start: number, end: number): void {
+    const frames = this.#framesIn(start, end);
+    this.counts.toPackets += frames;
+    this.counts.toBytes += end - start - 4 * frames;
+  }
+
+  /** Writes; true when the kernel took all of it at once. */
+  #write(at: number, length: number): boolean {
+    const socket = this.#socket as Socket;
+    socket.write(this.#memory.mem.buffer(at, length));
+    this.#writing = socket.writableLength > 0;
+    return !this.#writing;
+  }
+
+  #flush(): void {
+    while (this.connected && !this.#writing && this.#queue.next((at, length) => this.#write(at, length))) {
+      if (!this.#writing) this.#queue.done();
+    }
+  }
+
+  #onDrain(): void {
+    if (!this.#writing || (this.#socket?.writableLength ?? 0) > 0) return;
+    this.#writing = false;
+    if (this.#pinned) this.#unpin();
+    else this.#queue.done();
+    this.#flush();
+    if (this.#queue.used > LOW_WATER) return;
+    this.#letGo();
+    if (!this.#starved) return;
+    this.#starved = false;
+    this.#owner.onRoom(this);
+  }
+
+  #unpin(): void {
+    const pinned = this.#pinned;
+    this.#pinned = null;
+    if (pinned) this.#memory.unpin(pinned);
+  }
+
+  /** The receiver is behind: its sender waits, but not for ever. */
+  #holdBack(from: Port): void {
+    if (this.#held.has(from)) return;
+    this.#held.add(from);
+    from.#hold();
+    this.#deafTimer ??= setTimeout(() => {
+      this.#letGo();
+      this.#deaf = true;
+    }, DEAF_AFTER_MS);
+  }
+
+  #letGo(): void {
+    if (this.#deafTimer) clearTimeout(this.#deafTimer);
+    this.#deafTimer = null;
+    this.#deaf = false;
+    for (const p of this.#held) p.#release();
+    this.#held.clear();
+  }
+}
