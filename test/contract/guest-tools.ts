@@ -65,11 +65,11 @@ export async function dhcp(
 }
 
 /** A server that tells every TCP and UDP client its address and echoes what it says; ready when this resolves. */
-export async function serve(ns: Namespace, port: number, name: string): Promise<void> {
+export async function serve(ns: Namespace, port: number, name: string, address = '0.0.0.0'): Promise<void> {
   const program = `
     const net = require('net'), dgram = require('dgram');
-    net.createServer({ allowHalfOpen: true }, (c) => { c.on('error', () => {}); c.write(${JSON.stringify(name)} + ' sees ' + c.remoteAddress.replace('::ffff:', '') + '\\n'); c.pipe(c); }).listen(${port}, '0.0.0.0', () => {
-      const u = dgram.createSocket('udp4'); u.on('message', (m, r) => u.send(${JSON.stringify(name)} + ' sees ' + r.address, r.port, r.address)); u.bind(${port}, '0.0.0.0', () => console.log('ready'));
+    net.createServer({ allowHalfOpen: true }, (c) => { c.on('error', () => {}); c.write(${JSON.stringify(name)} + ' sees ' + c.remoteAddress.replace('::ffff:', '') + '\\n'); c.pipe(c); }).listen(${port}, '${address}', () => {
+      const u = dgram.createSocket('udp4'); u.on('message', (m, r) => u.send(${JSON.stringify(name)} + ' sees ' + r.address, r.port, r.address)); u.bind(${port}, '${address}', () => console.log('ready'));
     });`;
   const child = ns.spawn([process.execPath, '-e', program]);
   await new Promise<void>((resolve, reject) => {
