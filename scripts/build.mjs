@@ -1,6 +1,6 @@
-// Compiles src to dist; the two commands are made executable. Says nothing when all is well.
+// Compiles src to dist, makes the two commands executable, and writes the manual pages. Says nothing when all is well.
 import { spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, rmSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -14,3 +14,7 @@ rmSync(`${root}dist`, { recursive: true, force: true });
 const run = spawnSync(process.execPath, [tsc, '-p', `${root}tsconfig.build.json`], { stdio: 'inherit' });
 if (run.status !== 0) process.exit(run.status ?? 1);
 for (const bin of ['cli/main.js', 'daemon/main.js']) if (existsSync(`${root}dist/${bin}`)) chmodSync(`${root}dist/${bin}`, 0o755);
+const { buildTree, modifyTree } = await import('../dist/cli/tree.js');
+const { manualPages } = await import('../dist/cli/manual.js');
+mkdirSync(`${root}dist/man`);
+for (const [file, text] of manualPages(buildTree(null), modifyTree(null, 'VM'))) writeFileSync(`${root}dist/man/${file}`, text);

@@ -57,7 +57,11 @@ else
   anka create -m 1G "$VM"
 fi
 anka start "$VM"
-anka -j modify "$VM" add port-forwarding -g 22 "$RULE" | grep -q '"code":\(0\|8\)' && echo "rule $RULE is in force"
+case $(anka -j modify "$VM" add port-forwarding -g 22 "$RULE" || true) in
+  *'"code":0'*) echo "rule $RULE is added" ;;
+  *'"code":8'*) echo "rule $RULE is there already" ;;
+  *) anka modify "$VM" add port-forwarding -g 22 "$RULE" ;; # tells what is wrong, and ends here
+esac
 
 say "3. A machine outside (network namespace $OUT)"
 remove_outside

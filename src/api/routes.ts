@@ -121,7 +121,7 @@ export function createApp(service: AnkaService, version: string): OpenAPIHono {
   long('post', '/v1/vms/:ref/clone', 'Copies a VM', cloneSchema, (c, b, p) => service.clone(ref(c), b.name, p));
   long('post', '/v1/vms/:ref/wait', 'Waits for an address, or for the end', waitSchema, (c, b) => service.wait(ref(c), b.until ?? 'ip', b.timeout ?? 60));
   long('delete', '/v1/vms/:ref', 'Stops and deletes a VM', emptySchema, (c, _b, p) => service.delete(ref(c), p));
-  route('post', '/v1/vms/:ref/network-card', 'Adds the card', cardSchema, (c, b) => service.addCard(ref(c), defined(b), callSettings(c)));
+  long('post', '/v1/vms/:ref/network-card', 'Adds the card', cardSchema, (c, b, p) => service.addCard(ref(c), defined(b), callSettings(c), p));
   long('put', '/v1/vms/:ref/network-card', 'Changes the card', cardSchema, (c, b, p) => service.setCard(ref(c), defined(b), callSettings(c), p));
   route('delete', '/v1/vms/:ref/network-card', 'Removes the card', null, (c) => service.deleteCard(ref(c)));
   route('post', '/v1/vms/:ref/port-forwarding', 'Adds a forwarding rule', ruleSchema, (c, b) => service.addRule(ref(c), defined(b), callSettings(c)));

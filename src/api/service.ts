@@ -46,7 +46,7 @@ export interface AnkaService {
   clone(ref: string, name: string, progress: OnProgress): Promise<{ uuid: string }>;
   wait(ref: string, until: 'ip' | 'stopped', timeoutSeconds: number): Promise<VmShow>;
   delete(ref: string, progress: OnProgress): Promise<void>;
-  addCard(ref: string, request: NetworkCardRequest, settings: CallSettings): Promise<{ message: string }>;
+  addCard(ref: string, request: NetworkCardRequest, settings: CallSettings, progress: OnProgress): Promise<{ message: string }>;
   setCard(ref: string, request: NetworkCardRequest, settings: CallSettings, progress: OnProgress): Promise<{ message: string }>;
   deleteCard(ref: string): Promise<void>;
   addRule(ref: string, request: RuleRequest, settings: CallSettings): Promise<{ host_port: number }>;

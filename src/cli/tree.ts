@@ -14,7 +14,15 @@ const guest = () => import('./commands/guest.ts');
 const capture = () => import('./commands/capture.ts');
 const host = () => import('./commands/host.ts');
 
+const EXAMPLES = new WeakMap<Command, readonly string[]>();
+
+/** The examples that a command's help shows. */
+export function examplesOf(command: Command): readonly string[] {
+  return EXAMPLES.get(command) ?? [];
+}
+
 function examples(command: Command, ...lines: string[]): Command {
+  EXAMPLES.set(command, lines);
   return command.addHelpText('after', `\nExamples:\n${lines.map((l) => `  ${l}`).join('\n')}`);
 }
 

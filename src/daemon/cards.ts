@@ -5,22 +5,25 @@
  * then it is checked that the guest asked for an address, and the cable is pulsed again, longer, when it did not. Nothing of QEMU changes, but for
  * taking the card out and putting it back, which is PCI hotplug. Limits: MAC address, controller and VLAN change at the next start.
  */
+import { randomInt } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CallSettings, OnProgress } from '../api/service.ts';
 import type { NetworkCardRequest } from '../api/types.ts';
 import { listRoutes } from '../host/links.ts';
 import { AnkaError } from '../lib/errors.ts';
 import { isInterfaceName } from '../lib/settings.ts';
+import { drawMac } from '../net/mac-pool.ts';
 import type { VmRow } from '../store/vms.ts';
-import type { Machine } from '../vm/machine.ts';
+import type { Machine, MachineSpec } from '../vm/machine.ts';
 import { broadcastOf, formatIpv4, formatSubnet, gatewayOf, isMulticastMac, parseIpv4, parseMac, subnetContains } from '../wire/address.ts';
 import type { Context } from './context.ts';
 import { desiredNetworks, desiredState } from './desired.ts';
 import type { Reconciler } from './reconcile.ts';
+import { settlePorts } from './rules.ts';
 import { settingValue } from './settings.ts';
 
 /** How long the cable stays out: guests notice from about 100 ms to 1 s on. */
-const PULSES_MS = [1200, 3000];
+export const PULSES_MS = [1200, 3000];
 const DHCP_WAIT_MS = 5000;
 
 /** Checks a request against a VM, and gives the row's change. */
@@ -138,14 +141,21 @@ export async function replug(ctx: Context, reconciler: Reconciler, vm: VmRow, ma
     await machine.setLink(true);
     if (!served) return `${vm.name} is on ${vm.type} ${vm.bridge || vm.uplink}`;
     progress('waiting for the guest to ask for an address');
-    while (Date.now() - since < DHCP_WAIT_MS) {
-      const nic = (await reconciler.observe()).nics.find((n) => n.id === vm.uuid);
-      if (nic?.ip != null && (nic.lastDhcp ?? 0) >= since) return `${vm.name} is on ${vm.type} with address ${formatIpv4(nic.ip)}`;
-      await sleep(100);
-    }
+    const ip = await addressAsked(reconciler, vm.uuid, since);
+    if (ip !== null) return `${vm.name} is on ${vm.type} with address ${formatIpv4(ip)}`;
   }
   ctx.log.warn({ vm: vm.name }, 'the guest did not ask for an address after its cable was plugged in');
   return `${vm.name} is on ${vm.type}; its guest has not asked for an address (it may have a manual one)`;
+}
+
+/** The address that the guest has asked for since then, waited for; null when it did not ask in time. */
+export async function addressAsked(reconciler: Reconciler, uuid: string, since: number): Promise<number | null> {
+  do {
+    const nic = (await reconciler.observe()).nics.find((n) => n.id === uuid);
+    if (nic?.ip != null && (nic.lastDhcp ?? 0) >= since) return nic.ip;
+    await sleep(100);
+  } while (Date.now() - since < DHCP_WAIT_MS);
+  return null;
 }
 
 /** Takes the card away, from a running guest too. */
@@ -153,16 +163,22 @@ export async function removeCard(ctx: Context, reconciler: Reconciler, vm: VmRow
   if (!vm.hasCard) throw new AnkaError('cardNotFound', `${vm.name} has no network card`);
   if (vm.status === 'suspended') throw new AnkaError('badState', `${vm.name} is suspended; start or stop it before its card is taken out`);
   const machine = ctx.machines.get(vm.uuid);
-  if (machine) await machine.removeCard();
+  if (machine && (await machine.hasCard())) await machine.removeCard();
   ctx.vms.update(vm.uuid, { hasCard: false, reservedIp: null });
   if (machine) await reconciler.apply();
 }
 
-/** Brings the card back (B21). A second one is refused (B32). */
-export async function addCard(ctx: Context, vm: VmRow, r: NetworkCardRequest): Promise<void> {
+/** Brings the card back (B21), into a running guest by PCI hotplug; says what happened. A second one is refused (B32). */
+export async function addCard(
+  ctx: Context,
+  reconciler: Reconciler,
+  vm: VmRow,
+  r: NetworkCardRequest,
+  settings: CallSettings,
+  progress: OnProgress,
+): Promise<string> {
   if (vm.hasCard) throw new AnkaError('cardExists', `${vm.name} has a network card already; a VM has only one, index 0`);
   if (vm.status === 'suspended') throw new AnkaError('badState', `${vm.name} is suspended; start or stop it before a card is put in`);
-  if (ctx.machines.has(vm.uuid)) throw new AnkaError('badState', `${vm.name} runs without a card; stop it before one is put in`);
   const blank: Partial<VmRow> = {
     hasCard: true,
     type: 'shared',
@@ -174,5 +190,57 @@ export async function addCard(ctx: Context, vm: VmRow, r: NetworkCardRequest): P
     reservedIp: null,
     local: true,
   };
-  ctx.vms.update(vm.uuid, { ...blank, ...cardChange(ctx, { ...vm, ...blank }, r) });
+  const change = { ...blank, ...cardChange(ctx, { ...vm, ...blank }, r) };
+  const machine = ctx.machines.get(vm.uuid);
+  if (!machine) {
+    ctx.vms.update(vm.uuid, change);
+    return '';
+  }
+  const next = { ...vm, ...change };
+  next.outsideMac = drawOutsideMac(ctx, next, settings);
+  if (next.type === 'bridge') {
+    next.uplink = await chooseUplink(ctx, next, settings);
+    await demandPossible(ctx, next);
+  }
+  await settlePorts(ctx, next, settings, progress);
+  progress('putting the card in');
+  const since = Date.now();
+  try {
+    ctx.vms.update(vm.uuid, { ...change, outsideMac: next.outsideMac, uplink: next.uplink });
+    await plugCard(ctx, reconciler, next, machine);
+  } catch (cause) {
+    ctx.vms.update(vm.uuid, { hasCard: false, outsideMac: vm.outsideMac });
+    await reconciler.apply().catch((e: Error) => ctx.log.warn({ vm: vm.name, error: e.message }, 'after a card that was not put in'));
+    throw cause;
+  }
+  if (next.type === 'disconnected') return `${vm.name} is disconnected`;
+  if (next.type === 'bridge') return `${vm.name} is on bridge ${next.bridge || next.uplink}`;
+  progress('waiting for the guest to ask for an address');
+  const ip = await addressAsked(reconciler, vm.uuid, since);
+  return ip === null ? replug(ctx, reconciler, next, machine, progress) : `${vm.name} is on ${next.type} with address ${formatIpv4(ip)}`;
+}
+
+/** Puts the card of a stored row into its running guest. */
+export async function plugCard(ctx: Context, reconciler: Reconciler, vm: VmRow, machine: Machine): Promise<void> {
+  const mine = (await reconciler.apply()).find((p) => p.object === `nic:${vm.uuid}` || p.object === 'host' || p.object === 'service');
+  if (mine) throw new AnkaError('network', `${vm.name}: ${mine.message}`);
+  await machine.addCard(nicSpec(ctx, vm, vm.type !== 'disconnected'), await (await ctx.engine()).openNic(vm.uuid));
+}
+
+/** The card as QEMU makes it. */
+export function nicSpec(ctx: Context, vm: VmRow, linkUp: boolean): NonNullable<MachineSpec['nic']> {
+  return {
+    insideMac: vm.insideMac ?? (vm.outsideMac as number),
+    controller: vm.controller,
+    linkUp,
+    mtu: Number(settingValue(ctx.settings, 'mtu').value),
+  };
+}
+
+/** What the network sees of a card that is about to be used (B40): kept while it has one, else drawn from the pool. */
+export function drawOutsideMac(ctx: Context, vm: VmRow, settings: CallSettings): number {
+  if (vm.outsideMac !== null) return vm.outsideMac;
+  const prefix = settingValue(ctx.settings, 'permanent_mac_prefix', settings).value;
+  const used = new Set(ctx.vms.all().flatMap((v) => [v.outsideMac, v.insideMac].filter((m) => m !== null)));
+  return drawMac(Math.floor((parseMac(`${prefix}:00:00:00`) as number) / 2 ** 24), used, () => randomInt(2 ** 24), vm.insideMac ?? undefined);
 }

@@ -129,11 +129,8 @@ export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, fa
       }
     },
     delete: (ref, progress) => vms.delete(ref, progress),
-    addCard: (ref, request) =>
-      vms.exclusive(ref, async (vm) => {
-        await addCard(ctx, vm, request);
-        return { message: '' };
-      }),
+    addCard: (ref, request, settings, progress) =>
+      vms.exclusive(ref, async (vm) => ({ message: await addCard(ctx, reconciler, vm, request, settings, progress) })),
     setCard: (ref, request, settings, progress) =>
       vms.exclusive(ref, async (vm) => ({ message: await changeCard(ctx, reconciler, vm, cardChange(ctx, vm, request), settings, progress) })),
     deleteCard: (ref) => vms.exclusive(ref, (vm) => removeCard(ctx, reconciler, vm)),

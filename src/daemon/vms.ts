@@ -5,7 +5,7 @@
  * could be cut off by kill -9 first writes what it is about to do (phase `creating` or `deleting`); `recover` finishes or undoes it at the next start, and
  * adopts every machine whose process it finds, whatever the database says (B6).
  */
-import { randomInt, randomUUID } from 'node:crypto';
+import { randomUUID } from 'node:crypto';
 import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -14,15 +14,13 @@ import type { CreateRequest, ModifyRequest } from '../api/types.ts';
 import { run } from '../host/exec.ts';
 import { AnkaError } from '../lib/errors.ts';
 import { parseSize } from '../lib/sizes.ts';
-import { drawMac } from '../net/mac-pool.ts';
 import type { VmRow } from '../store/vms.ts';
 import { ensureBaseImage, ensureKey } from '../vm/base-image.ts';
 import { createOverlay, inspectImage } from '../vm/disk.ts';
 import { transition } from '../vm/lifecycle.ts';
 import type { Boot, Machine, MachineSpec } from '../vm/machine.ts';
 import { writeSeed } from '../vm/nocloud.ts';
-import { parseMac } from '../wire/address.ts';
-import { chooseUplink } from './cards.ts';
+import { addressAsked, chooseUplink, drawOutsideMac, nicSpec, PULSES_MS, plugCard } from './cards.ts';
 import { type Context, vmName } from './context.ts';
 import { vmUid } from './desired.ts';
 import { checkVmName, hostName } from './names.ts';
@@ -35,8 +33,8 @@ const DEFAULT_RAM = '4G';
 const DEFAULT_CPUS = 2;
 const DEFAULT_DISK = '80G';
 const MIB = 1 << 20;
-/** How long the cable stays out after a resume: long enough for every guest to notice. */
-const PULSE_MS = 1200;
+/** What a suspended VM becomes whose memory was loaded by a process that is gone. */
+const MEMORY_GONE: Partial<VmRow> = { status: 'failed', message: 'its saved memory is gone', outsideMac: null, uplink: '' };
 
 export class Vms {
   #ctx: Context;
@@ -176,11 +174,8 @@ export class Vms {
     try {
       if (vm.hasCard) {
         await settlePorts(ctx, vm, settings, progress);
-        const prefix = settingValue(ctx.settings, 'permanent_mac_prefix', settings).value;
-        const used = new Set(ctx.vms.all().flatMap((v) => [v.outsideMac, v.insideMac].filter((m) => m !== null)));
         const uplink = vm.type === 'bridge' ? await chooseUplink(ctx, vm, settings) : '';
-        const outsideMac =
-          vm.outsideMac ?? drawMac(Math.floor((parseMac(`${prefix}:00:00:00`) as number) / 2 ** 24), used, () => randomInt(2 ** 24), vm.insideMac ?? undefined);
+        const outsideMac = drawOutsideMac(ctx, vm, settings);
         ctx.vms.update(vm.uuid, { outsideMac, uplink });
         vm = this.find(vm.uuid);
       }
@@ -196,21 +191,41 @@ export class Vms {
       progress(resume ? 'resuming' : 'starting the guest');
       const machine = await ctx.runner.launch(spec, backend, (f) => progress(resume ? 'resuming' : 'starting the guest', f));
       this.#run(vm, machine);
-      await rm(this.#memoryFile(vm.uuid), { force: true });
-      if (resume && vm.hasCard && vm.type !== 'disconnected') void this.#plugAfterResume(vm, machine);
+      if (resume && vm.hasCard && vm.type !== 'disconnected') void this.#plugAfterResume(vm.uuid, machine);
     } catch (cause) {
       ctx.starting.delete(vm.uuid);
-      if (!resume) ctx.vms.update(vm.uuid, { outsideMac: null, uplink: '' });
+      const lost = resume && !(await this.#saved(vm.uuid));
+      if (lost) ctx.vms.update(vm.uuid, MEMORY_GONE);
+      else if (!resume) ctx.vms.update(vm.uuid, { outsideMac: null, uplink: '' });
       await this.#reconciler.apply().catch((e: Error) => ctx.log.warn({ error: e.message }, 'after a failed start'));
       throw cause;
     }
     ctx.starting.delete(vm.uuid);
   }
 
-  /** The cable goes in a moment after the resume, so that the guest asks for its address again (B4). */
-  async #plugAfterResume(vm: VmRow, machine: Machine): Promise<void> {
-    await sleep(PULSE_MS);
-    await machine.setLink(true).catch((e: Error) => this.#ctx.log.warn({ vm: vm.name, error: e.message }, 'plugging after resume'));
+  /**
+   * The cable goes in a moment after the resume, so that the guest asks for its address again (B4); longer out when it did not. In the VM's queue of
+   * work, so that a cable that was pulled meanwhile stays out.
+   */
+  async #plugAfterResume(uuid: string, machine: Machine): Promise<void> {
+    const ctx = this.#ctx;
+    try {
+      for (const pulse of PULSES_MS) {
+        let since = 0;
+        await this.exclusive(uuid, async (vm) => {
+          if (ctx.machines.get(uuid) !== machine || !vm.hasCard || vm.type === 'disconnected') return;
+          await machine.setLink(false);
+          await sleep(pulse);
+          since = Date.now();
+          await machine.setLink(true);
+        });
+        const type = ctx.vms.find(uuid)?.type;
+        if (since === 0 || (type !== 'shared' && type !== 'host') || (await addressAsked(this.#reconciler, uuid, since)) !== null) return;
+      }
+      ctx.log.warn({ vm: ctx.vms.find(uuid)?.name }, 'the guest did not ask for an address after it was resumed');
+    } catch (cause) {
+      ctx.log.warn({ uuid, error: (cause as Error).message }, 'plugging after resume');
+    }
   }
 
   /** A machine runs: note it, and what shall happen when it ends. */
@@ -236,6 +251,11 @@ export class Vms {
     return join(this.#ctx.paths.vmState(uuid), 'memory');
   }
 
+  /** True while there is saved memory to resume from. */
+  async #saved(uuid: string): Promise<boolean> {
+    return (await stat(this.#memoryFile(uuid)).catch(() => null)) !== null;
+  }
+
   async #spec(vm: VmRow, resume: boolean): Promise<MachineSpec> {
     const ctx = this.#ctx;
     const stateDir = ctx.paths.vmState(vm.uuid);
@@ -257,14 +277,7 @@ export class Vms {
       cpus: vm.cpus,
       disk: diskFile(ctx, vm.uuid),
       boot,
-      nic: vm.hasCard
-        ? {
-            insideMac: vm.insideMac ?? (vm.outsideMac as number),
-            controller: vm.controller,
-            linkUp: vm.type !== 'disconnected' && !resume,
-            mtu: Number(settingValue(ctx.settings, 'mtu').value),
-          }
-        : null,
+      nic: vm.hasCard ? nicSpec(ctx, vm, vm.type !== 'disconnected' && !resume) : null,
       uid,
       gid: process.getuid?.() === 0 ? kvmGroup : (process.getgid?.() ?? uid),
       accel,
@@ -377,7 +390,7 @@ export class Vms {
     if (vm.hasCard) await (await ctx.engine()).forgetNic(vm.uuid);
   }
 
-  /** After a start of the daemon: adopts what runs, finishes or undoes what was cut off, and says what has died. */
+  /** After a start of the daemon: adopts what runs, finishes or undoes what was cut off, says what has died, and takes away what it had in the network. */
   async recover(): Promise<void> {
     const ctx = this.#ctx;
     for (const vm of ctx.vms.all()) {
@@ -387,12 +400,17 @@ export class Vms {
         ctx.log.error({ vm: vm.name, error: (cause as Error).message }, 'recovering');
       }
     }
-    if (ctx.machines.size === 0) return;
-    await this.#reconciler.apply();
+    // also when no VM runs: what a VM that is gone had (a tap, a listener on a port of its rules) may be there still
+    await this.#reconciler.apply().catch((e: Error) => ctx.log.warn({ error: e.message }, 'no network yet'));
     for (const machine of ctx.machines.values()) {
       const vm = this.find(machine.uuid);
-      // a change of type, or a resume, may have been cut off with the cable out
-      if (vm.hasCard) await machine.setLink(vm.type !== 'disconnected').catch((e: Error) => ctx.log.warn({ vm: vm.name, error: e.message }, 'cable'));
+      // a change of type, a resume, or an addition of the card may have been cut off: the cable is out, or the card
+      const mend = async (): Promise<void> => {
+        if (!vm.hasCard) return;
+        if (await machine.hasCard()) await machine.setLink(vm.type !== 'disconnected');
+        else await plugCard(ctx, this.#reconciler, vm, machine);
+      };
+      await mend().catch((e: Error) => ctx.log.warn({ vm: vm.name, error: e.message }, 'cable'));
     }
   }
 
@@ -406,11 +424,11 @@ export class Vms {
     const ctx = this.#ctx;
     const machine = await ctx.runner.adopt(vm.uuid, ctx.paths.vmRun(vm.uuid));
     if (machine && vm.phase === 'ready') {
-      const saved = await stat(this.#memoryFile(vm.uuid)).catch(() => null);
       const running = (await machine.status()) === 'running';
-      if (running || (vm.status === 'running' && !saved)) {
-        // paused: it was being suspended, and had not got far enough
+      if (running || ((vm.status === 'running' || vm.status === 'suspended') && !(await this.#saved(vm.uuid)))) {
+        // paused: it was being suspended, and had not got far enough; or it was being resumed, and its memory is all loaded
         await machine.settle();
+        await rm(this.#memoryFile(vm.uuid), { force: true }); // a guest that runs has left it behind
         if (!running) await machine.unpause();
         await this.#sweep(vm);
         return this.#run(vm, machine);
@@ -424,13 +442,13 @@ export class Vms {
       return;
     }
     await this.#sweep(vm);
-    const saved = await stat(this.#memoryFile(vm.uuid)).catch(() => null);
+    const saved = await this.#saved(vm.uuid);
     if (saved && vm.status !== 'suspended') ctx.vms.update(vm.uuid, { status: 'suspended', message: '' });
     else if (vm.status === 'running') {
       ctx.vms.update(vm.uuid, { status: 'failed', message: 'its process was gone when the daemon started', outsideMac: null, uplink: '' });
       ctx.events.emit('vm.status', 'failed: its process was gone when the daemon started', vmName(vm));
     } else if (vm.status !== 'suspended' && vm.outsideMac !== null) ctx.vms.update(vm.uuid, { outsideMac: null, uplink: '' });
-    else if (vm.status === 'suspended' && !saved) ctx.vms.update(vm.uuid, { status: 'failed', message: 'its saved memory is gone', outsideMac: null });
+    else if (vm.status === 'suspended' && !saved) ctx.vms.update(vm.uuid, MEMORY_GONE);
   }
 }
 

@@ -13,6 +13,9 @@ const IFF_NO_PI = 0x1000;
 const IFF_VNET_HDR = 0x4000;
 const SOL_SOCKET = 1;
 const SO_PEERCRED = 17;
+const SCM_RIGHTS = 1;
+const MSG_NOSIGNAL = 0x4000;
+const AF_NETLINK = 16;
 const IFNAMSIZ = 16;
 const LOCK_EX = 2;
 const LOCK_NB = 4;
@@ -42,6 +45,7 @@ interface Libc {
   flock(fd: number, operation: number): number;
   setsockopt(fd: number, level: number, name: number, value: Uint8Array, length: number): number;
   attachFilter(fd: number, level: number, name: number, value: { len: number; filter: Uint8Array }, length: number): number;
+  sendmsg(fd: number, message: object, flags: number): number;
   socket(domain: number, type: number, protocol: number): number;
   bind(fd: number, address: Uint8Array, length: number): number;
   mmap(address: null, length: number, protection: number, flags: number, fd: number, offset: number): unknown;
@@ -59,12 +63,23 @@ function load(): Libc {
   const koffi = createRequire(import.meta.url)('koffi') as typeof import('koffi');
   const c = koffi.load('libc.so.6');
   koffi.struct('sock_fprog', { len: 'uint16_t', filter: 'uint8_t *' });
+  koffi.struct('anka_iovec', { base: 'uint8_t *', length: 'size_t' });
+  koffi.struct('anka_msghdr', {
+    name: 'void *',
+    nameLength: 'uint32_t',
+    parts: 'anka_iovec *',
+    partCount: 'size_t',
+    control: 'uint8_t *',
+    controlLength: 'size_t',
+    flags: 'int',
+  });
   libc = {
     ioctl: c.func('int ioctl(int, unsigned long, void *)'),
     getsockopt: c.func('int getsockopt(int, int, int, _Out_ uint8_t *, _Inout_ uint32_t *)'),
     flock: c.func('int flock(int, int)'),
     setsockopt: c.func('int setsockopt(int, int, int, uint8_t *, uint32_t)'),
     attachFilter: c.func('int setsockopt(int, int, int, sock_fprog *, uint32_t)'),
+    sendmsg: c.func('long sendmsg(int, anka_msghdr *, int)'),
     socket: c.func('int socket(int, int, int)'),
     bind: c.func('int bind(int, uint8_t *, uint32_t)'),
     mmap: c.func('void *mmap(void *, size_t, int, int, int, long)'),
@@ -93,6 +108,34 @@ export function openTap(name: string, vnetHdr: boolean): number {
     closeSync(fd);
     throw new AnkaError('network', `opening the tap ${name} failed (errno ${errno})${errno === 16 ? ': another process has it open' : ''}`);
   }
+  return fd;
+}
+
+/** Sends bytes over a connected unix socket together with an open descriptor (SCM_RIGHTS), of which the other side gets a copy. Throws when not all went out. */
+export function sendDescriptor(socketFd: number, bytes: Uint8Array, fd: number): void {
+  const control = Buffer.alloc(24);
+  control.writeBigUInt64LE(20n, 0);
+  control.writeInt32LE(SOL_SOCKET, 8);
+  control.writeInt32LE(SCM_RIGHTS, 12);
+  control.writeInt32LE(fd, 16);
+  const message = {
+    name: null,
+    nameLength: 0,
+    parts: { base: bytes, length: bytes.length },
+    partCount: 1,
+    control,
+    controlLength: control.length,
+    flags: 0,
+  };
+  const sent = load().sendmsg(socketFd, message, MSG_NOSIGNAL);
+  if (sent !== bytes.length)
+    throw new AnkaError('internal', `handing over a descriptor failed (${sent < 0 ? `errno ${load().errno()}` : `${sent} bytes sent`})`);
+}
+
+/** A netlink socket of one protocol, in blocking mode: written and read as a file. The descriptor is the caller's to close. */
+export function openNetlink(protocol: number): number {
+  const fd = load().socket(AF_NETLINK, SOCK_RAW_CLOEXEC, protocol);
+  if (fd < 0) throw new AnkaError('noRights', `a netlink socket cannot be opened (errno ${load().errno()})`);
   return fd;
 }
 

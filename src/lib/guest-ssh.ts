@@ -30,16 +30,21 @@ export function shellQuote(word: string): string {
   return /^[A-Za-z0-9_@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
-/** ssh's arguments; with a command, each of its words reaches the guest as one word. `tty` asks for a terminal. */
-export function sshArguments(target: SshTarget, command: readonly string[] = [], tty = false): string[] {
+/** A command line for the guest's shell, in which each of these words is one word. */
+export function shellLine(words: readonly string[]): string {
+  return words.map(shellQuote).join(' ');
+}
+
+/** ssh's arguments; with a line for the guest's shell, or without for a login. `tty` asks for a terminal. */
+export function sshArguments(target: SshTarget, line = '', tty = false): string[] {
   return [
     ...options(target),
     '-p',
     String(target.port),
     ...(tty ? ['-t'] : []),
-    ...(command.length > 0 ? ['-T'].slice(tty ? 1 : 0) : []),
+    ...(line !== '' && !tty ? ['-T'] : []),
     `${target.user}@${target.address}`,
-    ...(command.length > 0 ? ['--', command.map(shellQuote).join(' ')] : []),
+    ...(line !== '' ? ['--', line] : []),
   ];
 }
 

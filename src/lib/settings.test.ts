@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { scpArguments, shellQuote, sshArguments } from './guest-ssh.ts';
+import { scpArguments, shellLine, sshArguments } from './guest-ssh.ts';
 import { checkSetting, findSetting, SETTINGS } from './settings.ts';
 import { formatSize, parseSize } from './sizes.ts';
 
@@ -29,9 +29,9 @@ test('sizes there and back', () => {
 });
 
 test('B5: each word of a command reaches the guest as one word', () => {
-  expect(shellQuote("a b'c")).toBe(`'a b'\\''c'`);
+  expect(shellLine(["a b'c"])).toBe(`'a b'\\''c'`);
   const t = { user: 'anka', address: '192.168.64.2', port: 22, identityFile: '/k', knownHosts: '/dev/null' };
-  expect(sshArguments(t, ['echo', 'a b', '$HOME']).slice(-4)).toEqual(['-T', 'anka@192.168.64.2', '--', "echo 'a b' '$HOME'"]);
+  expect(sshArguments(t, shellLine(['echo', 'a b', '$HOME'])).slice(-4)).toEqual(['-T', 'anka@192.168.64.2', '--', "echo 'a b' '$HOME'"]);
   expect(sshArguments(t).at(-1)).toBe('anka@192.168.64.2');
   expect(
     scpArguments(

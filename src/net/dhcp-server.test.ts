@@ -98,6 +98,35 @@ describe('the DHCP server', () => {
     expect(say(s, message(3, MAC_A, { ciaddr: '192.168.64.2' }))).toBe('NAK 0.0.0.0 to 255.255.255.255');
     expect(say(s, message(1, MAC_A, { requested: '192.168.64.2' }))).toBe('OFFER 192.168.64.50 to 255.255.255.255');
   });
+  test('B50: an address that a client did not have before is to be probed; one that is in use is passed over', () => {
+    const s = server();
+    const discover = message(1, MAC_A);
+    const first = s.candidate(discover, 0);
+    expect(first).toEqual({ ip: parseIpv4('192.168.64.2'), nic: 'a', mac: MAC_A });
+    s.probed(first?.ip as number, true, 0);
+    const second = s.candidate(discover, 0);
+    expect(formatIpv4(second?.ip as number)).toBe('192.168.64.3');
+    s.probed(second?.ip as number, false, 0);
+    expect(s.candidate(discover, 0)).toBeNull();
+    expect(say(s, discover)).toBe('OFFER 192.168.64.3 to 255.255.255.255');
+    expect(s.candidate(message(3, MAC_A, { requested: '192.168.64.3', server: GW }), 0)).toBeNull();
+    say(s, message(3, MAC_A, { requested: '192.168.64.3', server: GW }));
+    expect(s.candidate(discover, 7_200_000), 'its own of before').toBeNull();
+    expect(formatIpv4(s.candidate(message(3, MAC_B, { requested: '192.168.64.9' }), 0)?.ip as number), 'a memory of elsewhere').toBe('192.168.64.9');
+    expect(s.candidate(message(3, MAC_B, { requested: '10.0.0.9' }), 0)).toBeNull();
+  });
+  test('B51: a reservation wins over the lease of another, which is refused at its next request', () => {
+    const s = server();
+    say(s, message(1, MAC_B));
+    say(s, message(3, MAC_B, { requested: '192.168.64.2', server: GW }));
+    s.setNics([
+      { id: 'a', mac: MAC_A, hostname: 'vma', reservedIp: parseIpv4('192.168.64.2') as number },
+      { id: 'b', mac: MAC_B, hostname: 'vmb' },
+    ]);
+    expect(say(s, message(3, MAC_B, { ciaddr: '192.168.64.2' }))).toBe('NAK 0.0.0.0 to 255.255.255.255');
+    expect(say(s, message(1, MAC_B))).toBe('OFFER 192.168.64.3 to 255.255.255.255');
+    expect(say(s, message(1, MAC_A))).toBe('OFFER 192.168.64.2 to 255.255.255.255');
+  });
   test('B23: an exhausted pool says so, and recovers', () => {
     const small = new DhcpServer({ subnet: parseSubnet('10.0.0.0/29') as never, mtu: 1500, leaseSeconds: 60, domain: 'x' });
     small.setNics(Array.from({ length: 6 }, (_, i) => ({ id: `vm${i}`, mac: MAC_A + i, hostname: `vm${i}` })));

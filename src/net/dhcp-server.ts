@@ -3,7 +3,8 @@
  *
  * Theory of operation: `onMessage(bytes, now)` gives the answer and where to send it, or the reason why there is none. A client is known by its
  * hardware address, which the guard keeps honest; its NIC's id is the key of the lease (B23), whatever client identifier it sends. A request that
- * names another server releases our offer. INFORM answers with the options and no address (B50).
+ * names another server releases our offer. INFORM answers with the options and no address (B50). Before a message is handled, whoever drives the machine
+ * asks it for a `candidate`, finds out by ARP whether anybody has it, and tells by `probed`; one that is in use is passed over.
  *
  * Limits: no relay agents (giaddr is ignored and such messages are dropped), no BOOTP, no options beyond those of wire/dhcpv4.
  */
@@ -30,6 +31,14 @@ export interface DhcpConfig {
 /** Why a message got no answer. A closed set; each has a counter. */
 export type DhcpDrop = 'malformed' | 'relayed' | 'unknown-mac' | 'other-server' | 'exhausted' | 'released' | 'declined' | 'not-ours' | 'unsupported';
 
+/** An address about to be given out that is unknown to be free: it has to be asked for by ARP first (RFC 2131, 2.2). */
+export interface DhcpCandidate {
+  ip: number;
+  nic: string;
+  /** The client's own address, whose answer is no conflict. */
+  mac: number;
+}
+
 export interface DhcpAnswer {
   bytes: Uint8Array;
   /** Destination address; 255.255.255.255 where the client cannot be reached otherwise. */
@@ -40,6 +49,7 @@ export interface DhcpAnswer {
 }
 
 const BROADCAST = 0xffffffff;
+const PROBE_HOLDS_MS = 30_000;
 
 export class DhcpServer {
   readonly pool: AddressPool;
@@ -49,6 +59,8 @@ export class DhcpServer {
   #config: DhcpConfig;
   #nics = new Map<number, DhcpNic>();
   #exhausted = false;
+  /** Addresses found free by ARP, and until when that counts; at most those of a subnet. */
+  #probed = new Map<number, number>();
 
   constructor(config: DhcpConfig) {
     this.#config = config;
@@ -68,6 +80,29 @@ export class DhcpServer {
     );
     const ids = new Set(nics.map((n) => n.id));
     for (const id of this.lastSeen.keys()) if (!ids.has(id)) this.lastSeen.delete(id);
+  }
+
+  /** What has to be probed before a message is handled; null when nothing has to. An address that the NIC had last is its own. */
+  candidate(bytes: Uint8Array, now: number): DhcpCandidate | null {
+    const q = parseDhcpRequest(bytes);
+    if (typeof q === 'string' || q.giaddr !== 0) return null;
+    const nic = this.#nics.get(q.mac);
+    if (!nic) return null;
+    let ip: number | null = null;
+    if (q.type === DhcpType.discover) ip = this.pool.peek(nic.id, q.requestedIp, now);
+    else if (q.type === DhcpType.request && (q.serverId === 0 || q.serverId === gatewayOf(this.#config.subnet))) ip = q.requestedIp || q.ciaddr;
+    if (ip === null || !this.pool.contains(ip) || this.pool.hadLast(nic.id, ip) || (this.#probed.get(ip) ?? 0) > now) return null;
+    return { ip, nic: nic.id, mac: nic.mac };
+  }
+
+  /** What the probe of an address found: somebody else has it, or nobody. */
+  probed(ip: number, inUse: boolean, now: number): void {
+    if (inUse) {
+      this.pool.conflict(ip, now);
+      return;
+    }
+    for (const [old, until] of this.#probed) if (until <= now) this.#probed.delete(old);
+    this.#probed.set(ip, now + PROBE_HOLDS_MS);
   }
 
   onMessage(bytes: Uint8Array, now: number): DhcpAnswer | DhcpDrop {
@@ -104,7 +139,7 @@ export class DhcpServer {
 
   #discover(q: DhcpRequest, nic: DhcpNic, now: number): DhcpAnswer | DhcpDrop {
     const ip = this.pool.offer(nic.id, q.requestedIp, now);
-    this.#exhausted = ip === null;
+    this.#exhausted = ip === null && nic.reservedIp === undefined;
     return ip === null ? 'exhausted' : this.#reply(q, nic, DhcpType.offer, ip, BROADCAST);
   }
 

@@ -20,6 +20,8 @@ export interface Lease {
 
 const OFFER_MS = 30_000;
 const QUARANTINE_MS = 600_000;
+/** How long an address rests that somebody unknown uses. */
+const CONFLICT_MS = 60_000;
 /** Remembered owners of free addresses; the oldest is forgotten first. */
 const MAX_REMEMBERED = 65_536;
 
@@ -105,6 +107,21 @@ export class AddressPool {
     return ip;
   }
 
+  /** The address that `offer` would give, without holding it. */
+  peek(id: string, wish: number, now: number): number | null {
+    return this.#choose(id, wish, now);
+  }
+
+  /** Whether the NIC was the last to have the address. */
+  hadLast(id: string, ip: number): boolean {
+    return this.#byIp.get(ip)?.id === id || this.#remembered.get(ip) === id;
+  }
+
+  /** Somebody whom we do not know uses the address: it rests for a minute. */
+  conflict(ip: number, now: number): void {
+    this.#quarantine.set(ip, now + CONFLICT_MS);
+  }
+
   /** Takes up an address for `ms`; false when this NIC may not have it. */
   bind(id: string, ip: number, ms: number, now: number): boolean {
     if (!this.contains(ip) || !this.#mayHave(id, ip, now)) return false;
@@ -141,7 +158,8 @@ export class AddressPool {
   }
 
   #mayHave(id: string, ip: number, now: number): boolean {
-    const owner = this.ownerOf(ip, now);
+    // a reservation or a claim is stronger than a lease of before
+    const owner = this.#taken.get(ip) ?? this.ownerOf(ip, now);
     if (owner !== null && owner !== id) return false;
     return (this.#quarantine.get(ip) ?? 0) <= now;
   }

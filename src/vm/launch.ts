@@ -16,7 +16,7 @@ import type { NicBackend } from '../engine/engine.ts';
 import { AnkaError, wrap } from '../lib/errors.ts';
 import { probeAccelerator } from './accelerator.ts';
 import type { Accelerator, Machine, MachineExit, MachineRunner, MachineSpec } from './machine.ts';
-import { cardProperties, machineFiles, NIC_ID, qemuArguments } from './qemu-args.ts';
+import { cardProperties, machineFiles, NETDEV, NIC_ID, qemuArguments } from './qemu-args.ts';
 import { Qmp } from './qmp.ts';
 
 const QEMU = 'qemu-system-x86_64';
@@ -105,11 +105,33 @@ class QemuMachine implements Machine {
     await this.#qmp.command('device_del', { id: NIC_ID });
     const done = await Promise.race([gone.then(() => true), sleep(30_000, false, { ref: false })]);
     if (!done) throw new AnkaError('guest', 'the guest did not let go of its network card within 30 s; stop the VM first');
+    await this.#qmp.command('netdev_del', { id: NETDEV });
   }
 
-  async addCard(nic: NonNullable<MachineSpec['nic']>): Promise<void> {
-    await this.#qmp.command('device_add', cardProperties(nic));
-    if (!nic.linkUp) await this.setLink(false);
+  async addCard(nic: NonNullable<MachineSpec['nic']>, backend: NicBackend): Promise<void> {
+    try {
+      // left by an addition or removal that was cut off
+      await this.#qmp.command('netdev_del', { id: NETDEV }).catch(() => {});
+      if (backend.kind === 'tap-fd') {
+        await this.#qmp.handOver(NETDEV, backend.fd);
+        await this.#qmp.command('netdev_add', { type: 'tap', id: NETDEV, fd: NETDEV });
+      } else {
+        await this.#qmp.command('netdev_add', { type: 'stream', id: NETDEV, server: true, addr: { type: 'unix', path: backend.path } });
+      }
+      await this.#qmp.command('device_add', cardProperties(nic));
+      // long before any guest has looked at its new card
+      if (!nic.linkUp) await this.setLink(false);
+    } catch (cause) {
+      await this.#qmp.command('netdev_del', { id: NETDEV }).catch(() => {}); // it may not have come that far
+      throw wrap('putting the card in', cause);
+    } finally {
+      backend.release();
+    }
+  }
+
+  async hasCard(): Promise<boolean> {
+    const devices = (await this.#qmp.command('qom-list', { path: '/machine/peripheral' })) as { name: string }[];
+    return devices.some((d) => d.name === NIC_ID);
   }
 
   async suspendTo(file: string, onProgress: (fraction: number) => void = () => {}): Promise<void> {
@@ -170,10 +192,14 @@ class QemuMachine implements Machine {
     }
   }
 
-  /** Lets the CPUs run: after the incoming memory is there, with the cable as wanted. */
+  /**
+   * Lets the CPUs run: after the incoming memory is there, with the cable as wanted. The file of the memory goes first: from the first instruction on
+   * it does not fit the disk any more, and whoever resumed from it once more would ruin the guest's file systems.
+   */
   async begin(spec: MachineSpec, onProgress: (fraction: number) => void): Promise<void> {
     if (spec.resumeFrom) await this.#migrated(onProgress);
     if (spec.nic && !spec.nic.linkUp) await this.setLink(false);
+    if (spec.resumeFrom) await rm(spec.resumeFrom);
     await this.#qmp.command('cont');
   }
 

@@ -34,7 +34,7 @@ export interface MachineSpec {
   uid: number;
   gid: number;
   accel: Accelerator;
-  /** Saved memory to resume from. */
+  /** Saved memory to resume from; removed when it is loaded, before the CPUs run. */
   resumeFrom?: string;
 }
 
@@ -60,9 +60,12 @@ export interface Machine {
   reset(): Promise<void>;
   /** Pulls or pushes in the cable: the guest's carrier. */
   setLink(up: boolean): Promise<void>;
-  /** Takes the card out of, or puts it back into, the running guest (PCI hotplug). */
+  /** Takes the card out of the running guest (PCI hotplug), and lets go of its backend. */
   removeCard(): Promise<void>;
-  addCard(nic: NonNullable<MachineSpec['nic']>): Promise<void>;
+  /** Puts a card with a new backend into the running guest, which has none; its cable as `linkUp` says. */
+  addCard(nic: NonNullable<MachineSpec['nic']>, backend: NicBackend): Promise<void>;
+  /** Whether the guest has a card. */
+  hasCard(): Promise<boolean>;
   /** Saves memory to `file` (written beside and renamed) and ends the process. */
   suspendTo(file: string, onProgress?: (fraction: number) => void): Promise<void>;
   /** Copies the disk as it is at this moment into a new file beside it, which reads through to the same image. The guest goes on. */

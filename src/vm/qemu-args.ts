@@ -6,7 +6,7 @@ import type { MachineSpec } from './machine.ts';
 /** Device id of the card, and of the root port that it is plugged into. */
 export const NIC_ID = 'nic0';
 const NIC_PORT = 'port-nic';
-const NETDEV = 'net0';
+export const NETDEV = 'net0';
 /** The descriptor under which QEMU inherits its tap. */
 export const TAP_FD = 3;
 

@@ -5,6 +5,7 @@
  * events on. Limits: a line may have at most 1 MiB; beyond that the connection is given up, as nothing that QEMU says is that long.
  */
 import { createConnection, type Socket } from 'node:net';
+import { sendDescriptor } from '../host/ffi.ts';
 import { AnkaError } from '../lib/errors.ts';
 
 const MAX_LINE = 1 << 20;
@@ -84,6 +85,24 @@ export class Qmp {
       if (this.#socket.destroyed) return reject(new AnkaError('internal', `QEMU is gone (${execute})`));
       this.#waiting.set(id, { resolve, reject });
       this.#socket.write(`${JSON.stringify({ execute, ...(args ? { arguments: args } : {}), id })}\n`);
+    });
+  }
+
+  /** Gives QEMU a copy of an open descriptor, known to it by `name` until a netdev takes it. */
+  async handOver(name: string, fd: number): Promise<void> {
+    // what Node still has to write goes first; commands are small, so this is the rule
+    while (this.#socket.writableLength > 0 && !this.#socket.destroyed) await new Promise((resolve) => this.#socket.once('drain', resolve));
+    const own = (this.#socket as unknown as { _handle?: { fd: number } | null })._handle?.fd ?? -1;
+    const id = this.#next++;
+    await new Promise<unknown>((resolve, reject) => {
+      if (this.#socket.destroyed || own < 0) return reject(new AnkaError('internal', 'QEMU is gone (getfd)'));
+      this.#waiting.set(id, { resolve, reject });
+      try {
+        sendDescriptor(own, Buffer.from(`${JSON.stringify({ execute: 'getfd', arguments: { fdname: name }, id })}\n`), fd);
+      } catch (cause) {
+        this.#waiting.delete(id);
+        reject(cause as Error);
+      }
     });
   }
 

@@ -1,6 +1,7 @@
 /** What a guest namespace does in the tests: asks for an address, serves, claims to be somebody else. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import type { DesiredNic, DesiredRule, DesiredState } from '../../src/engine/engine.ts';
 import { beginStream } from '../../src/lib/begin-stream.ts';
 import type { Namespace, World } from '../world/world.ts';
@@ -99,6 +100,47 @@ export async function throughStream(path: string | null, id: string, port: numbe
       socket.destroy();
     });
   });
+}
+
+/** A TCP connection that says a byte every 20 ms to a server which echoes it. */
+export interface Flow {
+  /** How it ended: `ended`, or the error's code; null while it goes on. */
+  end(): string | null;
+  /** Bytes that came back, and the longest silence between two of them in milliseconds. */
+  echoed(): Promise<{ bytes: number; gap: number }>;
+  stop(): void;
+}
+
+/** Begins one; resolves when the first echo is there. */
+export async function flow(ns: Namespace, address: string, port: number): Promise<Flow> {
+  const program = `
+    const s = require('net').connect({ host: '${address}', port: ${port} }); let bytes = 0, gap = 0, last = Date.now();
+    s.on('data', (d) => { const now = Date.now(); gap = Math.max(gap, bytes ? now - last : 0); last = now; if (!bytes) console.log('first'); bytes += d.length; });
+    s.on('error', (e) => console.log('end ' + e.code)); s.on('end', () => console.log('end ended')); s.on('close', () => setTimeout(() => {}, 1e6));
+    setInterval(() => s.write('x'), 20); process.stdin.on('data', () => { console.log('count ' + bytes + ' ' + Math.max(gap, Date.now() - last)); gap = 0; });`;
+  const child = ns.spawn([process.execPath, '-e', program]);
+  let end: string | null = null;
+  const counts: ((v: { bytes: number; gap: number }) => void)[] = [];
+  await new Promise<void>((resolve, reject) => {
+    createInterface({ input: child.stdout as NodeJS.ReadableStream }).on('line', (line) => {
+      const [word, a, b] = line.split(' ');
+      if (word === 'first') resolve();
+      else if (word === 'count') counts.shift()?.({ bytes: Number(a), gap: Number(b) });
+      else if (word === 'end') {
+        end ??= a ?? '';
+        reject(new Error(`the flow to ${address}:${port} ended: ${a}`));
+      }
+    });
+  });
+  return {
+    end: () => end,
+    echoed: () =>
+      new Promise((resolve) => {
+        counts.push(resolve);
+        child.stdin?.write('?\n');
+      }),
+    stop: () => void child.kill('SIGKILL'),
+  };
 }
 
 /** Sends raw frames out of a guest's eth0. Each is hex text. */

@@ -3,11 +3,12 @@
  * everything whole. ANKA_CRASH_SEED and ANKA_CRASH_ROUNDS replay or lengthen a run; a failure names the seed, the round and what was done.
  */
 import { execFileSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openDb } from '../../src/store/db.ts';
+import { Qmp } from '../../src/vm/qmp.ts';
 import { Anka } from '../world/anka.ts';
 import { tinyGuest } from '../world/images.ts';
 import { missing, until, World } from '../world/world.ts';
@@ -228,5 +229,71 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
     const banner = await until('ssh answers through the rule', () => w.outside.ask("timeout 5 bash -c 'exec 3<>/dev/tcp/10.9.0.2/12022 && head -c 4 <&3'"));
     expect(banner).toBe('SSH-');
     expect(existsSync(join(anka.home, 'anka.db'))).toBe(true);
+  });
+
+  describe('B4, B6: a resume that is cut off', () => {
+    const memory = () => join(anka.home, 'vms', uuid, 'memory');
+    const status = async () => (await anka.ok('show keeper status')).trim();
+    let uuid = '';
+
+    /** The database as a daemon leaves it that was killed before it could note that the guest runs. */
+    const noteSuspended = () => {
+      const db = openDb(join(anka.home, 'anka.db'));
+      db.prepare("UPDATE vms SET status = 'suspended' WHERE uuid = ?").run(uuid);
+      db.close();
+    };
+
+    beforeAll(async () => {
+      uuid = (await anka.ok('show keeper uuid')).trim();
+      await anka.ok('run keeper true');
+    });
+
+    test('the guest runs already: its saved memory is out of date, and is removed', async () => {
+      await anka.killDaemon();
+      noteSuspended();
+      writeFileSync(memory(), 'older than the disk');
+      expect(await status()).toBe('running');
+      expect(existsSync(memory())).toBe(false);
+    });
+
+    test('the memory is loaded and its file removed, the guest stands still: it goes on', async () => {
+      const boot = await anka.ok('run keeper cat /proc/sys/kernel/random/boot_id');
+      await anka.killDaemon();
+      noteSuspended();
+      const qmp = await Qmp.connect(join(anka.home, 'run/vm', uuid.slice(0, 8), 'qmp.sock'));
+      await qmp.command('stop');
+      qmp.close();
+      expect(await status()).toBe('running');
+      expect(await anka.ok('run keeper cat /proc/sys/kernel/random/boot_id')).toBe(boot);
+    });
+
+    test('the memory is not all loaded: it is kept, and counts', async () => {
+      const boot = await anka.ok('run keeper cat /proc/sys/kernel/random/boot_id');
+      await anka.killDaemon();
+      noteSuspended();
+      writeFileSync(memory(), 'what is being read');
+      const qmp = await Qmp.connect(join(anka.home, 'run/vm', uuid.slice(0, 8), 'qmp.sock'));
+      await qmp.command('stop');
+      qmp.close();
+      expect(await status()).toBe('suspended');
+      expect(qemus()).toEqual([]);
+      expect(readFileSync(memory(), 'utf8')).toBe('what is being read');
+      expect((await anka.run(['start', 'keeper'])).status, 'this one is no memory').not.toBe(0);
+      expect(await status()).toBe('suspended');
+      await anka.ok('stop -f keeper');
+      await anka.ok('start keeper');
+      expect(await anka.ok('run keeper cat /proc/sys/kernel/random/boot_id')).not.toBe(boot);
+    });
+
+    test('QEMU died with the loaded memory: that is told, and it can be started', async () => {
+      await anka.killDaemon();
+      noteSuspended();
+      for (const p of qemus()) process.kill(p.pid, 'SIGKILL');
+      await until('QEMU is gone', () => qemus().length === 0);
+      expect(await status()).toBe('failed');
+      expect((await anka.body<{ message: string }>('show keeper')).message).toBe('its saved memory is gone');
+      await anka.ok('start keeper');
+      expect(await status()).toBe('running');
+    });
   });
 });

@@ -68,6 +68,8 @@ describe.skipIf(why !== null)(`real guests${why ? ` (${why})` : ''}`, () => {
     const options = '-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR';
     expect((await w.host.ask(`ssh -i ${key} ${options} anka@${ip} whoami`))?.trim()).toBe('anka');
     expect(await anka.ok('ssh vm1 whoami')).toBe('anka\n');
+    expect((await anka.run(['ssh', 'vm1', 'echo a; echo', '"b  c"'])).stdout, 'the guest’s shell reads it, as with ssh').toBe('a\nb  c\n');
+    expect((await anka.run(['run', 'vm1', 'echo', 'a;', '"b  c"'])).stdout, 'run passes words').toBe('a; "b  c"\n');
     const proxy = `env ANKA_HOME=${anka.home} ANKA_BASE_IMAGE=${tinyGuest()} ${process.execPath} ${join(process.cwd(), 'dist/cli/main.js')} nc %h %p`;
     expect((await w.host.ask(`ssh -i ${key} ${options} -o ProxyCommand='${proxy}' anka@vm1 whoami`))?.trim()).toBe('anka');
   });

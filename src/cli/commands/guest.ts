@@ -6,7 +6,7 @@ import type { Client } from '../../api/client.ts';
 import type { GuestAccess, VmListEntry, VmShow } from '../../api/types.ts';
 import { beginStream } from '../../lib/begin-stream.ts';
 import { AnkaError } from '../../lib/errors.ts';
-import { type SshTarget, scpArguments, shellQuote, sshArguments } from '../../lib/guest-ssh.ts';
+import { type SshTarget, scpArguments, shellLine, shellQuote, sshArguments } from '../../lib/guest-ssh.ts';
 import { type Session, vmPath } from '../session.ts';
 import { integer } from './modify.ts';
 
@@ -54,7 +54,7 @@ function inherit(file: string, args: readonly string[]): Promise<number> {
 /** Whether a command succeeds in the guest, quietly. */
 function tryIn(t: SshTarget, command: readonly string[]): Promise<boolean> {
   return new Promise((resolve) => {
-    const child = spawn('ssh', ['-o', 'ConnectTimeout=5', '-o', 'BatchMode=yes', ...sshArguments(t, command)], { stdio: 'ignore' });
+    const child = spawn('ssh', ['-o', 'ConnectTimeout=5', '-o', 'BatchMode=yes', ...sshArguments(t, shellLine(command))], { stdio: 'ignore' });
     child.once('error', () => resolve(false));
     child.once('exit', (code) => resolve(code === 0));
   });
@@ -103,16 +103,16 @@ export async function run(s: Session, vm: string, command: readonly string[], o:
     s.out.failed(cause);
     return s.exit(LOST);
   }
-  const status = await inherit('ssh', sshArguments(t, command, false));
+  const status = await inherit('ssh', sshArguments(t, shellLine(command)));
   if (status === SSH_LOST) s.out.note(`anka: the connection to ${vm} was lost`);
   s.exit(status === SSH_LOST ? LOST : status);
 }
 
-/** `anka ssh VM [CMD…]` */
+/** `anka ssh VM [CMD…]`: as ssh does, the words are joined by blanks and read by the guest's shell. */
 export async function ssh(s: Session, vm: string, command: readonly string[]): Promise<void> {
   const daemon = await s.daemon();
   const t = await reachable(s, daemon, vm, Date.now() + DEFAULT_WAIT_S * 1000, false);
-  s.exit(await inherit('ssh', sshArguments(t, command, command.length > 0 && Boolean(process.stdin.isTTY))));
+  s.exit(await inherit('ssh', sshArguments(t, command.join(' '), command.length > 0 && Boolean(process.stdin.isTTY))));
 }
 
 /** `anka cp`: one side is VM:PATH. */

@@ -59,8 +59,10 @@ export async function setCard(s: Session, ref: string, index: string | undefined
 
 export async function addCard(s: Session, ref: string, index: string | undefined, o: CardOptions): Promise<void> {
   checkIndex(index);
-  await (await s.daemon()).post(vmPath(ref, '/network-card'), cardRequest(o));
-  s.out.done({}, 'network card added successfully');
+  const body = await (await s.daemon()).post<{ message: string }>(vmPath(ref, '/network-card'), cardRequest(o), {
+    onProgress: (p) => s.out.progress(p.step, p.fraction),
+  });
+  s.out.done({}, `network card added successfully${body.message ? `; ${body.message}` : ''}`);
 }
 
 export async function deleteCard(s: Session, ref: string, index: string | undefined): Promise<void> {

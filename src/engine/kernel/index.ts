@@ -12,6 +12,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { probeAddress } from '../../host/arp-probe.ts';
 import { run } from '../../host/exec.ts';
 import { openTap } from '../../host/ffi.ts';
 import { ipBatch, listAddresses, listLinks, listRoutes } from '../../host/links.ts';
@@ -38,6 +39,7 @@ import { subnetProblems } from '../subnet-clash.ts';
 import { openCapture } from './capture.ts';
 import { examineHost } from './doctor.ts';
 import { allowThroughFirewalls, findFirewalls, removeFirewallAllowances } from './firewalls.ts';
+import { endFlows, Places } from './flows.ts';
 import { BRIDGES, DHCP_PORTS, DNS_PORT, TABLES, tapName } from './names.ts';
 import { isOurs, planLinks } from './plan.ts';
 import { DROP_REASONS, type RuledNic, removeTables, renderRuleset } from './ruleset.ts';
@@ -72,6 +74,7 @@ class KernelEngine implements Engine {
   #serviceStatus: ServiceStatus | null = null;
   #serviceConfig = '';
   #statics = new StaticAddresses();
+  #places = new Places();
   #static = new Map<string, number>();
   #uplinks: Uplinks;
   #applied: AppliedRules | null = null;
@@ -232,6 +235,7 @@ class KernelEngine implements Engine {
   async forgetNic(id: string): Promise<void> {
     this.#statics.forget(id);
     this.#static.delete(id);
+    this.#places.forget(id);
     await this.#service.callIfRunning('forget', { id });
   }
 
@@ -344,8 +348,10 @@ class KernelEngine implements Engine {
       await this.#sysctl.set(`net/ipv4/conf/${dev}/send_redirects`, '0');
       // a guest's own announcement of its address is noted (static addresses)
       await this.#sysctl.set(`net/ipv4/conf/${dev}/arp_accept`, '1');
+      await this.#sysctl.set(`net/ipv4/conf/${dev}/accept_source_route`, '0');
       await this.#sysctl.set(`net/ipv6/conf/${dev}/accept_ra`, '0');
     }
+    if (desired.networks.length === 0) return;
     for (const r of await listRoutes()) {
       if (r.dev !== 'lo' && !(Object.values(BRIDGES) as string[]).includes(r.dev)) await this.#sysctl.set(`net/ipv4/conf/${r.dev}/forwarding`, '1');
     }
@@ -400,9 +406,10 @@ class KernelEngine implements Engine {
       const s = status?.nics.find((x) => x.id === n.id);
       return { id: n.id, mac: n.outsideMac, leaseIp: s?.ip ?? null, lastDhcp: s?.lastDhcp ?? null };
     });
+    const neighbours = await readNeighbours();
     const found = this.#statics.update(
       known,
-      await readNeighbours(),
+      neighbours,
       (k, n) => {
         const nic = nics.find((x) => x.id === k.id) as DesiredNic;
         const network = this.#desired.networks.find((x) => x.name === nic.type);
@@ -418,9 +425,15 @@ class KernelEngine implements Engine {
       },
       Date.now(),
     );
-    const before = JSON.stringify([...this.#static]);
+    const before = this.#static;
     this.#static = found;
-    return JSON.stringify([...found]) !== before;
+    const changed = nics.filter((n) => found.get(n.id) !== before.get(n.id));
+    for (const nic of changed) {
+      // the address of before is forgotten unless its guest still answers: if it comes back, that is news
+      const now = found.get(nic.id) ?? known.find((k) => k.id === nic.id)?.leaseIp;
+      for (const n of neighbours) if (n.mac === nic.outsideMac && n.ip !== now) await probeAddress(n.ip, n.dev);
+    }
+    return changed.length > 0 || found.size !== before.size;
   }
 
   async #applyRules(desired: DesiredState): Promise<void> {
@@ -429,9 +442,11 @@ class KernelEngine implements Engine {
       ip: this.#static.get(nic.id) ?? this.#serviceStatus?.nics.find((s) => s.id === nic.id)?.ip ?? null,
     }));
     const wanted = desired.networks.length === 0 ? removeTables() : renderRuleset(desired.networks, ruled);
-    if (this.#applied?.wanted === wanted && (await this.#rulesInForce()) === this.#applied.inForce) return;
-    await applyNft(wanted);
-    this.#applied = { wanted, inForce: await this.#rulesInForce() };
+    if (this.#applied?.wanted !== wanted || (await this.#rulesInForce()) !== this.#applied.inForce) {
+      await applyNft(wanted);
+      this.#applied = { wanted, inForce: await this.#rulesInForce() };
+    }
+    await endFlows(this.#places.follow(ruled), desired.networks);
   }
 
   async #rulesInForce(): Promise<string> {

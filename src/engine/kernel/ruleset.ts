@@ -54,13 +54,15 @@ function ipTable(networks: readonly DesiredNetwork[], nics: readonly RuledNic[])
     .filter((r) => r.rule.hostIp !== 0)
     .map(({ rule, ip }) => `${formatIpv4(rule.hostIp)} . ${rule.protocol} . ${rule.hostPort} : ${formatIpv4(ip)} . ${rule.guestPort}`);
   const live = [...new Set(rules.map(({ rule, ip }) => `${rule.protocol} . ${rule.hostPort} . ${formatIpv4(ip)} . ${rule.guestPort}`))];
-  const isolated = nics.flatMap(({ nic, ip }) => (nic.isolated && ip !== null ? [formatIpv4(ip)] : []));
+  const isolated = [...new Set(nics.flatMap(({ nic, ip }) => (nic.isolated ? [ip, nic.reservedIp ?? null] : [])))].filter((a) => a !== null).map(formatIpv4);
   const isolatedPorts = [
     ...new Set(nics.flatMap(({ nic, ip }) => (nic.isolated && ip !== null ? nic.rules.map((r) => `${formatIpv4(ip)} . ${r.protocol} . ${r.guestPort}`) : []))),
   ];
   const shared = networks.find((n) => n.name === 'shared');
+  // on host, no resolver of the host's own answers either: it would tell of, and talk to, the outside
   const dnsIn = networks.map(
-    (n) => `    iifname ${q(BRIDGES[n.name])} ip daddr ${formatIpv4(gatewayOf(n.subnet))} meta l4proto { tcp, udp } th dport 53 redirect to :${DNS_PORT}`,
+    (n) =>
+      `    iifname ${q(BRIDGES[n.name])} ${n.name === 'host' ? 'fib daddr type local' : `ip daddr ${formatIpv4(gatewayOf(n.subnet))}`} meta l4proto { tcp, udp } th dport 53 redirect to :${DNS_PORT}`,
   );
   if (networks.length === 0) return 'table ip anka {\n}';
   return `table ip anka {
@@ -124,6 +126,8 @@ ${shared ? `    ip saddr ${formatSubnet(shared.subnet)} oifname != ${ours} masqu
     type filter hook forward priority filter - 5; policy accept;
     ct status dnat ct direction original oifname ${ours} goto forwarded
     ct status dnat ct direction reply iifname ${ours} goto answered
+    iifname ${ours} oifname ${ours} ip saddr @isolated counter drop comment "--no-local, by way of the gateway"
+    iifname ${ours} oifname ${ours} ip daddr @isolated counter drop
 ${shared ? `    iifname ${q(BRIDGES.shared)} oifname != ${ours} ip saddr ${formatSubnet(shared.subnet)} accept\n    iifname != ${ours} oifname ${q(BRIDGES.shared)} ct state established,related accept` : ''}
 ${networks.map((n) => `    iifname ${q(BRIDGES[n.name])} oifname ${q(BRIDGES[n.name])} accept comment "between VMs; seen here only with br_netfilter"`).join('\n')}
     iifname ${q(BRIDGES.host)} ct direction reply ct status dnat accept
@@ -159,8 +163,13 @@ function ip6Table(networks: readonly DesiredNetwork[]): string {
   return `table ip6 anka {
   chain forward {
     type filter hook forward priority filter - 5; policy accept;
+${networks.map((n) => `    iifname ${q(BRIDGES[n.name])} oifname ${q(BRIDGES[n.name])} accept comment "between VMs; seen here only with br_netfilter"`).join('\n')}
     iifname ${ours} counter drop comment "IPv6 stays on its network"
     oifname ${ours} counter drop
+  }
+  chain input {
+    type filter hook input priority filter - 5; policy accept;
+    iifname ${q(BRIDGES.host)} meta l4proto { tcp, udp } th dport 53 counter drop comment "host network: names of outside stay unknown"
   }
 }`;
 }
@@ -181,7 +190,9 @@ function bridgeTable(networks: readonly DesiredNetwork[], nics: readonly RuledNi
   }
   for (const n of networks) for (const a of [n.subnet.base, gatewayOf(n.subnet), broadcastOf(n.subnet)]) owned.add(formatIpv4(a));
   const known = served.flatMap(({ nic, ip }) => (ip === null ? [] : [`${q(tapName(nic.id))} . ${formatMac(nic.outsideMac)} . ${formatIpv4(ip)}`]));
-  const isolated = plugged.filter(({ nic }) => nic.isolated).map(({ nic }) => q(tapName(nic.id)));
+  const isolated = served.filter(({ nic }) => nic.isolated).map(({ nic }) => q(tapName(nic.id)));
+  const lone = plugged.filter(({ nic }) => nic.isolated && nic.type === 'bridge').map(({ nic }) => q(tapName(nic.id)));
+  const all = plugged.map(({ nic }) => q(tapName(nic.id)));
   const drop = (reason: DropReason): string => `update @drop_${reason} { iifname counter } drop`;
   const onNetwork = networks.map(
     (n) => `  chain on_${n.name} {
@@ -207,6 +218,8 @@ ${DROP_REASONS.map((r) => `  set drop_${r} { type ifname; size 65535; flags dyna
   set known { type ifname . ether_addr . ipv4_addr;${list(known)}; }
   set owned { type ipv4_addr;${list([...owned])}; }
   set isolated { type ifname;${list(isolated)}; }
+  set isolated_bridged { type ifname;${list(lone)}; }
+  set cards { type ifname;${list(all)}; }
   set claim { type ifname . ipv4_addr; size 4096; flags dynamic,timeout; timeout ${CLAIM_TIMEOUT}; }
 
   chain check_ip4 {
@@ -214,6 +227,7 @@ ${DROP_REASONS.map((r) => `  set drop_${r} { type ifname; size 65535; flags dyna
     udp sport 67 udp dport 68 ${drop('rogue_dhcp')}
     iifname . ip saddr @address accept
     ip saddr @owned ${drop('ip_spoof')}
+    iifname @isolated ${drop('isolated')}
     iifname . ip saddr @claim accept
     ${drop('ip_spoof')}
   }
@@ -235,7 +249,25 @@ ${onNetwork.join('\n')}
   }
   chain forward {
     type filter hook forward priority -200; policy accept;
-${isolated.length > 0 ? `    iifname @isolated ${drop('isolated')}\n    oifname @isolated ${drop('isolated')}` : ''}
+    iifname @isolated ${drop('isolated')}
+    oifname @isolated ${drop('isolated')}
+    iifname @isolated_bridged oifname @cards ${drop('isolated')}
+    oifname @isolated_bridged iifname @cards ${drop('isolated')}
+  }
+  chain input {
+    type filter hook input priority -200; policy accept;
+    iifname @isolated ether type ip6 ${drop('isolated')}
+    iifname @isolated_bridged jump parted
+  }
+  chain output {
+    type filter hook output priority -200; policy accept;
+    oifname @isolated ether type ip6 counter drop
+    oifname @isolated_bridged jump parted
+  }
+  chain parted {
+    ether type arp accept
+    ip protocol udp udp dport { 67, 68 } accept comment "the host may be that network's DHCP server"
+    counter drop
   }
 }`;
 }

@@ -17,6 +17,8 @@ const UDP_SILENCE_MS = 60_000;
 
 export class RuleListener extends RulePort {
   #target: () => number | null;
+  /** Address that the flows lead to. */
+  #carriedTo: number | null = null;
   #flows = new Set<Socket>();
   #clients = new Map<string, { socket: UdpSocket; timer: NodeJS.Timeout }>();
 
@@ -26,7 +28,14 @@ export class RuleListener extends RulePort {
     this.#target = target;
   }
 
-  /** Ends all flows: the guest's address has changed, or the rule is gone. */
+  /** Ends all flows when the guest's address is another than they lead to. */
+  follow(): void {
+    const ip = this.#target();
+    if (ip === this.#carriedTo) return;
+    this.cutFlows();
+    this.#carriedTo = ip;
+  }
+
   override cutFlows(): void {
     for (const s of this.#flows) s.resetAndDestroy();
     for (const c of this.#clients.values()) {

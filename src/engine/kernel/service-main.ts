@@ -49,6 +49,7 @@ function leasesChanged(): void {
 
 function changed(): void {
   refreshNames();
+  for (const l of listeners.values()) l.follow();
   for (const c of clients) c.write('{"event":"changed"}\n');
 }
 
@@ -109,6 +110,7 @@ function configure(wanted: ServiceConfig): ServiceStatus {
     );
   }
   configureListeners();
+  for (const l of listeners.values()) l.follow();
   refreshUpstreams();
   refreshNames();
   return status();

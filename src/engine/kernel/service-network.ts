@@ -9,15 +9,18 @@
 import { randomInt } from 'node:crypto';
 import { createSocket, type Socket as UdpSocket } from 'node:dgram';
 import { createServer, type Server } from 'node:net';
+import { probeAddress } from '../../host/arp-probe.ts';
 import { DhcpServer } from '../../net/dhcp-server.ts';
 import { DnsForwarder } from '../../net/dns.ts';
-import { formatIpv4, gatewayOf } from '../../wire/address.ts';
+import { formatIpv4, formatMac, gatewayOf } from '../../wire/address.ts';
 import { DHCP_CLIENT_PORT } from '../../wire/dhcpv4.ts';
 import { DnsService } from '../dns-service.ts';
 import type { ServiceNetwork } from './service-config.ts';
 
 export const LEASE_SECONDS = 3600;
 const REBIND_MS = 500;
+/** Addresses probed for one DHCP message. */
+const MAX_PROBES = 3;
 
 interface Log {
   info(o: object, m: string): void;
@@ -93,7 +96,34 @@ export class ServedNetwork {
 
   #sender: UdpSocket | null = null;
 
+  #probing = new Set<string>();
+
+  /** An address that its client did not have before is asked for by ARP first; what the client repeats meanwhile is not heard. */
   #onDhcp(bytes: Buffer): void {
+    const candidate = this.dhcp.candidate(bytes, Date.now());
+    if (!candidate) this.#answerDhcp(bytes);
+    if (!candidate || this.#probing.has(candidate.nic)) return;
+    this.#probing.add(candidate.nic);
+    void this.#probe(bytes)
+      .catch((e: Error) => this.#log.warn({ network: this.config.name, error: e.message }, 'probing an address'))
+      .finally(() => this.#probing.delete(candidate.nic));
+  }
+
+  async #probe(bytes: Buffer): Promise<void> {
+    for (let i = 0; i < MAX_PROBES; i++) {
+      const c = this.dhcp.candidate(bytes, Date.now());
+      if (!c) return this.#answerDhcp(bytes);
+      const mac = await probeAddress(c.ip, this.config.interface);
+      if (this.#closed) return;
+      const inUse = mac !== null && mac !== c.mac;
+      this.dhcp.probed(c.ip, inUse, Date.now());
+      if (inUse) this.#log.warn({ network: this.config.name, ip: formatIpv4(c.ip), mac: formatMac(mac) }, 'an address of the pool is in use');
+    }
+    // the client asks again; all found in use until now are passed over then
+    if (!this.dhcp.candidate(bytes, Date.now())) this.#answerDhcp(bytes);
+  }
+
+  #answerDhcp(bytes: Buffer): void {
     const answer = this.dhcp.onMessage(bytes, Date.now());
     if (this.dhcp.exhausted && !this.#wasExhausted) this.#log.warn({ network: this.config.name }, 'the address pool is exhausted');
     this.#wasExhausted = this.dhcp.exhausted;

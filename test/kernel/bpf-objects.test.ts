@@ -1,0 +1,63 @@
+/** The compiled eBPF objects are those of the sources beside them, hold no path of the machine that made them, and the kernel takes them. */
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, describe, expect, test } from 'vitest';
+import { missing } from '../world/world.ts';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const assets = join(root, 'assets/bpf');
+const wanted = readFileSync(join(assets, 'clang-version'), 'utf8').trim();
+
+/** Why the sources cannot be compiled and compared here; null when they can. Clang is half a gigabyte, so the tests do not install it. */
+function cannotCompile(): string | null {
+  try {
+    const found = execFileSync('clang', ['-dumpversion'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();
+    return found === wanted ? null : `the objects were made by clang ${wanted}, here is ${found}`;
+  } catch {
+    return 'clang is not installed';
+  }
+}
+
+const why = cannotCompile();
+const out = mkdtempSync(join(tmpdir(), 'anka-bpf-'));
+afterAll(() => rmSync(out, { recursive: true }));
+
+const objects = readdirSync(assets).filter((f) => f.endsWith('.o'));
+const sources = readdirSync(join(root, 'bpf')).filter((f) => f.endsWith('.bpf.c'));
+
+describe('compiled eBPF', () => {
+  test('each source has its object, and each object its source', () => expect(objects).toEqual(sources.map((s) => s.replace(/c$/, 'o'))));
+
+  test.skipIf(why !== null)(`compiling the sources gives the same bytes${why ? ` (${why})` : ''}`, () => {
+    execFileSync(join(root, 'scripts/build-bpf.sh'), [out], { stdio: 'inherit' });
+    for (const o of objects) expect(readFileSync(join(out, o)).equals(readFileSync(join(assets, o))), `${o}: run scripts/build-bpf.sh`).toBe(true);
+  });
+
+  test.each(objects)('%s tells nothing of the machine that made it', (o) => {
+    const text = readFileSync(join(assets, o), 'latin1');
+    expect(text).not.toMatch(/\/(home|root|tmp|work|usr)\/|clang version|\.debug_|\.BTF/);
+  });
+});
+
+const rights = missing('root', 'netns');
+test.skipIf(rights !== null)(
+  `a program is attached once per direction and preference, replaced in place, listed and detached${rights ? ` (${rights})` : ''}`,
+  () => {
+    const script = `ip link add v0 type veth peer name v1 && exec ${process.execPath} --import tsx test/world/tc-process.ts v0 assets/bpf/mac-translate.bpf.o`;
+    const result = JSON.parse(execFileSync('unshare', ['-n', 'sh', '-c', script], { cwd: root, encoding: 'utf8' })) as Record<string, unknown[]>;
+    const filter = (direction: string, preference: number, section: string): object => ({
+      direction,
+      preference,
+      name: `mac-translate.bpf.o:[tc/${section}]`,
+      directAction: true,
+      tag: expect.stringMatching(/^[0-9a-f]{16}$/),
+    });
+    expect(result['bare']).toEqual([false, []]);
+    expect(result['attached']).toEqual([filter('ingress', 1, 'from_guest'), filter('ingress', 7, 'to_guest'), filter('egress', 1, 'to_guest')]);
+    expect(result['less']).toEqual([filter('ingress', 7, 'to_guest'), filter('egress', 1, 'to_guest')]);
+    expect(result['gone']).toEqual([false, []]);
+  },
+);

@@ -1,0 +1,191 @@
+/** Cards of real guests (the tiny one) changed while they run, sleep, or are copied: what only QEMU and a real Linux can show (B4, B16, B18, B21, B22, B50, B71). */
+import { readFileSync } from 'node:fs';
+import { createConnection } from 'node:net';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { Anka } from '../world/anka.ts';
+import { tinyGuest } from '../world/images.ts';
+import { missing, until, World } from '../world/world.ts';
+
+const why = missing('root', 'netns', 'tun', 'qemu');
+const INTERNET = '198.51.100.1';
+
+interface Shown {
+  ip?: string;
+  mac?: string;
+  network?: { type: string; bridge?: string; address_source?: string };
+  port_forwarding: { name: string; host_port: number }[];
+}
+
+describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : ''}`, () => {
+  let w: World;
+  let anka: Anka;
+  const show = (vm: string) => anka.body<Shown>(`show ${vm}`);
+  const guest = async (vm: string, line: string) => (await anka.run(['run', vm, 'sh', '-c', line])).stdout.trim();
+  const console_ = async (vm: string) => readFileSync(join(anka.home, 'run/vm', (await anka.ok(`show ${vm} uuid`)).slice(0, 8), 'console.log'), 'latin1');
+  const onNetwork = (vm: string, net: string) =>
+    until(`${vm} has an address of ${net}`, async () => ((await show(vm)).ip?.startsWith(net) ? (await show(vm)).ip : null));
+
+  beforeAll(async () => {
+    w = new World('tw-');
+    anka = new Anka(w, tinyGuest());
+    await anka.ok('create -m 128M -c 1 -d 1G vm1');
+    await anka.ok('modify vm1 delete network-card 0');
+    await anka.ok('start vm1');
+  });
+
+  afterAll(async () => {
+    if (!w) return;
+    await anka.ok('delete --yes --all');
+    await anka.ok('network reset');
+    await anka.ok('daemon stop');
+    w.close();
+  });
+
+  test('B21, B64: a card is put into a running guest that never had one, taken out, and put in again; rules are kept', async () => {
+    await until('it runs', async () => (await console_('vm1')).includes('TINY GUEST READY'));
+    expect(await console_('vm1')).not.toContain('carrier eth');
+    expect(await anka.ok('modify vm1 add network-card')).toMatch(/^network card added successfully; vm1 is on shared with address 192\.168\.64\.\d+\n$/);
+    const ip = (await show('vm1')).ip;
+    expect(await guest('vm1', `ping -c1 -W3 ${INTERNET} >/dev/null && echo outside`)).toBe('outside');
+    await anka.ok('modify vm1 add port-forwarding -g 22 ssh');
+    await anka.ok('modify vm1 delete network-card');
+    await until('the guest lost it', async () => (await console_('vm1')).includes('is gone'));
+    expect(await anka.ok('modify vm1 add network-card -t disconnected')).toBe('network card added successfully; vm1 is disconnected\n');
+    await until('the guest sees a card without a link', async () => /carrier eth\d x->0/.test(await console_('vm1')));
+    expect(await anka.ok('modify vm1 set network-card -t shared')).toBe(`vm1 is on shared with address ${ip}\n`);
+    expect((await show('vm1')).port_forwarding).toMatchObject([{ name: 'ssh', host_port: 10000 }]);
+    expect(await w.outside.ask("timeout 5 bash -c 'exec 3<>/dev/tcp/10.9.0.2/10000 && head -c 4 <&3'")).toBe('SSH-');
+  });
+
+  test('B6, B21: a card whose addition was cut off by the daemon’s death is put in by the next daemon', async () => {
+    await anka.ok('modify vm1 delete network-card');
+    const adding = anka.run(['modify', 'vm1', 'add', 'network-card']);
+    await until('it is noted', async () => w.host.run('ip -o link').includes('anka:v1:nic='));
+    await anka.killDaemon();
+    await adding;
+    const { network } = await show('vm1');
+    if (!network) await anka.ok('modify vm1 add network-card');
+    await onNetwork('vm1', '192.168.64.');
+    expect(await guest('vm1', 'echo here')).toBe('here');
+  });
+
+  test('B4: after a resume the guest has its address within five seconds', async () => {
+    const { ip } = await show('vm1');
+    await anka.ok('suspend vm1');
+    await anka.ok('start vm1');
+    const since = Date.now();
+    await until('it has asked again', async () => (await show('vm1')).ip === ip && (await console_('vm1')).trimEnd().endsWith(`udhcpc: bound ${ip}`));
+    const took = Date.now() - since;
+    console.log(`    an address ${took} ms after the resume`);
+    expect(took).toBeLessThan(5000);
+  });
+
+  test('B22: a cable moved while it was suspended: the other network after the resume; pulled while suspended or right after it: no link', async () => {
+    const { ip } = await show('vm1');
+    await anka.ok('suspend vm1');
+    expect(await anka.ok('modify vm1 set network-card 0 -t host')).toBe('vm1 will be on host when it resumes\n');
+    await anka.ok('start vm1');
+    const since = Date.now();
+    await onNetwork('vm1', '192.168.128.');
+    console.log(`    an address of the other network ${Date.now() - since} ms after the resume`);
+    expect(await guest('vm1', `ping -c1 -W1 ${INTERNET} >/dev/null || echo none`)).toBe('none');
+    await anka.ok('suspend vm1');
+    await anka.ok('modify vm1 set network-card -t disconnected');
+    await anka.ok('start vm1');
+    await until('the guest sees no link', async () => /carrier eth\d 1->0\s*$/.test((await console_('vm1')).trimEnd()));
+    expect(await show('vm1')).not.toHaveProperty('ip');
+    expect(await anka.ok('modify vm1 set network-card -t shared')).toBe(`vm1 is on shared with address ${ip}\n`);
+    await anka.ok('suspend vm1');
+    await anka.ok('start vm1');
+    await anka.ok('modify vm1 set network-card -t disconnected');
+    await until('the guest sees no link', async () => /carrier eth\d 1->0\s*$/.test((await console_('vm1')).trimEnd()));
+    await anka.ok('modify vm1 set network-card -t shared');
+  });
+
+  test('B16, B18, B71: ANKA_BRIDGE_NAME names the interface of a start; an existing bridge is used as it is', async () => {
+    w.host.run(
+      'ip link add br0 type bridge stp_state 0 forward_delay 0; ip link set br0 up; ip link add s0 type dummy; ip link set s0 master br0 up; ip addr add 10.77.0.1/24 dev br0',
+    );
+    const server = w.host.spawn([
+      'dnsmasq',
+      '-k',
+      '--conf-file=/dev/null',
+      '--pid-file=',
+      '--no-resolv',
+      '--user=root',
+      '--port=0',
+      '--interface=br0',
+      '--bind-interfaces',
+      '--dhcp-range=10.77.0.50,10.77.0.60',
+      '--dhcp-leasefile=/dev/null',
+      '--dhcp-broadcast',
+    ]);
+    await anka.ok('stop -f vm1');
+    await anka.ok('modify vm1 set network-card 0 -t bridge', { env: { ANKA_BRIDGE_NAME: 'br0' } });
+    await anka.ok('start vm1', { env: { ANKA_BRIDGE_NAME: 'br0' } });
+    expect((await show('vm1')).network).toMatchObject({ type: 'bridge', bridge: 'br0' });
+    const bound = await until('the network’s own server answers', async () => /udhcpc: bound (10\.77\.0\.\d+)/.exec(await console_('vm1'))?.[1]);
+    expect(w.host.pings(bound), 'the host reaches it').toBe(true);
+    server.kill();
+    expect(await anka.ok('modify vm1 set network-card -t shared')).toMatch(/with address 192\.168\.64\./);
+    expect(w.host.pings(bound)).toBe(false);
+  });
+
+  test('B50: an address set by hand in the guest is shown within two seconds, reached by the rule, and gone again with it', async () => {
+    const lease = (await show('vm1')).ip as string;
+    const eth = await guest('vm1', 'ls /sys/class/net | grep eth');
+    const { uuid } = await anka.body<{ uuid: string }>('show vm1');
+    const change = async (to: string) => {
+      const shell = createConnection(join(anka.home, 'run/vm', uuid.slice(0, 8), 'console.sock'));
+      const line = `ip -4 addr flush dev ${eth}; ip addr add ${to}/24 dev ${eth}; ip route add default via 192.168.64.1; ping -c1 -W2 192.168.64.1 >/dev/null; echo now $((1+1)) ${to}`;
+      shell.write(`\n${line}\n`);
+      await until('the guest has changed it', async () => (await console_('vm1')).includes(`now 2 ${to}`));
+      const since = Date.now();
+      await until('it is shown', async () => (await show('vm1')).ip === to);
+      console.log(`    shown ${Date.now() - since} ms after the change`);
+      shell.destroy();
+      expect(await w.outside.ask("timeout 5 bash -c 'exec 3<>/dev/tcp/10.9.0.2/10000 && head -c 4 <&3'")).toBe('SSH-');
+    };
+    await change('192.168.64.77');
+    expect((await show('vm1')).network?.address_source).toBe('static');
+    const refused = await anka.run(['modify', 'vm1', 'set', 'network-card', '--ip', '192.168.64.1']);
+    expect(refused.stderr).toContain("is the gateway's own address");
+    await change('192.168.64.78');
+    await change(lease);
+    expect((await show('vm1')).network?.address_source).toBe('lease');
+  });
+
+  test('B43, B64: clones of a running, a suspended and a stopped VM work beside it: own outside MAC, own address, own automatic ports', async () => {
+    await anka.ok('modify vm1 set network-card -m 52:54:00:12:34:56 --no-local');
+    const { ip, mac } = await show('vm1');
+    await anka.ok('clone vm1 running');
+    await anka.ok('suspend vm1');
+    await anka.ok('clone vm1 suspended');
+    await anka.ok('stop vm1');
+    await anka.ok('clone vm1 stopped');
+    await anka.ok('start vm1');
+    const seen = [await anka.address('vm1')];
+    expect(seen[0]).toBe(ip);
+    const macs = [(await show('vm1')).mac];
+    const ports = [10000];
+    for (const name of ['running', 'suspended', 'stopped']) {
+      const { network_cards } = await anka.body<{ network_cards: object[] }>(`describe ${name}`);
+      expect(network_cards).toMatchObject([
+        { mode: 'shared', mac_address: '52:54:00:12:34:56', local: false, port_forwarding_rules: [{ rule_name: 'ssh', guest_port: 22, host_port: 0 }] },
+      ]);
+      await anka.ok(`modify ${name} set network-card --no-mac --local`);
+      await anka.ok(`start ${name}`);
+      seen.push(await anka.address(name));
+      const s = await show(name);
+      macs.push(s.mac);
+      ports.push(s.port_forwarding[0]?.host_port as number);
+      expect(await guest(name, `ping -c1 -W3 ${INTERNET} >/dev/null && echo outside`)).toBe('outside');
+      await anka.ok(`stop -f ${name}`);
+    }
+    expect(new Set(seen).size).toBe(4);
+    expect(new Set(macs).size).toBe(4);
+    expect(mac).toBeDefined();
+    expect(Math.min(...ports.slice(1))).toBeGreaterThan(10000);
+  });
+});
