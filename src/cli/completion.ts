@@ -24,16 +24,16 @@ const TAKES_VM = 'capture show describe start stop suspend reboot clone delete r
 const TYPES = 'shared host bridge disconnected';
 
 function bash(all: Map<string, string[]>): string {
-  const cases = [...all].map(([path, words]) => `    '${path}') words='${words.join(' ')}' ;;`).join('\n');
-  return `# bash completion for anka
+  const cases = [...all].map(([path, words]) => `    '${path}') list='${words.join(' ')}' ;;`).join('\n');
+  return `# bash completion for anka; zsh reads it too, to which 'path' and 'words' mean something
 _anka() {
-  local cur=\${COMP_WORDS[COMP_CWORD]} prev=\${COMP_WORDS[COMP_CWORD-1]} path='' words='' i w
+  local cur=\${COMP_WORDS[COMP_CWORD]} prev=\${COMP_WORDS[COMP_CWORD-1]} at='' list='' i w
   for ((i = 1; i < COMP_CWORD; i++)); do
     w=\${COMP_WORDS[i]}
     case $w in -*) continue ;; esac
-    if [ "$path" = modify ]; then w=VM; fi
-    case "$path $w" in
-      'modify VM'|'modify VM '*|' '*|*) path="\${path:+$path }$w" ;;
+    if [ "$at" = modify ]; then w=VM; fi
+    case "$at $w" in
+      'modify VM'|'modify VM '*|' '*|*) at="\${at:+$at }$w" ;;
     esac
   done
   case $prev in
@@ -44,13 +44,13 @@ _anka() {
     -w|--write) COMPREPLY=($(compgen -f -- "$cur")); return ;;
     -a|--app) COMPREPLY=($(compgen -f -- "$cur")); return ;;
   esac
-  case $path in
+  case $at in
 ${cases}
   esac
   case " ${TAKES_VM} " in
-    *" \${path%% *} "*) [ "\${path#modify VM}" = "$path" ] && words="$words $(anka -j list 2>/dev/null | grep -o '"name":"[^"]*"' | cut -d'"' -f4)" ;;
+    *" \${at%% *} "*) [ "\${at#modify VM}" = "$at" ] && list="$list $(anka -j list 2>/dev/null | grep -o '"name":"[^"]*"' | cut -d'"' -f4)" ;;
   esac
-  COMPREPLY=($(compgen -W "$words" -- "$cur"))
+  COMPREPLY=($(compgen -W "$list" -- "$cur"))
 }
 complete -o default -F _anka anka
 `;
@@ -59,7 +59,9 @@ complete -o default -F _anka anka
 function zsh(all: Map<string, string[]>): string {
   return `#compdef anka
 autoload -U +X bashcompinit && bashcompinit
-${bash(all)}`;
+${bash(all)}# as a file of fpath this is the body of the function itself, called for the first completion: which bash's has taken over by now
+if [ "\${funcstack[1]}" = _anka ]; then _bash_complete -o default -F _anka; fi
+`;
 }
 
 function fish(root: Command, inner: Command): string {
@@ -80,7 +82,12 @@ function fish(root: Command, inner: Command): string {
   }
   lines.push(`complete -c anka -n '__fish_seen_subcommand_from ${TAKES_VM}' -a '(__anka_vms)'`);
   for (const c of inner.commands) lines.push(`complete -c anka -n '__fish_seen_subcommand_from modify' -a ${c.name()} -d '${quote(c.description())}'`);
-  lines.push(`complete -c anka -n '__fish_seen_subcommand_from modify' -s t -l type -x -a '${TYPES}'`);
+  lines.push(
+    `complete -c anka -n '__fish_seen_subcommand_from modify' -s t -l type -x -a '${TYPES}'`,
+    `complete -c anka -n '__fish_seen_subcommand_from capture' -l side -x -a 'inside outside'`,
+    `complete -c anka -n '__fish_seen_subcommand_from config' -a '${SETTINGS.map((x) => x.key).join(' ')}'`,
+    `complete -c anka -n '__fish_seen_subcommand_from completion' -a 'bash zsh fish'`,
+  );
   return `${lines.join('\n')}\n`;
 }
 

@@ -1,4 +1,5 @@
 /** The command as scripts and people use it: help, JSON, tables, spellings, settings, completion, the API's own description. */
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -184,8 +185,57 @@ describe.skipIf(why !== null)(`the command${why ? ` (${why})` : ''}`, () => {
     expect(await complete('anka', 'modify', 'vm1', 'set', 'net')).toEqual(['network-card']);
     expect(await complete('anka', 'modify', 'vm1', 'set', 'network-card', '-t', 'h')).toEqual(['host']);
     expect(await complete('anka', 'config', 'sha')).toEqual(['shared_subnet']);
-    expect(await anka.ok('completion zsh')).toMatch(/^#compdef anka\n/);
-    expect(await anka.ok('completion fish')).toContain('complete -c anka');
+  });
+
+  /** A folder with `anka` as a shell finds it, and with its completion for that shell. */
+  const withCompletion = async (shell: string, file: string): Promise<string> => {
+    const dir = join(w.dir, shell);
+    mkdirSync(dir, { recursive: true });
+    writeFileSync(join(dir, file), await anka.ok(`completion ${shell}`));
+    writeFileSync(join(dir, 'anka'), `#!/bin/sh\nANKA_HOME=${anka.home} exec ${process.execPath} ${process.cwd()}/dist/cli/main.js "$@"\n`, { mode: 0o755 });
+    return dir;
+  };
+
+  test.skipIf(!existsSync('/usr/bin/zsh'))('completion: zsh, from a file of fpath, the first time and later', async () => {
+    const dir = await withCompletion('zsh', '_anka');
+    // a terminal in which keys are typed; what the line has become is shown by running it
+    const keys: [typed: string, ran: string][] = [
+      ['anka cl', 'clone'],
+      ['anka create --d', 'create --disk-size'],
+      ['anka show v', 'show vm1'],
+      ['anka modify vm1 set network-card -t h', 'modify vm1 set network-card -t host'],
+      ['anka config sha', 'config shared_subnet'],
+    ];
+    writeFileSync(
+      join(dir, 'keys.zsh'),
+      `zmodload zsh/zpty
+zpty z zsh -f -i
+zpty -w z "PATH=${dir}:\\$PATH; fpath=(${dir} \\$fpath); autoload -U compinit; compinit -u -D; anka() { case \\$1 in -j) command anka \\$*;; *) print -r -- \\"<\\$*>\\";; esac }; print REA''DY"
+zpty -r z out '*READY*'
+${keys.map(([typed]) => `zpty -w -n z $'${typed}\\t\\r'; zpty -r z out '*<*>*'; print -r -- "$out"`).join('\n')}
+zpty -d z
+`,
+    );
+    const out = await w.host.ask(`timeout 300 zsh -f ${join(dir, 'keys.zsh')}`);
+    expect([...(out ?? '').matchAll(/<([^<>]*)>/g)].map((m) => m[1]?.trim())).toEqual(keys.map(([, ran]) => ran));
+  });
+
+  test.skipIf(!existsSync('/usr/bin/fish'))('completion: fish', async () => {
+    const dir = await withCompletion('fish', 'anka.fish');
+    const complete = async (line: string): Promise<string[]> => {
+      const out = await w.host.ask(`PATH=${dir}:$PATH HOME=${dir} fish --no-config -c "source ${dir}/anka.fish; complete -C '${line}'"`);
+      return (out ?? 'failed')
+        .trim()
+        .split('\n')
+        .map((l) => l.split('\t')[0] as string);
+    };
+    expect(await complete('anka cl')).toEqual(['clone']);
+    expect(await complete('anka create --d')).toEqual(['--disk-size']);
+    expect(await complete('anka show v')).toEqual(['vm1']);
+    expect(await complete('anka modify vm1 se')).toEqual(['set']);
+    expect(await complete('anka modify vm1 set network-card -t h')).toEqual(['host']);
+    expect(await complete('anka config sha')).toEqual(['shared_subnet']);
+    expect(await complete('anka capture --side o')).toEqual(['outside']);
   });
 
   test('B60: the API describes itself, every path of it', async () => {

@@ -460,7 +460,10 @@ class KernelEngine implements Engine {
   async #look(): Promise<void> {
     if (!this.#hasDesired || this.#closed) return;
     const before = JSON.stringify(this.#serviceStatus?.nics);
-    this.#serviceStatus = await this.#service.callIfRunning('status', {}).catch(() => this.#serviceStatus);
+    // a service that is gone, or new and not configured yet, knows no addresses: the rules stay as they are until it does
+    const status = this.#serviceConfig === '' ? null : await this.#service.callIfRunning('status', {}).catch(() => null);
+    if (status === null || this.#serviceConfig === '') return;
+    this.#serviceStatus = status;
     const learned = await this.#learn();
     if (!learned && JSON.stringify(this.#serviceStatus?.nics) === before) return;
     if (learned) await this.#configureService(this.#desired);

@@ -1,0 +1,164 @@
+/**
+ * B90 under traffic: what breaks the network of running guests, and for how long they notice.
+ *
+ * Theory of operation: before something is broken, new flows are begun every 50 ms, and one goes on; the outage is the longest time without a success
+ * from then on. It has to be under two seconds. A machine that is busy with other work may miss that once: the best of three counts.
+ */
+import type { ChildProcess } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { dhcp, guest, nic, rule, serve, state } from '../contract/guest-tools.ts';
+import { RemoteEngine } from '../world/remote-engine.ts';
+import { missing, type Namespace, until, World } from '../world/world.ts';
+
+const why = missing('root', 'netns');
+const TRAFFIC = fileURLToPath(new URL('traffic.mjs', import.meta.url));
+const OUTSIDE = '10.9.0.1';
+const HOST = '10.9.0.2';
+const GW = '192.168.64.1';
+const ALLOWED_MS = 2000;
+const WATCHED_MS = 2500;
+
+/** Traffic of one kind, with the times of its successes. */
+class Traffic {
+  readonly name: string;
+  readonly #times: number[] = [];
+  readonly #child: ChildProcess;
+  #later = false;
+
+  constructor(ns: Namespace, name: string, ...args: (string | number)[]) {
+    this.name = name;
+    this.#child = ns.spawn([process.execPath, TRAFFIC, ...args.map(String)]);
+    this.#child.stdout?.on('data', (d: Buffer) => this.#times.push(...d.toString().trim().split('\n').map(Number)));
+  }
+
+  /** Says that it cannot flow before the damage. */
+  later(): this {
+    this.#later = true;
+    return this;
+  }
+
+  /** Waits until it flows without a pause. */
+  async flows(): Promise<void> {
+    if (this.#later) return;
+    await until(`${this.name} flows`, () => {
+      const last = this.#times.slice(-6);
+      return last.length === 6 && Date.now() - (last[0] as number) < 1000;
+    });
+  }
+
+  /** The longest time without a success since `began`, in ms. */
+  async outage(began: number): Promise<number> {
+    await until(`${this.name} flows again`, () => (this.#times.at(-1) ?? 0) > began + WATCHED_MS);
+    const times = [began, ...this.#times.filter((t) => t > began)];
+    return Math.max(...times.slice(1).map((t, i) => t - (times[i] as number)));
+  }
+
+  stop(): void {
+    this.#child.kill('SIGKILL');
+  }
+}
+
+describe.skipIf(why !== null)(`B90: healing under traffic${why ? ` (${why})` : ''}`, () => {
+  let w: World;
+  let e: RemoteEngine;
+  let vm1: Namespace;
+  let vm2: Namespace;
+  let ip2 = '';
+
+  beforeAll(async () => {
+    w = new World('kh-');
+    vm1 = guest(w, 1);
+    vm2 = guest(w, 2);
+    e = new RemoteEngine(w, 'kernel');
+    expect(await e.apply(state(nic(1, 'shared', { rules: [rule(10001, 8080)] }), nic(2)))).toEqual([]);
+    expect(await dhcp(w, vm1)).not.toBeNull();
+    ip2 = (await dhcp(w, vm2))?.ip as string;
+    await serve(w.outside, 8080, 'outside');
+    await serve(vm1, 8080, 'vm1');
+    await serve(vm2, 8080, 'vm2');
+    for (const [address, answer] of [
+      [OUTSIDE, '203.0.113.1'],
+      ['198.51.100.1', '203.0.113.2'],
+    ]) {
+      const options = ['--no-resolv', '--no-hosts', '--user=root', `--listen-address=${address}`, '--bind-interfaces', `--address=/outside.test/${answer}`];
+      w.outside.spawn(['dnsmasq', '-k', '--conf-file=/dev/null', '--pid-file=', ...options]);
+    }
+  });
+
+  afterAll(async () => {
+    if (!w) return;
+    await e.reset();
+    const left = w.host.run('ip -o link; nft list ruleset').split('\n');
+    expect(
+      left.filter((l) => l.includes('anka')),
+      'nothing is left after reset',
+    ).toEqual([]);
+    w.close();
+  });
+
+  /** Breaks something while all that flows, and says for how long each kind was out. */
+  async function breaks(damage: () => void, kinds: () => Traffic[]): Promise<void> {
+    const seen: string[] = [];
+    for (let attempt = 0; attempt < 3; attempt++) {
+      const traffic = kinds();
+      try {
+        for (const t of traffic) await t.flows();
+        const began = Date.now();
+        damage();
+        const outages = await Promise.all(traffic.map(async (t) => ({ name: t.name, ms: await t.outage(began) })));
+        seen.push(outages.map((o) => `${o.name} ${o.ms} ms`).join(', '));
+        if (outages.every((o) => o.ms < ALLOWED_MS)) {
+          console.log(`    out for: ${seen.at(-1)}`);
+          expect((await e.observe()).problems).toEqual([]);
+          return;
+        }
+      } finally {
+        for (const t of traffic) t.stop();
+      }
+    }
+    expect.fail(`was out for longer than ${ALLOWED_MS} ms each time: ${seen.join('; ')}`);
+  }
+
+  const everything = (): Traffic[] => [
+    new Traffic(vm1, 'guest → outside, TCP', 'tcp', OUTSIDE, 8080),
+    new Traffic(vm1, 'guest → outside, UDP', 'udp', OUTSIDE, 8080),
+    new Traffic(vm1, 'guest → guest', 'tcp', ip2, 8080),
+    new Traffic(w.outside, 'outside → forwarded port', 'tcp', HOST, 10001),
+    new Traffic(vm2, 'names', 'dns', GW, 'outside.test', '203.0.113.1'),
+    new Traffic(vm2, 'DHCP', 'dhcp'),
+  ];
+
+  const andOneThatGoesOn = (): Traffic[] => [...everything(), new Traffic(w.outside, 'one connection that goes on', 'flow', HOST, 10001)];
+
+  test.each([
+    ['nft flush ruleset', 'nft flush ruleset'],
+    ['the bridge deleted', 'ip link del anka-shared'],
+    ['a tap taken from its master', 'ip link set anka00000001 nomaster'],
+    ['the gateway’s address removed', `ip addr del ${GW}/24 dev anka-shared`],
+  ])('B90: %s', (what, command) =>
+    // without our tables the kernel itself resets what was forwarded, so only new flows count there
+    breaks(() => w.host.run(command), what === 'nft flush ruleset' ? everything : andOneThatGoesOn),
+  );
+
+  test('B90: the service of DHCP, DNS and listeners killed', () =>
+    breaks(() => {
+      const pids = w.host.run(`for p in $(ip netns pids ${w.host.name}); do tr '\\0' ' ' </proc/$p/cmdline | grep -q 'service-main[.]' && echo $p; done; true`);
+      expect(pids.trim()).toMatch(/^\d+$/);
+      process.kill(Number(pids), 'SIGKILL');
+    }, andOneThatGoesOn));
+
+  test('B25, B90: another resolv.conf: the new resolver answers', async () => {
+    let now = OUTSIDE;
+    await breaks(
+      () => {
+        now = now === OUTSIDE ? '198.51.100.1' : OUTSIDE;
+        w.setResolver(now);
+      },
+      () => {
+        const after = now === OUTSIDE ? '203.0.113.2' : '203.0.113.1';
+        return [new Traffic(vm1, 'guest → outside, TCP', 'tcp', OUTSIDE, 8080), new Traffic(vm2, 'its names', 'dns', GW, 'outside.test', after).later()];
+      },
+    );
+  });
+});

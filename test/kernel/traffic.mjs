@@ -1,0 +1,72 @@
+// Traffic in a namespace: every 50 ms something new is begun, and each success prints the time in ms. Run by healing.test.ts.
+//   tcp|udp HOST PORT       a connection of its own, answered
+//   flow HOST PORT          one connection for all, whose echo comes back
+//   dns SERVER NAME ANSWER  a query from a port of its own, answered so
+//   dhcp                    a DISCOVER, answered by an OFFER
+import dgram from 'node:dgram';
+import { Resolver } from 'node:dns/promises';
+import { readFileSync } from 'node:fs';
+import net from 'node:net';
+
+const EVERY_MS = 50;
+const GIVE_UP_MS = 300;
+const [mode, host, what, answer] = process.argv.slice(2);
+const port = Number(what);
+const success = () => process.stdout.write(`${Date.now()}\n`);
+
+function tcp() {
+  const s = net.connect({ host, port });
+  s.setTimeout(GIVE_UP_MS, () => s.destroy());
+  s.on('error', () => {}); // a failure is what is not printed
+  s.once('data', () => {
+    success();
+    s.resetAndDestroy();
+  });
+}
+
+function udp() {
+  const s = dgram.createSocket('udp4');
+  const end = setTimeout(() => s.close(), GIVE_UP_MS);
+  s.on('error', () => {});
+  s.once('message', () => {
+    success();
+    clearTimeout(end);
+    s.close();
+  });
+  s.send('x', port, host, () => {});
+}
+
+async function dns() {
+  const r = new Resolver({ timeout: GIVE_UP_MS, tries: 1 });
+  r.setServers([host]);
+  const found = await r.resolve4(what).catch(() => []);
+  if (found[0] === answer) success();
+}
+
+function flow() {
+  const s = net.connect({ host, port });
+  s.on('error', () => {});
+  s.on('data', success);
+  return () => s.write('x');
+}
+
+function dhcp() {
+  const mac = Buffer.from(readFileSync('/sys/class/net/eth0/address', 'utf8').trim().replaceAll(':', ''), 'hex');
+  const s = dgram.createSocket({ type: 'udp4', reuseAddr: true });
+  s.on('error', () => {});
+  s.on('message', (m) => m[0] === 2 && success());
+  s.bind(68, () => s.setBroadcast(true));
+  let xid = 1;
+  return () => {
+    const m = Buffer.alloc(300);
+    m.set([1, 1, 6, 0]);
+    m.writeUInt32BE(xid++, 4);
+    m[10] = 0x80; // the answer by broadcast
+    mac.copy(m, 28);
+    m.set([0x63, 0x82, 0x53, 0x63, 53, 1, 1, 255], 236);
+    s.send(m, 67, '255.255.255.255', () => {});
+  };
+}
+
+const begin = { tcp: () => tcp, udp: () => udp, dns: () => dns, flow, dhcp }[mode]();
+setInterval(begin, EVERY_MS);
