@@ -17,7 +17,7 @@ import type { VmRow } from '../store/vms.ts';
 import type { Machine, MachineSpec } from '../vm/machine.ts';
 import { broadcastOf, formatIpv4, formatSubnet, gatewayOf, isMulticastMac, parseIpv4, parseMac, subnetContains } from '../wire/address.ts';
 import type { Context } from './context.ts';
-import { desiredNetworks, desiredState } from './desired.ts';
+import { desiredNetworks, desiredState, guestMac } from './desired.ts';
 import type { Reconciler } from './reconcile.ts';
 import { settlePorts } from './rules.ts';
 import { settingValue } from './settings.ts';
@@ -114,7 +114,8 @@ export async function changeCard(
   const note = machine && later.length > 0 ? '; MAC address, controller and VLAN change at the next start' : '';
   if (!machine) {
     ctx.vms.update(vm.uuid, stored);
-    return vm.status === 'suspended' ? `${vm.name} will be on ${next.type} when it resumes` : '';
+    if (vm.status !== 'suspended') return '';
+    return `${vm.name} will be on ${next.type} when it resumes${later.includes('insideMac') ? '; its MAC address changes when it is stopped and started' : ''}`;
   }
   if (!moved) {
     ctx.vms.update(vm.uuid, stored);
@@ -164,7 +165,7 @@ export async function removeCard(ctx: Context, reconciler: Reconciler, vm: VmRow
   if (vm.status === 'suspended') throw new AnkaError('badState', `${vm.name} is suspended; start or stop it before its card is taken out`);
   const machine = ctx.machines.get(vm.uuid);
   if (machine && (await machine.hasCard())) await machine.removeCard();
-  ctx.vms.update(vm.uuid, { hasCard: false, reservedIp: null });
+  ctx.vms.update(vm.uuid, { hasCard: false, reservedIp: null, guestMac: null });
   if (machine) await reconciler.apply();
 }
 
@@ -206,10 +207,10 @@ export async function addCard(
   progress('putting the card in');
   const since = Date.now();
   try {
-    ctx.vms.update(vm.uuid, { ...change, outsideMac: next.outsideMac, uplink: next.uplink });
+    ctx.vms.update(vm.uuid, { ...change, outsideMac: next.outsideMac, guestMac: guestMac(next), uplink: next.uplink });
     await plugCard(ctx, reconciler, next, machine);
   } catch (cause) {
-    ctx.vms.update(vm.uuid, { hasCard: false, outsideMac: vm.outsideMac });
+    ctx.vms.update(vm.uuid, { hasCard: false, outsideMac: vm.outsideMac, guestMac: null });
     await reconciler.apply().catch((e: Error) => ctx.log.warn({ vm: vm.name, error: e.message }, 'after a card that was not put in'));
     throw cause;
   }
@@ -230,7 +231,7 @@ export async function plugCard(ctx: Context, reconciler: Reconciler, vm: VmRow, 
 /** The card as QEMU makes it. */
 export function nicSpec(ctx: Context, vm: VmRow, linkUp: boolean): NonNullable<MachineSpec['nic']> {
   return {
-    insideMac: vm.insideMac ?? (vm.outsideMac as number),
+    insideMac: guestMac(vm),
     controller: vm.controller,
     linkUp,
     mtu: Number(settingValue(ctx.settings, 'mtu').value),
@@ -241,6 +242,6 @@ export function nicSpec(ctx: Context, vm: VmRow, linkUp: boolean): NonNullable<M
 export function drawOutsideMac(ctx: Context, vm: VmRow, settings: CallSettings): number {
   if (vm.outsideMac !== null) return vm.outsideMac;
   const prefix = settingValue(ctx.settings, 'permanent_mac_prefix', settings).value;
-  const used = new Set(ctx.vms.all().flatMap((v) => [v.outsideMac, v.insideMac].filter((m) => m !== null)));
+  const used = new Set(ctx.vms.all().flatMap((v) => [v.outsideMac, v.insideMac, v.guestMac].filter((m) => m !== null)));
   return drawMac(Math.floor((parseMac(`${prefix}:00:00:00`) as number) / 2 ** 24), used, () => randomInt(2 ** 24), vm.insideMac ?? undefined);
 }

@@ -16,6 +16,11 @@ export function vmUid(vm: VmRow): number {
   return own === 0 ? VM_UID_BASE + vm.number : own;
 }
 
+/** What the guest has on its card, or will have when it starts. */
+export function guestMac(vm: VmRow): number {
+  return vm.guestMac ?? vm.insideMac ?? (vm.outsideMac as number);
+}
+
 export function desiredNic(ctx: Context, vm: VmRow): DesiredNic | null {
   if (!vm.hasCard || vm.outsideMac === null) return null;
   const bridge = vm.bridge || vm.uplink;
@@ -24,7 +29,7 @@ export function desiredNic(ctx: Context, vm: VmRow): DesiredNic | null {
     vmName: vm.name,
     type: vm.type,
     outsideMac: vm.outsideMac,
-    insideMac: vm.insideMac ?? vm.outsideMac,
+    insideMac: guestMac(vm),
     isolated: !vm.local,
     ownerUid: vmUid(vm),
     ...(vm.type === 'bridge' && bridge ? { bridge } : {}),

@@ -36,4 +36,5 @@ export const MIGRATIONS: readonly string[] = [
   ) STRICT;
   CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
   `,
+  'ALTER TABLE vms ADD COLUMN guest_mac INTEGER',
 ];

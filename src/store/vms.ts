@@ -31,6 +31,8 @@ export interface VmRow {
   insideMac: number | null;
   /** Drawn from the pool; null while the VM is stopped. */
   outsideMac: number | null;
+  /** What the guest that runs, or is suspended, has on its card; null while the VM is stopped. A new `--mac` waits for the next start. */
+  guestMac: number | null;
   reservedIp: number | null;
   local: boolean;
 }
@@ -55,6 +57,7 @@ const COLUMNS: Record<keyof VmRow, string> = {
   controller: 'controller',
   insideMac: 'inside_mac',
   outsideMac: 'outside_mac',
+  guestMac: 'guest_mac',
   reservedIp: 'reserved_ip',
   local: 'local',
 };

@@ -2,8 +2,8 @@
  * The kernel engine: Linux bridges, taps and nftables; the packets never enter this program.
  *
  * Theory of operation: `apply` stores the desired state and brings the host to it: links by `ip -batch`, object by object; all rules as one nft
- * transaction; DHCP, DNS and listeners by the service process. What is in force is compared with what was written after every cue from `ip monitor`
- * and `nft monitor`, and at least every ten seconds; the difference is repaired from the last desired state (B90). Addresses come from the service's leases and
+ * transaction; translation of MAC addresses by tc, before a card is plugged in; DHCP, DNS and listeners by the service process. What is in force is compared with what was written after every cue from `ip monitor`,
+ * `nft monitor` and `tc monitor`, and at least every ten seconds; the difference is repaired from the last desired state (B90). Addresses come from the service's leases and
  * from the ARP table, which is read once a second.
  *
  * Limits: IPv6 does not leave a network; bridge type needs a bridge that exists already, or the no-touch bridge of uplink.ts.
@@ -40,8 +40,9 @@ import { openCapture } from './capture.ts';
 import { examineHost } from './doctor.ts';
 import { allowThroughFirewalls, findFirewalls, removeFirewallAllowances } from './firewalls.ts';
 import { endFlows, Places } from './flows.ts';
+import { MacTranslations } from './mac-translation.ts';
 import { BRIDGES, DHCP_PORTS, DNS_PORT, TABLES, tapName } from './names.ts';
-import { isOurs, planLinks } from './plan.ts';
+import { isOurs, type LinkPlan, planLinks, planTaps } from './plan.ts';
 import { DROP_REASONS, type RuledNic, removeTables, renderRuleset } from './ruleset.ts';
 import type { ServiceConfig, ServiceMethods, ServiceStatus } from './service-config.ts';
 import { StaticAddresses } from './static-addresses.ts';
@@ -88,11 +89,13 @@ class KernelEngine implements Engine {
   #lastCheck = 0;
   #firewallsDone = '';
   #sysctl: SysctlRecord;
+  #translations: MacTranslations;
 
   constructor(options: KernelEngineOptions) {
     this.#options = options;
     this.#uplinks = new Uplinks(options.log);
     this.#sysctl = new SysctlRecord(join(options.runDir, 'sysctl.json'));
+    this.#translations = new MacTranslations(join(options.runDir, 'bpf'), (o, m) => options.log.warn(o, m));
     this.#service = new ProcessClient({
       title: 'the network service',
       program: new URL('./service-main.ts', import.meta.url),
@@ -318,11 +321,22 @@ class KernelEngine implements Engine {
     };
     const desired = this.#desired;
     const uplinks = await this.#uplinks.apply(desired.nics, attempt);
-    const plan = planLinks(desired, await listLinks(), await listAddresses(), uplinks);
-    for (const step of plan.steps) {
-      this.#options.log.info({ object: step.object, lines: step.lines }, 'links');
-      await attempt(step.object, () => ipBatch(step.lines));
-    }
+    const carryOut = async (steps: LinkPlan['steps']): Promise<void> => {
+      for (const step of steps) {
+        this.#options.log.info({ object: step.object, lines: step.lines }, 'links');
+        await attempt(step.object, () => ipBatch(step.lines));
+      }
+    };
+    await carryOut(planTaps(desired, await listLinks()));
+    const links = await listLinks();
+    const unplugged = new Set<string>();
+    await attempt('host', async () => {
+      for (const [id, message] of await this.#translations.apply(desired, links)) {
+        unplugged.add(id);
+        problems.push({ object: `nic:${id}`, message });
+      }
+    });
+    await carryOut(planLinks(desired, links, await listAddresses(), uplinks, unplugged).steps);
     await attempt('host', () => this.#sysctls(desired));
     await attempt('service', () => this.#configureService(desired));
     await this.#learn();
@@ -475,6 +489,7 @@ class KernelEngine implements Engine {
     if (this.#timers.length > 0 || this.#closed) return;
     this.#monitor('ip', ['monitor', 'link', 'address', 'route']);
     this.#monitor('nft', ['monitor']);
+    this.#monitor('tc', ['monitor']);
     const look = setInterval(() => void this.#enqueue(() => this.#lookAtNeighbours()), LOOK_MS);
     const safety = setInterval(() => {
       if (Date.now() - this.#lastCheck >= SAFETY_CHECK_MS) this.#soon();

@@ -13,8 +13,28 @@ export interface LinkPlan {
 /** Bridge that each bridge-type card goes into, by the host interface that it asked for. */
 export type UplinkBridges = ReadonlyMap<string, string>;
 
-/** Compares and says what to do. */
-export function planLinks(desired: DesiredState, links: readonly Link[], addresses: ReadonlyMap<string, string[]>, uplinks: UplinkBridges): LinkPlan {
+/** Taps that are not there yet, in no network: first they get what a card needs before it may be plugged in. */
+export function planTaps(desired: DesiredState, links: readonly Link[]): LinkPlan['steps'] {
+  const there = new Set(links.map((l) => l.name));
+  return desired.nics
+    .filter((nic) => !there.has(tapName(nic.id)))
+    .map((nic) => ({
+      object: `nic:${nic.id}`,
+      lines: [
+        `tuntap add dev ${tapName(nic.id)} mode tap user ${nic.ownerUid} vnet_hdr`,
+        `link set dev ${tapName(nic.id)} group ${GROUP} alias ${LABEL}nic=${nic.id}`,
+      ],
+    }));
+}
+
+/** Compares and says what to do. Cards in `unplugged` (ids) are kept out of their network. */
+export function planLinks(
+  desired: DesiredState,
+  links: readonly Link[],
+  addresses: ReadonlyMap<string, string[]>,
+  uplinks: UplinkBridges,
+  unplugged: ReadonlySet<string>,
+): LinkPlan {
   const steps: LinkPlan['steps'] = [];
   const byName = new Map(links.map((l) => [l.name, l]));
   const wanted = new Set<string>([...desired.networks.map((n) => BRIDGES[n.name] as string), ...desired.nics.map((n) => tapName(n.id))]);
@@ -39,14 +59,20 @@ export function planLinks(desired: DesiredState, links: readonly Link[], address
   for (const nic of desired.nics) {
     const name = tapName(nic.id);
     const l = byName.get(name);
-    const master = nic.type === 'bridge' ? (uplinks.get(nic.bridge ?? '') ?? null) : nic.type === 'disconnected' ? null : BRIDGES[nic.type];
+    if (!l) continue; // it could not be made
+    const master = unplugged.has(nic.id)
+      ? null
+      : nic.type === 'bridge'
+        ? (uplinks.get(nic.bridge ?? '') ?? null)
+        : nic.type === 'disconnected'
+          ? null
+          : BRIDGES[nic.type];
     const mtu = desired.networks.find((n) => n.name === nic.type)?.mtu ?? 1500;
     const lines: string[] = [];
-    if (!l) lines.push(`tuntap add dev ${name} mode tap user ${nic.ownerUid} vnet_hdr`);
-    if (l?.alias !== `${LABEL}nic=${nic.id}`) lines.push(`link set dev ${name} group ${GROUP} alias ${LABEL}nic=${nic.id}`);
-    if ((l?.mtu ?? 1500) !== mtu) lines.push(`link set dev ${name} mtu ${mtu}`);
-    if ((l?.master ?? null) !== master) lines.push(master === null ? `link set dev ${name} nomaster` : `link set dev ${name} master ${master}`);
-    if (!l?.up) lines.push(`link set dev ${name} up`);
+    if (l.alias !== `${LABEL}nic=${nic.id}`) lines.push(`link set dev ${name} group ${GROUP} alias ${LABEL}nic=${nic.id}`);
+    if (l.mtu !== mtu) lines.push(`link set dev ${name} mtu ${mtu}`);
+    if (l.master !== master) lines.push(master === null ? `link set dev ${name} nomaster` : `link set dev ${name} master ${master}`);
+    if (!l.up) lines.push(`link set dev ${name} up`);
     if (lines.length > 0) steps.push({ object: `nic:${nic.id}`, lines });
   }
   return { steps };

@@ -7,11 +7,15 @@
  * holds NAT, forwarding (DNAT), isolation from outside, and the port rewriting of DHCP and DNS. Table `ip6 anka` keeps IPv6 from crossing the bridges.
  *
  * Drops are counted per card and reason in sets named `drop_…`, as nft has no counters by interface.
- * Limits: nft 1.0.6 garbles concatenated maps in its JSON, so these are only ever written; IPv6 neighbour claims are checked by MAC, not by address.
+ * IPv6 neighbour claims: that every link-layer option carries the card's own address is checked by bpf/mac-translate.bpf.c, which marks a message that lies;
+ * that nobody claims the gateway's address is checked here.
+ *
+ * Limits: nft 1.0.6 garbles concatenated maps in its JSON, so these are only ever written; which guest owns which IPv6 address is not known, so a guest may
+ * claim another's, with its own MAC.
  */
 import { broadcastOf, formatIpv4, formatMac, formatSubnet, gatewayOf } from '../../wire/address.ts';
 import type { DesiredNetwork, DesiredNic, DesiredRule } from '../engine.ts';
-import { BRIDGES, DHCP_PORTS, DNS_PORT, tapName } from './names.ts';
+import { BRIDGES, bridgeMac, DHCP_PORTS, DNS_PORT, tapName } from './names.ts';
 
 /** A card with what was learned of it. */
 export interface RuledNic {
@@ -21,13 +25,22 @@ export interface RuledNic {
 }
 
 /** Reasons for which the guard drops, in the order of the sets. */
-export const DROP_REASONS = ['mac_spoof', 'arp_spoof', 'ip_spoof', 'rogue_dhcp', 'rogue_ra', 'ethertype', 'isolated'] as const;
+export const DROP_REASONS = ['mac_spoof', 'arp_spoof', 'ip_spoof', 'rogue_dhcp', 'rogue_ra', 'nd_spoof', 'ethertype', 'isolated'] as const;
 export type DropReason = (typeof DROP_REASONS)[number];
 
 const CLAIM_TIMEOUT = '10m';
+/** MARK_FORGED of bpf/mac-translate.bpf.c. */
+const FORGED_MARK = '0x616e6b61';
 
 const list = (items: readonly string[]): string => (items.length > 0 ? ` elements = { ${items.join(', ')} }` : '');
 const q = (name: string): string => `"${name}"`;
+
+/** The address that an interface gives itself from its MAC (RFC 4291, 2.5.1), all digits written out. */
+function linkLocal(mac: string): string {
+  const [a, b, c, d, e, f] = mac.split(':') as [string, string, string, string, string, string];
+  const first = (Number.parseInt(a, 16) ^ 2).toString(16).padStart(2, '0');
+  return `fe80:0000:0000:0000:${first}${b}:${c}ff:fe${d}:${e}${f}`;
+}
 
 /** A rule is in force where there is a gateway: shared and host (B66), and a guest with an address. */
 function liveRules(nics: readonly RuledNic[]): { rule: DesiredRule; ip: number }[] {
@@ -190,6 +203,7 @@ function bridgeTable(networks: readonly DesiredNetwork[], nics: readonly RuledNi
   }
   for (const n of networks) for (const a of [n.subnet.base, gatewayOf(n.subnet), broadcastOf(n.subnet)]) owned.add(formatIpv4(a));
   const known = served.flatMap(({ nic, ip }) => (ip === null ? [] : [`${q(tapName(nic.id))} . ${formatMac(nic.outsideMac)} . ${formatIpv4(ip)}`]));
+  const gateways6 = networks.map((n) => linkLocal(bridgeMac(n.name)));
   const isolated = served.filter(({ nic }) => nic.isolated).map(({ nic }) => q(tapName(nic.id)));
   const lone = plugged.filter(({ nic }) => nic.isolated && nic.type === 'bridge').map(({ nic }) => q(tapName(nic.id)));
   const all = plugged.map(({ nic }) => q(tapName(nic.id)));
@@ -234,6 +248,9 @@ ${DROP_REASONS.map((r) => `  set drop_${r} { type ifname; size 65535; flags dyna
   chain check_ip6 {
     icmpv6 type { nd-router-advert, nd-redirect } ${drop('rogue_ra')}
     udp sport 547 udp dport 546 ${drop('rogue_dhcp')}
+    icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } meta mark ${FORGED_MARK} ${drop('nd_spoof')}
+    icmpv6 type nd-neighbor-advert @th,64,128 { ${gateways6.map((a) => `0x${a.replaceAll(':', '')}`).join(', ')} } ${drop('nd_spoof')}
+    ip6 saddr { ${gateways6.join(', ')} } ${drop('ip_spoof')}
     accept
   }
   chain bridged {
