@@ -6,6 +6,7 @@
  */
 import { Command, Option } from 'commander';
 import type { CardOptions, RuleOptions } from './commands/modify.ts';
+import { EXAMPLES as MORE_EXAMPLES } from './examples.ts';
 import type { Session } from './session.ts';
 
 const vms = () => import('./commands/vms.ts');
@@ -24,6 +25,16 @@ export function examplesOf(command: Command): readonly string[] {
 function examples(command: Command, ...lines: string[]): Command {
   EXAMPLES.set(command, lines);
   return command.addHelpText('after', `\nExamples:\n${lines.map((l) => `  ${l}`).join('\n')}`);
+}
+
+/** Gives every command below the examples that stand apart. */
+function addExamples(command: Command, words: string, vm = ''): void {
+  for (const c of command.commands) {
+    const path = `${words} ${c.name()}`.trim();
+    const lines = MORE_EXAMPLES[path];
+    if (lines) examples(c, ...lines.map((l) => (vm === '' ? l : l.replace(' VM ', ` ${vm} `))));
+    addExamples(c, path, vm);
+  }
 }
 
 /** A command with the texts in click's wording, which users of Anka know. */
@@ -58,6 +69,7 @@ export function buildTree(s: Session): Command {
   addInsightCommands(root, s);
   addModify(root);
   addHostCommands(root, s);
+  addExamples(root, '');
   return root;
 }
 
@@ -246,6 +258,7 @@ export function modifyTree(s: Session | null, vm: string): Command {
   );
   port.action(async (name, spec, o: RuleOptions & { delete?: boolean }) => (await modify()).port(session, vm, name, spec, o));
   examples(port, `anka modify ${vm} port web 80:8080`, `anka modify ${vm} port ssh -g 22`, `anka modify ${vm} port ssh --delete`);
+  addExamples(root, 'modify VM', vm);
   return root;
 }
 

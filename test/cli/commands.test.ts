@@ -51,6 +51,9 @@ describe.skipIf(why !== null)(`the command${why ? ` (${why})` : ''}`, () => {
       'network',
       'port',
       'set network-card',
+      'set ram',
+      'set cpu',
+      'set name',
       'add network-card',
       'add port-forwarding',
       'delete network-card',
@@ -61,9 +64,9 @@ describe.skipIf(why !== null)(`the command${why ? ` (${why})` : ''}`, () => {
       const r = await anka.run([...c.split(' '), '--help']);
       expect(r.status, c).toBe(0);
       expect(r.stdout, c).toMatch(/^Usage: anka/);
+      expect(r.stdout, c).toMatch(/\nExamples:\n {2}\S*( |=)?.*anka /);
       expect(r.stderr, c).toBe('');
     }
-    expect(await anka.ok('modify vm1 set network-card --help')).toContain('Examples:');
     expect((await anka.run([])).stdout).toBe(await anka.ok('--help'));
   });
 
