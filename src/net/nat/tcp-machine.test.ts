@@ -1,0 +1,438 @@
+import { describe, expect, test } from 'vitest';
+import { PEER, TcpRig } from '../../../test/sim/tcp-rig.ts';
+
+const KB = Buffer.alloc(1024, 'x');
+
+describe('opening by the guest', () => {
+  test('B12: a SYN is answered when the outside connection stands', () => {
+    const r = new TcpRig();
+    r.guest('S');
+    expect(r.take()).toEqual(['connect 198.51.100.1:80']);
+    r.guest('S');
+    expect(r.take()).toEqual([]);
+    r.machine.onConnected(r.flow!, r.now);
+    expect(r.take()).toEqual(['S. seq 0 ack 1 mss 1460 scale 7']);
+    r.guest('.', { seq: 1, ack: 1 });
+    expect(r.take()).toEqual([]);
+    r.guest('P.', { seq: 1, ack: 1, data: 'GET /' });
+    expect(r.take()).toEqual(['write 5', '. seq 1 ack 6']);
+  });
+
+  test('a guest that does not scale windows gets none scaled, and no MSS means 536', () => {
+    const r = new TcpRig();
+    r.guest('S', { windowScale: -1 });
+    r.machine.onConnected(r.flow!, r.now);
+    expect(r.take()).toEqual(['connect 198.51.100.1:80', 'S. seq 0 ack 1 mss 1460 scale -1']);
+    const none = new TcpRig();
+    none.established({ mss: 0 });
+    none.host(Buffer.alloc(1000));
+    expect(none.take()).toEqual(['. seq 1 ack 1 len 536', 'P. seq 537 ack 1 len 464']);
+  });
+
+  test('refused is a RST, unreachable an ICMP error with the SYN in it', () => {
+    const r = new TcpRig();
+    r.guest('S');
+    r.machine.onNotConnected(r.flow!, { kind: 'refused' }, r.now);
+    expect(r.take()).toEqual(['connect 198.51.100.1:80', 'R. seq 0 ack 1']);
+    r.guest('S');
+    r.machine.onNotConnected(r.flow!, { kind: 'host-unreachable' }, r.now);
+    expect(r.take()).toEqual(['connect 198.51.100.1:80', 'icmp host-unreachable 192.168.64.2:40000']);
+    expect(r.machine.stats()['flows']).toBe(0);
+  });
+
+  test('policy: drop is silence, reset a refusal', () => {
+    const r = new TcpRig();
+    r.resolved = 'drop';
+    r.guest('S');
+    expect(r.take()).toEqual([]);
+    r.resolved = 'reset';
+    r.guest('S');
+    expect(r.take()).toEqual(['R. seq 0 ack 1']);
+  });
+
+  test('a lost SYN and ACK is sent again with backoff, and given up in the end', () => {
+    const r = new TcpRig();
+    r.guest('S');
+    r.machine.onConnected(r.flow!, r.now);
+    r.take();
+    const waits: number[] = [];
+    for (let i = 0; i < 6; i++) waits.push(Math.round(r.next() / 250));
+    expect(waits).toEqual([1, 2, 4, 8, 16, 32]);
+    expect(r.take()).toEqual([...new Array(5).fill('S. seq 0 ack 1 mss 1460 scale 7'), 'reset']);
+  });
+
+  test('a SYN that comes again is answered again', () => {
+    const r = new TcpRig();
+    r.guest('S');
+    r.machine.onConnected(r.flow!, r.now);
+    r.take();
+    r.guest('S');
+    expect(r.take()).toEqual(['S. seq 0 ack 1 mss 1460 scale 7']);
+  });
+
+  test('a guest that gives up while we connect takes the host socket with it', () => {
+    const r = new TcpRig();
+    r.guest('S');
+    r.take();
+    r.guest('R', { seq: 1 });
+    expect(r.take()).toEqual(['reset']);
+    r.machine.onConnected(r.flow!, r.now);
+    expect(r.take()).toEqual([]);
+  });
+
+  test('an ACK of a SYN that we did not send is reset (RFC 9293 3.10.7.4)', () => {
+    const r = new TcpRig();
+    r.guest('S');
+    r.machine.onConnected(r.flow!, r.now);
+    r.take();
+    r.guest('.', { seq: 1, ack: 77 });
+    expect(r.take()).toEqual(['R seq 77']);
+  });
+
+  test('segments of no connection are reset; a RST is not answered', () => {
+    const r = new TcpRig();
+    r.guest('.', { seq: 5, ack: 9 });
+    expect(r.take()).toEqual(['R seq 9']);
+    r.guest('F', { seq: 5, data: 'abc' });
+    expect(r.take()).toEqual(['R. seq 0 ack 9']);
+    r.guest('R', { seq: 5 });
+    expect(r.take()).toEqual([]);
+  });
+
+  test('10,000 half-open connections do not keep the next one out', () => {
+    const r = new TcpRig({ limits: { flows: 500, connecting: 100 } });
+    for (let i = 0; i < 10_000; i++) r.guest('S', { guestPort: 1024 + (i % 60_000), peerPort: 1 + (i >> 4) });
+    expect(r.machine.stats()).toMatchObject({ flows: 100, connecting: 100, evicted: 9900 });
+    r.take();
+    r.guest('S', { guestPort: 65_000, peerPort: 443 });
+    expect(r.take()).toEqual(['reset', 'connect 198.51.100.1:443']);
+  });
+
+  test('a port that is full of working connections refuses more', () => {
+    const r = new TcpRig({ limits: { flows: 3 } });
+    for (let i = 0; i < 3; i++) r.established({ guestPort: 1000 + i });
+    r.guest('S', { guestPort: 1003 });
+    expect(r.take()).toEqual([expect.stringMatching(/^R\./)]);
+    expect(r.machine.stats()).toMatchObject({ flows: 3, flowLimit: 1 });
+  });
+});
+
+describe('opening towards the guest (B67)', () => {
+  const accept = (r: TcpRig) => {
+    const flow = r.machine.accept(r.port, 0xc0a84002, 22, PEER, 51_000, r.now)!;
+    r.flow = flow;
+    return flow;
+  };
+  const toGuest = { guestPort: 22, peerPort: 51_000 };
+
+  test('the SYN comes from the client; its payload waits for the answer', () => {
+    const r = new TcpRig();
+    accept(r);
+    expect(r.take()).toEqual(['S seq 0 mss 1460 scale 7']);
+    r.host('SSH-2.0');
+    expect(r.take()).toEqual([]);
+    r.guest('S.', { ...toGuest, ack: 1 });
+    expect(r.take()).toEqual(['P. seq 1 ack 1 len 7']);
+    r.guest('P.', { ...toGuest, seq: 1, ack: 8, data: 'hello' });
+    expect(r.take()).toEqual(['write 5', '. seq 8 ack 6']);
+  });
+
+  test('B65: no listener is a refusal, silence a timeout', () => {
+    const r = new TcpRig();
+    let why = '';
+    accept(r).onRefused = (w) => {
+      why = w.kind;
+    };
+    r.take();
+    r.guest('R.', { ...toGuest, ack: 1 });
+    expect([r.take(), why]).toEqual([['reset'], 'refused']);
+    accept(r).onRefused = (w) => {
+      why = w.kind;
+    };
+    r.pass(20_000);
+    expect(r.take().at(-1)).toBe('reset');
+    expect(why).toBe('timeout');
+    expect(r.machine.stats()['flows']).toBe(0);
+  });
+
+  test('an old connection of the guest on these ports is reset by its ACK (RFC 9293 3.5.1)', () => {
+    const r = new TcpRig();
+    accept(r);
+    r.take();
+    r.guest('.', { ...toGuest, seq: 500, ack: 300 });
+    expect(r.take()).toEqual(['R seq 300']);
+    r.guest('S.', { ...toGuest, ack: 1 });
+    expect(r.take()).toEqual(['. seq 1 ack 1']);
+  });
+});
+
+describe('payload of the guest', () => {
+  test('a run of segments is one write and one ACK', () => {
+    const r = new TcpRig().established();
+    r.run([0, 1, 2, 3].map((i) => r.build('.', { seq: 1 + i * 1000, ack: 1, data: Buffer.alloc(1000, String(i)) })));
+    expect(r.take()).toEqual(['write 4000', '. seq 1 ack 4001']);
+    expect(r.written[0]!.toString()).toBe('0'.repeat(1000) + '1'.repeat(1000) + '2'.repeat(1000) + '3'.repeat(1000));
+  });
+
+  test('what is out of order is dropped and answered by duplicate ACKs; what overlaps is trimmed', () => {
+    const r = new TcpRig().established();
+    r.guest('.', { seq: 101, data: 'later' });
+    expect(r.take()).toEqual(['. seq 1 ack 1']);
+    r.run([0, 1, 2, 3, 4].map((i) => r.build('.', { seq: 1001 + i * 100, data: Buffer.alloc(100) })));
+    expect(r.take()).toEqual(['. seq 1 ack 1', '. seq 1 ack 1', '. seq 1 ack 1']);
+    r.guest('.', { seq: 1, data: 'abcdef' });
+    r.guest('.', { seq: 4, data: 'defghi' });
+    expect(r.take()).toEqual(['write 6', '. seq 1 ack 7', 'write 3', '. seq 1 ack 10']);
+    r.guest('.', { seq: 1, data: 'abcdef' });
+    expect(r.take()).toEqual(['. seq 1 ack 10']);
+    expect(Buffer.concat(r.written).toString()).toBe('abcdefghi');
+  });
+
+  test('a keep-alive probe is answered', () => {
+    const r = new TcpRig().established();
+    r.guest('.', { seq: 0, ack: 1 });
+    expect(r.take()).toEqual(['. seq 1 ack 1']);
+  });
+
+  test('the sequence number goes round', () => {
+    const r = new TcpRig({ isn: -3 }).established();
+    r.guest('.', { seq: 1, data: 'across the end' });
+    expect(r.take()).toEqual(['write 14', '. seq 1 ack 15']);
+  });
+
+  test('a host that does not take it closes the window; when it takes it, the guest is told', () => {
+    const r = new TcpRig({ mtu: 65_520 }).established({ mss: 60_000 });
+    r.stuck = true;
+    let sent = 0;
+    for (let i = 0; i < 200; i++) {
+      r.guest('.', { seq: 1 + sent, data: Buffer.alloc(60_000) });
+      if (!r.log.some((l) => l.startsWith('write'))) break;
+      sent += 60_000;
+      r.take();
+    }
+    expect(sent).toBeGreaterThan(4_000_000);
+    expect(sent).toBeLessThan(4_400_000);
+    r.take();
+    const flow = r.flow!;
+    flow.owner.queued -= flow.queued;
+    flow.queued = 0;
+    r.machine.onDrained(flow, r.now);
+    expect(r.take()).toEqual([expect.stringMatching(/^\. seq 1 ack \d+$/)]);
+  });
+});
+
+describe('payload for the guest', () => {
+  test('is cut to the MSS, pushed at its end, and kept until acknowledged', () => {
+    const r = new TcpRig().established();
+    r.host(Buffer.alloc(3000));
+    expect(r.take()).toEqual(['. seq 1 ack 1 len 1460', '. seq 1461 ack 1 len 1460', 'P. seq 2921 ack 1 len 80']);
+    expect(r.flow!.send.length).toBe(3000);
+    r.guest('.', { seq: 1, ack: 1461 });
+    expect(r.flow!.send.length).toBe(1540);
+    r.guest('.', { seq: 1, ack: 3001 });
+    expect([r.flow!.send.length, r.take()]).toEqual([0, []]);
+  });
+
+  test("the guest's window is kept to", () => {
+    const r = new TcpRig().established({ windowScale: 0, window: 2000 });
+    r.host(Buffer.alloc(5000));
+    expect(r.take()).toEqual(['P. seq 1 ack 1 len 1460']);
+    r.guest('.', { seq: 1, ack: 1461, window: 3000 });
+    expect(r.take()).toEqual(['. seq 1461 ack 1 len 1460', 'P. seq 2921 ack 1 len 1460']);
+  });
+
+  test('a closed window is probed with backoff, and opens', () => {
+    const r = new TcpRig().established({ windowScale: 0, window: 0 });
+    r.host(KB);
+    expect(r.take()).toEqual([]);
+    const first = r.next();
+    expect(r.take()).toEqual(['. seq 0 ack 1']);
+    r.guest('.', { seq: 1, ack: 1, window: 0 });
+    const second = r.next();
+    expect(r.take()).toEqual(['. seq 0 ack 1']);
+    expect(second).toBeGreaterThan(first * 1.8);
+    r.guest('.', { seq: 1, ack: 1, window: 65535 });
+    expect(r.take()).toEqual(['P. seq 1 ack 1 len 1024']);
+  });
+
+  test('three duplicate ACKs send the oldest segment again, a partial ACK the next one (RFC 6582)', () => {
+    const r = new TcpRig().established();
+    r.host(Buffer.alloc(14_600));
+    expect(r.take().length).toBe(10);
+    for (let i = 0; i < 3; i++) r.guest('.', { seq: 1, ack: 1 });
+    expect(r.take()).toEqual(['P. seq 1 ack 1 len 1460']);
+    r.guest('.', { seq: 1, ack: 1 });
+    expect(r.take()).toEqual([]);
+    r.guest('.', { seq: 1, ack: 4381 });
+    expect(r.take()).toEqual(['P. seq 4381 ack 1 len 1460']);
+    r.guest('.', { seq: 1, ack: 14_601 });
+    expect(r.take()).toEqual([]);
+  });
+
+  test('a timeout begins again at the oldest byte, one segment first, and backs off', () => {
+    const r = new TcpRig().established();
+    r.host(Buffer.alloc(4380));
+    r.take();
+    const first = r.next();
+    expect(r.take()).toEqual(['P. seq 1 ack 1 len 1460']);
+    const second = r.next();
+    expect(r.take()).toEqual(['P. seq 1 ack 1 len 1460']);
+    expect(second).toBeGreaterThan(first * 1.8);
+    r.guest('.', { seq: 1, ack: 1461 });
+    expect(r.take()).toEqual(['. seq 1461 ack 1 len 1460', 'P. seq 2921 ack 1 len 1460']);
+  });
+
+  test('a guest that stays silent is given up', () => {
+    const r = new TcpRig().established();
+    r.host(KB);
+    r.take();
+    r.pass(1_000_000);
+    expect(r.take().slice(-2)).toEqual([expect.stringMatching(/^R\. seq/), 'reset']);
+    expect(r.machine.stats()['flows']).toBe(0);
+  });
+
+  test('an idle guest is asked after two hours', () => {
+    const r = new TcpRig().established();
+    r.pass(7_199_000);
+    expect(r.take()).toEqual([]);
+    r.pass(2_000);
+    expect(r.take()).toEqual(['. seq 0 ack 1']);
+  });
+
+  test('no room to the guest: it waits, and the host socket is not read meanwhile', () => {
+    const r = new TcpRig().established();
+    r.port.space = 0;
+    for (let i = 0; i < 200; i++) r.host(KB);
+    expect(r.take()).toEqual(['do not read']);
+    r.port.space = 1 << 20;
+    r.machine.onRoom(r.port, r.now);
+    const log = r.take();
+    expect(log.at(-1)).toBe('read');
+    expect(log.filter((l) => l.includes('len')).length).toBeGreaterThan(130);
+  });
+});
+
+describe('ends', () => {
+  test('half-close by the guest: the host goes on sending', () => {
+    const r = new TcpRig().established();
+    r.guest('F.', { seq: 1, ack: 1, data: 'last' });
+    expect(r.take()).toEqual(['write 4', 'end', '. seq 1 ack 6']);
+    r.host('still here');
+    expect(r.take()).toEqual(['P. seq 1 ack 6 len 10']);
+    r.guest('.', { seq: 6, ack: 11 });
+    r.machine.onHostEnd(r.flow!, r.now);
+    expect(r.take()).toEqual(['F. seq 11 ack 6']);
+    r.guest('.', { seq: 6, ack: 12 });
+    expect(r.take()).toEqual(['close']);
+    expect(r.machine.stats()).toMatchObject({ flows: 0, timeWait: 0 });
+  });
+
+  test('half-close by the host: the guest goes on sending, then TIME-WAIT is ours', () => {
+    const r = new TcpRig().established();
+    r.machine.onHostEnd(r.flow!, r.now);
+    expect(r.take()).toEqual(['F. seq 1 ack 1']);
+    r.guest('.', { seq: 1, ack: 2 });
+    r.guest('P.', { seq: 1, ack: 2, data: 'more' });
+    expect(r.take()).toEqual(['write 4', '. seq 2 ack 5']);
+    r.guest('F.', { seq: 5, ack: 2 });
+    expect(r.take()).toEqual(['end', '. seq 2 ack 6', 'close']);
+    expect(r.machine.stats()).toMatchObject({ flows: 1, timeWait: 1 });
+    r.guest('F.', { seq: 5, ack: 2 });
+    expect(r.take()).toEqual(['. seq 2 ack 6']);
+    r.pass(3000);
+    expect([r.take(), r.machine.stats()['flows']]).toEqual([[], 0]);
+  });
+
+  test('simultaneous close', () => {
+    const r = new TcpRig().established();
+    r.machine.onHostEnd(r.flow!, r.now);
+    r.guest('F.', { seq: 1, ack: 1 });
+    expect(r.take()).toEqual(['F. seq 1 ack 1', 'end', '. seq 2 ack 2']);
+    r.guest('.', { seq: 2, ack: 2 });
+    expect(r.take()).toEqual(['close']);
+    expect(r.machine.stats()['timeWait']).toBe(1);
+  });
+
+  test('our FIN is sent again when it is lost, and never once acknowledged', () => {
+    const r = new TcpRig().established();
+    r.machine.onHostEnd(r.flow!, r.now);
+    r.take();
+    r.next();
+    expect(r.take()).toEqual(['F. seq 1 ack 1']);
+    r.guest('.', { seq: 1, ack: 2 });
+    r.pass(60_000);
+    expect(r.take()).toEqual([]);
+  });
+
+  test('a FIN waits for the payload before it', () => {
+    const r = new TcpRig().established({ windowScale: 0, window: 100 });
+    r.host(KB.subarray(0, 150));
+    r.machine.onHostEnd(r.flow!, r.now);
+    expect(r.take()).toEqual(['P. seq 1 ack 1 len 100']);
+    r.guest('.', { seq: 1, ack: 101, window: 100 });
+    expect(r.take()).toEqual(['P. seq 101 ack 1 len 50', 'F. seq 151 ack 1']);
+  });
+
+  test('a new SYN ends TIME-WAIT (RFC 9293 3.10.7.4)', () => {
+    const r = new TcpRig().established();
+    r.machine.onHostEnd(r.flow!, r.now);
+    r.guest('F.', { seq: 1, ack: 2 });
+    r.take();
+    r.guest('S', { seq: 5000 });
+    expect(r.take()).toEqual(['connect 198.51.100.1:80']);
+  });
+
+  test('RST of the guest: only the right number counts (RFC 5961)', () => {
+    const r = new TcpRig().established();
+    r.guest('R', { seq: 100 });
+    expect(r.take()).toEqual(['. seq 1 ack 1']);
+    r.guest('R', { seq: 900_000_000 });
+    expect(r.take()).toEqual([]);
+    r.guest('S', { seq: 50 });
+    expect(r.take()).toEqual(['. seq 1 ack 1']);
+    for (let i = 0; i < 50; i++) r.guest('R', { seq: 100 });
+    expect(r.take().length).toBe(8);
+    r.guest('R', { seq: 1 });
+    expect(r.take()).toEqual(['reset']);
+  });
+
+  test('RST of the host is passed on', () => {
+    const r = new TcpRig().established();
+    r.machine.onHostReset(r.flow!, r.now);
+    expect(r.take()).toEqual(['R. seq 1 ack 1']);
+    expect(r.machine.stats()['flows']).toBe(0);
+  });
+
+  test('an ACK of what was never sent changes nothing', () => {
+    const r = new TcpRig().established();
+    r.guest('.', { seq: 1, ack: 5000 });
+    expect(r.take()).toEqual(['. seq 1 ack 1']);
+    r.host('abc');
+    expect(r.take()).toEqual(['P. seq 1 ack 1 len 3']);
+  });
+
+  test('cut resets both sides; a port that goes takes its flows along', () => {
+    const r = new TcpRig().established();
+    r.machine.cut(r.flow!, r.now);
+    expect(r.take()).toEqual(['R. seq 1 ack 1', 'reset']);
+    r.established();
+    r.machine.onAddressGone(r.port, 0xc0a84002, r.now);
+    expect(r.take()).toEqual(['reset']);
+    r.established();
+    r.machine.onPortGone(r.port);
+    expect(r.take()).toEqual(['reset']);
+    expect(r.machine.stats()['flows']).toBe(0);
+  });
+});
+
+test('initial sequence numbers: the same connection again is ahead by the clock, another one is elsewhere (RFC 6528)', () => {
+  const first = new TcpRig();
+  first.established();
+  const again = new TcpRig();
+  again.now += 1000;
+  again.established();
+  expect((again.iss - first.iss) | 0).toBe(250_000);
+  const other = new TcpRig();
+  other.established({ guestPort: 40_001 });
+  expect(other.iss).not.toBe(first.iss);
+});
