@@ -85,7 +85,7 @@ export class TcpGateway implements TcpPath {
     this.#sharedView = o.memory.buffer(this.#shared, LARGE_CHUNK);
     const host: HostSide = {
       connect: (flow, address, port) => this.#connect(flow, address, port),
-      write: (flow, at, length) => this.#write(flow, at, length),
+      write: (flow, at, length, queued) => this.#write(flow, at, length, queued),
       end: (flow) => this.#socket(flow)?.end(),
       close: (flow) => this.#close(flow),
       reset: (flow) => this.#reset(flow.host as HostSocket | null),
@@ -341,14 +341,14 @@ export class TcpGateway implements TcpPath {
 
   // ---- writing
 
-  #write(flow: TcpFlow, at: number, length: number): void {
+  #write(flow: TcpFlow, at: number, length: number, queued: boolean): void {
     const h = flow.host as HostSocket;
     const socket = h.socket;
     if (!socket || socket.destroyed) return;
     const mark = ++h.written;
     h.done ??= () => this.#onWritten(h);
     if (socket.writableLength === 0 && h.unpin === null) {
-      const unpin = this.#run?.pinRun?.();
+      const unpin = queued ? null : this.#run?.pinRun?.();
       if (unpin) {
         socket.write(this.#memory.buffer(at, length), h.done);
         if (socket.writableLength === 0) unpin();

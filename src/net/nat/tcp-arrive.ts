@@ -4,14 +4,16 @@
  * Theory of operation. The order of RFC 9293 3.10.7.4: is it acceptable, RST, SYN, ACK and window, payload, FIN. Segments come joined by the `coalesce` kernel, so one call stands for a whole
  * chunk of the guest's stream, and one ACK at the end of the run answers all of it.
  *
- * Limits. Payload out of order is dropped and answered by a duplicate ACK per segment: the guest's link keeps order, so that a gap means a loss, after which the guest sends from the gap on
- * anyhow; a queue for it would be memory that a hostile guest fills. What overlaps what we have is trimmed. Urgent data is ordinary data.
+ * What is out of order waits in a small queue, and each such segment is answered by a duplicate ACK at once, so that the guest sends again what is missing. What overlaps is trimmed.
+ *
+ * Limits. A FIN out of order is not kept. Urgent data is ordinary data.
  *
  * Read first: RFC 9293, RFC 5961.
  */
 import { seqAdd, seqDiff } from '../../wire/sequence.ts';
 import { TcpFlag } from '../../wire/tcp.ts';
 import { Happened, type TcpFlow } from './tcp-flow.ts';
+import type { TcpReassembly } from './tcp-reassembly.ts';
 import type { TcpSender } from './tcp-send.ts';
 
 /** Challenge ACKs per flow and second (RFC 5961 7). */
@@ -21,8 +23,10 @@ const MAX_DUPLICATES = 3;
 
 /** What the machine has to do about it. */
 export interface ArriveActions {
-  /** In-order payload: [at, at + length) in packet memory. False: not taken, as the port's account is full. */
-  onPayload(flow: TcpFlow, at: number, length: number): boolean;
+  /** In-order payload: [at, at + length) in packet memory, of this run or (`queued`) from the queue. False: not taken, as the port's account is full. */
+  onPayload(flow: TcpFlow, at: number, length: number, queued: boolean): boolean;
+  /** Payload out of order, to be kept if there is room. */
+  onEarly(flow: TcpFlow, seq: number, at: number, length: number): void;
   /** The guest sends no more. */
   onGuestEnd(flow: TcpFlow): void;
   /** The guest gave up. */
@@ -69,7 +73,7 @@ export class TcpArrivals {
       if (old <= 0 || seqDiff(ack, flow.sndUna) <= 0) return;
     }
     if (!this.#ack(flow, seq, ack, window, length + fin, now)) return;
-    if (length > 0) this.#payload(flow, old, at, length, segments);
+    if (length > 0) this.#payload(flow, seq, old, at, length, segments);
     if (fin && !(flow.events & Happened.finIn)) {
       if (seqAdd(seq, length) === flow.rcvNxt && seqDiff(flow.rcvEdge, flow.rcvNxt) >= 0) {
         flow.rcvNxt = seqAdd(flow.rcvNxt, 1);
@@ -104,9 +108,11 @@ export class TcpArrivals {
     return true;
   }
 
-  #payload(flow: TcpFlow, old: number, at: number, length: number, segments: number): void {
+  #payload(flow: TcpFlow, seq: number, old: number, at: number, length: number, segments: number): void {
     if (old < 0) {
       this.outOfOrder += segments;
+      const fits = Math.min(length, seqDiff(flow.rcvEdge, seq));
+      if (fits > 0 && !(flow.events & Happened.finIn)) this.#actions.onEarly(flow, seq, at, fits);
       for (let i = Math.min(segments, MAX_DUPLICATES); i > 0; i--) this.#sender.acknowledge(flow);
       return;
     }
@@ -118,11 +124,22 @@ export class TcpArrivals {
       n = open;
     }
     if (n <= 0 || flow.events & Happened.finIn) return;
-    if (!this.#actions.onPayload(flow, at + old, n)) {
+    if (!this.#actions.onPayload(flow, at + old, n, false)) {
       this.refusedPayload++;
       return;
     }
-    if (!(flow.events & Happened.gone)) flow.rcvNxt = seqAdd(flow.rcvNxt, n);
+    if (flow.events & Happened.gone) return;
+    flow.rcvNxt = seqAdd(flow.rcvNxt, n);
+    if (flow.early) this.#late(flow, flow.early);
+  }
+
+  /** What waited for the payload that has just come. */
+  #late(flow: TcpFlow, early: TcpReassembly): void {
+    for (;;) {
+      const n = early.take(flow.rcvNxt);
+      if (n === 0 || !this.#actions.onPayload(flow, early.at, n, true)) return;
+      flow.rcvNxt = seqAdd(flow.rcvNxt, n);
+    }
   }
 
   /** An ACK to one who may be an impostor (RFC 5961): the real guest answers it with what is right. */

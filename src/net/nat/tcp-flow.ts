@@ -2,6 +2,7 @@
 
 import type { TcpRefusal } from './tcp-path.ts';
 import type { TcpPortState } from './tcp-ports.ts';
+import type { TcpReassembly } from './tcp-reassembly.ts';
 import type { TcpSendBuffer } from './tcp-send-buffer.ts';
 
 /** What has happened to a connection; a set, not a state: the textbook's states are sets of these. */
@@ -61,6 +62,8 @@ export class TcpFlow {
   /** Payload that the host socket has not taken yet, bytes. */
   queued = 0;
   ackDue = false;
+  /** Payload out of order; null until there is some. */
+  early: TcpReassembly | null = null;
 
   iss = 0;
   sndUna = 0;

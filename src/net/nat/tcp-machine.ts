@@ -23,6 +23,7 @@ import { Happened, TcpFlow } from './tcp-flow.ts';
 import { initialSequence } from './tcp-isn.ts';
 import type { GuestPort, ResolveTarget, TcpRefusal, TellUnreachable } from './tcp-path.ts';
 import { TcpPortState } from './tcp-ports.ts';
+import { TcpReassembly } from './tcp-reassembly.ts';
 import { TcpSender } from './tcp-send.ts';
 import { TcpSendBuffer } from './tcp-send-buffer.ts';
 import { TcpTable } from './tcp-table.ts';
@@ -32,8 +33,8 @@ import { TcpTimers } from './tcp-timers.ts';
 export interface HostSide {
   /** Answered by `onConnected` or `onNotConnected`. */
   connect(flow: TcpFlow, host: string, port: number): void;
-  /** Payload for the socket, at an offset in packet memory that is good during the call. Sets `flow.queued` to the bytes that are not taken yet. */
-  write(flow: TcpFlow, at: number, length: number): void;
+  /** Payload for the socket, at an offset in packet memory that is good during the call; it is in the guest's run, unless `queued`. Sets `flow.queued` to the bytes that are not taken yet. */
+  write(flow: TcpFlow, at: number, length: number, queued: boolean): void;
   /** The guest sends no more: FIN, after what is queued. */
   end(flow: TcpFlow): void;
   /** Both directions have ended: what is queued goes out, then the socket is closed. The flow is forgotten. */
@@ -124,7 +125,8 @@ export class TcpMachine {
     this.#emit = new TcpEmitter(o.memory, o.kernels, o.gatewayMac);
     this.#sender = new TcpSender(this.#emit, this.#timers);
     this.#arrive = new TcpArrivals(this.#sender, {
-      onPayload: (flow, at, length) => this.#payload(flow, at, length),
+      onPayload: (flow, at, length, queued) => this.#payload(flow, at, length, queued),
+      onEarly: (flow, seq, at, length) => this.#early(flow, seq, at, length),
       onGuestEnd: (flow) => o.host.end(flow),
       onGuestReset: (flow) => this.#guestReset(flow),
       mark: (flow) => this.#mark(flow),
@@ -431,10 +433,16 @@ export class TcpMachine {
     if (this.#emit.windowGrew(flow)) this.#sender.acknowledge(flow);
   }
 
-  #payload(flow: TcpFlow, at: number, length: number): boolean {
+  #early(flow: TcpFlow, seq: number, at: number, length: number): void {
+    if (flow.owner.held >= this.#limits.portSendMemory) return;
+    flow.early ??= new TcpReassembly(this.pool, flow.owner);
+    flow.early.add(seq, at, length);
+  }
+
+  #payload(flow: TcpFlow, at: number, length: number, queued: boolean): boolean {
     if (flow.events & Happened.hostDone) return false;
     if (flow.owner.queued > PORT_QUEUE_CAP || flow.queued > WINDOW) return false;
-    this.#o.host.write(flow, at, length);
+    this.#o.host.write(flow, at, length, queued);
     return true;
   }
 
@@ -518,6 +526,7 @@ export class TcpMachine {
     state.connecting.delete(flow);
     state.timeWait.delete(flow);
     flow.send.clear();
+    flow.early?.clear();
     this.#emit.giveTemplate(flow.template);
     flow.onRefused = null;
   }

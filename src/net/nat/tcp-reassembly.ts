@@ -1,0 +1,96 @@
+/**
+ * Payload of the guest that came before what goes before it.
+ *
+ * Theory of operation. Runs of bytes in chunks of packet memory, sorted by sequence number. A run that goes on where another ends is put behind it. Overlaps are kept, and trimmed when they are taken.
+ *
+ * Limits. A flow keeps MAX_BYTES in MAX_RUNS runs at most; what is beyond is dropped, and the guest sends it again.
+ */
+import { seqAdd, seqDiff } from '../../wire/sequence.ts';
+import { type Chunk, type ChunkPool, LARGE_CHUNK } from './packet-chunks.ts';
+
+const MAX_BYTES = 1 << 20;
+const MAX_RUNS = 128;
+
+interface Run {
+  /** Sequence number of the byte at `chunk.start`. */
+  seq: number;
+  chunk: Chunk;
+}
+
+export class TcpReassembly {
+  readonly #pool: ChunkPool;
+  readonly #account: { held: number };
+  readonly #runs: Run[] = [];
+  #held = 0;
+  /** Result of `take`: where the bytes are in packet memory, good until the next call. */
+  at = 0;
+  #spent: Chunk | null = null;
+
+  constructor(pool: ChunkPool, account: { held: number }) {
+    this.#pool = pool;
+    this.#account = account;
+  }
+
+  /** Keeps a copy of [at, at + length), whose first byte is `seq`. False when it, or a part of it, was not kept. */
+  add(seq: number, at: number, length: number): boolean {
+    const runs = this.#runs;
+    let i = runs.length;
+    while (i > 0 && seqDiff(runs[i - 1]!.seq, seq) > 0) i--;
+    while (length > 0) {
+      const before = i > 0 ? runs[i - 1]! : null;
+      const ends = before ? seqAdd(before.seq, before.chunk.end - before.chunk.start) : seq;
+      const have = before ? Math.min(length, seqDiff(ends, seq)) : 0;
+      if (have > 0) {
+        seq = seqAdd(seq, have);
+        at += have;
+        length -= have;
+        continue;
+      }
+      let chunk = before && ends === seq && before.chunk.free > 0 ? before.chunk : null;
+      if (!chunk) {
+        if (this.#held >= MAX_BYTES || runs.length >= MAX_RUNS) return false;
+        chunk = this.#pool.take(Math.min(length, LARGE_CHUNK));
+        if (!chunk) return false;
+        this.#held += chunk.size;
+        this.#account.held += chunk.size;
+        runs.splice(i++, 0, { seq, chunk });
+      }
+      const n = Math.min(chunk.free, length);
+      this.#pool.memory.u8.copyWithin(chunk.end, at, at + n);
+      chunk.end += n;
+      seq = seqAdd(seq, n);
+      at += n;
+      length -= n;
+    }
+    return true;
+  }
+
+  /** Takes out the run that goes on at `next`: sets `at` and returns its bytes; 0 when there is none. */
+  take(next: number): number {
+    this.#settle();
+    for (;;) {
+      const first = this.#runs[0];
+      if (!first || seqDiff(first.seq, next) > 0) return 0;
+      this.#runs.shift();
+      this.#spent = first.chunk;
+      const skip = seqDiff(next, first.seq);
+      this.at = first.chunk.start + skip;
+      if (this.at < first.chunk.end) return first.chunk.end - this.at;
+      this.#settle();
+    }
+  }
+
+  /** Gives back what the last `take` handed out. */
+  #settle(): void {
+    const chunk = this.#spent;
+    this.#spent = null;
+    if (!chunk) return;
+    this.#held -= chunk.size;
+    this.#account.held -= chunk.size;
+    this.#pool.give(chunk);
+  }
+
+  clear(): void {
+    for (this.#settle(); this.#runs.length > 0; this.#settle()) this.#spent = this.#runs.pop()!.chunk;
+  }
+}
