@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH=$PATH:/usr/sbin:/sbin
 run=(qemu-system-x86 qemu-utils iproute2 nftables mmdebstrap uidmap e2fsprogs cpio kmod busybox-static openssh-client procps dosfstools mtools)
-peers=(curl iperf3 ethtool udhcpc isc-dhcp-client bind9-dnsutils tshark dnsmasq-base python3-minimal iputils-ping iptables tcpdump mandoc librsvg2-bin gcc libc6-dev zsh fish)
+peers=(curl iperf3 ethtool udhcpc isc-dhcp-client bind9-dnsutils tshark dnsmasq-base python3-minimal iputils-ping iptables tcpdump mandoc librsvg2-bin gcc libc6-dev zsh fish syslinux)
 want=("${run[@]}")
 [ "${1:-}" = --test ] && want+=("${peers[@]}")
 missing=()
