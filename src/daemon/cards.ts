@@ -9,6 +9,7 @@ import { randomInt } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CallSettings, OnProgress } from '../api/service.ts';
 import type { NetworkCardRequest } from '../api/types.ts';
+import type { ObservedState } from '../engine/engine.ts';
 import { listRoutes } from '../host/links.ts';
 import { AnkaError } from '../lib/errors.ts';
 import { isInterfaceName } from '../lib/settings.ts';
@@ -26,8 +27,8 @@ import { settingValue } from './settings.ts';
 export const PULSES_MS = [1200, 3000];
 const DHCP_WAIT_MS = 5000;
 
-/** Checks a request against a VM, and gives the row's change. */
-export function cardChange(ctx: Context, vm: VmRow, r: NetworkCardRequest): Partial<VmRow> {
+/** Checks a request against a VM, and gives the row's change. `seen` is what the engine observes, where VMs run. */
+export function cardChange(ctx: Context, vm: VmRow, r: NetworkCardRequest, seen: ObservedState | null): Partial<VmRow> {
   const change: Partial<VmRow> = {};
   if (r.type !== undefined) change.type = r.type === 'bridged' ? 'bridge' : r.type;
   if (r.bridge !== undefined) {
@@ -41,7 +42,7 @@ export function cardChange(ctx: Context, vm: VmRow, r: NetworkCardRequest): Part
   if (r.mac === null) change.insideMac = null;
   else if (r.mac !== undefined) change.insideMac = checkMac(r.mac);
   if (r.ip === 'auto') change.reservedIp = null;
-  else if (r.ip !== undefined) change.reservedIp = checkReservation(ctx, { ...vm, ...change }, r.ip);
+  else if (r.ip !== undefined) change.reservedIp = checkReservation(ctx, { ...vm, ...change }, r.ip, seen);
   else if (change.type && change.type !== vm.type && vm.reservedIp !== null)
     change.reservedIp = keepsReservation(ctx, change.type, vm.reservedIp) ? vm.reservedIp : null;
   return change;
@@ -60,7 +61,7 @@ function keepsReservation(ctx: Context, type: VmRow['type'], ip: number): boolea
   return network !== undefined && subnetContains(network.subnet, ip);
 }
 
-function checkReservation(ctx: Context, vm: VmRow, text: string): number {
+function checkReservation(ctx: Context, vm: VmRow, text: string, seen: ObservedState | null): number {
   const ip = parseIpv4(text);
   if (ip === null) throw new AnkaError('badValue', `'${text}' is no IPv4 address; write one like 192.168.64.50, or auto`);
   const network = desiredNetworks(ctx).find((n) => n.name === vm.type);
@@ -74,6 +75,8 @@ function checkReservation(ctx: Context, vm: VmRow, text: string): number {
   if (ip === gatewayOf(s)) throw new AnkaError('addressTaken', `${text} is the gateway's own address`);
   const owner = ctx.vms.all().find((v) => v.uuid !== vm.uuid && v.reservedIp === ip && v.type === vm.type);
   if (owner) throw new AnkaError('addressTaken', `${text} is reserved for VM ${owner.name}`);
+  const user = ctx.vms.find(seen?.nics.find((n) => n.id !== vm.uuid && n.ip === ip)?.id ?? '');
+  if (user) throw new AnkaError('addressTaken', `${text} is in use by VM ${user.name}; choose another, or stop ${user.name} first`);
   return ip;
 }
 
@@ -175,6 +178,7 @@ export async function addCard(
   reconciler: Reconciler,
   vm: VmRow,
   r: NetworkCardRequest,
+  seen: ObservedState | null,
   settings: CallSettings,
   progress: OnProgress,
 ): Promise<string> {
@@ -191,7 +195,7 @@ export async function addCard(
     reservedIp: null,
     local: true,
   };
-  const change = { ...blank, ...cardChange(ctx, { ...vm, ...blank }, r) };
+  const change = { ...blank, ...cardChange(ctx, { ...vm, ...blank }, r, seen) };
   const machine = ctx.machines.get(vm.uuid);
   if (!machine) {
     ctx.vms.update(vm.uuid, change);

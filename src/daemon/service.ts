@@ -130,9 +130,11 @@ export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, fa
     },
     delete: (ref, progress) => vms.delete(ref, progress),
     addCard: (ref, request, settings, progress) =>
-      vms.exclusive(ref, async (vm) => ({ message: await addCard(ctx, reconciler, vm, request, settings, progress) })),
+      vms.exclusive(ref, async (vm) => ({ message: await addCard(ctx, reconciler, vm, request, await observed(), settings, progress) })),
     setCard: (ref, request, settings, progress) =>
-      vms.exclusive(ref, async (vm) => ({ message: await changeCard(ctx, reconciler, vm, cardChange(ctx, vm, request), settings, progress) })),
+      vms.exclusive(ref, async (vm) => ({
+        message: await changeCard(ctx, reconciler, vm, cardChange(ctx, vm, request, await observed()), settings, progress),
+      })),
     deleteCard: (ref) => vms.exclusive(ref, (vm) => removeCard(ctx, reconciler, vm)),
     addRule: (ref, request, settings) =>
       vms.exclusive(ref, async (vm) => {
