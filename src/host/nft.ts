@@ -1,5 +1,6 @@
 /** nftables: rules are written as text in one transaction, and read back as stateless text, to be compared. */
 import { AnkaError } from '../lib/errors.ts';
+import { parseIpv4 } from '../wire/address.ts';
 import { run } from './exec.ts';
 
 /** Runs one transaction. */
@@ -37,4 +38,17 @@ export async function readSetCounters(family: string, table: string, prefix: str
     found.set(set.name.slice(prefix.length), counts);
   }
   return found;
+}
+
+/** Elements of a set whose type is an interface and an IPv4 address; empty when the set is not there. */
+export async function readAddressSet(family: string, table: string, set: string): Promise<{ dev: string; ip: number }[]> {
+  const text = await run('nft', ['-j', 'list', 'set', family, table, set]).catch(() => '{"nftables":[]}');
+  const { nftables } = JSON.parse(text) as { nftables: { set?: { elem?: { elem?: { val?: { concat?: string[] } } }[] } }[] };
+  return nftables
+    .flatMap((o) => o.set?.elem ?? [])
+    .flatMap((e) => {
+      const [dev, address] = e.elem?.val?.concat ?? [];
+      const ip = parseIpv4(address ?? '');
+      return dev === undefined || ip === null ? [] : [{ dev, ip }];
+    });
 }

@@ -145,6 +145,74 @@ describe.skipIf(why !== null)(`live changes${why ? ` (${why})` : ''}`, () => {
     await until('local again', () => vm2.pings(ip1) && vm1.pings(GW) && ping6(vm2, link(vm1)));
   });
 
+  describe('B50, B51: addresses that guests set by themselves', () => {
+    const set = (g: Namespace, ip: string) => g.run(`ip -4 addr flush dev eth0; ip addr add ${ip}/24 dev eth0; ip route replace default via ${GW}`);
+    const shown = (ip: string) => until(`${ip} is seen`, async () => (await observed(2))?.ip === number(ip));
+    const number = (ip: string) => ip.split('.').reduce((n, b) => n * 256 + Number(b), 0);
+
+    test('seen within two seconds, however it speaks; there and back again; forwarding follows', async () => {
+      await e.apply(state(nic(1, 'shared', { rules }), nic(2, 'shared', { rules: [rule(10008, 8080)] }), nic(3, 'host')));
+      for (const ip of ['192.168.64.77', '192.168.64.78', '192.168.64.77', ip2, '192.168.64.78', ip2]) {
+        set(vm2, ip);
+        // to another VM only, as a guest without need of the outside does
+        vm2.attempt(`ping -c1 -W1 -q ${ip1}`);
+        const since = Date.now();
+        await shown(ip);
+        console.log(`    ${ip} seen after ${Date.now() - since} ms`);
+        await until('forwarding follows', async () => (await greet(w.outside, 'tcp', HOST, 10008)) === 'vm2 sees 10.9.0.1');
+        expect((await observed(2))?.source).toBe(ip === ip2 ? 'lease' : 'static');
+      }
+      await e.apply(desired());
+    });
+
+    test('DHCP with a manual address (INFORM) is answered with the options, and no address', async () => {
+      set(vm2, '192.168.64.79');
+      const program = `
+import socket,struct
+m=bytes.fromhex('${macText(2).replaceAll(':', '')}')
+s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.setsockopt(1,25,b'eth0'); s.setsockopt(1,6,1); s.bind(('0.0.0.0',68)); s.settimeout(5)
+b=struct.pack('!BBBBIHH',1,1,6,0,77,0,0)+socket.inet_aton('192.168.64.79')+bytes(12)+m+bytes(202)+bytes.fromhex('63825363350108ff')
+s.sendto(b,('192.168.64.1',67)); a=s.recv(1500); o={}; i=240
+while a[i]!=255:
+  o[a[i]]=a[i+2:i+2+a[i+1]]; i+=2+a[i+1]
+print(socket.inet_ntoa(a[16:20]), o[53][0], socket.inet_ntoa(o[3]), socket.inet_ntoa(o[6]), 51 in o)`;
+      expect((await vm2.ask(`python3 -c "${program}"`))?.trim()).toBe(`0.0.0.0 5 ${GW} ${GW} False`);
+      await shown('192.168.64.79');
+      expect(vm2.pings(INTERNET)).toBe(true);
+    });
+
+    test('the address of another VM, of the gateway, or a reservation cannot be taken; whose it is goes on', async () => {
+      const f = await begin(w.host, ip1, 8080);
+      await e.apply(state(nic(1, 'shared', { rules, reservedIp: number('192.168.64.50') }), nic(2), nic(3, 'host')));
+      for (const ip of [ip1, GW, '192.168.64.50']) {
+        set(vm2, ip);
+        expect(vm2.attempt(`ping -c1 -W1 -q -I ${ip} ${ip === GW ? ip1 : GW}`), ip).toBeNull();
+      }
+      expect((await f.echoed()).gap).toBeLessThan(500);
+      expect(await address(vm1), 'the reservation is given').toBe('192.168.64.50');
+      await e.apply(desired());
+      ip2 = await address(vm2);
+      vm1.run('ip -4 addr flush dev eth0');
+      ip1 = await address(vm1);
+    });
+
+    test('an address that answers by ARP is not offered, though nobody knows whose it is', async () => {
+      const stranger = w.guest('x', 'stranger0', '02:00:00:00:00:99');
+      w.host.run('ip link set stranger0 master anka-shared up');
+      const free = [4, 5].map((n) => `192.168.64.${n}`);
+      for (const ip of free) stranger.run(`ip addr add ${ip}/24 dev eth0`);
+      await until('the stranger is there', () => w.host.pings('192.168.64.4'));
+      await e.apply(state(nic(1, 'shared', { rules }), nic(2), nic(3, 'shared')));
+      vm3.run('ip -4 addr flush dev eth0');
+      const got = await address(vm3);
+      expect(got).toMatch(/^192\.168\.64\./);
+      expect(free).not.toContain(got);
+      w.host.run('ip link del stranger0');
+      await e.apply(desired());
+      await address(vm3);
+    });
+  });
+
   describe('B15: no trick leads a host guest beyond the host', () => {
     /** Counts what the outside hears while something is tried. */
     const heard = async (attempt: () => Promise<unknown> | unknown): Promise<string> => {

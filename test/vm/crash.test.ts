@@ -35,7 +35,7 @@ interface Vm {
   name: string;
   status: string;
   mac?: string;
-  network?: { type: string };
+  network?: { type: string; healthy: boolean };
   port_forwarding: { name: string; host_port: number; guest_port: number }[];
 }
 
@@ -43,7 +43,7 @@ interface Vm {
 interface Step {
   line: string;
   target: string;
-  changes: 'exists' | 'status' | 'type' | 'rules';
+  changes: 'exists' | 'status' | 'type' | 'card' | 'rules';
 }
 
 describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
@@ -121,8 +121,14 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
       const s = pick(still).name;
       for (let i = 0; i < 4; i++) steps.push({ line: `start ${s}`, target: s, changes: 'status' });
     }
+    const awake = others.filter((v) => v.status !== 'suspended');
+    if (awake.length > 0) {
+      const { name, network } = pick(awake);
+      steps.push({ line: `modify ${name} ${network ? 'delete' : 'add'} network-card`, target: name, changes: 'card' });
+    }
     if (running.length > 0) {
       const r = pick(running).name;
+      steps.push({ line: `modify ${r} set network-card -t ${pick(['host', 'shared'])} ${pick(['--local', '--no-local'])}`, target: r, changes: 'type' });
       steps.push({ line: `suspend ${r}`, target: r, changes: 'status' }, { line: `suspend ${r}`, target: r, changes: 'status' });
       steps.push({ line: `stop -f ${r}`, target: r, changes: 'status' });
     }
@@ -191,9 +197,10 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
             continue;
           }
           expect(now.uuid).toBe(old.uuid);
-          if (!(step.target === old.name && step.changes === 'type')) expect(now.network?.type).toBe(old.network?.type);
+          const changed = step.target === old.name ? step.changes : '';
+          if (changed !== 'type' && changed !== 'card') expect(now.network?.type).toBe(old.network?.type);
           const ports = (v: Vm) => v.port_forwarding.map((r) => `${r.name} ${r.guest_port} ${r.name === 'ssh' ? r.host_port : ''}`).sort();
-          if (!(step.target === old.name && step.changes === 'rules')) expect(ports(now)).toEqual(ports(old));
+          if (changed !== 'rules' && changed !== 'card') expect(ports(now)).toEqual(ports(old));
           if (now.status !== old.status && now.status !== 'failed')
             expect(`${step.target} ${step.changes}`, `${old.name} is ${now.status}`).toBe(`${old.name} status`);
         }
@@ -202,6 +209,9 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
         expect(new Set(macs).size, 'outside MACs are unique').toBe(macs.length);
         checkFiles(after);
         const allowed = new Set(after.filter((v) => v.status === 'running').flatMap((v) => v.port_forwarding.map((r) => r.host_port)));
+        await until('every card is in the network of its type', async () =>
+          (await all()).every((v) => v.status !== 'running' || v.network === undefined || v.network.healthy),
+        );
         await until('no port leads to a VM that is gone', () => {
           const map = w.host.attempt('nft list map ip anka forward_any') ?? '';
           return [...map.matchAll(/(?:tcp|udp) \. (\d+) :/g)].every((m) => allowed.has(Number(m[1])));

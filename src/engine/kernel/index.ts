@@ -16,8 +16,8 @@ import { probeAddress } from '../../host/arp-probe.ts';
 import { run } from '../../host/exec.ts';
 import { openTap } from '../../host/ffi.ts';
 import { ipBatch, listAddresses, listLinks, listRoutes } from '../../host/links.ts';
-import { readNeighbours } from '../../host/neighbours.ts';
-import { applyNft, listTable, readSetCounters, withoutDynamicElements } from '../../host/nft.ts';
+import { type Neighbour, readNeighbours } from '../../host/neighbours.ts';
+import { applyNft, listTable, readAddressSet, readSetCounters, withoutDynamicElements } from '../../host/nft.ts';
 import { readSysctl } from '../../host/sysctl.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import { broadcastOf, gatewayOf, subnetContains } from '../../wire/address.ts';
@@ -420,7 +420,7 @@ class KernelEngine implements Engine {
       const s = status?.nics.find((x) => x.id === n.id);
       return { id: n.id, mac: n.outsideMac, leaseIp: s?.ip ?? null, lastDhcp: s?.lastDhcp ?? null };
     });
-    const neighbours = await readNeighbours();
+    const neighbours = [...(await readNeighbours()), ...(await this.#claims(nics))];
     const found = this.#statics.update(
       known,
       neighbours,
@@ -442,12 +442,26 @@ class KernelEngine implements Engine {
     const before = this.#static;
     this.#static = found;
     const changed = nics.filter((n) => found.get(n.id) !== before.get(n.id));
-    for (const nic of changed) {
-      // the address of before is forgotten unless its guest still answers: if it comes back, that is news
-      const now = found.get(nic.id) ?? known.find((k) => k.id === nic.id)?.leaseIp;
-      for (const n of neighbours) if (n.mac === nic.outsideMac && n.ip !== now) await probeAddress(n.ip, n.dev);
-    }
+    await Promise.all(
+      changed.map(async (nic) => {
+        // the address of before is forgotten unless its guest still answers: if it comes back, that is news
+        const lease = known.find((k) => k.id === nic.id)?.leaseIp;
+        const [old, now] = [before.get(nic.id) ?? lease, found.get(nic.id) ?? lease];
+        const entry = neighbours.find((n) => n.mac === nic.outsideMac && n.ip === old && n.ip !== now);
+        if (entry && (await probeAddress(entry.ip, entry.dev)) !== nic.outsideMac) this.#statics.left(nic.id, entry.ip);
+      }),
+    );
     return changed.length > 0 || found.size !== before.size;
+  }
+
+  /** What guests have said by ARP, also to others than the gateway, of addresses that are not theirs yet. */
+  async #claims(nics: readonly DesiredNic[]): Promise<Neighbour[]> {
+    if (nics.length === 0 || this.#applied === null) return [];
+    const byTap = new Map(nics.map((n) => [tapName(n.id), n]));
+    return (await readAddressSet('bridge', 'anka', 'claim')).flatMap(({ dev, ip }) => {
+      const nic = byTap.get(dev);
+      return nic ? [{ ip, mac: nic.outsideMac, dev: BRIDGES[nic.type as 'shared' | 'host'] }] : [];
+    });
   }
 
   async #applyRules(desired: DesiredState): Promise<void> {

@@ -1,9 +1,10 @@
 /**
  * Which address a card has, when its guest may set one by itself (B50): pure.
  *
- * Theory of operation: the host's ARP table shows every address under which a guest spoke to the gateway or announced itself. A pair of MAC and address
- * that was not there before is news; the newest news is the card's address, until its guest asks for a lease again. What was there at the first look is older
- * than any lease. Limits: a guest that never sends ARP for anything on its network is not seen.
+ * Theory of operation: the host's ARP table shows every address under which a guest spoke to the gateway or announced itself, and the guard's claims those
+ * under which it asked for others. A pair of MAC and address that was not there before is news; the newest news is the card's address, until its guest asks
+ * for a lease again. What was there at the first look is older than any lease. The engine makes the kernel forget an address that its guest has left, so that
+ * its return is news. Limits: a guest that never sends ARP for anything on its network is not seen.
  */
 import type { Neighbour } from '../../host/neighbours.ts';
 
@@ -42,6 +43,11 @@ export class StaticAddresses {
       else result.set(id, s.ip);
     }
     return result;
+  }
+
+  /** The guest does not answer for an address any more: if it comes back, that is news. */
+  left(id: string, ip: number): void {
+    this.#seen.delete(`${id}/${ip}`);
   }
 
   /** The card was pulled out: what was learned of it is over. */
