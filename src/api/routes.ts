@@ -133,6 +133,10 @@ export function createApp(service: AnkaService, version: string): OpenAPIHono {
   route('get', '/v1/networks', 'The networks', null, () => service.networks());
   route('post', '/v1/networks/reset', 'Removes every network object of ours', emptySchema, () => service.resetNetworks());
   route('get', '/v1/doctor', 'What breaks the networks on this host', null, () => service.doctor());
+  route('get', '/v1/vms/:ref/explain', 'What happens to a packet of, or for, a VM (query: from, to, protocol)', null, async (c) => {
+    const from = c.req.query('from');
+    return service.explain(ref(c), { to: c.req.query('to') ?? '', protocol: c.req.query('protocol') ?? 'tcp', ...(from === undefined ? {} : { from }) });
+  });
   long('post', '/v1/base-image', 'Builds the built-in guest', emptySchema, (_c, _b, p) => service.buildBaseImage(p));
 
   document(app, { method: 'get', path: '/metrics', summary: 'Counters, as Prometheus reads them' });

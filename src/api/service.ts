@@ -6,6 +6,8 @@ import type {
   DaemonEvent,
   DaemonStatus,
   DoctorFinding,
+  ExplainQuestion,
+  Explanation,
   GuestAccess,
   ModifyRequest,
   NetworkCardRequest,
@@ -58,6 +60,7 @@ export interface AnkaService {
   networks(): Promise<NetworkStatus[]>;
   resetNetworks(): Promise<{ removed: string[] }>;
   doctor(): Promise<DoctorFinding[]>;
+  explain(ref: string, question: ExplainQuestion): Promise<Explanation>;
   capture(ref: string, side: CaptureSide, filter: string): Promise<CaptureStream>;
   endCapture(id: string): Promise<CaptureEnd>;
   buildBaseImage(progress: OnProgress): Promise<void>;

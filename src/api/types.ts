@@ -209,6 +209,24 @@ export interface NetworkStatus {
   message: string;
 }
 
+/** A packet as it is asked about; every place is ADDR, ADDR:PORT, or a VM's name in place of the address. */
+export interface ExplainQuestion {
+  from?: string;
+  to: string;
+  protocol: string;
+}
+
+/** What happens to a packet (B93). */
+export interface Explanation {
+  packet: string;
+  verdict: 'allowed' | 'dropped' | 'refused';
+  rule: string;
+  reason: string;
+  translated: boolean;
+  steps: { at: string; does: string; rule: string }[];
+  arrives: { at: string; source: string; destination: string; port: number | null }[];
+}
+
 export interface DoctorFinding {
   id: string;
   level: 'ok' | 'warning' | 'error';

@@ -20,7 +20,7 @@ function allPaths(root: Command, inner: Command): Map<string, string[]> {
   return all;
 }
 
-const TAKES_VM = 'capture show describe start stop suspend reboot clone delete run ssh console nc modify cp';
+const TAKES_VM = 'capture explain show describe start stop suspend reboot clone delete run ssh console nc modify cp';
 const TYPES = 'shared host bridge disconnected';
 
 function bash(all: Map<string, string[]>): string {
@@ -40,6 +40,7 @@ _anka() {
     -t|--type|--mode) COMPREPLY=($(compgen -W '${TYPES}' -- "$cur")); return ;;
     -b|--bridge) COMPREPLY=($(compgen -W "$(ls /sys/class/net)" -- "$cur")); return ;;
     config) COMPREPLY=($(compgen -W '${SETTINGS.map((s) => s.key).join(' ')}' -- "$cur")); return ;;
+    from|to) [ "\${COMP_WORDS[1]}" = explain ] && { COMPREPLY=($(compgen -W "$(anka -j list 2>/dev/null | grep -o '"name":"[^"]*"' | cut -d'"' -f4)" -- "$cur")); return; } ;;
     --side) COMPREPLY=($(compgen -W 'inside outside' -- "$cur")); return ;;
     -w|--write) COMPREPLY=($(compgen -f -- "$cur")); return ;;
     -a|--app) COMPREPLY=($(compgen -f -- "$cur")); return ;;

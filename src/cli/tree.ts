@@ -67,6 +67,7 @@ export function buildTree(s: Session): Command {
   addVmCommands(root, s);
   addGuestCommands(root, s);
   addInsightCommands(root, s);
+  addExplain(root, s);
   addModify(root);
   addHostCommands(root, s);
   addExamples(root, '');
@@ -160,6 +161,22 @@ function addInsightCommands(root: Command, s: Session): void {
     'anka capture vm1 -w vm1.pcapng',
     'anka capture vm1 | tshark -r -',
     'anka capture --side outside -w arp.pcapng vm1 arp or icmp',
+  );
+}
+
+/** Words of `anka explain`: taken apart by the command itself, as `from` and `to` are words, not options. */
+function addExplain(root: Command, s: Session): void {
+  examples(
+    sub(root, 'explain <VM> <PACKET...>', 'Say what happens to a packet, and by which rule: [from ADDR[:PORT]] to ADDR[:PORT] [tcp|udp|icmp|other].').action(
+      async (vm, words) => (await import('./commands/explain.ts')).explain(s, vm, words),
+    ),
+    'anka explain vm1 to 198.51.100.1:443',
+    'anka explain vm1 to 192.168.64.1:53 udp',
+    'anka explain vm1 to vm2 icmp',
+    'anka explain vm1 from 203.0.113.9 to vm1:22            # comes from outside',
+    'anka explain vm1 from 203.0.113.9 to 10.9.0.2:10001    # comes to a port of the host',
+    'anka explain vm1 from 192.168.64.77 to 198.51.100.1    # another source than its own',
+    'anka -j explain vm1 to 255.255.255.255:67 udp',
   );
 }
 

@@ -13,6 +13,7 @@ import { Captures } from './capture.ts';
 import { addCard, cardChange, changeCard, removeCard, replug } from './cards.ts';
 import type { Context } from './context.ts';
 import { desiredNetworks, desiredState } from './desired.ts';
+import { explainPacket } from './explain.ts';
 import { metricsText } from './metrics.ts';
 import type { Reconciler } from './reconcile.ts';
 import { addRule, deleteRule } from './rules.ts';
@@ -205,6 +206,7 @@ export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, fa
       return { removed: await (await ctx.engine()).reset() };
     },
     doctor: async () => (await ctx.engine()).doctor(),
+    explain: (ref, question) => explainPacket(ctx, vms.find(ref), question, observed),
     capture: (ref, side, filter) => captures.begin(ctx, vms.find(ref), side, filter),
     endCapture: async (id) => captures.end(id),
     async buildBaseImage(progress) {

@@ -8,6 +8,7 @@
  * Numbers: an IPv4 address is an unsigned 32-bit number in host order (192.168.64.1 = 0xc0a84001); a MAC is a number
  * below 2^48 (56:45:45:00:00:01 = 0x564545000001). They are strings only in the API and on the screen.
  */
+import type { Explanation, Packet } from '../net/explain.ts';
 import type { CapturedFrame } from '../wire/pcapng.ts';
 
 /** A subnet: network address (host order) and prefix length, 8–29. The gateway is `base + 1`. */
@@ -174,6 +175,8 @@ export interface Engine {
   openNic(id: string): Promise<NicBackend>;
   /** Begins a capture of a card that was applied before (B93). `filter` is in tcpdump's syntax, or empty. Absent where the engine cannot. */
   capture?(id: string, side: CaptureSide, filter: string): Promise<Capture>;
+  /** What happens to a packet of, or for, a card that was applied before (B93). Absent where the engine cannot say. */
+  explain?(id: string, packet: Packet): Promise<Explanation>;
   /**
    * Unix socket on which a stream to a port of that card's guest can be begun (user/network-config.ts); null while the card is on no network of ours.
    * Absent where the host itself reaches guests by their addresses.

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import type { DesiredState, DoctorFinding, EngineProblem, NicStats, ObservedState } from '../../src/engine/engine.ts';
+import type { Explanation, Packet } from '../../src/net/explain.ts';
 import type { World } from './world.ts';
 
 /** A user id that is nobody's. */
@@ -75,6 +76,9 @@ export class RemoteEngine {
   }
   doctor(): Promise<DoctorFinding[]> {
     return this.#call('doctor');
+  }
+  explain(id: string, packet: Packet): Promise<Explanation> {
+    return this.#call('explain', id, packet);
   }
   openNic(id: string): Promise<{ kind: string; path: string }> {
     return this.#call('openNic', id);

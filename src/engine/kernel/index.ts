@@ -20,6 +20,7 @@ import { type Neighbour, readNeighbours } from '../../host/neighbours.ts';
 import { applyNft, listTable, readAddressSet, readSetCounters, withoutDynamicElements } from '../../host/nft.ts';
 import { readSysctl } from '../../host/sysctl.ts';
 import { AnkaError } from '../../lib/errors.ts';
+import { type Explanation, explain, type Packet } from '../../net/explain.ts';
 import { broadcastOf, gatewayOf, subnetContains } from '../../wire/address.ts';
 import type {
   Capture,
@@ -38,6 +39,7 @@ import { ProcessClient } from '../process-client.ts';
 import { subnetProblems } from '../subnet-clash.ts';
 import { openCapture } from './capture.ts';
 import { examineHost } from './doctor.ts';
+import { gatherFacts } from './explain-facts.ts';
 import { allowThroughFirewalls, findFirewalls, removeFirewallAllowances } from './firewalls.ts';
 import { endFlows, Places } from './flows.ts';
 import { MacTranslations } from './mac-translation.ts';
@@ -233,6 +235,14 @@ class KernelEngine implements Engine {
     const nic = this.#desired.nics.find((n) => n.id === id);
     if (!nic) throw new AnkaError('network', `the engine knows no card of VM ${id}`);
     return openCapture(nic, side, filter);
+  }
+
+  async explain(id: string, packet: Packet): Promise<Explanation> {
+    const addresses = new Map((await this.observe()).nics.map((n) => [n.id, n.ip]));
+    const facts = await gatherFacts(this.#desired, (x) => addresses.get(x) ?? null);
+    const card = facts.cards.find((c) => c.id === id);
+    if (!card) throw new AnkaError('network', `the engine knows no card of VM ${id}`);
+    return explain(facts, card, packet);
   }
 
   async forgetNic(id: string): Promise<void> {

@@ -1,0 +1,53 @@
+/** `explain`: reads what was asked, and has the engine answer it (B93). */
+import type { ExplainQuestion, Explanation } from '../api/types.ts';
+import type { ObservedState } from '../engine/engine.ts';
+import { AnkaError } from '../lib/errors.ts';
+import type { PacketAddress, PacketProtocol } from '../net/explain.ts';
+import type { VmRow } from '../store/vms.ts';
+import { parseIpv4 } from '../wire/address.ts';
+import { parseIpv6 } from '../wire/address6.ts';
+import type { Context } from './context.ts';
+
+const PROTOCOLS: readonly string[] = ['tcp', 'udp', 'icmp', 'other'];
+
+/** ADDR, ADDR:PORT, [IPV6]:PORT, and a VM's name in place of an address. */
+export function parsePlace(text: string, addressOfVm: (name: string) => number | null): { address: PacketAddress; port: number | null } | null {
+  const six = parseIpv6(text) ?? null;
+  if (six !== null) return { address: six, port: null };
+  const m = /^(?:\[([^\]]+)\]|([^:]*))(?::(\d{1,5}))?$/.exec(text);
+  if (!m) return null;
+  const port = m[3] === undefined ? null : Number(m[3]);
+  if (port !== null && (port < 1 || port > 65_535)) return null;
+  const address = m[1] === undefined ? (parseIpv4(m[2] as string) ?? addressOfVm(m[2] as string)) : parseIpv6(m[1]);
+  return address === null ? null : { address, port };
+}
+
+export async function explainPacket(ctx: Context, vm: VmRow, question: ExplainQuestion, observed: () => Promise<ObservedState | null>): Promise<Explanation> {
+  if (!PROTOCOLS.includes(question.protocol)) throw new AnkaError('badValue', `protocol '${question.protocol}' must be tcp, udp, icmp or other`);
+  if (!vm.hasCard) throw new AnkaError('cardNotFound', `${vm.name} has no network card; 'anka modify ${vm.name} add network-card' brings one back`);
+  if (!ctx.machines.has(vm.uuid)) throw new AnkaError('vmNotRunning', `${vm.name} is ${vm.status}: its packets have no way; 'anka start ${vm.name}' first`);
+  const seen = (await observed())?.nics ?? [];
+  const named = (name: string): number | null => {
+    const other = ctx.vms.all().find((v) => v.name === name || v.uuid === name);
+    if (!other) return null;
+    const ip = seen.find((n) => n.id === other.uuid)?.ip ?? null;
+    if (ip === null) throw new AnkaError('badState', `${other.name} has no address now`);
+    return ip;
+  };
+  const read = (what: string, text: string) => {
+    const found = parsePlace(text, named);
+    if (!found) throw new AnkaError('badValue', `${what} '${text}' must be an address, ADDR:PORT with a port from 1 to 65535, or the name of a running VM`);
+    return found;
+  };
+  const to = read('to', question.to);
+  const from = question.from === undefined ? { address: null, port: null } : read('from', question.from);
+  const engine = await ctx.engine();
+  if (!engine.explain) throw new AnkaError('network', `the ${engine.name} engine cannot explain packets yet`);
+  return engine.explain(vm.uuid, {
+    protocol: question.protocol as PacketProtocol,
+    source: from.address,
+    sourcePort: from.port,
+    destination: to.address,
+    port: to.port,
+  });
+}

@@ -1,0 +1,31 @@
+/** What `explain` has to know of this host, gathered when it is asked. */
+import { listAddresses, listRoutes } from '../../host/links.ts';
+import { readSysctl } from '../../host/sysctl.ts';
+import type { Surroundings } from '../../net/explain.ts';
+import { parseIpv4, parseMac } from '../../wire/address.ts';
+import type { DesiredState } from '../engine.ts';
+import { findFirewalls } from './firewalls.ts';
+import { BRIDGES, bridgeMac } from './names.ts';
+
+/** `ipOf` gives a guest's address now, by the id of its card. */
+export async function gatherFacts(desired: DesiredState, ipOf: (id: string) => number | null): Promise<Surroundings> {
+  const addresses = [...(await listAddresses())].flatMap(([dev, texts]) =>
+    texts.flatMap((text) => {
+      const [address, prefix] = text.split('/') as [string, string];
+      const value = parseIpv4(address);
+      return value === null ? [] : [{ dev, address: value, prefix: Number(prefix) }];
+    }),
+  );
+  const routes = await listRoutes();
+  const forwardingOff: string[] = [];
+  for (const dev of new Set([...routes.map((r) => r.dev), ...Object.values(BRIDGES)]))
+    if ((await readSysctl(`net/ipv4/conf/${dev}/forwarding`))?.trim() === '0') forwardingOff.push(dev);
+  return {
+    networks: desired.networks.map((n) => ({ ...n, interface: BRIDGES[n.name], gatewayMac: parseMac(bridgeMac(n.name)) as number })),
+    cards: desired.nics.map((nic) => ({ ...nic, ip: ipOf(nic.id) })),
+    addresses,
+    routes,
+    forwardingOff,
+    firewalls: (await findFirewalls()).map((f) => ({ name: `${f.owner}: chain ${f.family} ${f.table} ${f.chain}`, hook: f.hook, allowed: f.allowed })),
+  };
+}

@@ -1,0 +1,262 @@
+/**
+ * B93: what `explain` says of a packet, and what then really happens to it. Each packet of the table is explained first; then it is sent from the namespace that it comes from,
+ * and looked for in all of them.
+ */
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { Explanation, Packet, PacketAddress, PacketProtocol } from '../../src/net/explain.ts';
+import { formatIpv4, parseIpv4 } from '../../src/wire/address.ts';
+import { linkLocalOf } from '../../src/wire/address6.ts';
+import { RemoteEngine } from '../world/remote-engine.ts';
+import { missing, type Namespace, until, World } from '../world/world.ts';
+import { dhcp, guest, nic, rule, state, vmId } from './guest-tools.ts';
+import { Observers } from './packet-probe.ts';
+
+const why = missing('root', 'netns');
+const INTERNET = '198.51.100.1';
+const OUT = '10.9.0.1';
+const HOST = '10.9.0.2';
+const GW = '192.168.64.1';
+const GW_HOST = '192.168.128.1';
+
+/** Names of senders, and of addresses in the table: `ip1` is the address of vm1, `ll2` the link-local IPv6 address of vm2. */
+type Row = [
+  about: number,
+  sender: string,
+  protocol: PacketProtocol,
+  source: string,
+  destination: string,
+  port: number,
+  verdict: Explanation['verdict'],
+  sourcePort?: number,
+];
+
+/**
+ * vm1 shared with rules, vm2 shared, vm3 host with a rule, vm4 host, vm5 shared and parted, with a rule, vm6 disconnected, vm7 shared without an address.
+ * source `-`: the sender's own.
+ */
+const ROWS: Row[] = [
+  // to outside
+  [1, 'vm1', 'tcp', '-', INTERNET, 8080, 'allowed'],
+  [1, 'vm1', 'udp', '-', INTERNET, 5000, 'allowed'],
+  [1, 'vm1', 'icmp', '-', INTERNET, 0, 'allowed'],
+  [1, 'vm1', 'other', '-', INTERNET, 0, 'allowed'],
+  [1, 'vm1', 'tcp', '-', OUT, 8080, 'allowed'],
+  [5, 'vm5', 'tcp', '-', INTERNET, 8080, 'allowed'],
+  [1, 'vm1', 'udp', '-', '203.0.113.7', 5000, 'refused'],
+  [1, 'vm1', 'tcp', '-', '203.0.113.7', 8080, 'refused'],
+  [3, 'vm3', 'tcp', '-', INTERNET, 8080, 'dropped'],
+  [3, 'vm3', 'udp', '-', OUT, 5000, 'dropped'],
+  [3, 'vm3', 'icmp', '-', INTERNET, 0, 'dropped'],
+  [3, 'vm3', 'other', '-', INTERNET, 0, 'dropped'],
+  [6, 'vm6', 'udp', '-', INTERNET, 5000, 'dropped'],
+  // to the host
+  [1, 'vm1', 'tcp', '-', GW, 8080, 'allowed'],
+  [1, 'vm1', 'udp', '-', GW, 5000, 'allowed'],
+  [1, 'vm1', 'icmp', '-', GW, 0, 'allowed'],
+  [1, 'vm1', 'tcp', '-', HOST, 8080, 'allowed'],
+  [1, 'vm1', 'udp', '-', GW_HOST, 5000, 'allowed'],
+  [3, 'vm3', 'tcp', '-', GW_HOST, 8080, 'allowed'],
+  [3, 'vm3', 'udp', '-', GW, 5000, 'dropped'],
+  [3, 'vm3', 'udp', '-', HOST, 5000, 'allowed'],
+  [5, 'vm5', 'tcp', '-', GW, 8080, 'dropped'],
+  [5, 'vm5', 'icmp', '-', GW, 0, 'dropped'],
+  [5, 'vm5', 'udp', '-', HOST, 5000, 'dropped'],
+  [1, 'vm1', 'udp', '-', '10.9.0.255', 5000, 'allowed'],
+  // DNS and DHCP
+  [1, 'vm1', 'udp', '-', GW, 53, 'allowed'],
+  [1, 'vm1', 'tcp', '-', GW, 53, 'allowed'],
+  [3, 'vm3', 'udp', '-', GW_HOST, 53, 'allowed'],
+  [5, 'vm5', 'udp', '-', GW, 53, 'allowed'],
+  [7, 'vm7', 'udp', '0.0.0.0', '255.255.255.255', 67, 'allowed', 68],
+  [1, 'vm1', 'udp', '-', GW, 67, 'allowed', 68],
+  [5, 'vm5', 'udp', '-', GW, 67, 'allowed', 68],
+  [1, 'vm1', 'udp', '-', '255.255.255.255', 68, 'dropped', 67],
+  // VM to VM
+  [1, 'vm1', 'tcp', '-', 'ip2', 8080, 'allowed'],
+  [1, 'vm1', 'udp', '-', 'ip2', 53, 'allowed'],
+  [1, 'vm1', 'icmp', '-', 'ip2', 0, 'allowed'],
+  [2, 'vm2', 'other', '-', 'ip1', 0, 'allowed'],
+  [1, 'vm2', 'udp', 'ip2', 'ip1', 5000, 'allowed'],
+  [3, 'vm3', 'icmp', '-', 'ip4', 0, 'allowed'],
+  [1, 'vm1', 'udp', '-', 'ip3', 5000, 'dropped'],
+  [1, 'vm1', 'tcp', '-', 'ip3', 8080, 'dropped'],
+  [3, 'vm3', 'udp', '-', 'ip1', 5000, 'dropped'],
+  [1, 'vm1', 'udp', '-', 'ip5', 5000, 'dropped'],
+  [5, 'vm5', 'udp', '-', 'ip2', 5000, 'dropped'],
+  [1, 'vm1', 'udp', '-', '192.168.64.200', 5000, 'dropped'],
+  [1, 'vm1', 'icmp', '-', 'ip1', 0, 'allowed'],
+  // spoofed sources
+  [1, 'vm1', 'udp', 'ip2', GW, 5000, 'dropped'],
+  [1, 'vm1', 'icmp', GW, 'ip2', 0, 'dropped'],
+  [1, 'vm1', 'tcp', '203.0.113.9', INTERNET, 8080, 'dropped'],
+  [1, 'vm1', 'udp', GW_HOST, INTERNET, 5000, 'dropped'],
+  [3, 'vm3', 'udp', 'ip1', INTERNET, 5000, 'dropped'],
+  [5, 'vm5', 'udp', '192.168.64.99', INTERNET, 5000, 'dropped'],
+  [1, 'vm1', 'icmp', '-', '127.0.0.1', 0, 'dropped'],
+  // to many
+  [1, 'vm1', 'udp', '-', '255.255.255.255', 5000, 'allowed'],
+  [1, 'vm1', 'udp', '-', '192.168.64.255', 5000, 'allowed'],
+  [3, 'vm3', 'udp', '-', '192.168.128.255', 5000, 'allowed'],
+  [5, 'vm5', 'udp', '-', '192.168.64.255', 5000, 'dropped'],
+  [1, 'vm1', 'udp', '-', '239.1.2.3', 5000, 'allowed'],
+  [5, 'vm5', 'udp', '-', '239.1.2.3', 5000, 'dropped'],
+  // from outside
+  [1, 'outside', 'tcp', OUT, `${HOST}`, 10001, 'allowed'],
+  [1, 'outside', 'udp', OUT, `${HOST}`, 10001, 'allowed'],
+  [1, 'outside', 'tcp', OUT, `${HOST}`, 10002, 'allowed'],
+  [3, 'outside', 'tcp', OUT, `${HOST}`, 10005, 'allowed'],
+  [5, 'outside', 'tcp', OUT, `${HOST}`, 10006, 'allowed'],
+  [7, 'outside', 'tcp', OUT, `${HOST}`, 10007, 'refused'],
+  [1, 'outside', 'udp', OUT, `${HOST}`, 10009, 'allowed'],
+  [1, 'outside', 'icmp', OUT, `${HOST}`, 0, 'allowed'],
+  [1, 'outside', 'tcp', OUT, 'ip1', 8080, 'dropped'],
+  [1, 'outside', 'udp', OUT, 'ip1', 5000, 'dropped'],
+  [3, 'outside', 'icmp', OUT, 'ip3', 0, 'dropped'],
+  // from the host
+  [1, 'host', 'tcp', GW, 'ip1', 8080, 'allowed'],
+  [1, 'host', 'icmp', GW, 'ip1', 0, 'allowed'],
+  [5, 'host', 'udp', GW, 'ip5', 5000, 'dropped'],
+  [5, 'host', 'tcp', GW, 'ip5', 8080, 'allowed'],
+  [1, 'host', 'tcp', HOST, HOST, 10001, 'allowed'],
+  [1, 'host', 'tcp', '127.0.0.1', '127.0.0.1', 10001, 'allowed'],
+  [1, 'host', 'udp', '127.0.0.1', '127.0.0.1', 10001, 'allowed'],
+  // to a forwarded port, from VMs
+  [1, 'vm2', 'tcp', 'ip2', HOST, 10001, 'allowed'],
+  [1, 'vm2', 'udp', 'ip2', GW, 10001, 'allowed'],
+  [1, 'vm1', 'tcp', '-', HOST, 10001, 'allowed'],
+  [3, 'vm1', 'tcp', 'ip1', HOST, 10005, 'allowed'],
+  [1, 'vm5', 'tcp', 'ip5', HOST, 10001, 'dropped'],
+  // IPv6
+  [1, 'vm1', 'udp', '-', 'll2', 5000, 'allowed'],
+  [1, 'vm1', 'udp', '-', 'llgw', 5000, 'allowed'],
+  [1, 'vm1', 'udp', '-', '2001:db8::1', 5000, 'dropped'],
+  [3, 'vm3', 'udp', '-', '2001:db8::1', 5000, 'dropped'],
+];
+
+const NUMBERS: Record<PacketProtocol, number> = { icmp: 1, tcp: 6, udp: 17, other: 47 };
+
+describe.skipIf(why !== null)(`explain, kernel engine${why === null ? '' : ` (${why})`}`, () => {
+  let w: World;
+  let e: RemoteEngine;
+  const places = new Map<string, Namespace>();
+  const words = new Map<string, string>();
+  const told: Explanation[] = [];
+  const heard: string[] = [];
+  let observers: Observers;
+  const token = (i: number): string => `token-${String(i).padStart(3, '0')}`;
+  const word = (text: string): string => words.get(text) ?? text;
+
+  beforeAll(async () => {
+    w = new World('ex-');
+    for (const n of [1, 2, 3, 4, 5, 6, 7]) places.set(`vm${n}`, guest(w, n));
+    // no way to the rest of the world, so that a missing route can be tried
+    w.host.run(`ip route del default; ip route add ${INTERNET}/32 via ${OUT}; ip route add 2001:db8::/32 dev en0; sysctl -qw net.ipv6.conf.all.forwarding=1`);
+    e = new RemoteEngine(w, 'kernel');
+    const problems = await e.apply(
+      state(
+        nic(1, 'shared', { rules: [rule(10001, 8080), rule(10001, 8080, 'udp'), rule(10002, 8080, 'tcp', parseIpv4(HOST) as number)] }),
+        nic(2),
+        nic(3, 'host', { rules: [rule(10005, 8080)] }),
+        nic(4, 'host'),
+        nic(5, 'shared', { isolated: true, rules: [rule(10006, 8080)] }),
+        nic(6, 'disconnected'),
+        nic(7, 'shared', { rules: [rule(10007, 8080)] }),
+      ),
+    );
+    expect(problems).toEqual([]);
+    for (const n of [1, 2, 3, 4, 5]) words.set(`ip${n}`, (await dhcp(w, places.get(`vm${n}`) as Namespace))?.ip ?? '');
+    await until('all leases are seen', async () => (await e.observe()).nics.filter((n) => n.ip !== null).length === 5);
+    places.get('vm6')?.run(`ip addr add 192.168.64.60/24 dev eth0; ip route add default via ${GW}`);
+    for (const n of [1, 2]) words.set(`ll${n}`, linkLocalOf(0x564545000000 + n));
+    words.set('llgw', linkLocalOf(0x5a4545004001));
+    for (const n of [1, 3]) places.get(`vm${n}`)?.run(`ip -6 route add 2001:db8::/32 via ${linkLocalOf(n === 1 ? 0x5a4545004001 : 0x5a4545008001)} dev eth0`);
+    places.get('vm1')?.run('sysctl -qw net.ipv4.conf.eth0.accept_local=1');
+    for (const [n, ns] of places)
+      if (n !== 'vm6') await until(`${n}'s IPv6 address is its own`, () => !ns.run('ip -6 addr show dev eth0').includes('tentative'));
+    await until('the host is ready for IPv6', () => !w.host.run('ip -6 addr').includes('tentative'));
+    observers = new Observers(w);
+    for (const [name, ns] of places) await observers.watch(name, ns, /^vm[67]$/.test(name) ? [] : [word(`ip${name.slice(2)}`)]);
+    places.set('outside', w.outside).set('host', w.host);
+    await observers.watch('outside', w.outside, [OUT]);
+    await observers.watch('host', w.host, [GW, GW_HOST, HOST]);
+
+    for (const [about, , protocol, source, destination, port, , sourcePort] of ROWS) {
+      const address = (text: string): PacketAddress => parseIpv4(word(text)) ?? word(text);
+      const packet: Packet = {
+        protocol,
+        source: source === '-' ? null : address(source),
+        sourcePort: sourcePort ?? null,
+        destination: address(destination),
+        port: port === 0 ? null : port,
+      };
+      told.push(await e.explain(vmId(about), packet));
+    }
+    // a few at once: each is a process that may wait for an answer
+    let next = 0;
+    const work = async (): Promise<void> => {
+      for (let i = next++; i < ROWS.length; i = next++) {
+        const [, sender, protocol, source, destination, port, , sourcePort] = ROWS[i] as Row;
+        const to = word(destination);
+        const n = Number(sender.slice(2));
+        const own = source === '-' || source === `ip${n}` || sender === 'host' || sender === 'outside';
+        const from = source !== '-' ? word(source) : sender === 'vm6' ? '192.168.64.60' : word(`ip${n}`);
+        const kind = to.includes(':') ? 'udp6' : protocol === 'tcp' ? (own ? 'connect' : 'syn') : protocol;
+        heard[i] = await observers.send(places.get(sender) as Namespace, kind, token(i), from, to, sourcePort ?? 0, port);
+      }
+    };
+    await Promise.all(Array.from({ length: 6 }, work));
+    await until(
+      'what was allowed has come out',
+      () => told.every((x, i) => x.arrives.length === 0 || x.arrives.every((a) => seenAt(i).some((s) => s.at === a.at))),
+      20_000,
+    ).catch(() => {});
+  }, 600_000);
+
+  /** Where the packet came out, without the host's end of a listener that carried it on, and without what a sender to many hears of itself. */
+  function seenAt(i: number) {
+    const many = /^(239|.*\.255$)/;
+    const carried = told[i]?.steps.some((s) => s.does.includes('listener'));
+    return (observers.seen.get(token(i)) ?? []).filter((s) => !(carried && s.at === 'host') && !(many.test(ROWS[i]?.[4] ?? '') && s.at === ROWS[i]?.[1]));
+  }
+
+  afterAll(async () => {
+    if (!w) return;
+    await e.reset();
+    w.close();
+  });
+
+  test('the table is long enough, and has every verdict', () => {
+    expect(ROWS.length).toBeGreaterThanOrEqual(40);
+    expect(new Set(ROWS.map((r) => r[6]))).toEqual(new Set(['allowed', 'dropped', 'refused']));
+  });
+
+  test.each(ROWS.map((r, i) => [`${r[1]}: ${r[2]} ${r[3]} → ${r[4]}${r[5] ? `:${r[5]}` : ''}`, i] as const))('B93: %s', (_name, i) => {
+    const [, , protocol, , , , verdict] = ROWS[i] as Row;
+    const x = told[i] as Explanation;
+    const seen = seenAt(i);
+    expect(x.verdict, JSON.stringify(x)).toBe(verdict);
+    expect(new Set(seen.map((s) => s.at)), `${JSON.stringify(x)} ${heard[i]}`).toEqual(new Set(x.arrives.map((a) => a.at)));
+    if (verdict === 'allowed') expect(x.arrives.length).toBeGreaterThan(0);
+    for (const a of x.arrives) {
+      const s = seen.find((y) => y.at === a.at && y.protocol === NUMBERS[protocol]);
+      expect(s, `of ${protocol}`).toBeDefined();
+      expect(s?.source, 'the source').toBe(a.source);
+      if (s?.destination !== '?') expect(s?.destination, 'the destination').toBe(a.destination);
+      // ports of our own DHCP and DNS on the host are no matter of the packet
+      if (a.port !== null && a.at !== 'host') expect(s?.port, 'the port').toBe(a.port);
+    }
+    if (verdict !== 'allowed') expect(heard[i]).toBe(verdict === 'refused' ? 'refused' : 'silent');
+    expect(x.translated).toBe(x.arrives.some((a) => a.source !== formatIpv4(0) && x.packet !== `${protocol} ${a.source} → ${a.destination}` && changed(x, a)));
+  });
+
+  /** The packet's text names another source, destination or port than the arrival. */
+  function changed(x: Explanation, a: Explanation['arrives'][number]): boolean {
+    const [from, to] = x.packet.slice(x.packet.indexOf(' ') + 1).split(' → ') as [string, string];
+    const [, address, port] = /^\[?([0-9a-f.:]+?)\]?(?::(\d+))?$/.exec(to.includes('.') || to.startsWith('[') ? to : `[${to}]`) as unknown as [
+      string,
+      string,
+      string,
+    ];
+    return !from.startsWith(a.source) || address !== a.destination || (port === undefined ? null : Number(port)) !== a.port;
+  }
+});
