@@ -1,5 +1,8 @@
 /** The host's own DNS resolvers, and word of every change of them (B25). */
+
+import { createSocket } from 'node:dgram';
 import { type FSWatcher, readFileSync, realpathSync, unwatchFile, watch, watchFile } from 'node:fs';
+import { isIPv6 } from 'node:net';
 import { dirname } from 'node:path';
 
 const RESOLV_CONF = '/etc/resolv.conf';
@@ -23,6 +26,29 @@ export function readResolvers(except: readonly string[] = [], path = RESOLV_CONF
   } catch {
     return []; // no file means no resolvers, as for every libc
   }
+}
+
+/** A question for the root's name servers: id 0x616e, recursion desired. */
+const ROOT_QUESTION = Buffer.from('616e010000010000000000000000020001', 'hex');
+
+/** Whether a resolver answers at all within this time, asked twice by UDP. */
+export function asksResolver(server: string, timeoutMs = 2000): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = createSocket(isIPv6(server) ? 'udp6' : 'udp4');
+    // an error is told by the event; connected, so that a refusal is told, too
+    const ask = (): void => socket.send(ROOT_QUESTION, () => {});
+    const done = (answered: boolean): void => {
+      clearTimeout(again);
+      clearTimeout(end);
+      socket.close();
+      resolve(answered);
+    };
+    const again = setTimeout(ask, timeoutMs / 2);
+    const end = setTimeout(() => done(false), timeoutMs);
+    socket.once('message', () => done(true));
+    socket.once('error', () => done(false)); // refused, or no way to it
+    socket.connect(53, server, ask);
+  });
 }
 
 /**

@@ -354,16 +354,23 @@ class FromCard {
     return n ? (address === gatewayOf(n.subnet) ? 'the gateway' : `the ${n.name} network as a whole`) : null;
   }
 
-  /** Guests that hear what this one says to all: those that have an address. */
-  #hearers(): ExplainedCard[] {
-    return this.#s.cards.filter((c) => c.id !== this.#card.id && c.type === this.#card.type && c.ip !== null && !c.isolated && !this.#card.isolated);
+  /** Guests that hear what this one says to many. One without an address knows no broadcast address of its network, and joins no group. */
+  #hearers(to: PacketAddress): ExplainedCard[] {
+    return this.#s.cards.filter(
+      (c) =>
+        c.id !== this.#card.id &&
+        c.type === this.#card.type &&
+        (c.ip !== null || to === EVERYBODY || typeof to === 'string') &&
+        !c.isolated &&
+        !this.#card.isolated,
+    );
   }
 
   #toMany(to: number): Explanation {
     const { protocol, port } = this.#p;
     const isolated = this.#card.isolated;
     const multicast = subnetContains(MULTICAST, to);
-    const others = this.#hearers().map((c) => this.#way.arrival(c.vmName));
+    const others = this.#hearers(to).map((c) => this.#way.arrival(c.vmName));
     if (!multicast && protocol === 'udp' && port === 67) {
       this.#way.step('host', 'the DHCP server of the network takes it', 'DHCP');
       const arrival = { ...this.#way.arrival('host') };
@@ -443,11 +450,12 @@ class FromCard {
   #ipv6(to: string): Explanation {
     const card = this.#card;
     const network = this.#s.networks.find((n) => n.name === card.type);
+    if (this.#s.networks.some((n) => linkLocalOf(n.gatewayMac) === this.#begin)) return this.#drop('guard: ip_spoof', `${this.#begin} is the gateway's`);
     if (this.#p.protocol === 'udp' && this.#p.sourcePort === 547 && this.#p.port === 546)
       return this.#drop('guard: rogue_dhcp', `${card.vmName} is no DHCP server`);
     if (isMulticast6(to)) {
       if (card.isolated) return this.#drop('guard: isolated', `${card.vmName} is parted from other VMs and the host`);
-      const others = this.#hearers().map((c) => this.#way.arrival(c.vmName));
+      const others = this.#hearers(to).map((c) => this.#way.arrival(c.vmName));
       return this.#allow(
         `${card.type} network`,
         'heard on the network, where the group is listened to; it does not leave it',

@@ -2,12 +2,13 @@
 import { accessSync, constants } from 'node:fs';
 import { run } from '../../host/exec.ts';
 import { listLinks, listRoutes } from '../../host/links.ts';
-import { readResolvers } from '../../host/resolvers.ts';
+import { listTable } from '../../host/nft.ts';
+import { asksResolver, readResolvers } from '../../host/resolvers.ts';
 import { readSysctl } from '../../host/sysctl.ts';
 import { formatSubnet, subnetsOverlap } from '../../wire/address.ts';
-import type { DesiredState, DoctorFinding } from '../engine.ts';
+import type { DesiredState, DoctorFinding, ObservedNic } from '../engine.ts';
 import { findFirewalls } from './firewalls.ts';
-import { BRIDGES, tapName } from './names.ts';
+import { BRIDGES, TABLES, tapName } from './names.ts';
 import { isOurs } from './plan.ts';
 
 const NEEDED: [program: string, args: string[], pkg: string][] = [
@@ -18,17 +19,18 @@ const NEEDED: [program: string, args: string[], pkg: string][] = [
   ['ssh', ['-V'], 'openssh-client'],
 ];
 
-export async function examineHost(desired: DesiredState): Promise<DoctorFinding[]> {
-  const findings = [
+/** `seen` are the cards as the engine observes them. */
+export async function examineHost(desired: DesiredState, seen: readonly ObservedNic[]): Promise<DoctorFinding[]> {
+  return [
     ...(await programs()),
     rights(),
     ...(await firewalls()),
     ...(await subnets(desired)),
     ...(await forwarding(desired)),
-    resolvers(),
+    ...ports(desired, seen),
+    ...(await resolvers(desired)),
     ...(await leftovers(desired)),
   ];
-  return findings;
 }
 
 async function programs(): Promise<DoctorFinding[]> {
@@ -97,20 +99,57 @@ async function forwarding(desired: DesiredState): Promise<DoctorFinding[]> {
   ];
 }
 
-function resolvers(): DoctorFinding {
-  const servers = readResolvers();
-  if (servers.length > 0) return { id: 'resolver', level: 'ok', message: `names are asked of ${servers.join(', ')}`, remedy: '' };
-  return {
-    id: 'resolver',
-    level: 'warning',
-    message: '/etc/resolv.conf names no server: guests cannot resolve outside names',
-    remedy: "name one there, or 'anka config dns_servers ADDRESS'",
-  };
+/** Forwarding rules whose port on the host is somebody else's. */
+function ports(desired: DesiredState, seen: readonly ObservedNic[]): DoctorFinding[] {
+  const taken = desired.nics.flatMap((nic) => {
+    const rules = seen.find((s) => s.id === nic.id)?.rules ?? [];
+    return nic.rules.flatMap((rule) => {
+      const reason = rules.find((r) => r.name === rule.name)?.reason ?? '';
+      return /^another program holds|^no right to open|^this host has no address/.test(reason) ? [{ nic, rule, reason }] : [];
+    });
+  });
+  if (taken.length === 0) return [{ id: 'ports', level: 'ok', message: 'no port of a forwarding rule is taken', remedy: '' }];
+  return taken.map(({ nic, rule, reason }) => ({
+    id: 'ports.taken',
+    level: 'error',
+    message: `rule '${rule.name}' of ${nic.vmName} is not in force: ${reason}`,
+    remedy: `end that program ('ss -H -l${rule.protocol === 'tcp' ? 't' : 'u'}np sport = :${rule.hostPort}' names it), or give the rule another port`,
+  }));
+}
+
+/** Each server is asked for the root's name servers, which every resolver knows. */
+async function resolvers(desired: DesiredState): Promise<DoctorFinding[]> {
+  const configured = desired.dnsServers.length > 0;
+  const servers = configured ? desired.dnsServers : readResolvers();
+  const where = configured ? 'the setting dns_servers' : '/etc/resolv.conf';
+  if (servers.length === 0)
+    return [
+      {
+        id: 'resolver.none',
+        level: 'warning',
+        message: '/etc/resolv.conf names no server: guests cannot resolve outside names',
+        remedy: "name one there, or 'anka config dns_servers ADDRESS'",
+      },
+    ];
+  const answers = await Promise.all(servers.map((server) => asksResolver(server)));
+  const silent = servers.filter((_s, i) => !answers[i]);
+  if (silent.length === 0) return [{ id: 'resolver', level: 'ok', message: `names are asked of ${servers.join(', ')}`, remedy: '' }];
+  return silent.map((server) => ({
+    id: 'resolver.stale',
+    // one that answers is enough, if late
+    level: silent.length === servers.length ? 'error' : 'warning',
+    message: `the resolver ${server} of ${where} does not answer: guests wait for names${silent.length === servers.length ? ', and get none' : ''}`,
+    remedy: /^127\./.test(server)
+      ? "start the resolver of this host ('systemctl restart systemd-resolved'), or 'anka config dns_servers ADDRESS'"
+      : `take it out of ${where}, or 'anka config dns_servers ADDRESS' with one that answers`,
+  }));
 }
 
 async function leftovers(desired: DesiredState): Promise<DoctorFinding[]> {
   const wanted = new Set([...desired.networks.map((n) => BRIDGES[n.name] as string), ...desired.nics.map((n) => tapName(n.id))]);
-  const left = (await listLinks()).filter((l) => isOurs(l) && !wanted.has(l.name)).map((l) => l.name);
+  const left = (await listLinks()).filter((l) => isOurs(l) && !wanted.has(l.name)).map((l) => `interface ${l.name}`);
+  if (desired.networks.length === 0)
+    for (const [family, table] of TABLES) if ((await listTable(family, table)) !== null) left.push(`nft table ${family} ${table}`);
   if (left.length === 0) return [{ id: 'leftovers', level: 'ok', message: 'nothing of ours is left over', remedy: '' }];
-  return [{ id: 'leftovers', level: 'warning', message: `interfaces of ours that belong to no VM: ${left.join(', ')}`, remedy: 'anka network reset' }];
+  return [{ id: 'leftovers', level: 'warning', message: `left over from us, and of no use to any VM: ${left.join(', ')}`, remedy: 'anka network reset' }];
 }

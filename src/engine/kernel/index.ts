@@ -257,8 +257,8 @@ class KernelEngine implements Engine {
     return () => this.#watchers.delete(onChange);
   }
 
-  doctor(): Promise<DoctorFinding[]> {
-    return examineHost(this.#desired);
+  async doctor(): Promise<DoctorFinding[]> {
+    return examineHost(this.#desired, (await this.observe()).nics);
   }
 
   reset(): Promise<string[]> {
