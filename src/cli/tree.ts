@@ -167,9 +167,9 @@ function addInsightCommands(root: Command, s: Session): void {
 /** Words of `anka explain`: taken apart by the command itself, as `from` and `to` are words, not options. */
 function addExplain(root: Command, s: Session): void {
   examples(
-    sub(root, 'explain <VM> <PACKET...>', 'Say what happens to a packet, and by which rule: [from ADDR[:PORT]] to ADDR[:PORT] [tcp|udp|icmp|other].').action(
-      async (vm, words) => (await import('./commands/explain.ts')).explain(s, vm, words),
-    ),
+    sub(root, 'explain <VM> <PACKET...>', 'Say what happens to a packet, and by which rule.')
+      .usage('VM [from ADDR[:PORT]] to ADDR[:PORT] [tcp|udp|icmp|other]')
+      .action(async (vm, words) => (await import('./commands/explain.ts')).explain(s, vm, words)),
     'anka explain vm1 to 198.51.100.1:443',
     'anka explain vm1 to 192.168.64.1:53 udp',
     'anka explain vm1 to vm2 icmp',
