@@ -69,7 +69,7 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
   });
 
   test('B93: a subnet that clashes', async () => {
-    w.host.run('ip link add clash0 type dummy; ip link set clash0 up; ip route add 192.168.64.128/25 dev clash0');
+    w.host.run('ip link add clash0 type bridge; ip link set clash0 up; ip route add 192.168.64.128/25 dev clash0');
     await heals(
       'subnet.clash',
       'error',
@@ -85,8 +85,8 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
     const looker = new RemoteEngine(idle, 'kernel');
     try {
       const find = async (id: string) => (await looker.doctor()).find((f) => f.id === id && f.level === 'warning');
-      idle.host.run('nft add table inet wall; nft add chain inet wall fwd "{ type filter hook forward priority 0; policy drop; }"');
-      expect((await find('firewall.nftables'))?.message).toContain('inet wall fwd (forward)');
+      idle.host.run('nft add table inet wall; nft add chain inet wall walled "{ type filter hook forward priority 0; policy drop; }"');
+      expect((await find('firewall.nftables'))?.message).toContain('inet wall walled (forward)');
       idle.host.run('nft delete table inet wall');
       expect(await find('firewall.nftables')).toBeUndefined();
       idle.host.run('iptables -N DOCKER-USER; iptables -A FORWARD -j DOCKER-USER; iptables -P FORWARD DROP');
