@@ -259,6 +259,31 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
     for (const g of [vm1, vm2]) expect(g.pings('192.168.64.1'), 'what was spoilt meanwhile is repaired').toBe(true);
   });
 
+  test('B41: TCP in segments put together by the kernel (GSO) passes both ways, byte for byte, in frames longer than the wire takes', async () => {
+    for (const g of [vm1, vm2]) expect((await dhcp(w, g))?.ip).toBeTruthy();
+    const address = (/inet (192\.168\.64\.\d+)/.exec(vm2.run('ip -4 addr show dev eth0')) as RegExpExecArray)[1];
+    for (const g of [vm1, vm2]) g.run('ethtool -K eth0 tx on tso on gso on gro on');
+    const s = await Sniffer.start(w, vm2, 'eth0 tcp port 5000');
+    const size = 32 << 20;
+    const program = `
+      const { createHash, randomBytes } = require('crypto'), net = require('net');
+      const through = (s, send, done) => { const h = createHash('sha256'); s.on('data', (d) => h.update(d)); s.on('end', () => done(h.digest('hex'))); if (send) s.end(send); };`;
+    const server = vm2.spawn([
+      process.execPath,
+      '-e',
+      `${program} net.createServer({ allowHalfOpen: true }, (s) => { const all = []; s.on('data', (d) => all.push(d)); s.on('end', () => s.end(Buffer.concat(all))); }).listen(5000, () => console.log('ready'));`,
+    ]);
+    await new Promise((resolve) => server.stdout?.once('data', resolve));
+    const same32 = await vm1.ask(
+      `${process.execPath} -e "${program.replaceAll('"', "'")} const b = randomBytes(${size}), s = net.connect({ host: '${address}', port: 5000, allowHalfOpen: true }); through(s, b, (d) => console.log(d === createHash('sha256').update(b).digest('hex')));"`,
+    );
+    expect(same32?.trim()).toBe('true');
+    server.kill();
+    await s.stop();
+    expect(Math.max(...s.frames().map((f) => f.length / 2))).toBeGreaterThan(1514);
+    for (const g of [vm1, vm2]) g.run('ethtool -K eth0 tx off');
+  });
+
   test('B40, B43: other addresses for a card take the place of the old ones; without --mac nothing is translated', async () => {
     expect(
       await e.apply(state(nic(1, 'bridge', { ...same, bridge: 'br-ext', outsideMac: 0x564545000009 }), nic(2, 'bridge', { bridge: 'br-ext' }), nic(3))),

@@ -63,10 +63,10 @@ for l in sys.stdin: s.send(bytes.fromhex(l))`;
   if (status !== 0) throw new Error('frames were not sent');
 }
 
-/** Packets with a wrong checksum, or that tshark cannot make sense of, one line each. tshark is the judge. */
-export function badPackets(ns: Namespace, file: string): string[] {
+/** Packets (of a display filter) with a wrong checksum, or that tshark cannot make sense of, one line each. tshark is the judge. */
+export function badPackets(ns: Namespace, file: string, of = 'frame'): string[] {
   const on = ['ip', 'tcp', 'udp'].map((p) => `-o ${p}.check_checksum:TRUE`).join(' ');
   const bad = ['ip', 'tcp', 'udp', 'icmp', 'icmpv6'].map((p) => `${p}.checksum.status == 0`).join(' || ');
-  const lines = ns.run(`tshark -n -r ${file} ${on} -Y '${bad} || _ws.malformed' 2>/dev/null`);
+  const lines = ns.run(`tshark -n -r ${file} ${on} -Y '(${of}) && (${bad} || _ws.malformed)' 2>/dev/null`);
   return lines.split('\n').filter((l) => l !== '');
 }
