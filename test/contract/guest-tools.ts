@@ -99,6 +99,7 @@ export async function throughStream(path: string | null, id: string, port: numbe
       resolve(String(d).trim());
       socket.destroy();
     });
+    socket.resume(); // it comes paused
   });
 }
 
