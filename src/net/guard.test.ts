@@ -67,7 +67,11 @@ describe('the guard (B91)', () => {
     ['ip_spoof', 'no address, but not asking by DHCP', ip4('00000000', gateway, '11', '0044004500080000')],
     ['ip_spoof', 'a later fragment in another’s name', ip4(other, gateway, '11', '00440043', '0001')],
     ['rogue_dhcp', 'the answer of a DHCP server', ip4(me, 'ffffffff', '11', '0043004400080000')],
-    ['rogue_dhcp', 'the answer of a DHCP server, with IP options before it', ip4(me, other, '11', '01010101 0043004400080000').replace('0800 4500', '0800 4600')],
+    [
+      'rogue_dhcp',
+      'the answer of a DHCP server, with IP options before it',
+      ip4(me, other, '11', '01010101 0043004400080000').replace('0800 4500', '0800 4600'),
+    ],
     ['rogue_dhcp', 'the answer of a DHCPv6 server', ip6(LL('01'), NODES, '11', '0223022200080000')],
     ['rogue_dhcp', 'the same behind a destination option', ip6(LL('01'), NODES, '3c', '1100010400000000 0223022200080000')],
     ['rogue_ra', 'a router advertisement', ip6(LL('01'), NODES, '3a', `8600000040000708${'00'.repeat(8)}`)],

@@ -19,8 +19,7 @@ const ENGINES = [
     kind: 'user' as const,
     needs: missing('root', 'netns', 'tun', 'cc'),
     service: 'network-main[.]',
-    // a guest's connection to the host's address is made by the network process: it comes from the host
-    hairpin: '10.9.0.2',
+    hairpin: '192.168.64.1',
     // the client is connected to the process already when the guest refuses
     noListener: ['reset', 'closed'],
   },

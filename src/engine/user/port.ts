@@ -404,6 +404,11 @@ export class Port implements GuestPort, SwitchPort {
     while (this.connected && !this.#writing && this.#queue.next((at, length) => this.#write(at, length))) {
       if (!this.#writing) this.#queue.done();
     }
+    if (this.#writing || this.#queue.used > LOW_WATER) return;
+    if (this.#held.size > 0) this.#letGo();
+    if (!this.#starved || !this.connected) return;
+    this.#starved = false;
+    this.#owner.onRoom(this);
   }
 
   #onDrain(): void {
@@ -412,11 +417,6 @@ export class Port implements GuestPort, SwitchPort {
     if (this.#pinned) this.#unpin();
     else this.#queue.done();
     this.#flush();
-    if (this.#queue.used > LOW_WATER) return;
-    this.#letGo();
-    if (!this.#starved) return;
-    this.#starved = false;
-    this.#owner.onRoom(this);
   }
 
   #unpin(): void {

@@ -47,7 +47,9 @@ export class TcpSender {
       this.wait(flow);
       return;
     }
-    this.#emit.control(flow, TcpFlag.ack, flow.sndNxt);
+    // a guest whose window shrank under what is in flight takes nothing that lies behind it, and would not see this ACK
+    const end = seqAdd(flow.sndUna, flow.sndWnd);
+    this.#emit.control(flow, TcpFlag.ack, seqDiff(flow.sndNxt, end) > 0 ? end : flow.sndNxt);
   }
 
   /** Sends what may be sent. */
