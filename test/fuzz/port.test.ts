@@ -2,7 +2,6 @@
  * Any chunking of any bytes into a port: a network with two cards and everything behind them is fed over a real unix socket.
  * ANKA_FUZZ_FRAMES sets the number of frames (20,000 without it), ANKA_FUZZ_SEED the seed, which is told on failure. Memory is watched.
  */
-import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -53,6 +52,18 @@ function listen(path: string): Promise<{ server: Server; socket(): Socket | null
     });
   });
   return new Promise((resolve) => server.listen(path, () => resolve({ server, socket: () => current, connections: () => n })));
+}
+
+/** Until more may be written, or nothing more. */
+function drained(socket: Socket): Promise<void> {
+  return new Promise((resolve) => {
+    const done = (): void => {
+      socket.off('drain', done).off('close', done);
+      resolve();
+    };
+    socket.on('drain', done).on('close', done);
+    if (socket.destroyed) done();
+  });
 }
 
 /** Frames that nearly make sense, so that they get far: of the card's own MAC and address, to the gateway, the other card, or all. */
@@ -148,7 +159,7 @@ test(`any chunking of any bytes into a port: ${FRAMES} frames`, async () => {
       const all = Buffer.concat([pending[g] as Buffer, ...frames]);
       const cut = r.below(all.length + 1);
       pending[g] = all.subarray(cut);
-      if (cut > 0 && !socket.write(all.subarray(0, cut))) await Promise.race([once(socket, 'drain'), once(socket, 'close')]);
+      if (cut > 0 && !socket.write(all.subarray(0, cut))) await drained(socket);
       if (r.below(8) === 0) await turn();
       if (left < FRAMES / 2 && heap === 0) heap = process.memoryUsage().rss;
     }
