@@ -151,6 +151,21 @@ describe('the guard (B91)', () => {
     expect(guard.ownerOf(0xc0a8404e, now)).toBeNull();
   });
 
+  test('B90: who speaks as a free address without having claimed it is asked for it', () => {
+    const asked: number[] = [];
+    const g = new Guard(
+      SUBNET,
+      () => {},
+      (_card, ip) => asked.push(ip),
+    );
+    g.setCards([card, neighbour]);
+    for (const ip of [free, other, gateway, 'cb007109']) {
+      const f = bytes(ip4(ip, gateway, '06', '00'.repeat(20)));
+      expect(g.check(card, f, 0, f.length, now)).toBe('ip_spoof');
+    }
+    expect(asked).toEqual([0xc0a8404d]);
+  });
+
   test('a reservation is its own, and nobody else’s', () => {
     card.reservedIp = 0xc0a8404d;
     guard.setCards([card, neighbour]);

@@ -58,16 +58,21 @@ export class GuardedCard {
 export class Guard {
   readonly #subnet: SubnetLike;
   readonly #onStatic: (card: GuardedCard) => void;
+  readonly #onUnknown: (card: GuardedCard, ip: number) => void;
   /** Who owns an address of the subnet; null = the network itself. */
   #owners = new Map<number, GuardedCard | null>();
   #ipv6Owners = new Map<string, GuardedCard>();
   #cards: readonly GuardedCard[] = [];
   readonly #upper: Ipv6Upper = { protocol: -1, start: 0, at: 0, end: 0, fragment: false, later: false };
 
-  /** `onStatic` is called when a card's self-set address came, changed or went. */
-  constructor(subnet: SubnetLike, onStatic: (card: GuardedCard) => void) {
+  /**
+   * `onStatic` is called when a card's self-set address came, changed or went; `onUnknown` when it speaks as an address that nobody owns, without a claim: asked by
+   * ARP, it will claim it, as after a restart of this process.
+   */
+  constructor(subnet: SubnetLike, onStatic: (card: GuardedCard) => void, onUnknown: (card: GuardedCard, ip: number) => void = () => {}) {
     this.#subnet = subnet;
     this.#onStatic = onStatic;
+    this.#onUnknown = onUnknown;
   }
 
   /** Takes all cards with what they own now. */
@@ -137,6 +142,7 @@ export class Guard {
       return null;
     }
     if (!this.#owners.has(source) && (card.spoken.get(source) ?? 0) > now) return null;
+    if (!this.#owners.has(source) && subnetContains(this.#subnet, source)) this.#onUnknown(card, source);
     return 'ip_spoof';
   }
 

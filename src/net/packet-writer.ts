@@ -56,6 +56,14 @@ export class PacketWriter {
     this.#commit(to, ARP_SIZE);
   }
 
+  /** Asks a guest whether an address is its own. */
+  arpRequest(to: FrameSink, ip: number, target: number): void {
+    const at = this.#frame(to, ARP_SIZE, EtherType.arp, this.#mac);
+    if (at < 0) return;
+    emitArp(this.#b, at, { op: ArpOp.request, senderMac: this.#mac, senderIp: ip, targetMac: 0, targetIp: target });
+    this.#commit(to, ARP_SIZE);
+  }
+
   /** A UDP datagram; false when it is too large for any packet. */
   udp(to: FrameSink, d: Datagram, payload: Uint8Array): boolean {
     const length = UDP_HEADER + payload.length;

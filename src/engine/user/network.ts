@@ -35,6 +35,9 @@ import { openUdp } from './udp-sockets.ts';
 
 const LEASE_SECONDS = 3600;
 const HOUSEKEEPING_MS = 1000;
+const ASK_MS = 200;
+/** Addresses passed over for one DHCP message, as guests use them without a lease. */
+const MAX_PASSED_OVER = 16;
 /** Stands for the gateway on each network: fixed, the same as the kernel engine's bridges, so that guests keep their ARP entries. */
 const GATEWAY_MAC = { shared: 0x5a4545004001, host: 0x5a4545008001 } as const;
 
@@ -92,6 +95,8 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
   readonly #host = new HostAddresses();
   readonly #tcp: TcpPath;
   readonly #cables = new Map<string, Cable>();
+  /** When a card was last asked for its address. */
+  readonly #asked = new Map<string, number>();
   readonly #housekeeping: NodeJS.Timeout;
   /** Serves DNS by TCP on a port of the loopback that the TCP path connects to. */
   readonly #dnsServer: Server;
@@ -109,7 +114,11 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
     this.dhcp = new DhcpServer({ subnet: network.subnet, mtu: network.mtu, leaseSeconds: LEASE_SECONDS, domain: 'anka.internal' });
     this.dns = new DnsForwarder({ subnet: network.subnet, gateway: this.#gatewayIp, forward: o.config.dnsForward }, () => randomInt(65_536));
     this.#dnsService = new DnsService(this.dns, (x, m) => o.log.info(x, m));
-    this.#guard = new Guard(network.subnet, () => this.#addressesChanged());
+    this.#guard = new Guard(
+      network.subnet,
+      () => this.#addressesChanged(),
+      (card, ip) => this.#askWhose(card.id, ip),
+    );
     this.#writer = new PacketWriter(o.memory.u8, this.#gatewayMac);
     this.#machine = new GatewayMachine(this.#gatewayIp, this.#gatewayMac, o.memory.u8, this.#writer, this, Date.now);
     this.#switch = new Switch(o.memory.u8, this.#guard, this.#machine);
@@ -191,6 +200,7 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
     const c = this.#cables.get(id);
     if (!c) return;
     this.#cables.delete(id);
+    this.#asked.delete(id);
     for (const r of c.rules.values()) r.close();
     this.#linkGone(c.port);
     c.port.close();
@@ -251,6 +261,15 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
     this.dns.setNames(new Map(cables.flatMap((c) => (c.port.card.ip < 0 ? [] : [[c.nic.vmName, c.port.card.ip] as const]))));
   }
 
+  /** A guest speaks as an address that it has not claimed: it is asked, at most once in 200 ms. */
+  #askWhose(id: string, ip: number): void {
+    const port = this.port(id);
+    const now = Date.now();
+    if (!port || now - (this.#asked.get(id) ?? 0) < ASK_MS) return;
+    this.#asked.set(id, now);
+    this.#writer.arpRequest(port, this.#gatewayIp, ip);
+  }
+
   #addressGone(port: Port, ip: number): void {
     this.#tcp.guestAddressGone(port, ip);
     this.#udp.forget(port, ip);
@@ -306,6 +325,12 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
   /** A guest asks by DHCP: the message is for `onMessage` of the server, the answer for this guest alone. */
   dhcpRequest(from: Port, message: Uint8Array): void {
     const asked = this.dhcp.lastSeen.get(from.id);
+    for (let i = 0; i < MAX_PASSED_OVER; i++) {
+      const c = this.dhcp.candidate(message, Date.now());
+      if (!c) break;
+      const owner = this.#guard.ownerOf(c.ip, Date.now());
+      this.dhcp.probed(c.ip, owner !== null && owner.id !== c.nic, Date.now());
+    }
     const answer = this.dhcp.onMessage(message, Date.now());
     if (this.dhcp.exhausted && !this.#wasExhausted) this.#o.log.warn({ network: this.#config.network.name }, 'the address pool is exhausted');
     this.#wasExhausted = this.dhcp.exhausted;
