@@ -25,9 +25,9 @@ const SYN_OPTIONS = 8;
 export const WINDOW = 4 << 20;
 /** Our window scale: 65535 << 7 is twice the window. */
 export const WINDOW_SHIFT = 7;
-/** A port whose flows queue more than this towards the host gets small windows, and beyond the cap its payload is dropped. */
-export const PORT_QUEUE_SOFT = 32 << 20;
-export const PORT_QUEUE_CAP = 64 << 20;
+/** A port whose flows queue more than this towards the host gets small windows, and beyond the cap the payload of those that queue much is dropped. */
+const PORT_QUEUE_SOFT = 16 << 20;
+export const PORT_QUEUE_CAP = 32 << 20;
 const SMALL_WINDOW = 65536;
 
 export class TcpEmitter {

@@ -225,6 +225,19 @@ describe('payload of the guest', () => {
   });
 });
 
+test('connections whose peers do not read do not stop the others', () => {
+  const r = new TcpRig({ mtu: 65_520 });
+  r.stuck = true;
+  for (let f = 0; f < 12; f++) {
+    r.established({ mss: 60_000, guestPort: 41_000 + f });
+    for (let i = 0; i < 80; i++) r.guest('.', { seq: 1 + i * 60_000, data: Buffer.alloc(60_000), guestPort: 41_000 + f });
+  }
+  expect(r.machine.stats()['queued']).toBeLessThan(33 << 20);
+  r.established({ guestPort: 42_000 });
+  r.guest('P.', { seq: 1, data: 'GET /', guestPort: 42_000 });
+  expect(r.take()).toEqual(['write 5', '. seq 1 ack 6']);
+});
+
 describe('payload for the guest', () => {
   test('is cut to the MSS, pushed at its end, and kept until acknowledged', () => {
     const r = new TcpRig().established();

@@ -81,6 +81,8 @@ const MAX_SILENT = 12;
 /** A host socket is read while less than this waits unsent. */
 const ENOUGH_UNSENT = 128 << 10;
 const MAX_DESCRIPTORS = 1024;
+/** Bytes that a flow may queue towards the host although its port's account is full: those that are stuck do not stop the others. */
+const FAIR_SHARE = 16 << 10;
 
 export class TcpMachine {
   readonly pool: ChunkPool;
@@ -441,7 +443,7 @@ export class TcpMachine {
 
   #payload(flow: TcpFlow, at: number, length: number, queued: boolean): boolean {
     if (flow.events & Happened.hostDone) return false;
-    if (flow.owner.queued > PORT_QUEUE_CAP || flow.queued > WINDOW) return false;
+    if (flow.queued > (flow.owner.queued > PORT_QUEUE_CAP ? FAIR_SHARE : WINDOW)) return false;
     this.#o.host.write(flow, at, length, queued);
     return true;
   }
