@@ -1,0 +1,219 @@
+/**
+ * The TCP path of the user engine against real TCPs: a Linux kernel as the guest (a namespace whose tap is joined to the path's stream socket by bench/shim.c, which may lose, double and
+ * reorder frames), Linux and Node as the outside. Needs root for the namespace; the path itself runs without any right.
+ */
+import { type ChildProcess, execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { missing, Namespace, until } from '../world/world.ts';
+
+const why = missing('root', 'netns', 'tun');
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const prefix = process.env['ANKA_TEST_WORLD'] ?? '';
+
+/** Programs that run inside the namespaces, as text for `node -e`. */
+const SERVER = `
+const net = require('net'), crypto = require('crypto');
+// one byte says what to do: S<bytes> sink and answer with the hash; G<bytes>\\n give; E echo until the end; R reset at once; H say something after the client's end; W never read
+net.createServer({ allowHalfOpen: true }, (s) => {
+  s.on('error', () => {});
+  let head = null, hash = crypto.createHash('sha256'), n = 0;
+  s.on('data', (d) => {
+    if (head === null) {
+      head = String.fromCharCode(d[0]);
+      if (head === 'R') return void s.resetAndDestroy();
+      if (head === 'W') return void s.pause();
+      if (head === 'G') {
+        let left = Number(d.toString('latin1').slice(1).split('\\n')[0]), x = 1;
+        const more = () => {
+          while (left > 0) {
+            const b = Buffer.alloc(Math.min(left, 65536));
+            for (let i = 0; i + 4 <= b.length; i += 4) { x = (Math.imul(x, 1664525) + 1013904223) >>> 0; b.writeUInt32LE(x, i); }
+            hash.update(b); left -= b.length;
+            if (!s.write(b)) return void s.once('drain', more);
+          }
+          console.log('gave ' + hash.digest('hex')); s.end();
+        };
+        return more();
+      }
+      d = d.subarray(1);
+    }
+    if (head === 'E') s.write(d); else { hash.update(d); n += d.length; }
+  });
+  s.on('end', () => { if (head === 'S' || head === 'H') s.end(n + ' ' + hash.digest('hex') + '\\n'); else s.end(); });
+}).listen(7000, '0.0.0.0', () => console.log('ready'));
+`;
+
+class Lab {
+  readonly dir = mkdtempSync(join(tmpdir(), 'anka-tcp-'));
+  readonly guest = new Namespace(`${prefix}tpguest`);
+  readonly host = new Namespace(`${prefix}tphost`);
+  readonly process: ChildProcess;
+  output = '';
+  served = '';
+
+  constructor(shim: string, mtu: number, damage: string[] = [], rules = '') {
+    const socket = join(this.dir, 'nic.sock');
+    this.process = this.host.spawn([process.execPath, '--import', 'tsx', join(root, 'test/world/tcp-path-process.ts'), socket, String(mtu), rules]);
+    this.process.stdout?.on('data', (d) => {
+      this.output += d;
+    });
+    this.guest.run(`ip tuntap add dev tap0 mode tap; ip link set tap0 address 52:54:00:77:00:0a mtu ${mtu} txqueuelen 20000 up`);
+    this.guest.run('ip addr add 192.168.64.2/24 dev tap0; ip route add default via 192.168.64.1');
+    execFileSync('sh', ['-c', `for i in $(seq 600); do [ -S ${socket} ] && exit 0; sleep 0.1; done; exit 1`]);
+    this.guest.spawn([shim, 'tap0', socket, ...damage]);
+    const server = this.host.spawn([process.execPath, '-e', SERVER]);
+    server.stdout?.on('data', (d) => {
+      this.served += d;
+    });
+  }
+
+  async ready(): Promise<this> {
+    await until('the server listens', () => this.served.includes('ready'));
+    await until(
+      'the guest has a path',
+      async () =>
+        (await this.node(
+          "const s=require('net').connect(7000,'192.168.64.1',()=>{s.write('S');s.end()});s.on('data',d=>process.stdout.write(d));s.on('error',()=>process.exit(1))",
+        )) !== null,
+    );
+    return this;
+  }
+
+  /** Runs a program of Node in the guest; null when it fails. */
+  node(program: string): Promise<string | null> {
+    writeFileSync(join(this.dir, 'program.cjs'), program);
+    return this.guest.ask(`${process.execPath} ${join(this.dir, 'program.cjs')}`);
+  }
+
+  async stats(): Promise<Record<string, number>> {
+    const before = this.output.length;
+    const pid = execFileSync('sh', ['-c', `ip netns pids ${this.host.name}`])
+      .toString()
+      .trim()
+      .split('\n')
+      .find((p) => readFileSync(`/proc/${p}/cmdline`, 'utf8').includes('tcp-path-process') && !readFileSync(`/proc/${p}/cmdline`, 'utf8').startsWith('ip'));
+    process.kill(Number(pid), 'SIGUSR2');
+    await until('the counters', () => this.output.slice(before).includes('\n'));
+    return JSON.parse(this.output.slice(before)) as Record<string, number>;
+  }
+
+  close(): void {
+    this.guest.close();
+    this.host.close();
+    rmSync(this.dir, { recursive: true, force: true });
+  }
+}
+
+const UP = (bytes: number): string => `
+const net = require('net'), crypto = require('crypto'); const hash = crypto.createHash('sha256'); let left = ${bytes};
+const s = net.connect({ port: 7000, host: '192.168.64.1', allowHalfOpen: true }, () => { s.write('S');
+  const more = () => { while (left > 0) { const b = crypto.randomBytes(Math.min(left, 100000)); hash.update(b); left -= b.length; if (!s.write(b)) return void s.once('drain', more); } s.end(); }; more(); });
+let answer = ''; s.on('data', (d) => answer += d); s.on('end', () => { const ours = ${bytes} + ' ' + hash.digest('hex'); console.log(answer.trim() === ours ? 'same' : answer + ' is not ' + ours); });`;
+
+const DOWN = (bytes: number): string => `
+const net = require('net'), crypto = require('crypto'); const hash = crypto.createHash('sha256'); let n = 0;
+const s = net.connect({ port: 7000, host: '192.168.64.1' }, () => s.write('G${bytes}\\n')); s.on('data', (d) => { hash.update(d); n += d.length; });
+s.on('end', () => console.log(n + ' ' + hash.digest('hex')));`;
+
+describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${why ? ` (skipped: ${why})` : ''}`, () => {
+  const made = mkdtempSync(join(tmpdir(), 'anka-shim-'));
+  const shim = join(made, 'shim');
+  let lab: Lab | null = null;
+  beforeAll(() => {
+    execFileSync('gcc', ['-O2', '-Wall', '-Werror', '-o', shim, join(root, 'bench/shim.c')]);
+  });
+  afterEach(() => {
+    lab?.close();
+    lab = null;
+  });
+  afterAll(() => rmSync(made, { recursive: true, force: true }));
+
+  const down = async (bytes: number): Promise<void> => {
+    const before = lab!.served.length;
+    const got = await lab!.node(DOWN(bytes));
+    await until('the server has given all', () => lab!.served.slice(before).includes('gave'));
+    const hash = /gave (\S+)/.exec(lab!.served.slice(before))![1];
+    expect(got?.trim()).toBe(`${bytes} ${hash}`);
+  };
+
+  test.each([1500, 9000, 65_520])('B12, B67: 200 MB each way at MTU %i, byte for byte', async (mtu) => {
+    lab = await new Lab(shim, mtu).ready();
+    expect(await lab.node(UP(200_000_000))).toBe('same\n');
+    await down(200_000_000);
+    const stats = await lab.stats();
+    expect(stats).toMatchObject({ malformed: 0, badChecksum: 0, queued: 0 });
+  });
+
+  test.each([
+    ['1 % loss', ['loss=10000', 'seed=1']],
+    ['2 % reordered', ['reorder=20000', 'seed=2']],
+    ['2 % twice', ['dup=20000', 'seed=3']],
+    ['all of it', ['loss=3000', 'reorder=5000', 'dup=5000', 'seed=4']],
+  ])('B67: %s on the way: still byte for byte', async (_name, damage) => {
+    lab = await new Lab(shim, 1500, damage).ready();
+    expect(await lab.node(UP(4_000_000))).toBe('same\n');
+    await down(4_000_000);
+  });
+
+  test('B67: tiny windows: a guest with a receive buffer of 2 KB, and one that reads slowly', async () => {
+    lab = await new Lab(shim, 1500).ready();
+    lab.guest.run('sysctl -qw net.ipv4.tcp_rmem="2048 2048 4096"');
+    await down(300_000);
+    lab.guest.run('sysctl -qw net.ipv4.tcp_rmem="4096 8192 16384"');
+    await down(4_000_000);
+  });
+
+  test('B65, B67: refused, reset, half-closed', async () => {
+    lab = await new Lab(shim, 1500).ready();
+    const connect = (port: number, then: string) =>
+      `const s=require('net').connect({port:${port},host:'192.168.64.1',allowHalfOpen:true});s.on('error',(e)=>console.log(e.code));s.on('connect',()=>{${then}});s.on('data',(d)=>console.log(String(d).trim()));s.on('end',()=>console.log('end'))`;
+    expect(await lab.node(connect(7001, ''))).toBe('ECONNREFUSED\n');
+    expect(await lab.node(connect(7000, "s.write('R')"))).toBe('ECONNRESET\n');
+    expect(await lab.node(connect(7000, "s.write('Habc');s.end()"))).toBe(`3 ${createHash('sha256').update('abc').digest('hex')}\nend\n`);
+    const stats = await lab.stats();
+    expect(stats).toMatchObject({ flows: 0, queued: 0 });
+  });
+
+  test('a peer that does not read stops the guest, and memory stays bounded', async () => {
+    lab = await new Lab(shim, 1500).ready();
+    const before = (await lab.stats())['rss']!;
+    const sent = await lab.node(`
+      const net = require('net'); const all = []; let sent = 0;
+      for (let i = 0; i < 20; i++) { const s = net.connect(7000, '192.168.64.1', () => { s.write('W'); const b = Buffer.alloc(1 << 20); const more = () => { while (s.write(b)) sent += b.length; s.once('drain', more); }; more(); }); s.on('error', () => {}); all.push(s); }
+      let last = -1; setInterval(() => { const now = all.reduce((n, s) => n + s.bytesWritten - s.writableLength, 0); if (now === last) { console.log(now); process.exit(0); } last = now; }, 3000);`);
+    expect(Number(sent)).toBeGreaterThan(1_000_000);
+    const stats = await lab.stats();
+    expect(stats['queued']).toBeLessThan(48 << 20);
+    expect(stats['rss']! - before).toBeLessThan(220 << 20);
+    // and the next connection is served as if nothing were
+    await down(5_000_000);
+  });
+
+  test('1,000 downloads at the same time', async () => {
+    lab = await new Lab(shim, 1500).ready();
+    const got = await lab.node(`
+      const net = require('net'); let done = 0, bad = 0;
+      for (let i = 0; i < 1000; i++) { let n = 0; const s = net.connect(7000, '192.168.64.1', () => s.write('G100000\\n')); s.on('data', (d) => n += d.length); s.on('error', () => {}); s.on('close', () => { if (n !== 100000) bad++; if (++done === 1000) console.log(done, bad); }); }`);
+    expect(got).toBe('1000 0\n');
+    await until('all flows are gone', async () => (await lab!.stats())['flows'] === 0);
+  });
+
+  test('B63, B67: forwarded connections reach the guest, and 500 resets by clients disturb nobody', async () => {
+    lab = await new Lab(shim, 1500, [], '15000:7100').ready();
+    lab.guest.spawn([process.execPath, '-e', "require('net').createServer((s)=>{s.on('error',()=>{});s.end(s.remoteAddress+'\\n')}).listen(7100,'0.0.0.0')"]);
+    const ask = () =>
+      lab!.host.ask(
+        `${process.execPath} -e "const s=require('net').connect(15000,'127.0.0.1');s.on('data',d=>process.stdout.write(d));s.on('error',()=>process.exit(1))"`,
+      );
+    await until('the guest answers', async () => (await ask()) === '192.168.64.1\n');
+    await lab.host.ask(
+      `${process.execPath} -e "for(let i=0;i<500;i++){const s=require('net').connect(15000,'127.0.0.1',()=>s.resetAndDestroy());s.on('error',()=>{})}"`,
+    );
+    expect(await ask()).toBe('192.168.64.1\n');
+  });
+});
