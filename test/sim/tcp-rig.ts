@@ -162,13 +162,18 @@ export class TcpRig {
   /** What the host's socket does not take. */
   stuck = false;
   readonly written: Buffer[] = [];
+  /** Takes what is sent to the guest, instead of the log. */
+  onSegment: ((s: Segment) => void) | null = null;
   readonly #rx: number;
 
   constructor(options: { mtu?: number; isn?: number; limits?: TcpMachineOptions['limits'] } = {}) {
     this.isn = options.isn ?? 1000;
     this.#rx = this.memory.alloc(1 << 20);
     this.port = new FakePort(this.memory, 0, options.mtu ?? 1500, (start, end) => {
-      for (const s of readFrames(this.memory, start, end)) this.log.push(this.show(s));
+      for (const s of readFrames(this.memory, start, end)) {
+        if (this.onSegment) this.onSegment(s);
+        else this.log.push(this.show(s));
+      }
     });
     const host: HostSide = {
       connect: (flow, address, port) => {

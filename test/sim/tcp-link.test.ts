@@ -1,0 +1,107 @@
+/** Two hosts joined by a link that delays, loses, reorders and doubles: the machine sends 2 MB to a guest that keeps what comes early, byte for byte, and the time it takes is a table. */
+import { expect, test } from 'vitest';
+import { seqDiff } from '../../src/wire/sequence.ts';
+import { type Segment, TcpRig } from './tcp-rig.ts';
+
+interface Link {
+  /** One way, ms; and how likely each is, per segment. */
+  delay: number;
+  loss: number;
+  reorder: number;
+  twice: number;
+}
+
+const BYTES = 2_000_000;
+/** A gigabit link: bytes per ms. */
+const RATE = 125_000;
+
+/** Milliseconds of the machine's clock that the transfer took, and how many segments were sent again. */
+function transfer(link: Link, seed: number): { ms: number; again: number } {
+  let state = seed;
+  const random = (): number => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
+  const rig = new TcpRig().established({ window: 8192 });
+  const queue: { at: number; up: boolean; segment: Segment | number }[] = [];
+  let free = rig.now;
+  const put = (up: boolean, segment: Segment | number, bytes: number): void => {
+    free = Math.max(free, rig.now) + bytes / RATE;
+    if (random() < link.loss) return;
+    const at = free + link.delay + (random() < link.reorder ? link.delay / 2 + 1 : 0);
+    queue.push({ at, up, segment });
+    if (random() < link.twice) queue.push({ at: at + 0.1, up, segment });
+  };
+  rig.onSegment = (s) => put(false, s, s.data.length + 58);
+  const early = new Map<number, Buffer>();
+  const got: Buffer[] = [];
+  let next = 1;
+  const receive = (s: Segment): void => {
+    const seq = seqDiff(s.seq, rig.iss);
+    if (s.data.length > 0) early.set(seq, s.data);
+    for (;;) {
+      const here = [...early].find(([q, d]) => q <= next && q + d.length > next);
+      if (!here) break;
+      got.push(here[1].subarray(next - here[0]));
+      next = here[0] + here[1].length;
+      early.delete(here[0]);
+    }
+    for (const [q, d] of early) if (q + d.length <= next) early.delete(q);
+    put(true, next, 58);
+  };
+  const data = Buffer.alloc(BYTES);
+  for (let i = 0; i < BYTES; i++) data[i] = (i * 31 + (i >> 9)) & 255;
+  const begin = rig.now;
+  for (let at = 0; next <= BYTES; ) {
+    if (at < BYTES && rig.flow!.unsent < 65_536) {
+      rig.host(data.subarray(at, at + 50_000));
+      at += 50_000;
+      continue;
+    }
+    let soonest = -1;
+    for (let i = 0; i < queue.length; i++) if (soonest < 0 || queue[i]!.at < queue[soonest]!.at) soonest = i;
+    const due = soonest < 0 ? Number.POSITIVE_INFINITY : queue[soonest]!.at;
+    const timer = rig.machine.nextAt();
+    rig.now = Math.max(rig.now, Math.min(due, timer));
+    if (timer <= due) rig.machine.run(rig.now);
+    else {
+      const [event] = queue.splice(soonest, 1);
+      if (event!.up) rig.guest('.', { seq: 1, ack: event!.segment as number, window: 8192 });
+      else receive(event!.segment as Segment);
+    }
+    if (rig.now - begin > 3_600_000) throw new Error('an hour has passed');
+  }
+  expect(Buffer.compare(Buffer.concat(got), data)).toBe(0);
+  return { ms: rig.now - begin, again: rig.machine.stats()['retransmissions']! };
+}
+
+test('B67: any damage on the way: byte for byte, at these speeds', () => {
+  const rows: string[] = [];
+  for (const [name, link] of Object.entries<Link>({
+    'clean, 0.1 ms': { delay: 0.1, loss: 0, reorder: 0, twice: 0 },
+    'clean, 10 ms': { delay: 10, loss: 0, reorder: 0, twice: 0 },
+    '0.1 % loss, 0.1 ms': { delay: 0.1, loss: 0.001, reorder: 0, twice: 0 },
+    '1 % loss, 0.1 ms': { delay: 0.1, loss: 0.01, reorder: 0, twice: 0 },
+    '1 % loss, 10 ms': { delay: 10, loss: 0.01, reorder: 0, twice: 0 },
+    '5 % loss, 1 ms': { delay: 1, loss: 0.05, reorder: 0, twice: 0 },
+    '2 % reordered, 1 ms': { delay: 1, loss: 0, reorder: 0.02, twice: 0 },
+    '2 % twice, 1 ms': { delay: 1, loss: 0, reorder: 0, twice: 0.02 },
+    'all of it, 1 ms': { delay: 1, loss: 0.01, reorder: 0.01, twice: 0.01 },
+  })) {
+    const { ms, again } = transfer(link, 12345);
+    rows.push(`${name.padEnd(22)} ${((BYTES * 8) / ms / 1000).toFixed(1).padStart(7)} Mbit/s  ${String(again).padStart(5)} again`);
+  }
+  expect(`\n${rows.join('\n')}\n`).toMatchInlineSnapshot(`
+    "
+    clean, 0.1 ms            936.4 Mbit/s      0 again
+    clean, 10 ms             421.7 Mbit/s      0 again
+    0.1 % loss, 0.1 ms       919.4 Mbit/s      1 again
+    1 % loss, 0.1 ms         792.5 Mbit/s     19 again
+    1 % loss, 10 ms           40.9 Mbit/s     19 again
+    5 % loss, 1 ms            14.7 Mbit/s    120 again
+    2 % reordered, 1 ms      777.8 Mbit/s    191 again
+    2 % twice, 1 ms          858.1 Mbit/s      0 again
+    all of it, 1 ms          333.1 Mbit/s     19 again
+    "
+  `);
+});
