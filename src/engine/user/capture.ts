@@ -73,6 +73,7 @@ export async function openCapture(path: string, nic: DesiredNic, side: CaptureSi
   socket.on('error', () => {}); // 'close' follows
   socket.on('end', () => socket.destroy());
   socket.on('close', end);
+  socket.resume();
   return {
     description: `${side} of ${nic.vmName}'s card, at its network process`,
     snapLength: SNAP_LENGTH,

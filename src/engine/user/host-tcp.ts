@@ -68,6 +68,12 @@ class HostSocket {
   }
 }
 
+/** Ends it so that its peer notices: a reset, where there is such a thing. */
+function resetSocket(socket: Socket): void {
+  if (socket.remoteAddress === undefined) socket.destroy();
+  else socket.resetAndDestroy();
+}
+
 export class TcpGateway implements TcpPath {
   readonly #memory: PacketMemory;
   readonly #machine: TcpMachine;
@@ -124,15 +130,15 @@ export class TcpGateway implements TcpPath {
     source: number,
     sourcePort: number,
     socket: Socket,
-    onRefused?: (why: TcpRefusal) => void,
+    onAnswer?: (why: TcpRefusal | null) => void,
   ): TcpFlowRef {
     const flow = this.#machine.accept(port, guestIp, guestPort, source, sourcePort, performance.now());
     if (!flow) {
-      socket.resetAndDestroy();
-      onRefused?.({ kind: 'prohibited' });
+      onAnswer?.({ kind: 'prohibited' });
+      resetSocket(socket);
       return { serial: 0, ended: true };
     }
-    if (onRefused) flow.onRefused = onRefused;
+    if (onAnswer) flow.onAnswer = onAnswer;
     const h = new HostSocket(flow);
     h.connected = true;
     flow.host = h;
@@ -202,6 +208,7 @@ export class TcpGateway implements TcpPath {
     if (!inner._handle || given.readableLength > 0 || given.bytesRead > 0) {
       this.#attach(h, given);
       given.on('data', (data: Buffer) => this.#onCopied(h, data));
+      given.resume();
       return;
     }
     const handle = inner._handle;
@@ -404,7 +411,7 @@ export class TcpGateway implements TcpPath {
     const socket = h.socket;
     h.socket = null;
     if (!socket) return;
-    if (h.connected) socket.resetAndDestroy();
+    if (h.connected) resetSocket(socket);
     else socket.destroy();
   }
 }

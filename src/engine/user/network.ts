@@ -345,12 +345,12 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
   }
 
   /** A connection of the host's own to a guest's port; the guest sees the gateway. False when there is no guest with an address. */
-  dial(id: string, ip: number | undefined, port: number, socket: Socket, onRefused?: (why: TcpRefusal) => void): boolean {
+  dial(id: string, ip: number | undefined, port: number, socket: Socket, onAnswer: (why: TcpRefusal | null) => void): boolean {
     const c = this.#cables.get(id);
     const to = ip ?? c?.port.card.ip ?? -1;
     if (!c?.port.connected || to < 0) return false;
     this.#nextDialPort = this.#nextDialPort >= 65_535 ? 49_152 : this.#nextDialPort + 1;
-    this.#tcp.accept(c.port, to, port, this.#gatewayIp, this.#nextDialPort, socket, onRefused);
+    this.#tcp.accept(c.port, to, port, this.#gatewayIp, this.#nextDialPort, socket, onAnswer);
     return true;
   }
 

@@ -6,10 +6,19 @@
  * Limits: a first line of at most 4 KiB, within ten seconds; a capture tells of dropped frames by not having them.
  */
 import type { Socket } from 'node:net';
+import type { TcpRefusal } from '../../net/nat/tcp-path.ts';
 import type { UserNetwork } from './network.ts';
 import type { StreamAnswer, StreamRequest } from './network-config.ts';
 import type { FrameTap } from './port.ts';
 
+/** Why a stream cannot be had, in words. */
+const REFUSALS: Record<TcpRefusal['kind'], string> = {
+  refused: 'connection refused',
+  timeout: 'the guest does not answer',
+  'host-unreachable': 'the guest is not reached',
+  'net-unreachable': 'the network is not reached',
+  prohibited: 'too many connections to this VM',
+};
 const MAX_LINE = 4096;
 const FIRST_LINE_MS = 10_000;
 const MAX_BEHIND = 4 << 20;
@@ -53,9 +62,8 @@ function begin(socket: Socket, text: string, network: UserNetwork | null): strin
   if (!network) return 'the network is not configured';
   if ('dial' in request) {
     const { id, ip, port } = request.dial;
-    socket.write(line({ ok: true }));
-    if (!network.dial(id, ip, port, socket)) socket.resetAndDestroy();
-    return null;
+    const answer = (why: TcpRefusal | null): void => void socket.write(line(why === null ? { ok: true } : { error: REFUSALS[why.kind] }));
+    return network.dial(id, ip, port, socket, answer) ? null : 'the VM is not on this network, or has no address yet';
   }
   if (!('capture' in request)) return 'neither dial nor capture';
   const port = network.port(request.capture.id);

@@ -47,8 +47,8 @@ export class TcpFlow {
   readonly send: TcpSendBuffer;
   /** The host socket's handle; the machine does not look into it. */
   host: unknown = null;
-  /** Set while a forwarded client waits for the guest's answer. */
-  onRefused: ((why: TcpRefusal) => void) | null = null;
+  /** Set while a forwarded client waits for the guest's answer: told null when it was accepted. */
+  onAnswer: ((why: TcpRefusal | null) => void) | null = null;
   /** It came from the host's side: we are the one who calls. */
   readonly forwarded: boolean;
   events = 0;

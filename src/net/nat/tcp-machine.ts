@@ -332,7 +332,7 @@ export class TcpMachine {
     this.#takeSyn(flow, d, seq, window);
     this.#establish(flow, ack);
     flow.wl2 = ack;
-    flow.onRefused = null;
+    this.#tell(flow, null);
     this.#mark(flow);
     this.#sender.pump(flow, this.#now);
   }
@@ -356,9 +356,14 @@ export class TcpMachine {
 
   #notAnswered(flow: TcpFlow, kind: TcpRefusal['kind']): void {
     this.#counts.refused++;
-    const tell = flow.onRefused;
+    this.#tell(flow, { kind });
     this.#abandon(flow);
-    tell?.({ kind });
+  }
+
+  #tell(flow: TcpFlow, why: TcpRefusal | null): void {
+    const tell = flow.onAnswer;
+    flow.onAnswer = null;
+    tell?.(why);
   }
 
   /** A client from the host's side; `flow.host` is the caller's to set. Null when the port has too many. */
@@ -530,7 +535,7 @@ export class TcpMachine {
     flow.send.clear();
     flow.early?.clear();
     this.#emit.giveTemplate(flow.template);
-    flow.onRefused = null;
+    flow.onAnswer = null;
   }
 
   /** Resets both sides. */

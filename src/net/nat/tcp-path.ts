@@ -49,7 +49,7 @@ export interface TcpPath {
   guestAddressGone(port: GuestPort, ip: number): void;
   /**
    * A client that came in by a forwarding rule or by `anka nc`; `source` and `sourcePort` are what the guest shall see as its peer. The socket belongs to the path from now on; accept it
-   * with `pauseOnConnect` and `allowHalfOpen`. `onRefused` tells once that the guest refused or did not answer; the client is reset then.
+   * with `pauseOnConnect` and `allowHalfOpen`. `onAnswer` tells once: null when the guest accepted, else why not; the client is reset then.
    */
   accept(
     port: GuestPort,
@@ -58,7 +58,7 @@ export interface TcpPath {
     source: number,
     sourcePort: number,
     socket: Socket,
-    onRefused?: (why: TcpRefusal) => void,
+    onAnswer?: (why: TcpRefusal | null) => void,
   ): TcpFlowRef;
   /** Resets both sides of it; nothing when it has ended. */
   cut(ref: TcpFlowRef): void;
