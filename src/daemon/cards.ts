@@ -3,13 +3,14 @@
  *
  * Theory of operation: a change on a running VM is pulling the cable, plugging it into the other network, waiting until any guest has noticed, and pushing it in;
  * then it is checked that the guest asked for an address, and the cable is pulsed again, longer, when it did not. Nothing of QEMU changes, but for
- * taking the card out and putting it back, which is PCI hotplug. Limits: MAC address, controller and VLAN change at the next start.
+ * taking the card out and putting it back, which is PCI hotplug. Limits: MAC address and controller change at the next start.
  */
 import { randomInt } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CallSettings, OnProgress } from '../api/service.ts';
 import type { NetworkCardRequest } from '../api/types.ts';
 import type { ObservedState } from '../engine/engine.ts';
+import { defaultUplink, foreignMacDoubt } from '../host/ethernet.ts';
 import { listRoutes } from '../host/links.ts';
 import { AnkaError } from '../lib/errors.ts';
 import { isInterfaceName } from '../lib/settings.ts';
@@ -80,12 +81,12 @@ function checkReservation(ctx: Context, vm: VmRow, text: string, seen: ObservedS
   return ip;
 }
 
-/** Interface of a bridge-type VM (B18): its own, the setting's or environment's, the default route's, the first with a link. */
+/** Interface of a bridge-type VM (B18): its own, the environment's, the setting's, the default route's if it is Ethernet, the first card with a link. */
 export async function chooseUplink(ctx: Context, vm: VmRow, settings: CallSettings): Promise<string> {
   if (vm.bridge) return vm.bridge;
   const named = settingValue(ctx.settings, 'bridge_name', settings).value;
   if (named) return named;
-  return (await listRoutes()).find((r) => r.isDefault)?.dev ?? '';
+  return defaultUplink((await listRoutes()).filter((r) => r.isDefault).map((r) => r.dev));
 }
 
 /** Refuses what the engine cannot do, before anything is touched. */
@@ -111,10 +112,11 @@ export async function changeCard(
     next.uplink = await chooseUplink(ctx, next, settings);
     await demandPossible(ctx, { ...next, outsideMac: next.outsideMac ?? 0 });
   } else next.uplink = '';
-  const moved = next.type !== vm.type || (next.type === 'bridge' && (next.bridge || next.uplink) !== (vm.bridge || vm.uplink));
+  const place = (v: VmRow): string => (v.type === 'bridge' ? `bridge ${v.bridge || v.uplink} ${v.vlan ?? ''}` : v.type);
+  const moved = place(next) !== place(vm);
   const stored = { ...change, ...(machine ? { uplink: next.uplink } : {}) };
-  const later = (['insideMac', 'controller', 'vlan'] as const).filter((k) => change[k] !== undefined && change[k] !== vm[k]);
-  const note = machine && later.length > 0 ? '; MAC address, controller and VLAN change at the next start' : '';
+  const later = (['insideMac', 'controller'] as const).filter((k) => change[k] !== undefined && change[k] !== vm[k]);
+  const note = machine && later.length > 0 ? '; MAC address and controller change at the next start' : '';
   if (!machine) {
     ctx.vms.update(vm.uuid, stored);
     if (vm.status !== 'suspended') return '';
@@ -143,7 +145,11 @@ export async function replug(ctx: Context, reconciler: Reconciler, vm: VmRow, ma
     await sleep(pulse);
     const since = Date.now();
     await machine.setLink(true);
-    if (!served) return `${vm.name} is on ${vm.type} ${vm.bridge || vm.uplink}`;
+    if (!served) {
+      const uplink = vm.bridge || vm.uplink;
+      const doubt = foreignMacDoubt(uplink);
+      return `${vm.name} is on ${vm.type} ${uplink}${doubt === null ? '' : `; ${doubt}`}`;
+    }
     progress('waiting for the guest to ask for an address');
     const ip = await addressAsked(reconciler, vm.uuid, since);
     if (ip !== null) return `${vm.name} is on ${vm.type} with address ${formatIpv4(ip)}`;

@@ -9,6 +9,8 @@ export interface Link {
   kind: string;
   master: string | null;
   up: boolean;
+  /** Takes in frames to every group. */
+  allMulticast: boolean;
   alias: string;
   mac: string;
   mtu: number;
@@ -42,6 +44,7 @@ export async function listLinks(): Promise<Link[]> {
       kind: l.linkinfo?.info_kind ?? '',
       master: l.master ?? null,
       up: l.flags.includes('UP'),
+      allMulticast: l.flags.includes('ALLMULTI'),
       alias: l.ifalias ?? '',
       mac: l.address ?? '',
       mtu: l.mtu,

@@ -1,6 +1,6 @@
 /** nftables: rules are written as text in one transaction, and read back as stateless text, to be compared. */
 import { AnkaError } from '../lib/errors.ts';
-import { parseIpv4 } from '../wire/address.ts';
+import { parseIpv4, parseMac } from '../wire/address.ts';
 import { run } from './exec.ts';
 
 /** Runs one transaction. */
@@ -20,7 +20,30 @@ export async function listTable(family: string, name: string): Promise<string | 
 
 /** A table's text without the elements of its dynamic sets, which packets change. */
 export function withoutDynamicElements(table: string): string {
-  return table.replaceAll(/(set (?:drop_\w+|claim) \{[^}]*?)elements = \{[^}]*\}/g, '$1');
+  return table.replaceAll(/(set (?:drop_\w+|claim|seen|given) \{[^}]*?)\s*elements = \{[^}]*\}/g, '$1');
+}
+
+/** A pair of Ethernet and IPv4 address, and the seconds for which a set keeps it. */
+export interface AddressPair {
+  mac: number;
+  ip: number;
+  expires: number;
+}
+
+/** Pairs in a set whose elements are an Ethernet and an IPv4 address, by their types or as bare numbers. None where the set is not there. */
+export async function readAddressPairs(family: string, table: string, set: string): Promise<AddressPair[]> {
+  const text = await run('nft', ['-j', 'list', 'set', family, table, set]).catch((cause: AnkaError) => {
+    if (cause.kind === 'missingProgram') throw cause;
+    return '{"nftables":[]}';
+  });
+  const { nftables } = JSON.parse(text) as { nftables: { set?: { elem?: { elem?: { val?: { concat?: (string | number)[] }; expires?: number } }[] } }[] };
+  return nftables.flatMap(({ set: found }) =>
+    (found?.elem ?? []).flatMap(({ elem }) => {
+      const [mac, ip] = elem?.val?.concat ?? [];
+      const pair = { mac: typeof mac === 'string' ? parseMac(mac) : mac, ip: typeof ip === 'string' ? parseIpv4(ip) : ip, expires: elem?.expires ?? 0 };
+      return pair.mac == null || pair.ip == null ? [] : [pair as AddressPair];
+    }),
+  );
 }
 
 /** Counters kept in the elements of dynamic sets of a table: set name → element → packets. Elements are single strings. */

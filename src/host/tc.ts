@@ -91,3 +91,9 @@ export async function listBpfFilters(devices: readonly string[]): Promise<Map<st
   }
   return found;
 }
+
+/** Whether clsact of an interface has any filter. */
+export async function hasFilters(device: string): Promise<boolean> {
+  for (const direction of ['ingress', 'egress']) if ((await run('tc', ['filter', 'show', 'dev', device, direction])).trim() !== '') return true;
+  return false;
+}

@@ -1,5 +1,6 @@
 /** What on this host breaks the networks, or would, and how to mend it (B93). Looks only, changes nothing. */
 import { accessSync, constants } from 'node:fs';
+import { foreignMacDoubt } from '../../host/ethernet.ts';
 import { run } from '../../host/exec.ts';
 import { listLinks, listRoutes } from '../../host/links.ts';
 import { listTable } from '../../host/nft.ts';
@@ -8,7 +9,7 @@ import { readSysctl } from '../../host/sysctl.ts';
 import { formatSubnet, subnetsOverlap } from '../../wire/address.ts';
 import type { DesiredState, DoctorFinding, ObservedNic } from '../engine.ts';
 import { findFirewalls } from './firewalls.ts';
-import { BRIDGES, TABLES, tapName } from './names.ts';
+import { BRIDGES, segmentNames, TABLES, tapName } from './names.ts';
 import { isOurs } from './plan.ts';
 
 const NEEDED: [program: string, args: string[], pkg: string][] = [
@@ -29,6 +30,7 @@ export async function examineHost(desired: DesiredState, seen: readonly Observed
     ...(await forwarding(desired)),
     ...ports(desired, seen),
     ...(await resolvers(desired)),
+    ...interfaces(desired),
     ...(await leftovers(desired)),
   ];
 }
@@ -145,8 +147,22 @@ async function resolvers(desired: DesiredState): Promise<DoctorFinding[]> {
   }));
 }
 
+/** Interfaces that VMs are bridged to, beyond which their frames may not get. */
+function interfaces(desired: DesiredState): DoctorFinding[] {
+  const names = new Set(desired.nics.flatMap((n) => (n.type === 'bridge' && n.bridge ? [n.bridge] : [])));
+  return [...names].flatMap((name): DoctorFinding[] => {
+    const doubt = foreignMacDoubt(name);
+    if (doubt === null) return [{ id: 'bridge', level: 'ok', message: `nothing is known to hinder VMs on ${name}`, remedy: '' }];
+    return [{ id: 'bridge.foreign-mac', level: 'warning', message: doubt, remedy: "allow it there, or use 'anka modify VM set network-card -t shared'" }];
+  });
+}
+
 async function leftovers(desired: DesiredState): Promise<DoctorFinding[]> {
-  const wanted = new Set([...desired.networks.map((n) => BRIDGES[n.name] as string), ...desired.nics.map((n) => tapName(n.id))]);
+  const wanted = new Set([
+    ...desired.networks.map((n) => BRIDGES[n.name] as string),
+    ...desired.nics.map((n) => tapName(n.id)),
+    ...desired.nics.flatMap((n) => (n.type === 'bridge' && n.bridge ? Object.values(segmentNames(n.bridge)) : [])),
+  ]);
   const left = (await listLinks()).filter((l) => isOurs(l) && !wanted.has(l.name)).map((l) => `interface ${l.name}`);
   if (desired.networks.length === 0)
     for (const [family, table] of TABLES) if ((await listTable(family, table)) !== null) left.push(`nft table ${family} ${table}`);

@@ -4,9 +4,9 @@
  * Theory of operation: `apply` stores the desired state and brings the host to it: links by `ip -batch`, object by object; all rules as one nft
  * transaction; translation of MAC addresses by tc, before a card is plugged in; DHCP, DNS and listeners by the service process. What is in force is compared with what was written after every cue from `ip monitor`,
  * `nft monitor` and `tc monitor`, and at least every ten seconds; the difference is repaired from the last desired state (B90). Addresses come from the service's leases and
- * from the ARP table, which is read once a second.
+ * from the ARP table, which is read once a second; those of bridged guests from what they claim (bridged-addresses.ts).
  *
- * Limits: IPv6 does not leave a network; bridge type needs a bridge that exists already, or the no-touch bridge of uplink.ts.
+ * Limits: IPv6 does not leave the shared and the host network.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -37,6 +37,7 @@ import type {
 } from '../engine.ts';
 import { ProcessClient } from '../process-client.ts';
 import { subnetProblems } from '../subnet-clash.ts';
+import { BridgedAddresses } from './bridged-addresses.ts';
 import { openCapture } from './capture.ts';
 import { examineHost } from './doctor.ts';
 import { gatherFacts } from './explain-facts.ts';
@@ -45,11 +46,12 @@ import { endFlows, Places } from './flows.ts';
 import { MacTranslations } from './mac-translation.ts';
 import { BRIDGES, DHCP_PORTS, DNS_PORT, TABLES, tapName } from './names.ts';
 import { isOurs, type LinkPlan, planLinks, planTaps } from './plan.ts';
-import { DROP_REASONS, type RuledNic, removeTables, renderRuleset } from './ruleset.ts';
+import { DROP_REASONS, type RuledNic, removeTables, renderRuleset, type Segments } from './ruleset.ts';
 import type { ServiceConfig, ServiceMethods, ServiceStatus } from './service-config.ts';
 import { StaticAddresses } from './static-addresses.ts';
 import { SysctlRecord } from './sysctl-record.ts';
-import { Uplinks } from './uplinks.ts';
+import { UplinkKeeper, type Uplinks } from './uplinks.ts';
+import { applyVlanTags } from './vlan-tags.ts';
 
 export interface KernelEngineOptions {
   runDir: string;
@@ -79,7 +81,12 @@ class KernelEngine implements Engine {
   #statics = new StaticAddresses();
   #places = new Places();
   #static = new Map<string, number>();
-  #uplinks: Uplinks;
+  #uplinks: UplinkKeeper;
+  /** Where the taps of bridge-type cards went. */
+  #plugged: Uplinks = new Map();
+  #bridged: BridgedAddresses;
+  /** The host's addresses on bridged interfaces. */
+  #hostAddresses: string[] = [];
   #applied: AppliedRules | null = null;
   #problems: EngineProblem[] = [];
   #watchers = new Set<() => void>();
@@ -95,7 +102,8 @@ class KernelEngine implements Engine {
 
   constructor(options: KernelEngineOptions) {
     this.#options = options;
-    this.#uplinks = new Uplinks(options.log);
+    this.#uplinks = new UplinkKeeper(options.runDir, options.log);
+    this.#bridged = new BridgedAddresses(options.runDir);
     this.#sysctl = new SysctlRecord(join(options.runDir, 'sysctl.json'));
     this.#translations = new MacTranslations(join(options.runDir, 'bpf'), (o, m) => options.log.warn(o, m));
     this.#service = new ProcessClient({
@@ -125,7 +133,7 @@ class KernelEngine implements Engine {
     );
     for (const nic of desired.nics) {
       if (nic.type !== 'bridge') continue;
-      const problem = await this.#uplinks.validate(nic);
+      const problem = this.#uplinks.validate(nic);
       if (problem) problems.push({ object: `nic:${nic.id}`, message: problem });
     }
     return problems;
@@ -175,7 +183,7 @@ class KernelEngine implements Engine {
   #observeNic(nic: DesiredNic, status: ServiceStatus | null, counters: Map<string, Map<string, number>>, master: string | null): ObservedNic {
     const s = status?.nics.find((x) => x.id === nic.id);
     const self = this.#static.get(nic.id) ?? null;
-    const bridged = nic.type === 'bridge' ? this.#uplinks.addressOf(nic) : null;
+    const bridged = nic.type === 'bridge' ? this.#bridged.addressOf(nic) : null;
     const ip = bridged ?? self ?? s?.ip ?? null;
     const problem = this.#problems.find((p) => p.object === `nic:${nic.id}`);
     const served = nic.type === 'shared' || nic.type === 'host';
@@ -330,7 +338,7 @@ class KernelEngine implements Engine {
       }
     };
     const desired = this.#desired;
-    const uplinks = await this.#uplinks.apply(desired.nics, attempt);
+    this.#plugged = await this.#uplinks.apply(desired.nics, attempt);
     const carryOut = async (steps: LinkPlan['steps']): Promise<void> => {
       for (const step of steps) {
         this.#options.log.info({ object: step.object, lines: step.lines }, 'links');
@@ -341,25 +349,32 @@ class KernelEngine implements Engine {
     const links = await listLinks();
     const unplugged = new Set<string>();
     await attempt('host', async () => {
-      for (const [id, message] of await this.#translations.apply(desired, links)) {
+      for (const [id, message] of [
+        ...(await this.#translations.apply(desired, links)),
+        ...(await applyVlanTags(join(this.#options.runDir, 'bpf'), desired, links)),
+      ]) {
         unplugged.add(id);
         problems.push({ object: `nic:${id}`, message });
       }
     });
-    await carryOut(planLinks(desired, links, await listAddresses(), uplinks, unplugged).steps);
+    const addresses = await listAddresses();
+    const bridgedTo = [...this.#plugged].flatMap(([name, u]) => [name, u.bridge]);
+    this.#hostAddresses = [...new Set(bridgedTo.flatMap((n) => (addresses.get(n) ?? []).map((a) => a.replace(/\/.*/, ''))))];
+    await carryOut(planLinks(desired, links, addresses, this.#plugged, unplugged).steps);
     await attempt('host', () => this.#sysctls(desired));
     await attempt('service', () => this.#configureService(desired));
     await this.#learn();
     await attempt('host', () => this.#applyRules(desired));
     await attempt('host', async () => {
-      const key = JSON.stringify(desired.networks.map((n) => n.name));
+      const bridges = [
+        ...desired.networks.map((n) => BRIDGES[n.name] as string),
+        ...[...this.#plugged.values()].flatMap((u) => (u.own.length > 0 ? [u.bridge] : [])),
+      ];
+      const key = JSON.stringify(bridges);
       const found = await findFirewalls();
       const state = key + JSON.stringify(found);
       if (state === this.#firewallsDone) return;
-      await allowThroughFirewalls(
-        found,
-        desired.networks.map((n) => BRIDGES[n.name]),
-      );
+      await allowThroughFirewalls(found, bridges);
       this.#firewallsDone = key + JSON.stringify(await findFirewalls());
     });
     this.#problems = problems;
@@ -474,12 +489,17 @@ class KernelEngine implements Engine {
     });
   }
 
+  #segments(desired: DesiredState): Segments {
+    const own = (nic: DesiredNic): boolean => (this.#plugged.get(nic.bridge ?? '')?.own.length ?? 0) > 0;
+    return { cards: new Set(desired.nics.filter((n) => n.type === 'bridge' && own(n)).map((n) => n.id)), hostAddresses: this.#hostAddresses };
+  }
+
   async #applyRules(desired: DesiredState): Promise<void> {
     const ruled: RuledNic[] = desired.nics.map((nic) => ({
       nic,
       ip: this.#static.get(nic.id) ?? this.#serviceStatus?.nics.find((s) => s.id === nic.id)?.ip ?? null,
     }));
-    const wanted = desired.networks.length === 0 ? removeTables() : renderRuleset(desired.networks, ruled);
+    const wanted = desired.networks.length === 0 ? removeTables() : renderRuleset(desired.networks, ruled, this.#segments(desired));
     if (this.#applied?.wanted !== wanted || (await this.#rulesInForce()) !== this.#applied.inForce) {
       await applyNft(wanted);
       this.#applied = { wanted, inForce: await this.#rulesInForce() };
@@ -524,7 +544,11 @@ class KernelEngine implements Engine {
 
   async #lookAtNeighbours(): Promise<void> {
     if (!this.#hasDesired || this.#closed || this.#desired.nics.length === 0) return;
-    if (!(await this.#learn())) return;
+    const moved = await this.#bridged.look(this.#desired.nics);
+    if (!(await this.#learn())) {
+      if (moved) for (const w of this.#watchers) w();
+      return;
+    }
     await this.#configureService(this.#desired);
     await this.#applyRules(this.#desired);
     for (const w of this.#watchers) w();

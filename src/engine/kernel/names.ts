@@ -1,5 +1,7 @@
 /** Names and labels of everything that the kernel engine makes on a host, so that it is known again, adopted, and removed. */
 
+import { createHash } from 'node:crypto';
+
 /** Alias that every interface of ours carries, followed by what it is for. */
 export const LABEL = 'anka:v1:';
 /** Interface group of ours ("an"). */
@@ -14,6 +16,23 @@ export const TABLES = [
   ['ip6', 'anka'],
   ['bridge', 'anka'],
 ] as const;
+
+/** What is made for one interface of the host that VMs are bridged to without putting it into a bridge. */
+export interface SegmentNames {
+  /** The bridge with the VMs' taps. */
+  bridge: string;
+  /** A veth pair: its end in the bridge, and the end that the eBPF programs join to the interface. */
+  plug: string;
+  port: string;
+}
+
+export function segmentNames(uplink: string): SegmentNames {
+  const key = createHash('sha256').update(uplink).digest('hex').slice(0, 8);
+  return { bridge: `anka-br${key}`, plug: `${PLUG_PREFIX}${key}`, port: `anka-pt${key}` };
+}
+
+/** Begins the name of every end in a bridge. */
+export const PLUG_PREFIX = 'anka-pl';
 
 /** Interface of a VM's card on the host: at most 15 bytes. */
 export function tapName(id: string): string {

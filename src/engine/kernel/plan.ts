@@ -4,14 +4,12 @@ import type { Link } from '../../host/links.ts';
 import { formatIpv4, gatewayOf } from '../../wire/address.ts';
 import type { DesiredState } from '../engine.ts';
 import { BRIDGES, bridgeMac, GROUP, LABEL, tapName } from './names.ts';
+import type { Uplinks } from './uplinks.ts';
 
 export interface LinkPlan {
   /** `ip -batch` lines of each object, run apart, so that one that fails does not stop the rest. */
   steps: { object: string; lines: string[] }[];
 }
-
-/** Bridge that each bridge-type card goes into, by the host interface that it asked for. */
-export type UplinkBridges = ReadonlyMap<string, string>;
 
 /** Taps that are not there yet, in no network: first they get what a card needs before it may be plugged in. */
 export function planTaps(desired: DesiredState, links: readonly Link[]): LinkPlan['steps'] {
@@ -32,12 +30,16 @@ export function planLinks(
   desired: DesiredState,
   links: readonly Link[],
   addresses: ReadonlyMap<string, string[]>,
-  uplinks: UplinkBridges,
+  uplinks: Uplinks,
   unplugged: ReadonlySet<string>,
 ): LinkPlan {
   const steps: LinkPlan['steps'] = [];
   const byName = new Map(links.map((l) => [l.name, l]));
-  const wanted = new Set<string>([...desired.networks.map((n) => BRIDGES[n.name] as string), ...desired.nics.map((n) => tapName(n.id))]);
+  const wanted = new Set<string>([
+    ...desired.networks.map((n) => BRIDGES[n.name] as string),
+    ...desired.nics.map((n) => tapName(n.id)),
+    ...[...uplinks.values()].flatMap((u) => u.own),
+  ]);
   for (const l of links) if (isOurs(l) && !wanted.has(l.name)) steps.push({ object: `link:${l.name}`, lines: [`link del dev ${l.name}`] });
   for (const n of desired.networks) {
     const name = BRIDGES[n.name];
@@ -60,14 +62,9 @@ export function planLinks(
     const name = tapName(nic.id);
     const l = byName.get(name);
     if (!l) continue; // it could not be made
-    const master = unplugged.has(nic.id)
-      ? null
-      : nic.type === 'bridge'
-        ? (uplinks.get(nic.bridge ?? '') ?? null)
-        : nic.type === 'disconnected'
-          ? null
-          : BRIDGES[nic.type];
-    const mtu = desired.networks.find((n) => n.name === nic.type)?.mtu ?? 1500;
+    const uplink = nic.type === 'bridge' ? uplinks.get(nic.bridge ?? '') : undefined;
+    const master = unplugged.has(nic.id) ? null : nic.type === 'bridge' ? (uplink?.bridge ?? null) : nic.type === 'disconnected' ? null : BRIDGES[nic.type];
+    const mtu = uplink?.mtu ?? desired.networks.find((n) => n.name === nic.type)?.mtu ?? 1500;
     const lines: string[] = [];
     if (l.alias !== `${LABEL}nic=${nic.id}`) lines.push(`link set dev ${name} group ${GROUP} alias ${LABEL}nic=${nic.id}`);
     if (l.mtu !== mtu) lines.push(`link set dev ${name} mtu ${mtu}`);
@@ -82,6 +79,7 @@ export function planLinks(
 export function isOurs(link: Link): boolean {
   return (
     link.alias.startsWith(LABEL) ||
-    (/^anka([0-9a-f]{8}|-shared|-host)$/.test(link.name) && (link.group === String(GROUP) || link.kind === 'tun' || link.kind === 'bridge'))
+    (/^anka([0-9a-f]{8}|-(br|pl|pt)[0-9a-f]{8}|-shared|-host)$/.test(link.name) &&
+      (link.group === String(GROUP) || link.kind === 'tun' || link.kind === 'bridge'))
   );
 }

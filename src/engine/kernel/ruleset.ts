@@ -5,6 +5,7 @@
  * same for one VM and for two hundred. Table `bridge anka` is the guard (B91): a card speaks with its own MAC and its own address. An address that nobody
  * owns may be claimed by ARP (B50): the claim goes into a set with a timeout, and the engine makes it the card's own when it sees it. Table `ip anka`
  * holds NAT, forwarding (DNAT), isolation from outside, and the port rewriting of DHCP and DNS. Table `ip6 anka` keeps IPv6 from crossing the bridges.
+ * Bridged cards speak with their own MAC and without the host's address; which others they use is their network's business, and only noted.
  *
  * Drops are counted per card and reason in sets named `drop_…`, as nft has no counters by interface.
  * IPv6 neighbour claims: that every link-layer option carries the card's own address is checked by bpf/mac-translate.bpf.c, which marks a message that lies;
@@ -15,7 +16,7 @@
  */
 import { broadcastOf, formatIpv4, formatMac, formatSubnet, gatewayOf } from '../../wire/address.ts';
 import type { DesiredNetwork, DesiredNic, DesiredRule } from '../engine.ts';
-import { BRIDGES, bridgeMac, DHCP_PORTS, DNS_PORT, tapName } from './names.ts';
+import { BRIDGES, bridgeMac, DHCP_PORTS, DNS_PORT, PLUG_PREFIX, tapName } from './names.ts';
 
 /** A card with what was learned of it. */
 export interface RuledNic {
@@ -31,6 +32,9 @@ export type DropReason = (typeof DROP_REASONS)[number];
 const CLAIM_TIMEOUT = '10m';
 /** MARK_FORGED of bpf/mac-translate.bpf.c. */
 const FORGED_MARK = '0x616e6b61';
+/** Sets of the addresses of bridged guests: claimed by ARP, given by DHCP. */
+export const ADDRESS_SETS = ['seen', 'given'] as const;
+const SEEN_TIMEOUT = '1h';
 
 const list = (items: readonly string[]): string => (items.length > 0 ? ` elements = { ${items.join(', ')} }` : '');
 const q = (name: string): string => `"${name}"`;
@@ -47,9 +51,19 @@ function liveRules(nics: readonly RuledNic[]): { rule: DesiredRule; ip: number }
   return nics.flatMap(({ nic, ip }) => (ip !== null && (nic.type === 'shared' || nic.type === 'host') ? nic.rules.map((rule) => ({ rule, ip })) : []));
 }
 
+/** What the guard has to know of bridge type. */
+export interface Segments {
+  /** Cards (ids) in a bridge of ours, in which the host has no part. */
+  cards: ReadonlySet<string>;
+  /** The host's own addresses on the interfaces that are bridged: no guest may claim them. */
+  hostAddresses: readonly string[];
+}
+
+const NO_SEGMENTS: Segments = { cards: new Set(), hostAddresses: [] };
+
 /** Everything, as one transaction for `nft -f`. */
-export function renderRuleset(networks: readonly DesiredNetwork[], nics: readonly RuledNic[]): string {
-  return [removeTables(), ipTable(networks, nics), ip6Table(networks), bridgeTable(networks, nics)].join('\n');
+export function renderRuleset(networks: readonly DesiredNetwork[], nics: readonly RuledNic[], segments: Segments = NO_SEGMENTS): string {
+  return [removeTables(), ipTable(networks, nics), ip6Table(networks), bridgeTable(networks, nics, segments)].join('\n');
 }
 
 /** Removes our tables whether they are there or not. */
@@ -187,7 +201,7 @@ ${networks.map((n) => `    iifname ${q(BRIDGES[n.name])} oifname ${q(BRIDGES[n.n
 }`;
 }
 
-function bridgeTable(networks: readonly DesiredNetwork[], nics: readonly RuledNic[]): string {
+function bridgeTable(networks: readonly DesiredNetwork[], nics: readonly RuledNic[], segments: Segments): string {
   const plugged = nics.filter(({ nic }) => nic.type !== 'disconnected');
   const served = plugged.filter(({ nic }) => nic.type !== 'bridge');
   const taps = plugged.map(({ nic }) => `${q(tapName(nic.id))} : ${nic.type === 'bridge' ? 'jump bridged' : `jump on_${nic.type}`}`);
@@ -207,6 +221,8 @@ function bridgeTable(networks: readonly DesiredNetwork[], nics: readonly RuledNi
   const isolated = served.filter(({ nic }) => nic.isolated).map(({ nic }) => q(tapName(nic.id)));
   const lone = plugged.filter(({ nic }) => nic.isolated && nic.type === 'bridge').map(({ nic }) => q(tapName(nic.id)));
   const all = plugged.map(({ nic }) => q(tapName(nic.id)));
+  const bridged = plugged.filter(({ nic }) => nic.type === 'bridge');
+  const inSegments = bridged.filter(({ nic }) => segments.cards.has(nic.id)).map(({ nic }) => q(tapName(nic.id)));
   const drop = (reason: DropReason): string => `update @drop_${reason} { iifname counter } drop`;
   const onNetwork = networks.map(
     (n) => `  chain on_${n.name} {
@@ -236,6 +252,11 @@ ${DROP_REASONS.map((r) => `  set drop_${r} { type ifname; size 65535; flags dyna
   set cards { type ifname;${list(all)}; }
   set claim { type ifname . ipv4_addr; size 4096; flags dynamic,timeout; timeout ${CLAIM_TIMEOUT}; }
 
+  set seen { type ether_addr . ipv4_addr; size 4096; flags dynamic,timeout; timeout ${SEEN_TIMEOUT}; }
+  set given { typeof @th,288,48 . @th,192,32; size 4096; flags dynamic,timeout; timeout ${SEEN_TIMEOUT}; }
+  set in_segment { type ifname;${list(inSegments)}; }
+  set host_addresses { type ipv4_addr;${list(segments.hostAddresses)}; }
+
   chain check_ip4 {
     ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept
     udp sport 67 udp dport 68 ${drop('rogue_dhcp')}
@@ -255,6 +276,10 @@ ${DROP_REASONS.map((r) => `  set drop_${r} { type ifname; size 65535; flags dyna
   }
   chain bridged {
     iifname . ether saddr != @mac ${drop('mac_spoof')}
+    meta protocol arp iifname . arp saddr ether != @mac ${drop('arp_spoof')}
+    arp saddr ip @host_addresses ${drop('arp_spoof')}
+    ip saddr @host_addresses ${drop('ip_spoof')}
+    arp saddr ip != 0.0.0.0 update @seen { ether saddr . arp saddr ip timeout ${SEEN_TIMEOUT} }
     accept
   }
 ${onNetwork.join('\n')}
@@ -270,9 +295,12 @@ ${onNetwork.join('\n')}
     oifname @isolated ${drop('isolated')}
     iifname @isolated_bridged oifname @cards ${drop('isolated')}
     oifname @isolated_bridged iifname @cards ${drop('isolated')}
+${bridged.length > 0 ? '    udp sport 67 udp dport 68 @th,192,32 != 0 update @given { @th,288,48 . @th,192,32 }' : ''}
   }
   chain input {
     type filter hook input priority -200; policy accept;
+    iifname ${q(`${PLUG_PREFIX}*`)} drop comment "segments are no network of the host"
+    iifname @in_segment drop
     iifname @isolated ether type ip6 ${drop('isolated')}
     iifname @isolated_bridged jump parted
   }

@@ -1,0 +1,346 @@
+/** Bridge type in namespaces: an Ethernet interface (a veth pair) that is in no bridge, an outside with a DHCP server of its own, two guests. */
+import type { ChildProcess } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { DesiredState } from '../../src/engine/engine.ts';
+import { objectWith } from '../../src/engine/kernel/ebpf-constant.ts';
+import { dhcp, greet, guest, ipv4Hex, macText, nic, sendFrames, serve, state, vmId } from '../contract/guest-tools.ts';
+import { RemoteEngine } from '../world/remote-engine.ts';
+import { missing, type Namespace, until, World } from '../world/world.ts';
+
+const why = missing('root', 'netns');
+process.env['ANKA_ALLOW_VIRTUAL_UPLINK'] = '1';
+
+describe.skipIf(why !== null)(`bridge type${why ? ` (${why})` : ''}`, () => {
+  let w: World;
+  let e: RemoteEngine;
+  let vm1: Namespace;
+  let vm2: Namespace;
+  let ip1 = '';
+  let ip2 = '';
+  let leases: string;
+
+  const bridged = (n: number, rest: object = {}) => nic(n, 'bridge', { bridge: 'en0', ...rest });
+  const observedNic = async (n: number) => (await e.observe()).nics.find((x) => x.id === vmId(n));
+  const text = (ip: number | null | undefined): string => (ip == null ? '' : [24, 16, 8, 0].map((s) => (ip >>> s) & 255).join('.'));
+  const onHost = (): string =>
+    w.host.run(
+      'ip -4 -o addr show en0 | grep -o "en0 .*"; ip route; ip -o link show en0 | grep -o "en0: <[^>]*>"; tc qdisc show dev en0; bridge fdb show dev en0 | grep -v 33:33 | grep -v 01:00:5e; true',
+    );
+  const foreignServer = (): ChildProcess =>
+    w.outside.spawn([
+      ...['dnsmasq', '-k', '--conf-file=/dev/null', '--no-ping', '--port=0', '--interface=ext0', '--bind-interfaces', '--dhcp-range=10.9.0.100,10.9.0.200,1h'],
+      ...['--dhcp-option=3,10.9.0.1', '--dhcp-option=6,10.9.0.1', `--dhcp-leasefile=${leases}`, `--pid-file=${leases}.pid`, '--log-facility=/dev/null'],
+    ]);
+  /**
+   * A ping of 100 a second from outside to the host, during `work`: what was lost. The kernel halts an interface's queue for an instant whenever clsact is
+   * made or removed, which may cost what is sent in it.
+   */
+  const lostDuring = async (work: () => Promise<unknown>): Promise<number> => {
+    const child = w.outside.spawn(['ping', '-i', '0.01', '10.9.0.2']);
+    let out = '';
+    child.stdout?.on('data', (d: Buffer) => {
+      out += d.toString();
+    });
+    await until('the ping runs', () => out.split('\n').length > 20);
+    await work();
+    const seen = out.length;
+    await until('the ping goes on', () => out.length > seen + 500);
+    child.kill('SIGKILL');
+    const answered = [...out.matchAll(/icmp_seq=(\d+) ttl/g)].map((m) => Number(m[1]));
+    return (answered.at(-1) as number) - (answered[0] as number) + 1 - new Set(answered).size;
+  };
+  /** The outside machine puts all that it sends into a VLAN, and sees nothing else; many kernels have no VLAN interfaces. */
+  const inVlan = (vlan: number | null): void => {
+    if (vlan === null) return void w.outside.run('tc qdisc del dev ext0 clsact');
+    const constant = Buffer.alloc(4);
+    constant.writeUInt32LE(vlan);
+    const object = join(w.dir, 'vlan.o');
+    writeFileSync(object, objectWith('vlan-tag', 'ANKAVLN', constant));
+    w.outside.run(
+      `tc qdisc add dev ext0 clsact; tc filter add dev ext0 egress bpf da obj ${object} sec tc/from_guest; tc filter add dev ext0 ingress bpf da obj ${object} sec tc/to_guest`,
+    );
+  };
+  let bare: string;
+
+  beforeAll(async () => {
+    w = new World('br-');
+    leases = join(mkdtempSync(join(tmpdir(), 'anka-dnsmasq-')), 'leases');
+    bare = onHost();
+    [vm1, vm2] = [1, 2].map((n) => guest(w, n)) as [Namespace, Namespace];
+    e = new RemoteEngine(w, 'kernel');
+    foreignServer();
+    await serve(w.outside, 8080, 'outside');
+    await serve(w.host, 8081, 'host');
+    await serve(vm1, 8080, 'vm1');
+    await serve(vm2, 8080, 'vm2');
+  });
+
+  afterAll(async () => {
+    if (!w) return;
+    await e.reset();
+    const left = w.host
+      .run('ip -o link; nft list ruleset')
+      .split('\n')
+      .filter((l) => l.includes('anka'));
+    expect(left, 'nothing is left after reset').toEqual([]);
+    expect(onHost(), 'the interface is as it was').toBe(bare);
+    w.close();
+    rmSync(join(leases, '..'), { recursive: true });
+  });
+
+  test('B19: the host stays connected while its interface is bridged, and keeps its address, routes and name', async () => {
+    const before = w.host.run('ip -4 -o addr show en0 | grep -o "en0 .*"; ip route; ip -o link show en0 | grep -o "link/ether \\S*"');
+    const lost = await lostDuring(async () => {
+      expect(await e.apply(state(bridged(1), bridged(2)))).toEqual([]);
+      expect(await e.apply(state(nic(1), nic(2)))).toEqual([]);
+      expect(await e.apply(state(bridged(1), bridged(2)))).toEqual([]);
+    });
+    // clsact is made twice and removed once
+    expect(lost).toBeLessThanOrEqual(3);
+    expect(w.host.run('ip -4 -o addr show en0 | grep -o "en0 .*"; ip route; ip -o link show en0 | grep -o "link/ether \\S*"')).toContain(
+      before.trim().split('\n')[0],
+    );
+    expect(w.host.run('ip -o link show en0')).not.toContain('master');
+    expect(w.host.run('tc filter show dev en0 ingress')).toContain('anka-ntb-');
+  });
+
+  test('B16, B52: guests have addresses of the outside network’s DHCP server, and show tells them', async () => {
+    const a = await dhcp(w, vm1);
+    const b = await dhcp(w, vm2);
+    expect(a).toMatchObject({ server: '10.9.0.1', router: '10.9.0.1', mask: '24' });
+    ip1 = a?.ip ?? '';
+    ip2 = b?.ip ?? '';
+    expect(ip1).toMatch(/^10\.9\.0\.1\d\d$/);
+    expect(ip2).not.toBe(ip1);
+    // by the DHCP server's answer alone: this guest has not yet sent a word
+    await until('the engine tells both addresses', async () => text((await observedNic(1))?.ip) === ip1 && text((await observedNic(2))?.ip) === ip2);
+    expect(await observedNic(1)).toMatchObject({ healthy: true, source: 'static' });
+  });
+
+  test('B16: a guest is a machine of the network: outside, host and guests reach each other by TCP, UDP and ping', async () => {
+    for (const [from, to] of [
+      [vm1, '10.9.0.1'],
+      [vm1, '10.9.0.2'],
+      [vm1, ip2],
+      [w.outside, ip1],
+      [w.outside, ip2],
+      [w.host, ip1],
+      [w.host, '10.9.0.1'],
+      [vm2, '198.51.100.1'],
+    ] as const)
+      expect(from.pings(to), `${from.name} to ${to}`).toBe(true);
+    for (const protocol of ['tcp', 'udp'] as const) {
+      expect(await greet(vm1, protocol, '10.9.0.1', 8080)).toBe(`outside sees ${ip1}`);
+      expect(await greet(w.outside, protocol, ip1, 8080)).toBe('vm1 sees 10.9.0.1');
+      expect(await greet(vm1, protocol, '10.9.0.2', 8081)).toBe(`host sees ${ip1}`);
+      expect(await greet(w.host, protocol, ip1, 8080)).toBe('vm1 sees 10.9.0.2');
+      expect(await greet(vm1, protocol, ip2, 8080)).toBe(`vm2 sees ${ip1}`);
+    }
+    // exactly one answer to each: no frame went around
+    for (const to of ['10.9.0.1', '10.9.0.2', ip2]) expect(vm1.run(`ping -c3 -i0.2 -W1 ${to}`), to).not.toContain('DUP');
+    expect(w.outside.run(`ping -c3 -i0.2 -W1 ${ip1}`)).not.toContain('DUP');
+    // the host answers ARP with its own address only, and nobody else's
+    expect(vm1.run('ip neigh show 10.9.0.2')).toContain(w.host.run('cat /sys/class/net/en0/address').trim());
+    expect(w.outside.run(`ip neigh show ${ip1}`)).toContain(macText(1));
+  });
+
+  test('B94: IPv6 with its neighbour discovery by groups', async () => {
+    for (const [ns, dev, a] of [
+      [w.outside, 'ext0', 1],
+      [w.host, 'en0', 2],
+      [vm1, 'eth0', 11],
+      [vm2, 'eth0', 12],
+    ] as const)
+      ns.run(`ip -6 addr add fd00:9::${a}/64 dev ${dev} nodad`);
+    for (const [from, to] of [
+      [vm1, 1],
+      [vm1, 2],
+      [vm1, 12],
+      [w.outside, 11],
+      [w.host, 12],
+      [w.host, 1],
+    ] as const)
+      expect(from.pings(`fd00:9::${to}`), `${from.name} to ${to}`).toBe(true);
+    expect(
+      w.host
+        .run('ip -6 -o addr show')
+        .split('\n')
+        .filter((l) => /anka-(br|pl|pt)/.test(l)),
+      'the host has no address on the segment',
+    ).toEqual([]);
+  });
+
+  test('B50, B52: an address that the guest sets by itself is told', async () => {
+    vm2.run('ip addr flush dev eth0 scope global; ip addr add 10.9.0.77/24 dev eth0');
+    expect(vm2.pings('10.9.0.1')).toBe(true);
+    await until('the engine tells it', async () => text((await observedNic(2))?.ip) === '10.9.0.77');
+    vm2.run(`ip addr flush dev eth0; ip addr add ${ip2}/24 dev eth0`);
+    expect(vm2.pings('10.9.0.1')).toBe(true);
+    await until('and the one before again', async () => text((await observedNic(2))?.ip) === ip2);
+  });
+
+  test('B91: with another’s MAC, or the host’s address, nothing passes', async () => {
+    const arp = (mac: string, ip: string): string => `ffffffffffff${mac}08060001080006040001${mac}${ipv4Hex(ip)}000000000000${ipv4Hex('10.9.0.1')}`;
+    const own = macText(1).replaceAll(':', '');
+    await sendFrames(vm1, [arp('564545000009', '10.9.0.99'), arp(own, '10.9.0.2')]);
+    await until('both are counted', async () => {
+      const drops = (await observedNic(1))?.drops ?? {};
+      return (drops['mac_spoof'] ?? 0) >= 1 && (drops['arp_spoof'] ?? 0) >= 1;
+    });
+    expect(w.outside.run('ip neigh')).not.toMatch(/10\.9\.0\.99|564545/);
+    expect(w.outside.run('ip neigh show 10.9.0.2')).not.toContain(macText(1));
+  });
+
+  test('B30: --no-local parts a bridged guest from other guests and the host, and from nobody else', async () => {
+    expect(await e.apply(state(bridged(1, { isolated: true }), bridged(2)))).toEqual([]);
+    expect(vm1.pings('10.9.0.1')).toBe(true);
+    expect(w.outside.pings(ip1)).toBe(true);
+    for (const [from, to] of [
+      [vm1, '10.9.0.2'],
+      [vm1, ip2],
+      [vm2, ip1],
+      [w.host, ip1],
+    ] as const)
+      expect(from.pings(to), `${from.name} to ${to}`).toBe(false);
+    expect(await e.apply(state(bridged(1), bridged(2)))).toEqual([]);
+    expect(await until('they meet again', () => w.host.pings(ip1))).toBe(true);
+  });
+
+  test('B90: the uplink goes down and up: VMs and host go on', async () => {
+    w.host.run('ip link set en0 down');
+    expect(vm1.pings('10.9.0.1')).toBe(false);
+    expect(vm1.pings(ip2), 'guests reach each other meanwhile').toBe(true);
+    w.host.run('ip link set en0 up; ip route replace default via 10.9.0.1');
+    const since = Date.now();
+    await until('outside is back', () => vm1.pings('10.9.0.1'));
+    console.log(`uplink up again: outside reached after ${Date.now() - since} ms`);
+    expect(w.host.pings(ip1)).toBe(true);
+  });
+
+  test('B17, B90: the uplink is removed and returns, as a USB dongle: the cable heals by itself', async () => {
+    // the same dongle, and the same network, return
+    const mac = w.host.run('cat /sys/class/net/en0/address').trim();
+    const gateway = w.outside.run('cat /sys/class/net/ext0/address').trim();
+    w.host.run('ip link del en0');
+    await until('it is told', async () => (await e.observe()).problems.some((p) => p.object === `nic:${vmId(1)}` && /en0 does not exist/.test(p.message)));
+    expect(vm1.pings(ip2)).toBe(true);
+    w.host.run(`ip link add en0 address ${mac} type veth peer name ext0 address ${gateway} netns ${w.outside.name}`);
+    w.outside.run('ip addr add 10.9.0.1/24 dev ext0; ip link set ext0 up');
+    w.host.run('ip addr add 10.9.0.2/24 dev en0; ip link set en0 up; ip route replace default via 10.9.0.1');
+    const since = Date.now();
+    await until('outside is back', () => vm1.pings('10.9.0.1'));
+    const took = Date.now() - since;
+    console.log(`uplink returned: outside reached after ${took} ms`);
+    await until('nothing is wrong any more', async () => (await e.observe()).problems.length === 0);
+    expect(w.host.pings(ip1)).toBe(true);
+    expect(w.outside.pings(ip2)).toBe(true);
+  });
+
+  test('B6, B90: after kill -9 of the engine traffic goes on; the next adopts it, and heals what was broken meanwhile', async () => {
+    await e.kill();
+    expect(vm1.pings('10.9.0.1')).toBe(true);
+    expect(w.host.pings(ip1)).toBe(true);
+    w.host.run('tc qdisc del dev en0 clsact');
+    e = new RemoteEngine(w, 'kernel');
+    expect(await e.apply(state(bridged(1), bridged(2)))).toEqual([]);
+    expect(vm1.pings('10.9.0.1')).toBe(true);
+    expect(text((await observedNic(1))?.ip)).toBe(ip1);
+    w.host.run(`ip link del $(ip -o link | grep -o "anka-br[0-9a-f]*" | head -1)`);
+    await until('a deleted bridge is made again', () => vm1.pings('10.9.0.1'));
+    w.host.run('tc qdisc del dev en0 clsact');
+    await until('filters that were taken away are back', () => w.outside.pings(ip1));
+  });
+
+  test('B19: when the host loses its default route, the bridge is undone by itself, told, and not tried again', async () => {
+    expect(await e.apply(state(nic(1), nic(2)))).toEqual([]);
+    const saboteur = w.host.spawn([
+      'sh',
+      '-c',
+      'until tc filter show dev en0 ingress 2>/dev/null | grep -q anka-ntb; do :; done; ip route del default; echo done',
+    ]);
+    const done = new Promise((resolve) => saboteur.stdout?.once('data', resolve));
+    const problems = await e.apply(state(bridged(1), nic(2)));
+    await done;
+    expect(problems.map((p) => p.object)).toEqual([`nic:${vmId(1)}`]);
+    expect(problems[0]?.message).toMatch(
+      /^en0 was bridged, and then the host lost its route 'default via 10\.9\.0\.1 dev en0'; the bridge was undone and the host has it back/,
+    );
+    expect(w.host.run('tc filter show dev en0 ingress')).toBe('');
+    expect(w.host.run('ip route')).toContain('default via 10.9.0.1 dev en0');
+    expect(w.host.pings('10.9.0.1')).toBe(true);
+    expect((await e.apply(state(bridged(1), nic(2)))).length, 'the same wish is refused').toBe(1);
+    expect(await e.apply(state(nic(1), nic(2)))).toEqual([]);
+    expect(await e.apply(state(bridged(1), bridged(2))), 'a new wish is tried').toEqual([]);
+    expect(vm1.pings('10.9.0.1')).toBe(true);
+  });
+
+  test('B30: a guest in a VLAN is in that VLAN, and in nothing else', async () => {
+    expect(await e.apply(state(bridged(1, { vlan: 42 }), bridged(2)))).toEqual([]);
+    expect(vm1.pings('10.9.0.1'), 'outside, untagged').toBe(false);
+    expect(vm1.pings(ip2), 'another guest without a VLAN').toBe(false);
+    inVlan(42);
+    const seen = w.host.spawn(['tcpdump', '-c1', '-eni', 'en0', 'vlan', '42', 'and', 'icmp']);
+    let frame = '';
+    seen.stdout?.on('data', (d: Buffer) => {
+      frame += d.toString();
+    });
+    await until('the guest’s frames have the tag on the wire', () => vm1.pings('10.9.0.1') && /vlan 42/.test(frame));
+    expect(w.outside.pings(ip1)).toBe(true);
+    expect(vm2.pings('10.9.0.1'), 'a guest without a VLAN does not see that one').toBe(false);
+    expect(await e.apply(state(bridged(1, { vlan: 42 }), bridged(2, { vlan: 42 })))).toEqual([]);
+    expect(vm1.pings(ip2), 'two guests in one VLAN').toBe(true);
+    expect(vm2.pings('10.9.0.1')).toBe(true);
+    expect(await e.apply(state(bridged(1, { vlan: 43 }), bridged(2, { vlan: 42 })))).toEqual([]);
+    expect(vm1.pings(ip2), 'two guests in two VLANs').toBe(false);
+    inVlan(null);
+    expect(await e.apply(state(bridged(1), bridged(2)))).toEqual([]);
+    expect(vm1.pings('10.9.0.1')).toBe(true);
+  });
+
+  test('B18: an interface that is in a bridge lends that bridge, VLANs too', async () => {
+    expect(await e.apply(state(nic(1), nic(2)))).toEqual([]);
+    w.host.run(
+      'ip link add br0 type bridge stp_state 0 forward_delay 0 && ip -4 addr flush dev en0 && ip link set en0 master br0 && ip link set br0 up && ip addr add 10.9.0.2/24 dev br0 && ip route replace default via 10.9.0.1',
+    );
+    for (const bridge of ['br0', 'en0']) {
+      expect(await e.apply(state(bridged(1, { bridge }), bridged(2, { bridge })))).toEqual([]);
+      expect(await until(`outside by ${bridge}`, () => vm1.pings('10.9.0.1'))).toBe(true);
+      expect(w.host.pings(ip1)).toBe(true);
+      expect(vm1.pings(ip2)).toBe(true);
+    }
+    expect(w.host.run('ip -o link')).not.toContain('anka-br');
+    expect(await e.apply(state(bridged(1, { bridge: 'br0', vlan: 42 }), bridged(2, { bridge: 'br0' })))).toEqual([]);
+    inVlan(42);
+    expect(vm1.pings('10.9.0.1')).toBe(true);
+    expect(vm1.pings(ip2)).toBe(false);
+    inVlan(null);
+    expect(await e.apply(state(nic(1), nic(2)))).toEqual([]);
+    w.host.run('ip link del br0; ip addr add 10.9.0.2/24 dev en0 && ip route replace default via 10.9.0.1');
+    expect(await e.apply(state(bridged(1), bridged(2)))).toEqual([]);
+    expect(vm1.pings('10.9.0.1')).toBe(true);
+  });
+
+  test('B17: what is no Ethernet interface is refused by name, and those that can be used are listed', async () => {
+    w.host.run('ip tuntap add dev tun9 mode tun; ip tuntap add dev tap9 mode tap');
+    const refusal = async (bridge: string): Promise<string | undefined> => (await e.validate(state(bridged(1, { bridge })) as DesiredState))[0]?.message;
+    expect(await refusal('lo')).toBe('interface lo is the loopback; these can be used: en0');
+    expect(await refusal('tun9')).toMatch(/^interface tun9 is no Ethernet interface; these can be used: en0$/);
+    expect(await refusal('tap9')).toMatch(/^interface tap9 is a virtual tunnel; these can be used: en0$/);
+    expect(await refusal('eth7')).toBe('interface eth7 does not exist; these can be used: en0');
+    w.host.run('ip link del tun9; ip link del tap9');
+  });
+
+  test('B19: nothing is left after the last bridged VM, and the host stayed connected', async () => {
+    expect(await lostDuring(async () => expect(await e.apply({ networks: [], nics: [], dnsServers: [] })).toEqual([]))).toBeLessThanOrEqual(1);
+    expect(onHost()).toBe(bare);
+    expect(
+      w.host
+        .run('ip -o link')
+        .split('\n')
+        .filter((l) => /anka-(br|pl|pt)/.test(l)),
+    ).toEqual([]);
+  });
+});
