@@ -498,6 +498,8 @@ describe.each(SUITES)('%s', (_name, t) => {
   });
 
   test('statistics count both ways', async () => {
+    // they begin when a card is plugged in: with the last change of type, or of the process
+    vm1.run(`ping -q -f -c 800 -s 1400 ${GW}`);
     const s = (await e.stats()).find((x) => x.id === vmId(1));
     expect(s?.rxBytes).toBeGreaterThan(1 << 20);
     expect(s?.txBytes).toBeGreaterThan(1 << 20);
