@@ -29,6 +29,7 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
   beforeAll(async () => {
     w = new World('tw-');
     anka = new Anka(w, tinyGuest());
+    anka.env['ANKA_ALLOW_VIRTUAL_UPLINK'] = '1'; // the world's en0 is a veth
     await anka.ok('create -m 128M -c 1 -d 1G vm1');
     await anka.ok('modify vm1 delete network-card 0');
     await anka.ok('start vm1');
@@ -130,6 +131,43 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
     server.kill();
     expect(await anka.ok('modify vm1 set network-card -t shared')).toMatch(/with address 192\.168\.64\./);
     expect(w.host.pings(bound)).toBe(false);
+  });
+
+  test('B16, B18, B19, B22, B41: a running guest goes onto the host’s own Ethernet and back; with --mac the outside sees another address', async () => {
+    const leases = join(w.dir, 'dnsmasq.leases');
+    const server = w.outside.spawn([
+      ...['dnsmasq', '-k', '--conf-file=/dev/null', '--pid-file=', '--no-resolv', '--user=root', '--port=0', '--interface=ext0', '--bind-interfaces'],
+      ...['--dhcp-range=10.9.0.100,10.9.0.200,1h', `--dhcp-leasefile=${leases}`, '--no-ping', '--dhcp-broadcast'],
+    ]);
+    const facts = () => w.host.run('ip -4 -o addr show en0; ip route | grep en0; tc filter show dev en0 ingress');
+    const before = facts();
+    expect(await anka.ok('modify vm1 set network-card 0 -t bridge -b en0')).toContain('vm1 is on bridge en0');
+    const banner = (from: typeof w.host, ip: string) => from.ask(`timeout 5 bash -c 'exec 3<>/dev/tcp/${ip}/22 && head -c 4 <&3'`);
+    const ip = await onNetwork('vm1', '10.9.0.1');
+    expect(await banner(w.outside, ip as string), 'from outside').toBe('SSH-');
+    expect(await banner(w.host, ip as string), 'from the host').toBe('SSH-');
+    expect(w.host.pings('10.9.0.1'), 'the host is as connected as before').toBe(true);
+    expect(await guest('vm1', 'echo in')).toBe('in');
+
+    await anka.ok('modify vm1 set network-card -m 52:54:00:ab:cd:ef');
+    await anka.ok('stop -f vm1');
+    await anka.ok('start vm1');
+    const shown = await until('it has an address there again', async () => {
+      const now = await show('vm1');
+      return now.ip?.startsWith('10.9.0.1') && now.mac && readFileSync(leases, 'utf8').includes(now.mac) ? now : null;
+    });
+    expect(await guest('vm1', 'cat /sys/class/net/eth*/address')).toBe('52:54:00:ab:cd:ef');
+    expect(readFileSync(leases, 'utf8')).not.toContain('52:54:00:ab:cd:ef');
+    expect(await banner(w.outside, shown.ip as string)).toBe('SSH-');
+    expect(w.outside.run('ip neigh')).not.toContain('52:54:00:ab:cd:ef');
+
+    server.kill();
+    await anka.ok('modify vm1 set network-card --no-mac');
+    expect(await anka.ok('modify vm1 set network-card -t shared')).toMatch(/with address 192\.168\.64\./);
+    await anka.ok('stop -f vm1');
+    await anka.ok('start vm1');
+    await onNetwork('vm1', '192.168.64.');
+    expect(facts(), 'nothing is left on the interface').toBe(before);
   });
 
   test('B50: an address set by hand in the guest is shown within two seconds, reached by the rule, and gone again with it', async () => {
