@@ -21,7 +21,7 @@ import { applyNft, listTable, readAddressSet, readSetCounters, withoutDynamicEle
 import { readSysctl } from '../../host/sysctl.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import { type Explanation, explain, type Packet } from '../../net/explain.ts';
-import { broadcastOf, gatewayOf, subnetContains } from '../../wire/address.ts';
+import { broadcastOf, formatIpv4, gatewayOf, subnetContains } from '../../wire/address.ts';
 import type {
   Capture,
   CaptureSide,
@@ -61,6 +61,8 @@ export interface KernelEngineOptions {
 
 const SAFETY_CHECK_MS = 10_000;
 const LOOK_MS = 1000;
+/** Addresses besides its own that a card is asked for at a look. */
+const MOST_OTHERS = 4;
 const CUE_DELAY_MS = 30;
 const EMPTY: DesiredState = { networks: [], nics: [], dnsServers: [] };
 
@@ -88,6 +90,8 @@ class KernelEngine implements Engine {
   /** The host's addresses on bridged interfaces. */
   #hostAddresses: string[] = [];
   #applied: AppliedRules | null = null;
+  /** Claims of addresses that were in the guard's set at the last look. */
+  #claimsRead = new Set<string>();
   #problems: EngineProblem[] = [];
   #watchers = new Set<() => void>();
   #monitors: ChildProcess[] = [];
@@ -468,12 +472,17 @@ class KernelEngine implements Engine {
     this.#static = found;
     const changed = nics.filter((n) => found.get(n.id) !== before.get(n.id));
     await Promise.all(
-      changed.map(async (nic) => {
-        // the address of before is forgotten unless its guest still answers: if it comes back, that is news
-        const lease = known.find((k) => k.id === nic.id)?.leaseIp;
+      nics.map(async (nic) => {
+        const lease = known.find((k) => k.id === nic.id)?.leaseIp ?? null;
         const [old, now] = [before.get(nic.id) ?? lease, found.get(nic.id) ?? lease];
-        const entry = neighbours.find((n) => n.mac === nic.outsideMac && n.ip === old && n.ip !== now);
-        if (entry && (await probeAddress(entry.ip, entry.dev)) !== nic.outsideMac) this.#statics.left(nic.id, entry.ip);
+        const others = neighbours.filter((n) => n.mac === nic.outsideMac && n.ip !== now).slice(0, MOST_OTHERS);
+        if (others.length === 0) return;
+        const answers = async (ip: number): Promise<boolean> => (await probeAddress(ip, BRIDGES[nic.type as 'shared' | 'host'])) === nic.outsideMac;
+        // the address of before is forgotten unless its guest still answers: if it comes back, that is news
+        const previous = now === old ? undefined : others.find((n) => n.ip === old);
+        if (previous && !(await answers(previous.ip))) this.#statics.left(nic.id, previous.ip);
+        // a guest that has gone back to one of them meanwhile does not answer for its newest address
+        else if (now !== null && !(await answers(now))) for (const o of others) if (await answers(o.ip)) this.#statics.left(nic.id, o.ip);
       }),
     );
     return changed.length > 0 || found.size !== before.size;
@@ -483,7 +492,9 @@ class KernelEngine implements Engine {
   async #claims(nics: readonly DesiredNic[]): Promise<Neighbour[]> {
     if (nics.length === 0 || this.#applied === null) return [];
     const byTap = new Map(nics.map((n) => [tapName(n.id), n]));
-    return (await readAddressSet('bridge', 'anka', 'claim')).flatMap(({ dev, ip }) => {
+    const claims = await readAddressSet('bridge', 'anka', 'claim');
+    this.#claimsRead = new Set(claims.map(claimElement));
+    return claims.flatMap(({ dev, ip }) => {
       const nic = byTap.get(dev);
       return nic ? [{ ip, mac: nic.outsideMac, dev: BRIDGES[nic.type as 'shared' | 'host'] }] : [];
     });
@@ -501,7 +512,10 @@ class KernelEngine implements Engine {
     }));
     const wanted = desired.networks.length === 0 ? removeTables() : renderRuleset(desired.networks, ruled, this.#segments(desired));
     if (this.#applied?.wanted !== wanted || (await this.#rulesInForce()) !== this.#applied.inForce) {
-      await applyNft(wanted);
+      // a claim that came since the last look would go with the table that it stands in
+      const unread = this.#applied === null ? [] : (await readAddressSet('bridge', 'anka', 'claim')).map(claimElement).filter((c) => !this.#claimsRead.has(c));
+      const kept = desired.networks.length === 0 || unread.length === 0 ? '' : `\nadd element bridge anka claim { ${unread.join(', ')} }`;
+      await applyNft(wanted + kept);
       this.#applied = { wanted, inForce: await this.#rulesInForce() };
     }
     await endFlows(this.#places.follow(ruled), desired.networks);
@@ -596,6 +610,11 @@ class KernelEngine implements Engine {
       });
     }, CUE_DELAY_MS);
   }
+}
+
+/** A claim as nft writes it. */
+function claimElement({ dev, ip }: { dev: string; ip: number }): string {
+  return `"${dev}" . ${formatIpv4(ip)}`;
 }
 
 /** Makes the engine. Throws `noRights` or `missingProgram` where the host cannot carry it. */
