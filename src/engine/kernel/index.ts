@@ -12,7 +12,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { probeAddress } from '../../host/arp-probe.ts';
+import { forgetNeighbour, probeAddress } from '../../host/arp-probe.ts';
 import { run } from '../../host/exec.ts';
 import { openTap } from '../../host/ffi.ts';
 import { ipBatch, listAddresses, listLinks, listRoutes } from '../../host/links.ts';
@@ -449,7 +449,8 @@ class KernelEngine implements Engine {
       const s = status?.nics.find((x) => x.id === n.id);
       return { id: n.id, mac: n.outsideMac, leaseIp: s?.ip ?? null, lastDhcp: s?.lastDhcp ?? null };
     });
-    const neighbours = [...(await readNeighbours()), ...(await this.#claims(nics))];
+    const arp = await readNeighbours();
+    const neighbours = [...arp, ...(await this.#claims(nics))];
     const found = this.#statics.update(
       known,
       neighbours,
@@ -475,9 +476,12 @@ class KernelEngine implements Engine {
       nics.map(async (nic) => {
         const lease = known.find((k) => k.id === nic.id)?.leaseIp ?? null;
         const [old, now] = [before.get(nic.id) ?? lease, found.get(nic.id) ?? lease];
+        // a card that was started again has another outside address: the host must not go on sending to the one before
+        const dev = BRIDGES[nic.type as 'shared' | 'host'];
+        if (now !== null && arp.some((n) => n.ip === now && n.dev === dev && n.mac !== nic.outsideMac)) await forgetNeighbour(now, dev);
         const others = neighbours.filter((n) => n.mac === nic.outsideMac && n.ip !== now).slice(0, MOST_OTHERS);
         if (others.length === 0) return;
-        const answers = async (ip: number): Promise<boolean> => (await probeAddress(ip, BRIDGES[nic.type as 'shared' | 'host'])) === nic.outsideMac;
+        const answers = async (ip: number): Promise<boolean> => (await probeAddress(ip, dev)) === nic.outsideMac;
         // the address of before is forgotten unless its guest still answers: if it comes back, that is news
         const previous = now === old ? undefined : others.find((n) => n.ip === old);
         if (previous && !(await answers(previous.ip))) this.#statics.left(nic.id, previous.ip);
