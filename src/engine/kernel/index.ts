@@ -479,7 +479,7 @@ class KernelEngine implements Engine {
         // a card that was started again has another outside address: the host must not go on sending to the one before
         const dev = BRIDGES[nic.type as 'shared' | 'host'];
         if (now !== null && arp.some((n) => n.ip === now && n.dev === dev && n.mac !== nic.outsideMac)) await forgetNeighbour(now, dev);
-        const others = neighbours.filter((n) => n.mac === nic.outsideMac && n.ip !== now).slice(0, MOST_OTHERS);
+        const others = neighbours.filter((n) => n.mac === nic.outsideMac && n.dev === dev && n.ip !== now).slice(0, MOST_OTHERS);
         if (others.length === 0) return;
         const answers = async (ip: number): Promise<boolean> => (await probeAddress(ip, dev)) === nic.outsideMac;
         // the address of before is forgotten unless its guest still answers: if it comes back, that is news
