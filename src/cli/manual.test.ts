@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -22,6 +22,11 @@ const mandoc = ((): boolean => {
 describe('manual pages', () => {
   test('one for each command, one for all, one for the daemon', () => {
     expect([...pages.keys()].sort()).toEqual(['anka.1', 'ankad.8', ...root.commands.map((c) => `anka-${c.name()}.1`)].sort());
+  });
+
+  test('npm installs them all', () => {
+    const { man } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { man: string[] };
+    expect(man.sort()).toEqual([...pages.keys()].map((p) => `./dist/man/${p}`).sort());
   });
 
   test('every option of every command is on its page', () => {
