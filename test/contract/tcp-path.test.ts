@@ -1,17 +1,18 @@
 /**
- * The TCP path of the user engine against real TCPs: a Linux kernel as the guest (a namespace whose tap is joined to the path's stream socket by bench/shim.c, which may lose, double and
+ * The TCP path of the user engine against real TCPs: a Linux kernel as the guest (a namespace whose tap is joined to the path's stream socket by test/world/shim.c, which may lose, double and
  * reorder frames), Linux and Node as the outside. Needs root for the namespace; the path itself runs without any right.
  */
 import { type ChildProcess, execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test } from 'vitest';
+import { joinTap } from '../world/shim.ts';
 import { missing, Namespace, until } from '../world/world.ts';
 
-const why = missing('root', 'netns', 'tun');
+const why = missing('root', 'netns', 'tun', 'cc');
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const prefix = process.env['ANKA_TEST_WORLD'] ?? '';
 
@@ -56,16 +57,18 @@ class Lab {
   output = '';
   served = '';
 
-  constructor(shim: string, mtu: number, damage: string[] = [], rules = '') {
-    const socket = join(this.dir, 'nic.sock');
+  readonly #socket = join(this.dir, 'nic.sock');
+  readonly #damage: string[];
+
+  constructor(mtu: number, damage: string[] = [], rules = '') {
+    this.#damage = damage;
+    const socket = this.#socket;
     this.process = this.host.spawn([process.execPath, '--import', 'tsx', join(root, 'test/world/tcp-path-process.ts'), socket, String(mtu), rules]);
     this.process.stdout?.on('data', (d) => {
       this.output += d;
     });
     this.guest.run(`ip tuntap add dev tap0 mode tap; ip link set tap0 address 52:54:00:77:00:0a mtu ${mtu} txqueuelen 20000 up`);
     this.guest.run('ip addr add 192.168.64.2/24 dev tap0; ip route add default via 192.168.64.1');
-    execFileSync('sh', ['-c', `for i in $(seq 600); do [ -S ${socket} ] && exit 0; sleep 0.1; done; exit 1`]);
-    this.guest.spawn([shim, 'tap0', socket, ...damage]);
     const server = this.host.spawn([process.execPath, '-e', SERVER]);
     server.stdout?.on('data', (d) => {
       this.served += d;
@@ -73,6 +76,8 @@ class Lab {
   }
 
   async ready(): Promise<this> {
+    await until('the path listens', () => existsSync(this.#socket));
+    await joinTap(this.guest, 'tap0', 'dial', this.#socket, this.#damage);
     await until('the server listens', () => this.served.includes('ready'));
     await until(
       'the guest has a path',
@@ -121,17 +126,11 @@ const s = net.connect({ port: 7000, host: '192.168.64.1' }, () => s.write('G${by
 s.on('end', () => console.log(n + ' ' + hash.digest('hex')));`;
 
 describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${why ? ` (skipped: ${why})` : ''}`, () => {
-  const made = mkdtempSync(join(tmpdir(), 'anka-shim-'));
-  const shim = join(made, 'shim');
   let lab: Lab | null = null;
-  beforeAll(() => {
-    execFileSync('gcc', ['-O2', '-Wall', '-Werror', '-o', shim, join(root, 'bench/shim.c')]);
-  });
   afterEach(() => {
     lab?.close();
     lab = null;
   });
-  afterAll(() => rmSync(made, { recursive: true, force: true }));
 
   const down = async (bytes: number): Promise<void> => {
     const before = lab!.served.length;
@@ -142,7 +141,7 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
   };
 
   test.each([1500, 9000, 65_520])('B12, B67: 200 MB each way at MTU %i, byte for byte', async (mtu) => {
-    lab = await new Lab(shim, mtu).ready();
+    lab = await new Lab(mtu).ready();
     expect(await lab.node(UP(200_000_000))).toBe('same\n');
     await down(200_000_000);
     const stats = await lab.stats();
@@ -155,13 +154,13 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
     ['2 % twice', ['dup=20000', 'seed=3']],
     ['all of it', ['loss=3000', 'reorder=5000', 'dup=5000', 'seed=4']],
   ])('B67: %s on the way: still byte for byte', async (_name, damage) => {
-    lab = await new Lab(shim, 1500, damage).ready();
+    lab = await new Lab(1500, damage).ready();
     expect(await lab.node(UP(4_000_000))).toBe('same\n');
     await down(4_000_000);
   });
 
   test('B67: tiny windows: a guest with a receive buffer of 2 KB, and one that reads slowly', async () => {
-    lab = await new Lab(shim, 1500).ready();
+    lab = await new Lab(1500).ready();
     lab.guest.run('sysctl -qw net.ipv4.tcp_rmem="2048 2048 4096"');
     await down(300_000);
     lab.guest.run('sysctl -qw net.ipv4.tcp_rmem="4096 8192 16384"');
@@ -169,7 +168,7 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
   });
 
   test('B65, B67: refused, reset, half-closed', async () => {
-    lab = await new Lab(shim, 1500).ready();
+    lab = await new Lab(1500).ready();
     const connect = (port: number, then: string) =>
       `const s=require('net').connect({port:${port},host:'192.168.64.1',allowHalfOpen:true});s.on('error',(e)=>console.log(e.code));s.on('connect',()=>{${then}});s.on('data',(d)=>console.log(String(d).trim()));s.on('end',()=>console.log('end'))`;
     expect(await lab.node(connect(7001, ''))).toBe('ECONNREFUSED\n');
@@ -180,7 +179,7 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
   });
 
   test('a peer that does not read stops the guest, and memory stays bounded', async () => {
-    lab = await new Lab(shim, 1500).ready();
+    lab = await new Lab(1500).ready();
     const before = (await lab.stats())['rss']!;
     const sent = await lab.node(`
       const net = require('net'); const all = []; let sent = 0;
@@ -195,7 +194,7 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
   });
 
   test('1,000 downloads at the same time', async () => {
-    lab = await new Lab(shim, 1500).ready();
+    lab = await new Lab(1500).ready();
     const got = await lab.node(`
       const net = require('net'); let done = 0, bad = 0;
       for (let i = 0; i < 1000; i++) { let n = 0; const s = net.connect(7000, '192.168.64.1', () => s.write('G100000\\n')); s.on('data', (d) => n += d.length); s.on('error', () => {}); s.on('close', () => { if (n !== 100000) bad++; if (++done === 1000) console.log(done, bad); }); }`);
@@ -204,7 +203,7 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
   });
 
   test('B63, B67: forwarded connections reach the guest, and 500 resets by clients disturb nobody', async () => {
-    lab = await new Lab(shim, 1500, [], '15000:7100').ready();
+    lab = await new Lab(1500, [], '15000:7100').ready();
     lab.guest.spawn([process.execPath, '-e', "require('net').createServer((s)=>{s.on('error',()=>{});s.end(s.remoteAddress+'\\n')}).listen(7100,'0.0.0.0')"]);
     const ask = () =>
       lab!.host.ask(

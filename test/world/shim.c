@@ -1,9 +1,10 @@
 /* A guest's card without a guest: joins a tap of this network namespace to a unix stream socket with QEMU's framing (4 bytes of length, big-endian).
  *
- *   shim TAP SOCKET
+ *   shim TAP listen|dial SOCKET [loss=PPM] [dup=PPM] [reorder=PPM] [seed=N]
  *
- * Listens as QEMU does with `-netdev stream,server=on`: one connection at a time, and the next one when that ends. Many frames go in one write, so that
- * the shim is not what a benchmark measures. Says "ready" when it listens. */
+ * `listen`: as QEMU with `-netdev stream,server=on`: one connection at a time, and the next one when that ends. `dial`: connects, and ends with the connection.
+ * From the guest there is one send per frame, as QEMU does it. Damage (parts per million of frames, in both directions) is drawn from a seeded generator: lost,
+ * sent twice, or held back behind the next frames of its direction. Says "ready" when it listens or is connected. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -21,27 +22,153 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { BUFFER = 4 << 20, FRAME = 69632, BURST = 256, SNDBUF = 4 << 20 };
+enum { BUFFER = 4 << 20, FRAME = 69632, READ = 1 << 20, BURST = 256, SNDBUF = 4 << 20, HELD_FOR = 3, HELD_MS = 5 };
 
-static uint8_t up[BUFFER], down[BUFFER];
+static int tap;
+static uint64_t rng = 88172645463325252ull;
+static uint32_t loss, twice, reorder;
+/* Towards the socket: what it did not take at once. From it: what is not a whole frame yet. */
+static uint8_t out[BUFFER], in[BUFFER];
+static size_t out_from, out_to, in_to;
+static int sock = -1, broken;
+
+/* A frame that is held back, and how many others pass it first. */
+struct held {
+  uint8_t frame[4 + FRAME];
+  size_t length;
+  int passes;
+};
+static struct held up, down;
 
 static void die(const char *what) {
   perror(what);
   exit(1);
 }
 
-static int open_tap(const char *name) {
-  int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK);
-  if (fd < 0) die("/dev/net/tun");
-  struct ifreq r = {.ifr_flags = IFF_TAP | IFF_NO_PI};
-  strncpy(r.ifr_name, name, IFNAMSIZ - 1);
-  if (ioctl(fd, TUNSETIFF, &r) < 0) die("TUNSETIFF");
-  return fd;
+static int chance(uint32_t ppm) {
+  if (!ppm) return 0;
+  rng ^= rng << 13, rng ^= rng >> 7, rng ^= rng << 17;
+  return rng % 1000000 < ppm;
 }
 
-static int listen_on(const char *path) {
+static void flush_out(void) {
+  while (out_from < out_to) {
+    ssize_t n = send(sock, out + out_from, out_to - out_from, MSG_NOSIGNAL);
+    if (n < 0) {
+      if (errno != EAGAIN) broken = 1;
+      return;
+    }
+    out_from += n;
+  }
+  out_from = out_to = 0;
+}
+
+/* `frame` has four bytes of room before it, which get its length. */
+static void to_socket(uint8_t *frame, size_t length) {
+  uint32_t prefix = htonl(length);
+  memcpy(frame - 4, &prefix, 4);
+  ssize_t sent = 0;
+  if (out_to == 0) {
+    sent = send(sock, frame - 4, 4 + length, MSG_NOSIGNAL);
+    if (sent < 0) {
+      if (errno != EAGAIN) broken = 1;
+      sent = 0;
+    }
+  }
+  size_t rest = 4 + length - sent;
+  if (rest == 0 || broken || out_to + rest > BUFFER) return;
+  memcpy(out + out_to, frame - 4 + sent, rest);
+  out_to += rest;
+}
+
+static void to_tap(uint8_t *frame, size_t length) {
+  if (write(tap, frame, length) < 0 && errno != EAGAIN && errno != EINVAL && errno != EIO) die("write to the tap");
+}
+
+static void damaged(struct held *h, void (*pass)(uint8_t *, size_t), uint8_t *frame, size_t length) {
+  if (chance(loss)) return;
+  if (!h->length && chance(reorder)) {
+    memcpy(h->frame + 4, frame, length);
+    h->length = length;
+    h->passes = HELD_FOR;
+    return;
+  }
+  pass(frame, length);
+  if (chance(twice)) pass(frame, length);
+  if (h->length && --h->passes == 0) {
+    pass(h->frame + 4, h->length);
+    h->length = 0;
+  }
+}
+
+static void let_go(struct held *h, void (*pass)(uint8_t *, size_t)) {
+  if (h->length) pass(h->frame + 4, h->length);
+  h->length = 0;
+}
+
+static void from_tap(void) {
+  static uint8_t frame[4 + FRAME];
+  for (int i = 0; i < BURST && !broken && out_to == 0; i++) {
+    ssize_t n = read(tap, frame + 4, FRAME);
+    if (n <= 0) return;
+    if (loss || twice || reorder) damaged(&up, to_socket, frame + 4, n);
+    else to_socket(frame + 4, n);
+  }
+}
+
+static void from_socket(void) {
+  ssize_t n = recv(sock, in + in_to, READ < BUFFER - in_to ? READ : BUFFER - in_to, 0);
+  if (n == 0 || (n < 0 && errno != EAGAIN)) broken = 1;
+  if (n <= 0) return;
+  in_to += n;
+  size_t at = 0;
+  while (in_to - at >= 4) {
+    uint32_t length;
+    memcpy(&length, in + at, 4);
+    length = ntohl(length);
+    if (length > FRAME) {
+      fprintf(stderr, "a frame of %u bytes\n", length);
+      broken = 1;
+      return;
+    }
+    if (in_to - at < 4 + length) break;
+    if (loss || twice || reorder) damaged(&down, to_tap, in + at + 4, length);
+    else to_tap(in + at + 4, length);
+    at += 4 + length;
+  }
+  memmove(in, in + at, in_to - at);
+  in_to -= at;
+}
+
+/* Until the connection ends. */
+static void relay(void) {
+  int size = SNDBUF;
+  fcntl(sock, F_SETFL, O_NONBLOCK);
+  setsockopt(sock, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+  out_from = out_to = in_to = 0;
+  up.length = down.length = 0;
+  broken = 0;
+  while (!broken) {
+    struct pollfd p[2] = {{tap, out_to == 0 ? POLLIN : 0, 0}, {sock, POLLIN | (out_to > 0 ? POLLOUT : 0), 0}};
+    int ready = poll(p, 2, up.length || down.length ? HELD_MS : -1);
+    if (ready < 0 && errno != EINTR) die("poll");
+    if (ready == 0) let_go(&up, to_socket), let_go(&down, to_tap);
+    if (ready <= 0) continue;
+    if (p[1].revents & POLLOUT) flush_out();
+    if (p[0].revents & POLLIN) from_tap();
+    if (p[1].revents & (POLLIN | POLLHUP | POLLERR)) from_socket();
+  }
+  close(sock);
+}
+
+static struct sockaddr_un address(const char *path) {
   struct sockaddr_un a = {.sun_family = AF_UNIX};
   strncpy(a.sun_path, path, sizeof a.sun_path - 1);
+  return a;
+}
+
+static int listen_at(const char *path) {
+  struct sockaddr_un a = address(path);
   unlink(path);
   int s = socket(AF_UNIX, SOCK_STREAM, 0);
   if (bind(s, (void *)&a, sizeof a) < 0 || chmod(path, 0666) < 0 || listen(s, 1) < 0) die(path);
@@ -49,81 +176,57 @@ static int listen_on(const char *path) {
 }
 
 /* What the guest sends while nobody is connected is lost, as on a pulled cable. */
-static int accept_draining(int listener, int tap) {
+static int accept_draining(int listener) {
+  static uint8_t lost[FRAME];
   for (;;) {
     struct pollfd p[2] = {{listener, POLLIN, 0}, {tap, POLLIN, 0}};
     if (poll(p, 2, -1) < 0 && errno != EINTR) die("poll");
     if (p[1].revents & POLLIN)
-      while (read(tap, down, FRAME) > 0);
+      while (read(tap, lost, FRAME) > 0);
     if (p[0].revents & POLLIN) {
-      int c = accept(listener, NULL, NULL), size = SNDBUF;
-      if (c < 0) continue;
-      fcntl(c, F_SETFL, O_NONBLOCK);
-      setsockopt(c, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
-      return c;
+      int c = accept(listener, NULL, NULL);
+      if (c >= 0) return c;
     }
   }
 }
 
-/* Until the connection ends. */
-static void relay(int tap, int s) {
-  size_t sent = 0, filled = 0, got = 0;
-  for (;;) {
-    struct pollfd p[2] = {{tap, filled + FRAME + 4 <= BUFFER ? POLLIN : 0, 0}, {s, POLLIN | (filled > sent ? POLLOUT : 0), 0}};
-    if (poll(p, 2, -1) < 0) {
-      if (errno == EINTR) continue;
-      die("poll");
-    }
-    if (p[0].revents & POLLIN)
-      for (int i = 0; i < BURST && filled + FRAME + 4 <= BUFFER; i++) {
-        ssize_t n = read(tap, up + filled + 4, FRAME);
-        if (n <= 0) break;
-        uint32_t length = htonl(n);
-        memcpy(up + filled, &length, 4);
-        filled += n + 4;
-      }
-    if (filled > sent) {
-      ssize_t n = send(s, up + sent, filled - sent, MSG_NOSIGNAL);
-      if (n < 0 && errno != EAGAIN) return;
-      if (n > 0) sent += n;
-      if (sent == filled) sent = filled = 0;
-      else if (filled + FRAME + 4 > BUFFER && sent > BUFFER / 2) {
-        memmove(up, up + sent, filled - sent);
-        filled -= sent;
-        sent = 0;
-      }
-    }
-    if (p[1].revents & (POLLIN | POLLHUP | POLLERR)) {
-      ssize_t n = recv(s, down + got, BUFFER - got, 0);
-      if (n == 0 || (n < 0 && errno != EAGAIN)) return;
-      if (n > 0) got += n;
-      size_t at = 0;
-      while (got - at >= 4) {
-        uint32_t length;
-        memcpy(&length, down + at, 4);
-        length = ntohl(length);
-        if (length > FRAME) return;
-        if (got - at < 4 + length) break;
-        if (write(tap, down + at + 4, length) < 0 && errno != EAGAIN && errno != EINVAL && errno != EIO) die("write to the tap");
-        at += 4 + length;
-      }
-      memmove(down, down + at, got - at);
-      got -= at;
-    }
-  }
+static int dial(const char *path) {
+  struct sockaddr_un a = address(path);
+  int s = socket(AF_UNIX, SOCK_STREAM, 0);
+  if (connect(s, (void *)&a, sizeof a) < 0) die(path);
+  return s;
 }
 
-int main(int argc, char **argv) {
-  if (argc != 3) {
-    fprintf(stderr, "usage: shim TAP SOCKET\n");
-    return 2;
-  }
-  int tap = open_tap(argv[1]), listener = listen_on(argv[2]);
+static void ready(void) {
   puts("ready");
   fflush(stdout);
+}
+
+int main(int count, char **args) {
+  if (count < 4 || (strcmp(args[2], "listen") && strcmp(args[2], "dial"))) {
+    fprintf(stderr, "usage: shim TAP listen|dial SOCKET [loss=PPM] [dup=PPM] [reorder=PPM] [seed=N]\n");
+    return 2;
+  }
+  for (int i = 4; i < count; i++) {
+    if (!strncmp(args[i], "loss=", 5)) loss = atoi(args[i] + 5);
+    else if (!strncmp(args[i], "dup=", 4)) twice = atoi(args[i] + 4);
+    else if (!strncmp(args[i], "reorder=", 8)) reorder = atoi(args[i] + 8);
+    else if (!strncmp(args[i], "seed=", 5)) rng ^= strtoull(args[i] + 5, 0, 10) * 0x9e3779b97f4a7c15ull;
+  }
+  if ((tap = open("/dev/net/tun", O_RDWR | O_NONBLOCK)) < 0) die("/dev/net/tun");
+  struct ifreq r = {.ifr_flags = IFF_TAP | IFF_NO_PI};
+  strncpy(r.ifr_name, args[1], IFNAMSIZ - 1);
+  if (ioctl(tap, TUNSETIFF, &r) < 0) die("TUNSETIFF");
+  if (!strcmp(args[2], "dial")) {
+    sock = dial(args[3]);
+    ready();
+    relay();
+    return 0;
+  }
+  int listener = listen_at(args[3]);
+  ready();
   for (;;) {
-    int s = accept_draining(listener, tap);
-    relay(tap, s);
-    close(s);
+    sock = accept_draining(listener);
+    relay();
   }
 }
