@@ -8,20 +8,16 @@
  *
  * Limits: IPv6 does not leave the shared and the host network.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { forgetNeighbour, probeAddress } from '../../host/arp-probe.ts';
 import { run } from '../../host/exec.ts';
 import { openTap } from '../../host/ffi.ts';
 import { ipBatch, listAddresses, listLinks, listRoutes } from '../../host/links.ts';
-import { type Neighbour, readNeighbours } from '../../host/neighbours.ts';
-import { applyNft, listTable, readAddressSet, readSetCounters, withoutDynamicElements } from '../../host/nft.ts';
+import { applyNft, listTable, readSetCounters, withoutDynamicElements } from '../../host/nft.ts';
 import { readSysctl } from '../../host/sysctl.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import { type Explanation, explain, type Packet } from '../../net/explain.ts';
-import { broadcastOf, formatIpv4, gatewayOf, subnetContains } from '../../wire/address.ts';
 import type {
   Capture,
   CaptureSide,
@@ -39,16 +35,17 @@ import { ProcessClient } from '../process-client.ts';
 import { subnetProblems } from '../subnet-clash.ts';
 import { BridgedAddresses } from './bridged-addresses.ts';
 import { openCapture } from './capture.ts';
+import { ChangeMonitors } from './change-monitors.ts';
 import { examineHost } from './doctor.ts';
 import { gatherFacts } from './explain-facts.ts';
 import { allowThroughFirewalls, findFirewalls, removeFirewallAllowances } from './firewalls.ts';
 import { endFlows, Places } from './flows.ts';
+import { GuestAddresses } from './guest-addresses.ts';
 import { MacTranslations } from './mac-translation.ts';
-import { BRIDGES, DHCP_PORTS, DNS_PORT, TABLES, tapName } from './names.ts';
+import { BRIDGES, TABLES, tapName } from './names.ts';
 import { isOurs, type LinkPlan, planLinks, planTaps } from './plan.ts';
 import { DROP_REASONS, type RuledNic, removeTables, renderRuleset, type Segments } from './ruleset.ts';
-import type { ServiceConfig, ServiceMethods, ServiceStatus } from './service-config.ts';
-import { StaticAddresses } from './static-addresses.ts';
+import { type ServiceMethods, type ServiceStatus, serviceConfigOf } from './service-config.ts';
 import { SysctlRecord } from './sysctl-record.ts';
 import { UplinkKeeper, type Uplinks } from './uplinks.ts';
 import { applyVlanTags } from './vlan-tags.ts';
@@ -61,8 +58,6 @@ export interface KernelEngineOptions {
 
 const SAFETY_CHECK_MS = 10_000;
 const LOOK_MS = 1000;
-/** Addresses besides its own that a card is asked for at a look. */
-const MOST_OTHERS = 4;
 const CUE_DELAY_MS = 30;
 const EMPTY: DesiredState = { networks: [], nics: [], dnsServers: [] };
 
@@ -80,9 +75,8 @@ class KernelEngine implements Engine {
   #service: ProcessClient<ServiceMethods>;
   #serviceStatus: ServiceStatus | null = null;
   #serviceConfig = '';
-  #statics = new StaticAddresses();
+  #guests = new GuestAddresses();
   #places = new Places();
-  #static = new Map<string, number>();
   #uplinks: UplinkKeeper;
   /** Where the taps of bridge-type cards went. */
   #plugged: Uplinks = new Map();
@@ -90,11 +84,9 @@ class KernelEngine implements Engine {
   /** The host's addresses on bridged interfaces. */
   #hostAddresses: string[] = [];
   #applied: AppliedRules | null = null;
-  /** Claims of addresses that were in the guard's set at the last look. */
-  #claimsRead = new Set<string>();
   #problems: EngineProblem[] = [];
   #watchers = new Set<() => void>();
-  #monitors: ChildProcess[] = [];
+  #monitors = new ChangeMonitors(() => this.#soon());
   #timers: NodeJS.Timeout[] = [];
   #cue: NodeJS.Timeout | null = null;
   #queue: Promise<unknown> = Promise.resolve();
@@ -147,10 +139,7 @@ class KernelEngine implements Engine {
     return this.#enqueue(async () => {
       for (const old of this.#desired.nics) {
         const now = desired.nics.find((n) => n.id === old.id);
-        if (!now || now.type !== old.type || now.outsideMac !== old.outsideMac) {
-          this.#statics.forget(old.id);
-          this.#static.delete(old.id);
-        }
+        if (!now || now.type !== old.type || now.outsideMac !== old.outsideMac) this.#guests.forget(old.id);
       }
       this.#desired = desired;
       this.#hasDesired = true;
@@ -186,7 +175,7 @@ class KernelEngine implements Engine {
 
   #observeNic(nic: DesiredNic, status: ServiceStatus | null, counters: Map<string, Map<string, number>>, master: string | null): ObservedNic {
     const s = status?.nics.find((x) => x.id === nic.id);
-    const self = this.#static.get(nic.id) ?? null;
+    const self = this.#guests.addressOf(nic.id);
     const bridged = nic.type === 'bridge' ? this.#bridged.addressOf(nic) : null;
     const ip = bridged ?? self ?? s?.ip ?? null;
     const problem = this.#problems.find((p) => p.object === `nic:${nic.id}`);
@@ -258,8 +247,7 @@ class KernelEngine implements Engine {
   }
 
   async forgetNic(id: string): Promise<void> {
-    this.#statics.forget(id);
-    this.#static.delete(id);
+    this.#guests.forget(id);
     this.#places.forget(id);
     await this.#service.callIfRunning('forget', { id });
   }
@@ -401,33 +389,7 @@ class KernelEngine implements Engine {
   }
 
   async #configureService(desired: DesiredState): Promise<void> {
-    const config: ServiceConfig = {
-      dnsServers: desired.dnsServers,
-      networks: desired.networks.map((n) => ({
-        name: n.name,
-        interface: BRIDGES[n.name],
-        subnet: n.subnet,
-        mtu: n.mtu,
-        dhcpPort: DHCP_PORTS[n.name],
-        dnsPort: DNS_PORT,
-        dnsForward: n.name === 'shared',
-      })),
-      nics: desired.nics.flatMap((nic) => {
-        if (nic.type !== 'shared' && nic.type !== 'host') return [];
-        const staticIp = this.#static.get(nic.id);
-        return [
-          {
-            id: nic.id,
-            vmName: nic.vmName,
-            network: nic.type,
-            mac: nic.outsideMac,
-            rules: nic.rules,
-            ...(nic.reservedIp === undefined ? {} : { reservedIp: nic.reservedIp }),
-            ...(staticIp === undefined ? {} : { staticIp }),
-          },
-        ];
-      }),
-    };
+    const config = serviceConfigOf(desired, (id) => this.#guests.addressOf(id));
     const text = JSON.stringify(config);
     if (text === this.#serviceConfig) {
       this.#serviceStatus = await this.#service.call('status', {});
@@ -439,69 +401,8 @@ class KernelEngine implements Engine {
   }
 
   /** Finds addresses that guests set by themselves; true when one changed. */
-  async #learn(): Promise<boolean> {
-    const status = this.#serviceStatus;
-    const nics = this.#desired.nics.filter((n) => n.type === 'shared' || n.type === 'host');
-    const taken = new Map<number, string>();
-    for (const s of status?.nics ?? []) if (s.ip !== null) taken.set(s.ip, s.id);
-    for (const n of nics) if (n.reservedIp !== undefined) taken.set(n.reservedIp, n.id);
-    const known = nics.map((n) => {
-      const s = status?.nics.find((x) => x.id === n.id);
-      return { id: n.id, mac: n.outsideMac, leaseIp: s?.ip ?? null, lastDhcp: s?.lastDhcp ?? null };
-    });
-    const arp = await readNeighbours();
-    const neighbours = [...arp, ...(await this.#claims(nics))];
-    const found = this.#statics.update(
-      known,
-      neighbours,
-      (k, n) => {
-        const nic = nics.find((x) => x.id === k.id) as DesiredNic;
-        const network = this.#desired.networks.find((x) => x.name === nic.type);
-        if (!network || n.dev !== BRIDGES[network.name]) return false;
-        const owner = taken.get(n.ip);
-        return (
-          subnetContains(network.subnet, n.ip) &&
-          n.ip !== gatewayOf(network.subnet) &&
-          n.ip !== network.subnet.base &&
-          n.ip !== broadcastOf(network.subnet) &&
-          (owner === undefined || owner === nic.id)
-        );
-      },
-      Date.now(),
-    );
-    const before = this.#static;
-    this.#static = found;
-    const changed = nics.filter((n) => found.get(n.id) !== before.get(n.id));
-    await Promise.all(
-      nics.map(async (nic) => {
-        const lease = known.find((k) => k.id === nic.id)?.leaseIp ?? null;
-        const [old, now] = [before.get(nic.id) ?? lease, found.get(nic.id) ?? lease];
-        // a card that was started again has another outside address: the host must not go on sending to the one before
-        const dev = BRIDGES[nic.type as 'shared' | 'host'];
-        if (now !== null && arp.some((n) => n.ip === now && n.dev === dev && n.mac !== nic.outsideMac)) await forgetNeighbour(now, dev);
-        const others = neighbours.filter((n) => n.mac === nic.outsideMac && n.dev === dev && n.ip !== now).slice(0, MOST_OTHERS);
-        if (others.length === 0) return;
-        const answers = async (ip: number): Promise<boolean> => (await probeAddress(ip, dev)) === nic.outsideMac;
-        // the address of before is forgotten unless its guest still answers: if it comes back, that is news
-        const previous = now === old ? undefined : others.find((n) => n.ip === old);
-        if (previous && !(await answers(previous.ip))) this.#statics.left(nic.id, previous.ip);
-        // a guest that has gone back to one of them meanwhile does not answer for its newest address
-        else if (now !== null && !(await answers(now))) for (const o of others) if (await answers(o.ip)) this.#statics.left(nic.id, o.ip);
-      }),
-    );
-    return changed.length > 0 || found.size !== before.size;
-  }
-
-  /** What guests have said by ARP, also to others than the gateway, of addresses that are not theirs yet. */
-  async #claims(nics: readonly DesiredNic[]): Promise<Neighbour[]> {
-    if (nics.length === 0 || this.#applied === null) return [];
-    const byTap = new Map(nics.map((n) => [tapName(n.id), n]));
-    const claims = await readAddressSet('bridge', 'anka', 'claim');
-    this.#claimsRead = new Set(claims.map(claimElement));
-    return claims.flatMap(({ dev, ip }) => {
-      const nic = byTap.get(dev);
-      return nic ? [{ ip, mac: nic.outsideMac, dev: BRIDGES[nic.type as 'shared' | 'host'] }] : [];
-    });
+  #learn(): Promise<boolean> {
+    return this.#guests.look(this.#desired, this.#serviceStatus?.nics ?? [], this.#applied !== null);
   }
 
   #segments(desired: DesiredState): Segments {
@@ -512,12 +413,12 @@ class KernelEngine implements Engine {
   async #applyRules(desired: DesiredState): Promise<void> {
     const ruled: RuledNic[] = desired.nics.map((nic) => ({
       nic,
-      ip: this.#static.get(nic.id) ?? this.#serviceStatus?.nics.find((s) => s.id === nic.id)?.ip ?? null,
+      ip: this.#guests.addressOf(nic.id) ?? this.#serviceStatus?.nics.find((s) => s.id === nic.id)?.ip ?? null,
     }));
     const wanted = desired.networks.length === 0 ? removeTables() : renderRuleset(desired.networks, ruled, this.#segments(desired));
     if (this.#applied?.wanted !== wanted || (await this.#rulesInForce()) !== this.#applied.inForce) {
       // a claim that came since the last look would go with the table that it stands in
-      const unread = this.#applied === null ? [] : (await readAddressSet('bridge', 'anka', 'claim')).map(claimElement).filter((c) => !this.#claimsRead.has(c));
+      const unread = this.#applied === null ? [] : await this.#guests.unreadClaims();
       const kept = desired.networks.length === 0 || unread.length === 0 ? '' : `\nadd element bridge anka claim { ${unread.join(', ')} }`;
       await applyNft(wanted + kept);
       this.#applied = { wanted, inForce: await this.#rulesInForce() };
@@ -549,9 +450,7 @@ class KernelEngine implements Engine {
 
   #startWatching(): void {
     if (this.#timers.length > 0 || this.#closed) return;
-    this.#monitor('ip', ['monitor', 'link', 'address', 'route']);
-    this.#monitor('nft', ['monitor']);
-    this.#monitor('tc', ['monitor']);
+    this.#monitors.start();
     const look = setInterval(() => void this.#enqueue(() => this.#lookAtNeighbours()), LOOK_MS);
     const safety = setInterval(() => {
       if (Date.now() - this.#lastCheck >= SAFETY_CHECK_MS) this.#soon();
@@ -577,30 +476,7 @@ class KernelEngine implements Engine {
     this.#timers = [];
     if (this.#cue) clearTimeout(this.#cue);
     this.#cue = null;
-    const monitors = this.#monitors;
-    this.#monitors = [];
-    for (const m of monitors) m.kill();
-  }
-
-  /** Output of a monitor is a cue only; it is started again a second after it ends. */
-  #monitor(program: string, args: string[]): void {
-    // a daemon that is killed takes its monitors with it (util-linux is on every Debian)
-    const child = spawn('setpriv', ['--pdeathsig', 'KILL', program, ...args], {
-      stdio: ['ignore', 'pipe', 'ignore'],
-      env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` },
-    });
-    this.#monitors.push(child);
-    child.stdout.on('data', () => this.#soon());
-    child.on('error', () => {}); // the check every ten seconds goes on without cues
-    child.on('exit', () => {
-      if (!this.#monitors.includes(child)) return;
-      this.#monitors = this.#monitors.filter((m) => m !== child);
-      setTimeout(() => {
-        if (this.#timers.length > 0) this.#monitor(program, args);
-      }, LOOK_MS).unref();
-    });
-    child.unref();
-    (child.stdout as unknown as { unref(): void }).unref();
+    this.#monitors.stop();
   }
 
   #soon(): void {
@@ -614,11 +490,6 @@ class KernelEngine implements Engine {
       });
     }, CUE_DELAY_MS);
   }
-}
-
-/** A claim as nft writes it. */
-function claimElement({ dev, ip }: { dev: string; ip: number }): string {
-  return `"${dev}" . ${formatIpv4(ip)}`;
 }
 
 /** Makes the engine. Throws `noRights` or `missingProgram` where the host cannot carry it. */

@@ -5,7 +5,8 @@
  * Control protocol: newline-delimited JSON over a unix socket (0600). Each request `{id, method, params}` has one answer
  * `{id, result}` or `{id, error}`. The service also sends `{event: 'changed'}` when leases or listeners changed.
  */
-import type { DesiredRule, Subnet } from '../engine.ts';
+import type { DesiredRule, DesiredState, Subnet } from '../engine.ts';
+import { BRIDGES, DHCP_PORTS, DNS_PORT } from './names.ts';
 
 /** One network that is served. */
 export interface ServiceNetwork {
@@ -41,6 +42,37 @@ export interface ServiceConfig {
   networks: ServiceNetwork[];
   nics: ServiceNic[];
   dnsServers: string[];
+}
+
+/** What the service has to do for a desired state. `staticOf` gives the address that a card's guest has set by itself. */
+export function serviceConfigOf(desired: DesiredState, staticOf: (id: string) => number | null): ServiceConfig {
+  return {
+    dnsServers: desired.dnsServers,
+    networks: desired.networks.map((n) => ({
+      name: n.name,
+      interface: BRIDGES[n.name],
+      subnet: n.subnet,
+      mtu: n.mtu,
+      dhcpPort: DHCP_PORTS[n.name],
+      dnsPort: DNS_PORT,
+      dnsForward: n.name === 'shared',
+    })),
+    nics: desired.nics.flatMap((nic) => {
+      if (nic.type !== 'shared' && nic.type !== 'host') return [];
+      const staticIp = staticOf(nic.id);
+      return [
+        {
+          id: nic.id,
+          vmName: nic.vmName,
+          network: nic.type,
+          mac: nic.outsideMac,
+          rules: nic.rules,
+          ...(nic.reservedIp === undefined ? {} : { reservedIp: nic.reservedIp }),
+          ...(staticIp === null ? {} : { staticIp }),
+        },
+      ];
+    }),
+  };
 }
 
 /** What the service reports of one card. */
