@@ -41,9 +41,7 @@ export async function explainPacket(ctx: Context, vm: VmRow, question: ExplainQu
   };
   const to = read('to', question.to);
   const from = question.from === undefined ? { address: null, port: null } : read('from', question.from);
-  const engine = await ctx.engine();
-  if (!engine.explain) throw new AnkaError('network', `the ${engine.name} engine cannot explain packets yet`);
-  return engine.explain(vm.uuid, {
+  return (await ctx.engine()).explain(vm.uuid, {
     protocol: question.protocol as PacketProtocol,
     source: from.address,
     sourcePort: from.port,

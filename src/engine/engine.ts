@@ -175,8 +175,8 @@ export interface Engine {
   openNic(id: string): Promise<NicBackend>;
   /** Begins a capture of a card that was applied before (B93). `filter` is in tcpdump's syntax, or empty. Absent where the engine cannot. */
   capture?(id: string, side: CaptureSide, filter: string): Promise<Capture>;
-  /** What happens to a packet of, or for, a card that was applied before (B93). Absent where the engine cannot say. */
-  explain?(id: string, packet: Packet): Promise<Explanation>;
+  /** What happens to a packet of, or for, a card that was applied before (B93). */
+  explain(id: string, packet: Packet): Promise<Explanation>;
   /**
    * Unix socket on which a stream to a port of that card's guest can be begun (user/network-config.ts); null while the card is on no network of ours.
    * Absent where the host itself reaches guests by their addresses.

@@ -2,16 +2,16 @@
  * B93: what `explain` says of a packet, and what then really happens to it. Each packet of the table is explained first; then it is sent from the namespace that it comes from,
  * and looked for in all of them.
  */
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { Explanation, Packet, PacketAddress, PacketProtocol } from '../../src/net/explain.ts';
 import { formatIpv4, parseIpv4 } from '../../src/wire/address.ts';
 import { linkLocalOf } from '../../src/wire/address6.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
+import { shimmedGuest } from '../world/shim.ts';
 import { missing, type Namespace, until, World } from '../world/world.ts';
-import { dhcp, guest, nic, rule, state, vmId } from './guest-tools.ts';
+import { dhcp, guest, macText, nic, rule, state, vmId } from './guest-tools.ts';
 import { Observers } from './packet-probe.ts';
 
-const why = missing('root', 'netns');
 const INTERNET = '198.51.100.1';
 const OUT = '10.9.0.1';
 const HOST = '10.9.0.2';
@@ -26,7 +26,8 @@ type Row = [
   source: string,
   destination: string,
   port: number,
-  verdict: Explanation['verdict'],
+  /** Where the engines differ: kernel/user, with - where the packet has no sense. */
+  verdict: string,
   sourcePort?: number,
 ];
 
@@ -39,29 +40,29 @@ const ROWS: Row[] = [
   [1, 'vm1', 'tcp', '-', INTERNET, 8080, 'allowed'],
   [1, 'vm1', 'udp', '-', INTERNET, 5000, 'allowed'],
   [1, 'vm1', 'icmp', '-', INTERNET, 0, 'allowed'],
-  [1, 'vm1', 'other', '-', INTERNET, 0, 'allowed'],
+  [1, 'vm1', 'other', '-', INTERNET, 0, 'allowed/refused'],
   [1, 'vm1', 'tcp', '-', OUT, 8080, 'allowed'],
   [5, 'vm5', 'tcp', '-', INTERNET, 8080, 'allowed'],
-  [1, 'vm1', 'udp', '-', '203.0.113.7', 5000, 'refused'],
+  [1, 'vm1', 'udp', '-', '203.0.113.7', 5000, 'refused/dropped'],
   [1, 'vm1', 'tcp', '-', '203.0.113.7', 8080, 'refused'],
   [3, 'vm3', 'tcp', '-', INTERNET, 8080, 'dropped'],
   [3, 'vm3', 'udp', '-', OUT, 5000, 'dropped'],
   [3, 'vm3', 'icmp', '-', INTERNET, 0, 'dropped'],
-  [3, 'vm3', 'other', '-', INTERNET, 0, 'dropped'],
+  [3, 'vm3', 'other', '-', INTERNET, 0, 'dropped/refused'],
   [6, 'vm6', 'udp', '-', INTERNET, 5000, 'dropped'],
   // to the host
   [1, 'vm1', 'tcp', '-', GW, 8080, 'allowed'],
   [1, 'vm1', 'udp', '-', GW, 5000, 'allowed'],
   [1, 'vm1', 'icmp', '-', GW, 0, 'allowed'],
   [1, 'vm1', 'tcp', '-', HOST, 8080, 'allowed'],
-  [1, 'vm1', 'udp', '-', GW_HOST, 5000, 'allowed'],
+  [1, 'vm1', 'udp', '-', GW_HOST, 5000, 'allowed/dropped'],
   [3, 'vm3', 'tcp', '-', GW_HOST, 8080, 'allowed'],
   [3, 'vm3', 'udp', '-', GW, 5000, 'dropped'],
   [3, 'vm3', 'udp', '-', HOST, 5000, 'allowed'],
   [5, 'vm5', 'tcp', '-', GW, 8080, 'dropped'],
   [5, 'vm5', 'icmp', '-', GW, 0, 'dropped'],
   [5, 'vm5', 'udp', '-', HOST, 5000, 'dropped'],
-  [1, 'vm1', 'udp', '-', '10.9.0.255', 5000, 'allowed'],
+  [1, 'vm1', 'udp', '-', '10.9.0.255', 5000, 'allowed/dropped'],
   // DNS and DHCP
   [1, 'vm1', 'udp', '-', GW, 53, 'allowed'],
   [1, 'vm1', 'tcp', '-', GW, 53, 'allowed'],
@@ -91,7 +92,7 @@ const ROWS: Row[] = [
   [1, 'vm1', 'tcp', '203.0.113.9', INTERNET, 8080, 'dropped'],
   [1, 'vm1', 'udp', GW_HOST, INTERNET, 5000, 'dropped'],
   [3, 'vm3', 'udp', 'ip1', INTERNET, 5000, 'dropped'],
-  [5, 'vm5', 'udp', '192.168.64.99', INTERNET, 5000, 'dropped'],
+  [5, 'vm5', 'udp', '192.168.64.99', INTERNET, 5000, 'dropped/-'],
   [1, 'vm1', 'icmp', '-', '127.0.0.1', 0, 'dropped'],
   // to many
   [1, 'vm1', 'udp', '-', '255.255.255.255', 5000, 'allowed'],
@@ -113,10 +114,11 @@ const ROWS: Row[] = [
   [1, 'outside', 'udp', OUT, 'ip1', 5000, 'dropped'],
   [3, 'outside', 'icmp', OUT, 'ip3', 0, 'dropped'],
   // from the host
-  [1, 'host', 'tcp', GW, 'ip1', 8080, 'allowed'],
-  [1, 'host', 'icmp', GW, 'ip1', 0, 'allowed'],
-  [5, 'host', 'udp', GW, 'ip5', 5000, 'dropped'],
-  [5, 'host', 'tcp', GW, 'ip5', 8080, 'allowed'],
+  [1, 'host', 'tcp', GW, 'ip1', 8080, 'allowed/-'],
+  [1, 'host', 'tcp', HOST, 'ip1', 8080, '-/refused'],
+  [1, 'host', 'icmp', GW, 'ip1', 0, 'allowed/-'],
+  [5, 'host', 'udp', GW, 'ip5', 5000, 'dropped/-'],
+  [5, 'host', 'tcp', GW, 'ip5', 8080, 'allowed/-'],
   [1, 'host', 'tcp', HOST, HOST, 10001, 'allowed'],
   [1, 'host', 'tcp', '127.0.0.1', '127.0.0.1', 10001, 'allowed'],
   [1, 'host', 'udp', '127.0.0.1', '127.0.0.1', 10001, 'allowed'],
@@ -128,14 +130,31 @@ const ROWS: Row[] = [
   [1, 'vm5', 'tcp', 'ip5', HOST, 10001, 'dropped'],
   // IPv6
   [1, 'vm1', 'udp', '-', 'll2', 5000, 'allowed'],
-  [1, 'vm1', 'udp', '-', 'llgw', 5000, 'allowed'],
+  [1, 'vm1', 'udp', '-', 'llgw', 5000, 'allowed/dropped'],
   [1, 'vm1', 'udp', '-', '2001:db8::1', 5000, 'dropped'],
   [3, 'vm3', 'udp', '-', '2001:db8::1', 5000, 'dropped'],
 ];
 
 const NUMBERS: Record<PacketProtocol, number> = { icmp: 1, tcp: 6, udp: 17, other: 47 };
 
-describe.skipIf(why !== null)(`explain, kernel engine${why === null ? '' : ` (${why})`}`, () => {
+const ENGINES = [
+  { kind: 'kernel' as const, why: missing('root', 'netns') },
+  { kind: 'user' as const, why: missing('root', 'netns', 'tun', 'cc') },
+];
+
+/** The table as it is for one engine. */
+function rowsOf(kind: 'kernel' | 'user'): Row[] {
+  return ROWS.flatMap((r): Row[] => {
+    const [kernel, user] = r[6].split('/') as [string, string?];
+    const verdict = kind === 'user' ? (user ?? kernel) : kernel;
+    return verdict === '-' ? [] : [[...(r.slice(0, 6) as [number, string, PacketProtocol, string, string, number]), verdict, ...(r[7] ? [r[7]] : [])] as Row];
+  });
+}
+
+const SUITES = ENGINES.map((x) => [`explain, ${x.kind} engine${x.why === null ? '' : ` (${x.why})`}`, x] as const);
+
+describe.each(SUITES)('%s', (_suite, { kind, why }) => {
+  const rows = rowsOf(kind);
   let w: World;
   let e: RemoteEngine;
   const places = new Map<string, Namespace>();
@@ -146,12 +165,16 @@ describe.skipIf(why !== null)(`explain, kernel engine${why === null ? '' : ` (${
   const token = (i: number): string => `token-${String(i).padStart(3, '0')}`;
   const word = (text: string): string => words.get(text) ?? text;
 
+  beforeEach((test) => test.skip(why !== null));
+
   beforeAll(async () => {
+    if (why !== null) return;
     w = new World('ex-');
-    for (const n of [1, 2, 3, 4, 5, 6, 7]) places.set(`vm${n}`, guest(w, n));
+    if (kind === 'kernel') for (const n of [1, 2, 3, 4, 5, 6, 7]) places.set(`vm${n}`, guest(w, n));
+    w.host.run('sysctl -qw net.ipv4.ping_group_range="0 2147483647"');
     // no way to the rest of the world, so that a missing route can be tried
     w.host.run(`ip route del default; ip route add ${INTERNET}/32 via ${OUT}; ip route add 2001:db8::/32 dev en0; sysctl -qw net.ipv6.conf.all.forwarding=1`);
-    e = new RemoteEngine(w, 'kernel');
+    e = new RemoteEngine(w, kind);
     const problems = await e.apply(
       state(
         nic(1, 'shared', { rules: [rule(10001, 8080), rule(10001, 8080, 'udp'), rule(10002, 8080, 'tcp', parseIpv4(HOST) as number)] }),
@@ -164,6 +187,8 @@ describe.skipIf(why !== null)(`explain, kernel engine${why === null ? '' : ` (${
       ),
     );
     expect(problems).toEqual([]);
+    if (kind === 'user')
+      for (const n of [1, 2, 3, 4, 5, 6, 7]) places.set(`vm${n}`, await shimmedGuest(w, `g${n}`, macText(n), (await e.openNic(vmId(n))).path));
     for (const n of [1, 2, 3, 4, 5]) words.set(`ip${n}`, (await dhcp(w, places.get(`vm${n}`) as Namespace))?.ip ?? '');
     await until('all leases are seen', async () => (await e.observe()).nics.filter((n) => n.ip !== null).length === 5);
     places.get('vm6')?.run(`ip addr add 192.168.64.60/24 dev eth0; ip route add default via ${GW}`);
@@ -180,7 +205,7 @@ describe.skipIf(why !== null)(`explain, kernel engine${why === null ? '' : ` (${
     await observers.watch('outside', w.outside, [OUT]);
     await observers.watch('host', w.host, [GW, GW_HOST, HOST]);
 
-    for (const [about, , protocol, source, destination, port, , sourcePort] of ROWS) {
+    for (const [about, , protocol, source, destination, port, , sourcePort] of rows) {
       const address = (text: string): PacketAddress => parseIpv4(word(text)) ?? word(text);
       const packet: Packet = {
         protocol,
@@ -194,8 +219,8 @@ describe.skipIf(why !== null)(`explain, kernel engine${why === null ? '' : ` (${
     // a few at once: each is a process that may wait for an answer
     let next = 0;
     const work = async (): Promise<void> => {
-      for (let i = next++; i < ROWS.length; i = next++) {
-        const [, sender, protocol, source, destination, port, , sourcePort] = ROWS[i] as Row;
+      for (let i = next++; i < rows.length; i = next++) {
+        const [, sender, protocol, source, destination, port, , sourcePort] = rows[i] as Row;
         const to = word(destination);
         const n = Number(sender.slice(2));
         const own = source === '-' || source === `ip${n}` || sender === 'host' || sender === 'outside';
@@ -207,16 +232,20 @@ describe.skipIf(why !== null)(`explain, kernel engine${why === null ? '' : ` (${
     await Promise.all(Array.from({ length: 6 }, work));
     await until(
       'what was allowed has come out',
-      () => told.every((x, i) => x.arrives.length === 0 || x.arrives.every((a) => seenAt(i).some((s) => s.at === a.at))),
+      () => told.every((x, i) => x.arrives.length === 0 || x.arrives.every((a) => a.at === 'gateway' || seenAt(i).some((s) => s.at === a.at))),
       20_000,
     ).catch(() => {});
   }, 600_000);
 
-  /** Where the packet came out, without the host's end of a listener that carried it on, and without what a sender to many hears of itself. */
+  /** Where the packet came out: without the host's end of a listener that carried it on, what a sender to many hears of itself, and answers. */
   function seenAt(i: number) {
-    const many = /^(239|.*\.255$)/;
-    const carried = told[i]?.steps.some((s) => s.does.includes('listener'));
-    return (observers.seen.get(token(i)) ?? []).filter((s) => !(carried && s.at === 'host') && !(many.test(ROWS[i]?.[4] ?? '') && s.at === ROWS[i]?.[1]));
+    const [, sender, , , destination] = rows[i] as Row;
+    const many = /^(239|.*\.255$)/.test(destination);
+    const x = told[i] as Explanation;
+    const carried = x.steps.some((s) => s.does.includes('listener')) || x.arrives.some((a) => a.at === 'gateway');
+    return (observers.seen.get(token(i)) ?? []).filter(
+      (s) => !(carried && s.at === 'host') && !(s.at === sender && (many || (s.source === word(destination) && s.destination !== s.source))),
+    );
   }
 
   afterAll(async () => {
@@ -226,18 +255,22 @@ describe.skipIf(why !== null)(`explain, kernel engine${why === null ? '' : ` (${
   });
 
   test('the table is long enough, and has every verdict', () => {
-    expect(ROWS.length).toBeGreaterThanOrEqual(40);
-    expect(new Set(ROWS.map((r) => r[6]))).toEqual(new Set(['allowed', 'dropped', 'refused']));
+    expect(rows.length).toBeGreaterThanOrEqual(40);
+    expect(new Set(rows.map((r) => r[6]))).toEqual(new Set(['allowed', 'dropped', 'refused']));
   });
 
-  test.each(ROWS.map((r, i) => [`${r[1]}: ${r[2]} ${r[3]} → ${r[4]}${r[5] ? `:${r[5]}` : ''}`, i] as const))('B93: %s', (_name, i) => {
-    const [, , protocol, , , , verdict] = ROWS[i] as Row;
+  test.each(rows.map((r, i) => [`${r[1]}: ${r[2]} ${r[3]} → ${r[4]}${r[5] ? `:${r[5]}` : ''}`, i] as const))('B93: %s', (_name, i) => {
+    const [, , protocol, , , , verdict] = rows[i] as Row;
     const x = told[i] as Explanation;
     const seen = seenAt(i);
     expect(x.verdict, JSON.stringify(x)).toBe(verdict);
-    expect(new Set(seen.map((s) => s.at)), `${JSON.stringify(x)} ${heard[i]}`).toEqual(new Set(x.arrives.map((a) => a.at)));
+    expect(new Set(seen.map((s) => s.at)), `${JSON.stringify(x)} ${heard[i]}`).toEqual(new Set(x.arrives.map((a) => a.at).filter((at) => at !== 'gateway')));
     if (verdict === 'allowed') expect(x.arrives.length).toBeGreaterThan(0);
     for (const a of x.arrives) {
+      if (a.at === 'gateway') {
+        expect(heard[i], 'the gateway answers by itself').toBe('answered');
+        continue;
+      }
       const s = seen.find((y) => y.at === a.at && y.protocol === NUMBERS[protocol]);
       expect(s, `of ${protocol}`).toBeDefined();
       expect(s?.source, 'the source').toBe(a.source);

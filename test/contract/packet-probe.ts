@@ -43,7 +43,10 @@ while True:
         print(t, p, socket.inet_ntoa(b[12:16]), socket.inet_ntoa(b[16:20]), d[2] * 256 + d[3] if p in (6, 17) else 0, flush=True)
 `;
 
-/** argv: kind token source destination sport dport. It ends when the answer to a connection is known, at the latest after three seconds. */
+/**
+ * argv: kind token source destination sport dport. It ends when the answer is known, at the latest after three seconds. Packets to ports 53 and 67 are a
+ * question by DNS and a DHCPDISCOVER, so that they are answered.
+ */
 const SENDER = `
 import socket, struct, sys, time
 kind, token, src, dst, sport, dport = sys.argv[1:7]; sport = int(sport); dport = int(dport); t = token.encode()
@@ -52,14 +55,23 @@ def csum(b):
     n = sum(b[i] * 256 + b[i + 1] for i in range(0, len(b), 2))
     while n > 65535: n = (n & 65535) + (n >> 16)
     return 65535 - n
+def dns(): return bytes([0, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, len(t)]) + t + b'\\x04anka\\x08internal\\0\\0\\1\\0\\1'
+def discover():
+    mac = bytes.fromhex(open('/sys/class/net/eth0/address').read().strip().replace(':', ''))
+    return bytes([1, 1, 6, 0]) + t[-4:] + bytes(20) + mac + bytes(202) + bytes([99, 130, 83, 99, 53, 1, 1, 60, len(t)]) + t + b'\\xff'
+body = t if kind != 'udp' else dns() if dport == 53 else discover() if dport == 67 else t
+def answered(m):
+    h = (m[0] & 15) * 4; d = m[h:]
+    if m[9] == 1: return d[0] == 0 and t in d
+    return d[0] * 256 + d[1] == dport and (t in d if dport == 53 else d[12:16] == t[-4:])
 def said(e):
     print({111: 'refused', 104: 'refused', 101: 'refused'}.get(e.errno, 'silent'))
 if kind == 'connect':
     s = socket.socket(); s.settimeout(3)
     if src != '-': s.bind((src, 0))
     try:
-        s.connect((dst, dport)); s.send(t)
-        try: print('refused' if s.recv(1) == b'' else 'silent')
+        s.connect((dst, dport)); q = dns(); s.send(len(q).to_bytes(2, 'big') + q if dport == 53 else t)
+        try: print('refused' if s.recv(1) == b'' else 'answered')
         except socket.timeout: print('silent')
     except socket.timeout: print('silent')
     except OSError as e: said(e)
@@ -68,7 +80,7 @@ elif kind == 'udp6':
     try: s.sendto(t, (dst, dport, 0, socket.if_nametoindex('eth0') if dst[:2] in ('fe', 'ff') else 0)); print('silent')
     except OSError as e: print('silent')
 else:
-    if kind == 'udp': p = 17; b = struct.pack('!HHHH', sport or 40000 + int(token[6:]), dport, 8 + len(t), 0) + t
+    if kind == 'udp': p = 17; b = struct.pack('!HHHH', sport or 40000 + int(token[6:]), dport, 8 + len(body), 0) + body
     elif kind == 'icmp': p = 1; b = bytes([8, 0, 0, 0, 0, 7, 0, 1]) + t; c = csum(b); b = bytes([8, 0]) + struct.pack('!H', c) + b[4:]
     elif kind == 'syn':
         p = 6; b = struct.pack('!HHIIBBHHH', sport or 40000 + int(token[6:]), dport, 1, 0, 0x50, 2, 8192, 0, 0) + t
@@ -80,20 +92,22 @@ else:
         s = socket.socket(17, 3); s.bind(('eth0', 0))
         mac = open('/sys/class/net/eth0/address').read().strip().replace(':', '')
         to = 'f' * 12 if dst == '255.255.255.255' else '5a4545004001'
-        s.send(bytes.fromhex(to + mac + '0800') + bytes(h) + b)
+        put = lambda: s.send(bytes.fromhex(to + mac + '0800') + bytes(h) + b)
     else:
         s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 255); s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-        r = socket.socket(socket.AF_INET, socket.SOCK_RAW, 1); r.settimeout(1)
-        try: s.sendto(bytes(h) + b, (dst, 0))
-        except OSError: pass
-        end = time.time() + 1; word = 'silent'
-        while time.time() < end:
-            try: m = r.recv(4096)
-            except socket.timeout: break
-            if m[20] == 3 and t in m and m[21] in (0, 9, 10, 13): word = 'refused'; break
-        print(word)
-        sys.exit()
-    print('silent')
+        put = lambda: s.sendto(bytes(h) + b, (dst, 0))
+    # frames, as an answer by DHCP may be for an address that this guest has not got
+    r = socket.socket(17, 2, socket.htons(0x800)); r.settimeout(0.2)
+    try: put()
+    except OSError: pass
+    end = time.time() + 1; word = 'silent'
+    while time.time() < end:
+        try: m, at = r.recvfrom(4096)
+        except socket.timeout: continue
+        if at[2] == 4: continue # its own
+        if m[9] == 1 and m[20] == 3 and t in m and m[21] in (0, 1, 2, 9, 10, 13): word = 'refused'; break
+        if m[9] in (1, 17) and answered(m): word = 'answered'; break
+    print(word)
 `;
 
 export class Observers {
@@ -126,7 +140,7 @@ export class Observers {
     await until(`the observer in ${at}`, () => ready);
   }
 
-  /** Sends one packet; what its sender is told: `silent` or `refused`. */
+  /** Sends one packet; what its sender is told: `silent`, `answered` or `refused`. */
   async send(ns: Namespace, kind: string, token: string, source: string, destination: string, sport: number, dport: number): Promise<string> {
     return ((await ns.ask(`python3 ${this.#sender} ${kind} ${token} ${source} ${destination} ${sport} ${dport}`)) ?? 'the sender failed').trim();
   }

@@ -1,14 +1,14 @@
 /** What `explain` has to know of this host, gathered when it is asked. */
 import { listAddresses, listRoutes } from '../../host/links.ts';
 import { readSysctl } from '../../host/sysctl.ts';
-import type { Surroundings } from '../../net/explain.ts';
+import type { KernelSurroundings } from '../../net/explain-kernel.ts';
 import { parseIpv4, parseMac } from '../../wire/address.ts';
 import type { DesiredState } from '../engine.ts';
 import { findFirewalls } from './firewalls.ts';
 import { BRIDGES, bridgeMac } from './names.ts';
 
 /** `ipOf` gives a guest's address now, by the id of its card. */
-export async function gatherFacts(desired: DesiredState, ipOf: (id: string) => number | null): Promise<Surroundings> {
+export async function gatherFacts(desired: DesiredState, ipOf: (id: string) => number | null): Promise<KernelSurroundings> {
   const addresses = [...(await listAddresses())].flatMap(([dev, texts]) =>
     texts.flatMap((text) => {
       const [address, prefix] = text.split('/') as [string, string];

@@ -17,7 +17,8 @@ import { ipBatch, listAddresses, listLinks, listRoutes } from '../../host/links.
 import { applyNft, listTable, readSetCounters, withoutDynamicElements } from '../../host/nft.ts';
 import { readSysctl } from '../../host/sysctl.ts';
 import { AnkaError } from '../../lib/errors.ts';
-import { type Explanation, explain, type Packet } from '../../net/explain.ts';
+import type { Explanation, Packet } from '../../net/explain.ts';
+import { explainKernel } from '../../net/explain-kernel.ts';
 import type {
   Capture,
   CaptureSide,
@@ -243,7 +244,7 @@ class KernelEngine implements Engine {
     const facts = await gatherFacts(this.#desired, (x) => addresses.get(x) ?? null);
     const card = facts.cards.find((c) => c.id === id);
     if (!card) throw new AnkaError('network', `the engine knows no card of VM ${id}`);
-    return explain(facts, card, packet);
+    return explainKernel(facts, card, packet);
   }
 
   async forgetNic(id: string): Promise<void> {

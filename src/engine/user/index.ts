@@ -10,12 +10,11 @@
  */
 import { readFileSync } from 'node:fs';
 import { chown, mkdir, readdir, rm } from 'node:fs/promises';
-import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { listRoutes, type Route } from '../../host/links.ts';
 import { AnkaError } from '../../lib/errors.ts';
-import { parseIpv4 } from '../../wire/address.ts';
+import type { Explanation, Packet } from '../../net/explain.ts';
+import { explainUser } from '../../net/explain-user.ts';
 import type {
   Capture,
   CaptureSide,
@@ -36,6 +35,8 @@ import { ProcessClient } from '../process-client.ts';
 import { subnetProblems } from '../subnet-clash.ts';
 import { openCapture } from './capture.ts';
 import { examineHost } from './doctor.ts';
+import { gatherFacts } from './explain-facts.ts';
+import { hostRoutes } from './host-routes.ts';
 import type { NetworkConfig, NetworkMethods, NetworkStatus } from './network-config.ts';
 
 interface UserEngineOptions {
@@ -113,7 +114,7 @@ class UserEngine implements Engine {
   }
 
   async validate(desired: DesiredState): Promise<EngineProblem[]> {
-    const foreign = (await foreignRoutes()).filter((r) => !KERNEL_BRIDGES.includes(r.dev));
+    const foreign = (await hostRoutes()).filter((r) => !KERNEL_BRIDGES.includes(r.dev));
     return [...subnetProblems(desired.networks, foreign), ...bridgeProblems(desired)];
   }
 
@@ -264,6 +265,14 @@ class UserEngine implements Engine {
     return openCapture(path, nic, side, filter);
   }
 
+  async explain(id: string, packet: Packet): Promise<Explanation> {
+    const { type } = this.#nic(id);
+    const addresses = new Map((await this.observe()).nics.map((n) => [n.id, n.ip]));
+    const process = await this.#networks.get(type as Name)?.client.callIfRunning('facts', {});
+    const facts = await gatherFacts(this.#desired, (x) => addresses.get(x) ?? null, process ?? { primary: null, mayPing: false });
+    return explainUser(facts, facts.cards.find((c) => c.id === id) as (typeof facts.cards)[number], packet);
+  }
+
   async forgetNic(id: string): Promise<void> {
     for (const a of this.#networks.values()) {
       if ((await a.client.callIfRunning('forget', { id })) !== null) continue;
@@ -367,20 +376,6 @@ function isRunning(pid: number): boolean {
 
 function bridgeProblems(desired: DesiredState): EngineProblem[] {
   return desired.nics.filter((n) => n.type === 'bridge').map((n) => ({ object: `nic:${n.id}`, message: BRIDGE_REFUSAL }));
-}
-
-/** Routes of this host; where there is no `ip`, its interfaces' own subnets. */
-async function foreignRoutes(): Promise<Route[]> {
-  return listRoutes().catch(() =>
-    Object.entries(networkInterfaces()).flatMap(([dev, addresses]) =>
-      (addresses ?? []).flatMap((a): Route[] => {
-        const base = a.family === 'IPv4' && !a.internal && a.cidr ? parseIpv4(a.address) : null;
-        if (base === null) return [];
-        const prefix = Number(a.cidr?.split('/')[1]);
-        return [{ base: base - (base % 2 ** (32 - prefix)), prefix, dev, isDefault: false }];
-      }),
-    ),
-  );
 }
 
 /** Makes the engine; it can run everywhere. */

@@ -35,12 +35,21 @@ export interface NetworkStatus {
   upstreams: string[];
 }
 
+/** What `explain` has to know of the process. */
+export interface NetworkFacts {
+  /** The host's address that the gateway stands for; null while it has none. */
+  primary: number | null;
+  /** Echoes to outside may be sent. */
+  mayPing: boolean;
+}
+
 /** Methods of the control socket. */
 export interface NetworkMethods {
   /** What is already as wanted is left alone: flows, leases and cables go on. */
   configure: { params: NetworkConfig; result: NetworkStatus };
   status: { params: Record<string, never>; result: NetworkStatus };
   stats: { params: Record<string, never>; result: NicStats[] };
+  facts: { params: Record<string, never>; result: NetworkFacts };
   /** Gives a deleted VM's lease back. */
   forget: { params: { id: string }; result: Record<string, never> };
   stop: { params: Record<string, never>; result: Record<string, never> };

@@ -128,6 +128,7 @@ const server = createServer((socket) => {
   serveLines(socket, {
     configure: async (c: NetworkConfig) => configure(c),
     status: async () => status(),
+    facts: async () => network?.facts() ?? { primary: null, mayPing: false },
     stats: async () => network?.stats() ?? [],
     forget: async (p: { id: string }) => forget(p),
     stop: async () => stop(),

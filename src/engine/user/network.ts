@@ -27,8 +27,9 @@ import { Unreachable } from '../../wire/icmp.ts';
 import { DnsService } from '../dns-service.ts';
 import type { NicStats, ObservedNetwork, ObservedNic } from '../engine.ts';
 import { ForwardRule } from './forward.ts';
+import { GATEWAY_MAC } from './gateway-mac.ts';
 import { HostAddresses, isLoopback } from './host-addresses.ts';
-import type { NetworkConfig, NetworkNic } from './network-config.ts';
+import type { NetworkConfig, NetworkFacts, NetworkNic } from './network-config.ts';
 import { PingSockets } from './ping-sockets.ts';
 import { Port, type PortMemory, type PortOwner } from './port.ts';
 import { openUdp } from './udp-sockets.ts';
@@ -38,8 +39,6 @@ const HOUSEKEEPING_MS = 1000;
 const ASK_MS = 200;
 /** Addresses passed over for one DHCP message, as guests use them without a lease. */
 const MAX_PASSED_OVER = 16;
-/** Stands for the gateway on each network: fixed, the same as the kernel engine's bridges, so that guests keep their ARP entries. */
-const GATEWAY_MAC = { shared: 0x5a4545004001, host: 0x5a4545008001 } as const;
 
 /** A card with everything that belongs to it. */
 interface Cable {
@@ -387,14 +386,13 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
   /** Where a packet for `ip` really goes, or why it goes nowhere. */
   #realAddress(from: Port, ip: number, protocol: 'tcp' | 'udp' | 'icmp', port: number): number | 'prohibited' | 'isolated' {
     const { network, otherSubnets } = this.#config;
-    const toHost = ip === this.#gatewayIp || this.#host.isOwn(ip);
-    if (toHost) {
-      if (protocol !== 'icmp' && this.#rulePort(protocol, ip, port)) return 0x7f000001;
+    if (ip === this.#gatewayIp || this.#host.isOwn(ip)) {
       if (from.isolated) return 'isolated';
+      if (protocol !== 'icmp' && this.#rulePort(protocol, ip, port)) return 0x7f000001;
     }
     if (ip === this.#gatewayIp) return this.#host.primary() ?? 'prohibited';
-    if (network.name === 'host') return 'prohibited';
     if (subnetContains(network.subnet, ip) || otherSubnets?.some((s) => subnetContains(s, ip))) return 'prohibited';
+    if (network.name === 'host' && !this.#host.isOwn(ip)) return 'prohibited';
     if (ip >>> 24 === 0 || isLoopback(ip) || ip >= 0xe0000000) return 'prohibited';
     return ip;
   }
@@ -427,6 +425,10 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
       poolSize: pool.size,
       message: this.dhcp.exhausted ? 'the address pool is exhausted' : this.#pings.refused === '' ? '' : `guests cannot ping outside: ${this.#pings.refused}`,
     };
+  }
+
+  facts(): NetworkFacts {
+    return { primary: this.#host.primary(), mayPing: this.#pings.allowed() };
   }
 
   observedNics(): ObservedNic[] {

@@ -30,6 +30,13 @@ export class PingSockets {
     return this.#refused;
   }
 
+  /** Whether there is a right to send echoes now. */
+  allowed(): boolean {
+    const opened = openPingSocket();
+    if ('fd' in opened) closeSync(opened.fd);
+    return 'fd' in opened;
+  }
+
   /** Sends a guest's echo request; false when there is no right to. `onReply` gets whole messages with the guest's identifier; `who` names card and address. */
   send(who: string, destination: number, request: Uint8Array, onReply: (source: number, message: Uint8Array) => void): boolean {
     const message = Buffer.from(request);

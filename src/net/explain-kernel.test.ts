@@ -1,6 +1,7 @@
 /** What the contract suite cannot have in its world: other firewalls, forwarding that is off, cards on bridges. The rest is proven there against reality. */
 import { describe, expect, test } from 'vitest';
-import { type ExplainedCard, explain, type Packet, type Surroundings } from './explain.ts';
+import type { ExplainedCard, Packet } from './explain.ts';
+import { explainKernel as explain, type KernelSurroundings as Surroundings } from './explain-kernel.ts';
 
 const ip = (a: number, b: number, c: number, d: number): number => a * 2 ** 24 + b * 2 ** 16 + c * 256 + d;
 const GW = ip(192, 168, 64, 1);
@@ -45,7 +46,7 @@ const packet = (destination: number | string, rest: Partial<Packet> = {}): Packe
   ...rest,
 });
 
-describe('B93: explain', () => {
+describe('B93: explain, kernel engine', () => {
   const vm1 = card(1, { rules: [{ name: 'web', protocol: 'tcp', hostIp: 0, hostPort: 8080, guestPort: 80 }] });
   const wall = (hook: 'forward' | 'input', allowed: boolean) => ({ firewalls: [{ name: `docker: chain ip filter ${hook}`, hook, allowed }] });
 

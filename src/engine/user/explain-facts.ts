@@ -1,0 +1,26 @@
+/** What `explain` has to know of this host, gathered when it is asked. */
+import { networkInterfaces } from 'node:os';
+import type { UserSurroundings } from '../../net/explain-user.ts';
+import { gatewayOf, parseIpv4 } from '../../wire/address.ts';
+import type { DesiredState } from '../engine.ts';
+import { GATEWAY_MAC } from './gateway-mac.ts';
+import { isLoopback } from './host-addresses.ts';
+import { hostRoutes } from './host-routes.ts';
+import type { NetworkFacts } from './network-config.ts';
+
+/** `ipOf` gives a guest's address now, by the id of its card; `process` is what the card's network process knows. */
+export async function gatherFacts(desired: DesiredState, ipOf: (id: string) => number | null, process: NetworkFacts): Promise<UserSurroundings> {
+  const own = Object.entries(networkInterfaces()).flatMap(([dev, all]) =>
+    (all ?? []).flatMap((a) => {
+      const address = a.family === 'IPv4' ? parseIpv4(a.address) : null;
+      return address === null || isLoopback(address) ? [] : [{ dev, address, prefix: Number(a.cidr?.split('/')[1] ?? 32) }];
+    }),
+  );
+  return {
+    networks: desired.networks.map((n) => ({ ...n, gatewayMac: GATEWAY_MAC[n.name] })),
+    cards: desired.nics.map((nic) => ({ ...nic, ip: ipOf(nic.id) })),
+    addresses: [...own, ...desired.networks.map((n) => ({ dev: n.name, address: gatewayOf(n.subnet), prefix: n.subnet.prefix }))],
+    routes: await hostRoutes(),
+    ...process,
+  };
+}
