@@ -111,7 +111,17 @@ export interface VmShow {
   ip?: string;
   mac?: string;
   /** Absent when the VM has no card. */
-  network?: { type: CardType; bridge?: string; ip?: string; mac?: string; inside_mac?: string; address_source?: 'lease' | 'static'; healthy: boolean };
+  network?: {
+    type: CardType;
+    bridge?: string;
+    ip?: string;
+    mac?: string;
+    inside_mac?: string;
+    address_source?: 'lease' | 'static';
+    healthy: boolean;
+    /** What does not work the way the card is plugged in. */
+    limit?: string;
+  };
   port_forwarding: ShownRule[];
   /** Rules kept but not in force: name and why. */
   inactive_rules?: { name: string; reason: string }[];

@@ -108,10 +108,9 @@ export async function changeCard(
   if (!vm.hasCard) throw new AnkaError('cardNotFound', `${vm.name} has no network card; 'anka modify ${vm.name} add network-card' brings one back`);
   const next = { ...vm, ...change };
   const machine = ctx.machines.get(vm.uuid);
-  if (next.type === 'bridge') {
-    next.uplink = await chooseUplink(ctx, next, settings);
-    await demandPossible(ctx, { ...next, outsideMac: next.outsideMac ?? 0 });
-  } else next.uplink = '';
+  next.uplink = next.type === 'bridge' ? await chooseUplink(ctx, next, settings) : '';
+  const otherMac = change.insideMac !== undefined && change.insideMac !== null;
+  if (next.type === 'bridge' || otherMac) await demandPossible(ctx, { ...next, outsideMac: next.outsideMac ?? 0, ...(otherMac ? { guestMac: null } : {}) });
   const place = (v: VmRow): string => (v.type === 'bridge' ? `bridge ${v.bridge || v.uplink} ${v.vlan ?? ''}` : v.type);
   const moved = place(next) !== place(vm);
   const stored = { ...change, ...(machine ? { uplink: next.uplink } : {}) };
@@ -145,17 +144,20 @@ export async function replug(ctx: Context, reconciler: Reconciler, vm: VmRow, ma
     await sleep(pulse);
     const since = Date.now();
     await machine.setLink(true);
-    if (!served) {
-      const uplink = vm.bridge || vm.uplink;
-      const doubt = foreignMacDoubt(uplink);
-      return `${vm.name} is on ${vm.type} ${uplink}${doubt === null ? '' : `; ${doubt}`}`;
-    }
+    if (!served) return bridgedNow(reconciler, vm);
     progress('waiting for the guest to ask for an address');
     const ip = await addressAsked(reconciler, vm.uuid, since);
     if (ip !== null) return `${vm.name} is on ${vm.type} with address ${formatIpv4(ip)}`;
   }
   ctx.log.warn({ vm: vm.name }, 'the guest did not ask for an address after its cable was plugged in');
   return `${vm.name} is on ${vm.type}; its guest has not asked for an address (it may have a manual one)`;
+}
+
+/** Where a card of type bridge is now, and what may not work there. */
+async function bridgedNow(reconciler: Reconciler, vm: VmRow): Promise<string> {
+  const uplink = vm.bridge || vm.uplink;
+  const limit = (await reconciler.observe()).nics.find((n) => n.id === vm.uuid)?.limit;
+  return [`${vm.name} is on bridge ${uplink}`, foreignMacDoubt(uplink), limit].filter((t) => t).join('; ');
 }
 
 /** The address that the guest has asked for since then, waited for; null when it did not ask in time. */
@@ -225,7 +227,7 @@ export async function addCard(
     throw cause;
   }
   if (next.type === 'disconnected') return `${vm.name} is disconnected`;
-  if (next.type === 'bridge') return `${vm.name} is on bridge ${next.bridge || next.uplink}`;
+  if (next.type === 'bridge') return bridgedNow(reconciler, next);
   progress('waiting for the guest to ask for an address');
   const ip = await addressAsked(reconciler, vm.uuid, since);
   return ip === null ? replug(ctx, reconciler, next, machine, progress) : `${vm.name} is on ${next.type} with address ${formatIpv4(ip)}`;

@@ -1,7 +1,7 @@
 /** From stored rows and running machines to the engine's desired state: pure but for the stores it reads. */
 
 import type { CallSettings } from '../api/service.ts';
-import type { DesiredNic, DesiredState } from '../engine/engine.ts';
+import type { BridgeMethod, DesiredNic, DesiredState } from '../engine/engine.ts';
 import type { VmRow } from '../store/vms.ts';
 import { parseSubnet } from '../wire/address.ts';
 import type { Context } from './context.ts';
@@ -57,5 +57,10 @@ export function desiredState(ctx: Context, change?: VmRow): DesiredState {
   const rows = ctx.vms.all().map((v) => (change && v.uuid === change.uuid ? change : v));
   const nics = rows.filter((v) => ctx.machines.has(v.uuid) || ctx.starting.has(v.uuid) || v.uuid === change?.uuid).flatMap((v) => desiredNic(ctx, v) ?? []);
   const servers = settingValue(ctx.settings, 'dns_servers').value;
-  return { networks: nics.length > 0 ? desiredNetworks(ctx) : [], nics, dnsServers: servers === '' ? [] : servers.split(',').map((s) => s.trim()) };
+  return {
+    networks: nics.length > 0 ? desiredNetworks(ctx) : [],
+    nics,
+    dnsServers: servers === '' ? [] : servers.split(',').map((s) => s.trim()),
+    bridgeMethod: settingValue(ctx.settings, 'bridge_method').value as BridgeMethod,
+  };
 }

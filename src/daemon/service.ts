@@ -29,7 +29,7 @@ export interface DaemonFacts {
 }
 
 /** Settings whose change reaches the networks at once. */
-const NETWORK_SETTINGS = ['dns_servers'];
+const NETWORK_SETTINGS = ['dns_servers', 'bridge_method'];
 /** Settings after whose change the guests of these types need another lease. */
 const RENUMBERED: Record<string, readonly string[]> = { shared_subnet: ['shared'], host_subnet: ['host'], mtu: ['shared', 'host'] };
 

@@ -51,6 +51,7 @@ export async function show(ctx: Context, vm: VmRow, state: ObservedState | null)
             ...(vm.insideMac === null ? {} : { inside_mac: formatMac(vm.insideMac) }),
             ...(nic && nic.source !== 'none' ? { address_source: nic.source } : {}),
             healthy: nic ? nic.healthy : !running,
+            ...(nic?.limit ? { limit: nic.limit } : {}),
           },
         }
       : {}),

@@ -62,12 +62,17 @@ export interface DesiredNic {
   rules: DesiredRule[];
 }
 
+/** How cards are bridged to an interface that is in no bridge: the best that works, eBPF at tc, or a macvlan for each card. */
+export type BridgeMethod = 'auto' | 'ebpf' | 'macvlan';
+
 /** Everything an engine has to make true. */
 export interface DesiredState {
   networks: DesiredNetwork[];
   nics: DesiredNic[];
   /** Overrides the host's resolvers when not empty (numbers or IPv6 text). */
   dnsServers: string[];
+  /** `auto` when absent. */
+  bridgeMethod?: BridgeMethod;
 }
 
 /** What is wrong with one object of the desired state, or what failed while it was applied. */
@@ -95,6 +100,8 @@ export interface ObservedNic {
   backend: string;
   /** True when the cable is plugged into the network it should be in and every rule of it is in force. */
   healthy: boolean;
+  /** What does not work the way the card is plugged in, in one sentence; absent where all does. */
+  limit?: string;
   /** Frames dropped, by named reason. */
   drops: Record<string, number>;
   /** Rules in force / not in force with the reason. */

@@ -5,6 +5,7 @@
 import { closeSync, openSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import type { Socket } from 'node:net';
+import { getSystemErrorName } from 'node:util';
 import { AnkaError } from '../lib/errors.ts';
 
 const TUNSETIFF = 0x400454ca;
@@ -38,6 +39,13 @@ const TPACKET_V3 = 2;
 const PACKET_MR_PROMISC = 1;
 const PROT_READ_WRITE = 3;
 const MAP_SHARED = 1;
+/** bpf(2) by machine, as Node names them. */
+const SYS_BPF: Record<string, number> = { x64: 321, arm64: 280 };
+const BPF_PROG_LOAD = 5;
+const BPF_PROG_TYPE_SCHED_CLS = 3;
+const BPF_ATTR_SIZE = 120;
+/** r0 = 0; exit */
+const BPF_NOTHING = Buffer.from('b7000000000000009500000000000000', 'hex');
 
 interface Libc {
   ioctl(fd: number, request: number, argument: Uint8Array): number;
@@ -52,6 +60,7 @@ interface Libc {
   munmap(address: unknown, length: number): number;
   view(address: unknown, length: number): ArrayBuffer;
   address(value: unknown): bigint;
+  bpf(number: number, command: number, attributes: object, size: number): number;
   prctl(option: number, a: number, b: number, c: number, d: number): number;
   errno(): number;
 }
@@ -73,6 +82,13 @@ function load(): Libc {
     controlLength: 'size_t',
     flags: 'int',
   });
+  koffi.struct('anka_bpf_load', {
+    type: 'uint32_t',
+    count: 'uint32_t',
+    instructions: 'uint8_t *',
+    license: 'const char *',
+    rest: koffi.array('uint8_t', BPF_ATTR_SIZE - 24),
+  });
   libc = {
     ioctl: c.func('int ioctl(int, unsigned long, void *)'),
     getsockopt: c.func('int getsockopt(int, int, int, _Out_ uint8_t *, _Inout_ uint32_t *)'),
@@ -86,6 +102,7 @@ function load(): Libc {
     munmap: c.func('int munmap(void *, size_t)'),
     view: (address, length) => koffi.view(address, length),
     address: (value) => koffi.address(value),
+    bpf: c.func('long syscall(long, int, anka_bpf_load *, uint32_t)'),
     prctl: c.func('int prctl(int, unsigned long, unsigned long, unsigned long, unsigned long)'),
     errno: () => koffi.errno(),
   };
@@ -264,4 +281,21 @@ export function openPingSocket(): { fd: number } | { error: string } {
 /** No program that this process may ever run gains rights by it (no_new_privs, prctl(2)). Does nothing where there is no Linux. */
 export function dropPrivilegeGain(): void {
   if (process.platform === 'linux') load().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
+/** Why this kernel takes no eBPF program for tc from us, found out by loading one that does nothing; null when it does. */
+export function ebpfRefusal(): string | null {
+  const number = SYS_BPF[process.arch];
+  if (process.platform !== 'linux' || number === undefined) return `eBPF is not used on ${process.platform} ${process.arch}`;
+  const program = {
+    type: BPF_PROG_TYPE_SCHED_CLS,
+    count: BPF_NOTHING.length / 8,
+    instructions: BPF_NOTHING,
+    license: 'Apache-2.0',
+    rest: new Uint8Array(BPF_ATTR_SIZE - 24),
+  };
+  const fd = load().bpf(number, BPF_PROG_LOAD, program, BPF_ATTR_SIZE);
+  if (fd < 0) return `this kernel takes no eBPF from us (${getSystemErrorName(-load().errno())})`;
+  closeSync(fd);
+  return null;
 }

@@ -8,6 +8,10 @@ export interface Link {
   /** `bridge`, `tun`, `veth`, … ; empty for a real card. */
   kind: string;
   master: string | null;
+  /** The interface that this one is made on (macvlan, VLAN); null where there is none. */
+  parent: string | null;
+  /** Of a macvlan: `bridge`, `private`, …; empty for others. */
+  mode: string;
   up: boolean;
   /** Takes in frames to every group. */
   allMulticast: boolean;
@@ -21,12 +25,13 @@ interface IpLink {
   ifname?: string;
   ifindex: number;
   master?: string;
+  link?: string;
   flags: string[];
   ifalias?: string;
   address?: string;
   mtu: number;
   group: string;
-  linkinfo?: { info_kind?: string };
+  linkinfo?: { info_kind?: string; info_data?: { mode?: unknown } };
 }
 
 async function ipJson<T>(args: string[]): Promise<T[]> {
@@ -43,6 +48,8 @@ export async function listLinks(): Promise<Link[]> {
       index: l.ifindex,
       kind: l.linkinfo?.info_kind ?? '',
       master: l.master ?? null,
+      parent: l.link ?? null,
+      mode: l.linkinfo?.info_kind === 'macvlan' ? String(l.linkinfo.info_data?.mode) : '',
       up: l.flags.includes('UP'),
       allMulticast: l.flags.includes('ALLMULTI'),
       alias: l.ifalias ?? '',

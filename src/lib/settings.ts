@@ -60,6 +60,12 @@ export function isInterfaceName(name: string): boolean {
 /** Every setting, in the order in which they are listed. */
 export const SETTINGS: readonly Setting[] = [
   { key: 'bridge_name', default: '', description: 'Ethernet interface for bridge type when the VM has none of its own', check: interfaceName },
+  {
+    key: 'bridge_method',
+    default: 'auto',
+    description: 'how VMs are bridged to an interface that is in no bridge: auto, ebpf or macvlan',
+    check: oneOf('auto', 'ebpf', 'macvlan'),
+  },
   { key: 'engine', default: 'auto', description: 'what moves the packets: auto, kernel or user', check: oneOf('auto', 'kernel', 'user') },
   { key: 'shared_subnet', default: '192.168.64.0/24', description: 'subnet of the shared network', check: subnet },
   { key: 'host_subnet', default: '192.168.128.0/24', description: 'subnet of the host network', check: subnet },

@@ -16,20 +16,23 @@ export const AS_ORDINARY_USER = [
   ...['--inh-caps=-all', '--bounding-set=-all', 'env', 'HOME=/nonexistent'],
 ];
 
+/** Runs a program as root from which the kernel takes no eBPF. */
+const WITHOUT_EBPF = ['setpriv', '--bounding-set=-sys_admin,-bpf,-perfmon', '--inh-caps=-sys_admin,-bpf,-perfmon'];
+
 export class RemoteEngine {
   readonly child: ChildProcess;
   #next = 1;
   #waiting = new Map<number, { resolve: (v: unknown) => void; reject: (e: Error) => void }>();
   readonly ready: Promise<void>;
 
-  constructor(world: World, kind: 'kernel' | 'user') {
+  constructor(world: World, kind: 'kernel' | 'user', rights: 'all' | 'no-ebpf' = 'all') {
     const run = join(world.dir, 'run');
     const state = join(world.dir, 'state');
     mkdirSync(run, { recursive: true });
     mkdirSync(state, { recursive: true });
     const program = [process.execPath, '--import', 'tsx', fileURLToPath(new URL('engine-process.ts', import.meta.url)), kind, run, state];
     if (kind === 'user') for (const dir of [run, state]) chownSync(dir, ORDINARY, ORDINARY);
-    this.child = world.host.spawn(kind === 'user' ? [...AS_ORDINARY_USER, ...program] : program);
+    this.child = world.host.spawn(kind === 'user' ? [...AS_ORDINARY_USER, ...program] : rights === 'no-ebpf' ? [...WITHOUT_EBPF, ...program] : program);
     let ready: () => void;
     let failed: (e: Error) => void;
     this.ready = new Promise((resolve, reject) => {

@@ -66,7 +66,7 @@ const FIELDS = [
   'port_forwarding',
   'inactive_rules',
 ];
-const NETWORK_FIELDS = ['type', 'bridge', 'ip', 'mac', 'inside_mac', 'address_source', 'healthy'];
+const NETWORK_FIELDS = ['type', 'bridge', 'ip', 'mac', 'inside_mac', 'address_source', 'healthy', 'limit'];
 
 export async function show(s: Session, ref: string, words: readonly string[]): Promise<void> {
   const vm = await (await s.daemon()).get<VmShow>(vmPath(ref));
@@ -128,6 +128,7 @@ export function showText(vm: VmShow): string {
     if (n.inside_mac) network.push(['inside_mac', n.inside_mac]);
     if (n.address_source) network.push(['address', n.address_source]);
     if (vm.status === 'running') network.push(['healthy', n.healthy ? 'yes' : 'no']);
+    if (n.limit) network.push(['limit', n.limit]);
     parts.push(`network\n\n${pairs(network)}`);
   }
   if (vm.port_forwarding.length > 0) parts.push(`port_forwarding\n\n${rulesTable(vm)}`);

@@ -2,6 +2,7 @@
 import { accessSync, constants } from 'node:fs';
 import { foreignMacDoubt } from '../../host/ethernet.ts';
 import { run } from '../../host/exec.ts';
+import { ebpfRefusal } from '../../host/ffi.ts';
 import { listLinks, listRoutes } from '../../host/links.ts';
 import { listTable } from '../../host/nft.ts';
 import { asksResolver, readResolvers } from '../../host/resolvers.ts';
@@ -9,7 +10,7 @@ import { readSysctl } from '../../host/sysctl.ts';
 import { formatSubnet, subnetsOverlap } from '../../wire/address.ts';
 import type { DesiredState, DoctorFinding, ObservedNic } from '../engine.ts';
 import { findFirewalls } from './firewalls.ts';
-import { BRIDGES, segmentNames, TABLES, tapName } from './names.ts';
+import { BRIDGES, cardBridgeNames, segmentNames, TABLES, tapName } from './names.ts';
 import { isOurs } from './plan.ts';
 
 const NEEDED: [program: string, args: string[], pkg: string][] = [
@@ -30,7 +31,8 @@ export async function examineHost(desired: DesiredState, seen: readonly Observed
     ...(await forwarding(desired)),
     ...ports(desired, seen),
     ...(await resolvers(desired)),
-    ...interfaces(desired),
+    ...interfaces(desired, seen),
+    ...ebpf(),
     ...(await leftovers(desired)),
   ];
 }
@@ -147,21 +149,42 @@ async function resolvers(desired: DesiredState): Promise<DoctorFinding[]> {
   }));
 }
 
+function ebpf(): DoctorFinding[] {
+  const refusal = ebpfRefusal();
+  if (refusal === null) return [{ id: 'rights.ebpf', level: 'ok', message: 'eBPF programs can be loaded', remedy: '' }];
+  return [
+    {
+      id: 'rights.ebpf',
+      level: 'warning',
+      message: `${refusal}: --mac and --vlan cannot be used, and VMs of type bridge and this host cannot reach each other`,
+      remedy: 'give the daemon CAP_BPF (in a container: privileges for bpf(2)), or put the interface into a bridge and name that with -b',
+    },
+  ];
+}
+
 /** Interfaces that VMs are bridged to, beyond which their frames may not get. */
-function interfaces(desired: DesiredState): DoctorFinding[] {
+function interfaces(desired: DesiredState, seen: readonly ObservedNic[]): DoctorFinding[] {
   const names = new Set(desired.nics.flatMap((n) => (n.type === 'bridge' && n.bridge ? [n.bridge] : [])));
-  return [...names].flatMap((name): DoctorFinding[] => {
+  const limited = desired.nics.flatMap((n): DoctorFinding[] => {
+    const limit = seen.find((s) => s.id === n.id)?.limit;
+    const remedy = `put ${n.bridge} into a bridge, and name that with 'anka modify ${n.vmName} set network-card -b BRIDGE', or allow eBPF`;
+    return limit ? [{ id: 'bridge.macvlan', level: 'warning', message: `${n.vmName} is ${limit}`, remedy }] : [];
+  });
+  const doubts = [...names].flatMap((name): DoctorFinding[] => {
     const doubt = foreignMacDoubt(name);
     if (doubt === null) return [{ id: 'bridge', level: 'ok', message: `nothing is known to hinder VMs on ${name}`, remedy: '' }];
     return [{ id: 'bridge.foreign-mac', level: 'warning', message: doubt, remedy: "allow it there, or use 'anka modify VM set network-card -t shared'" }];
   });
+  return [...doubts, ...limited];
 }
 
 async function leftovers(desired: DesiredState): Promise<DoctorFinding[]> {
   const wanted = new Set([
     ...desired.networks.map((n) => BRIDGES[n.name] as string),
     ...desired.nics.map((n) => tapName(n.id)),
-    ...desired.nics.flatMap((n) => (n.type === 'bridge' && n.bridge ? Object.values(segmentNames(n.bridge)) : [])),
+    ...desired.nics.flatMap((n) =>
+      n.type === 'bridge' && n.bridge ? [...Object.values(segmentNames(n.bridge)), ...Object.values(cardBridgeNames(n.id))] : [],
+    ),
   ]);
   const left = (await listLinks()).filter((l) => isOurs(l) && !wanted.has(l.name)).map((l) => `interface ${l.name}`);
   if (desired.networks.length === 0)

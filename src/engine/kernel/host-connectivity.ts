@@ -2,13 +2,14 @@
  * Whether the host still has its own network, before and after a change to one of its interfaces (B19).
  *
  * Theory of operation: compared are the default routes, the interface's addresses and state, and whether the gateways behind the interface answer ARP now: the kernel is made to
- * ask again (neighbour state PROBE). What was not there before is not missed afterwards.
+ * ask again (neighbour state PROBE). What was not there before is not missed afterwards. What costs the host something is undone at once, and not tried again until the wish changes.
  * Limits: IPv4; a gateway that never was asked is asked by a datagram to its discard port.
  */
 import { createSocket } from 'node:dgram';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { run } from '../../host/exec.ts';
 import { ipBatch, listAddresses, listLinks } from '../../host/links.ts';
+import { AnkaError } from '../../lib/errors.ts';
 
 /** A default route as `ip route` takes it again. */
 interface DefaultRoute {
@@ -95,4 +96,47 @@ export async function restoreRoutes(before: HostConnectivity): Promise<string[]>
     await ipBatch([`route add ${r.text}`]).catch((cause: Error) => failed.push(`${r.text}: ${cause.message}`));
   }
   return failed;
+}
+
+/** Makes changes to interfaces under the condition that the host keeps what it has. */
+export class HostGuard {
+  #log: { warn(o: object, m: string): void };
+  /** Interfaces on which a change was undone, by what was wished then, and why. */
+  #undone = new Map<string, { wish: string; why: string }>();
+
+  constructor(log: { warn(o: object, m: string): void }) {
+    this.#log = log;
+  }
+
+  /** Throws when this wish has cost the host something before. */
+  demandUntried(dev: string, wish: string): void {
+    const undone = this.#undone.get(dev);
+    if (undone?.wish === wish) throw new AnkaError('network', undone.why);
+    this.#undone.delete(dev);
+  }
+
+  /** Interfaces to which nothing is bridged any more may be tried again. */
+  keepOnly(devices: ReadonlySet<string>): void {
+    for (const dev of this.#undone.keys()) if (!devices.has(dev)) this.#undone.delete(dev);
+  }
+
+  /** Does `work` between two looks at the host, and `undo` when it fails or costs the host something. Throws then. */
+  async during(dev: string, wish: string, work: () => Promise<void>, undo: () => Promise<void>): Promise<void> {
+    const before = await lookAtHost(dev);
+    try {
+      await work();
+    } catch (cause) {
+      await undo();
+      throw cause;
+    }
+    const lost = lostSince(before, await lookAtHost(dev, before.answering));
+    if (lost === null) return;
+    await undo();
+    const failed = await restoreRoutes(before);
+    const still = lostSince(before, await lookAtHost(dev, before.answering));
+    const why = `${dev} was bridged, and then ${lost}; the bridge was undone${still === null ? ' and the host has it back' : `, but ${still}`}; change the card, or start the VM anew, to try again`;
+    this.#log.warn({ uplink: dev, lost, still, failed }, 'the bridge was undone');
+    this.#undone.set(dev, { wish, why });
+    throw new AnkaError('network', why);
+  }
 }

@@ -12,7 +12,7 @@ import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { run } from '../../host/exec.ts';
-import { openTap } from '../../host/ffi.ts';
+import { ebpfRefusal, openTap } from '../../host/ffi.ts';
 import { ipBatch, listAddresses, listLinks, listRoutes } from '../../host/links.ts';
 import { applyNft, listTable, readSetCounters, withoutDynamicElements } from '../../host/nft.ts';
 import { readSysctl } from '../../host/sysctl.ts';
@@ -38,6 +38,7 @@ import { BridgedAddresses } from './bridged-addresses.ts';
 import { openCapture } from './capture.ts';
 import { ChangeMonitors } from './change-monitors.ts';
 import { examineHost } from './doctor.ts';
+import { needsEbpf, withoutEbpf } from './ebpf-needs.ts';
 import { gatherFacts } from './explain-facts.ts';
 import { allowThroughFirewalls, findFirewalls, removeFirewallAllowances } from './firewalls.ts';
 import { endFlows, Places } from './flows.ts';
@@ -48,7 +49,7 @@ import { isOurs, type LinkPlan, planLinks, planTaps } from './plan.ts';
 import { DROP_REASONS, type RuledNic, removeTables, renderRuleset, type Segments } from './ruleset.ts';
 import { type ServiceMethods, type ServiceStatus, serviceConfigOf } from './service-config.ts';
 import { SysctlRecord } from './sysctl-record.ts';
-import { UplinkKeeper, type Uplinks } from './uplinks.ts';
+import { type Plugs, UplinkKeeper } from './uplinks.ts';
 import { applyVlanTags } from './vlan-tags.ts';
 
 export interface KernelEngineOptions {
@@ -80,7 +81,7 @@ class KernelEngine implements Engine {
   #places = new Places();
   #uplinks: UplinkKeeper;
   /** Where the taps of bridge-type cards went. */
-  #plugged: Uplinks = new Map();
+  #plugs: Plugs = new Map();
   #bridged: BridgedAddresses;
   /** The host's addresses on bridged interfaces. */
   #hostAddresses: string[] = [];
@@ -128,10 +129,11 @@ class KernelEngine implements Engine {
       desired.networks,
       (await listRoutes()).filter((r) => !ours.has(r.dev)),
     );
+    const refusal = desired.nics.some(needsEbpf) ? ebpfRefusal() : null;
     for (const nic of desired.nics) {
-      if (nic.type !== 'bridge') continue;
-      const problem = this.#uplinks.validate(nic);
+      const problem = nic.type === 'bridge' ? this.#uplinks.validate(nic) : null;
       if (problem) problems.push({ object: `nic:${nic.id}`, message: problem });
+      else if (refusal !== null && needsEbpf(nic)) problems.push({ object: `nic:${nic.id}`, message: withoutEbpf(nic, refusal) });
     }
     return problems;
   }
@@ -188,6 +190,7 @@ class KernelEngine implements Engine {
       return { name: r.name, active: l?.listening ?? false, reason: l?.listening ? '' : (l?.reason ?? 'the network service does not answer') };
     });
     const tap = tapName(nic.id);
+    const limit = nic.type === 'bridge' ? this.#plugs.get(nic.id)?.limit : '';
     return {
       id: nic.id,
       ip,
@@ -196,6 +199,7 @@ class KernelEngine implements Engine {
       lastDhcp: s?.lastDhcp ?? null,
       backend: tap,
       healthy: plugged && !problem,
+      ...(limit ? { limit } : {}),
       drops: Object.fromEntries(DROP_REASONS.flatMap((r) => (counters.get(r)?.get(tap) ? [[r, counters.get(r)?.get(tap) as number]] : []))),
       rules,
     };
@@ -331,7 +335,7 @@ class KernelEngine implements Engine {
       }
     };
     const desired = this.#desired;
-    this.#plugged = await this.#uplinks.apply(desired.nics, attempt);
+    this.#plugs = await this.#uplinks.apply(desired.nics, desired.bridgeMethod ?? 'auto', attempt);
     const carryOut = async (steps: LinkPlan['steps']): Promise<void> => {
       for (const step of steps) {
         this.#options.log.info({ object: step.object, lines: step.lines }, 'links');
@@ -351,9 +355,9 @@ class KernelEngine implements Engine {
       }
     });
     const addresses = await listAddresses();
-    const bridgedTo = [...this.#plugged].flatMap(([name, u]) => [name, u.bridge]);
+    const bridgedTo = [...this.#plugs.values()].flatMap((p) => [p.uplink, p.bridge]);
     this.#hostAddresses = [...new Set(bridgedTo.flatMap((n) => (addresses.get(n) ?? []).map((a) => a.replace(/\/.*/, ''))))];
-    await carryOut(planLinks(desired, links, addresses, this.#plugged, unplugged).steps);
+    await carryOut(planLinks(desired, links, addresses, this.#plugs, unplugged).steps);
     await attempt('host', () => this.#sysctls(desired));
     await attempt('service', () => this.#configureService(desired));
     await this.#learn();
@@ -361,7 +365,7 @@ class KernelEngine implements Engine {
     await attempt('host', async () => {
       const bridges = [
         ...desired.networks.map((n) => BRIDGES[n.name] as string),
-        ...[...this.#plugged.values()].flatMap((u) => (u.own.length > 0 ? [u.bridge] : [])),
+        ...new Set([...this.#plugs.values()].flatMap((p) => (p.own.length > 0 ? [p.bridge] : []))),
       ];
       const key = JSON.stringify(bridges);
       const found = await findFirewalls();
@@ -407,7 +411,7 @@ class KernelEngine implements Engine {
   }
 
   #segments(desired: DesiredState): Segments {
-    const own = (nic: DesiredNic): boolean => (this.#plugged.get(nic.bridge ?? '')?.own.length ?? 0) > 0;
+    const own = (nic: DesiredNic): boolean => (this.#plugs.get(nic.id)?.own.length ?? 0) > 0;
     return { cards: new Set(desired.nics.filter((n) => n.type === 'bridge' && own(n)).map((n) => n.id)), hostAddresses: this.#hostAddresses };
   }
 

@@ -15,10 +15,12 @@
 import { createHash } from 'node:crypto';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { ebpfRefusal } from '../../host/ffi.ts';
 import type { Link } from '../../host/links.ts';
 import { type BpfFilter, ensureClsact, listBpfFilters, removeFilter, replaceBpfFilter, type TcDirection } from '../../host/tc.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import type { DesiredState } from '../engine.ts';
+import { withoutEbpf } from './ebpf-needs.ts';
 import { tapName } from './names.ts';
 
 /** A card's interface and its two addresses. */
@@ -129,7 +131,9 @@ export class MacTranslations {
         else for (const f of filters) if (f.name.startsWith(NAME_PREFIX)) await removeFilter(device, f.direction, f.preference);
       } catch (cause) {
         const why = (cause as Error).message;
-        if (translated) unplugged.set(nic.id, `its MAC address cannot be translated, so it is not plugged in: ${why}`);
+        const refusal = translated ? ebpfRefusal() : null;
+        if (refusal !== null) unplugged.set(nic.id, withoutEbpf(nic, refusal));
+        else if (translated) unplugged.set(nic.id, `its MAC address cannot be translated, so it is not plugged in: ${why}`);
         else {
           this.#checksRefused = true;
           this.#warn({ device, error: why }, 'no eBPF at tc: neighbour discovery of guests is checked by the Ethernet address only');

@@ -31,6 +31,12 @@ export function segmentNames(uplink: string): SegmentNames {
   return { bridge: `anka-br${key}`, plug: `${PLUG_PREFIX}${key}`, port: `anka-pt${key}` };
 }
 
+/** What is made for one card that is bridged by a macvlan: a bridge with the card's tap and the macvlan in it. */
+export function cardBridgeNames(id: string): { bridge: string; plug: string } {
+  const { bridge, plug } = segmentNames(`card ${id}`);
+  return { bridge, plug };
+}
+
 /** Begins the name of every end in a bridge. */
 export const PLUG_PREFIX = 'anka-pl';
 

@@ -6,7 +6,7 @@
  * groups, for IPv6 asks by group. What was changed on it is noted in a file before, so that it can be undone after a crash. What is attached is asked of the kernel:
  * a filter's name is a digest of the object, addresses included.
  *
- * Attaching and detaching are done between two looks at the host's connectivity; what costs it is undone at once, and not tried again until the wish changes (B19).
+ * Attaching and detaching are done between two looks at the host's connectivity (B19).
  *
  * Limits: an interface is known by its name, so one that is renamed is another. Large receive offload (LRO) must be off, as for any forwarding; the kernel switches it off where the
  * interface has a route. Linux 5.3 and later, with tc of iproute2 5.10 and later.
@@ -29,7 +29,7 @@ import { addFilterAddress, listFilterAddresses, removeFilterAddress } from '../.
 import { AnkaError } from '../../lib/errors.ts';
 import { parseMac } from '../../wire/address.ts';
 import { objectName, objectWith, withObjectFile } from './ebpf-constant.ts';
-import { type HostConnectivity, lookAtHost, lostSince, restoreRoutes } from './host-connectivity.ts';
+import { type HostGuard, lookAtHost, lostSince, restoreRoutes } from './host-connectivity.ts';
 import { GROUP, LABEL, type SegmentNames, segmentNames } from './names.ts';
 import { noTouchConstant } from './no-touch-object.ts';
 
@@ -65,6 +65,10 @@ const PROGRAMS: readonly Program[] = [
   { at: 'nic', direction: 'ingress', section: 'tc/nic_in' },
 ];
 
+/** The way out where the interface cannot be bridged. */
+export const cannotBridge = (uplink: string, why: string): string =>
+  `${uplink} cannot be bridged without touching it (${why}); put ${uplink} into a bridge, and name that with -b`;
+
 type Log = { info(o: object, m: string): void; warn(o: object, m: string): void };
 
 export class NoTouchBridges {
@@ -72,11 +76,11 @@ export class NoTouchBridges {
   #path: string;
   #log: Log;
   #changes: Record<string, Changes> | null = null;
-  /** Interfaces whose bridge was undone, by what was wished then, and why. */
-  #undone = new Map<string, { wish: string; why: string }>();
+  #guard: HostGuard;
 
   /** `runDir` is emptied by a reboot, as the kernel is. */
-  constructor(runDir: string, log: Log) {
+  constructor(runDir: string, log: Log, guard: HostGuard) {
+    this.#guard = guard;
     this.#dir = `${runDir}/bpf`;
     this.#path = `${runDir}/uplinks.json`;
     this.#log = log;
@@ -121,8 +125,11 @@ export class NoTouchBridges {
     return names;
   }
 
-  /** Joins the segment to the interface, or brings it up to date. */
-  async join(uplink: string, vms: readonly BridgedVm[]): Promise<void> {
+  /**
+   * Joins the segment to the interface, or brings it up to date. Resolves with why eBPF cannot be used on this host, as it is tried on an interface of ours before the host's is
+   * touched; with null when it is done.
+   */
+  async join(uplink: string, vms: readonly BridgedVm[]): Promise<string | null> {
     const links = await listLinks();
     const names = segmentNames(uplink);
     const nic = links.find((l) => l.name === uplink);
@@ -133,9 +140,7 @@ export class NoTouchBridges {
     const object = objectWith('no-touch-bridge', 'ANKANTB', noTouchConstant({ nic: nic.index, port: port.index, hostMac, vms }));
     const name = objectName(OBJECT_PREFIX, object);
     const wish = `${nic.index} ${vms.map((v) => v.mac).join()}`;
-    const undone = this.#undone.get(uplink);
-    if (undone?.wish === wish) throw new AnkaError('network', undone.why);
-    this.#undone.delete(uplink);
+    this.#guard.demandUntried(uplink, wish);
     const found = await listBpfFilters([uplink, names.port]);
     const device = (p: Program): string => (p.at === 'nic' ? uplink : names.port);
     const at = (p: Program): BpfFilter | undefined => found.get(device(p))?.find((f) => f.direction === p.direction && f.preference === PREFERENCE);
@@ -146,45 +151,42 @@ export class NoTouchBridges {
         `${uplink} has another program's filter (${stranger.name}) where ours would be; put ${uplink} into a bridge, and name that with -b`,
       );
     const missing = PROGRAMS.filter((p) => at(p)?.name !== `${name}:[${p.section}]`);
+    const attach = async (at: Program['at']): Promise<void> => {
+      const programs = missing.filter((p) => p.at === at);
+      if (programs.length === 0) return;
+      if (at === 'port') await ensureClsact(names.port);
+      else await this.#ensureClsact(uplink, nic.index);
+      await withObjectFile(this.#dir, name, object, async (path) => {
+        for (const p of programs) await replaceBpfFilter(device(p), { direction: p.direction, preference: PREFERENCE, object: path, section: p.section });
+      });
+    };
     const fresh = PROGRAMS.some((p) => p.at === 'nic' && !at(p));
-    const before = fresh ? await lookAtHost(uplink) : null;
-    try {
-      await this.#listen(uplink, nic, vms);
-      if (missing.length > 0) {
-        const changes = this.#of(uplink, nic.index);
-        if (!(await hasClsact(uplink))) {
-          changes.clsact = true;
-          this.#save();
-          await ensureClsact(uplink);
-        }
-        await ensureClsact(names.port);
-        await withObjectFile(this.#dir, name, object, async (path) => {
-          for (const p of missing) await replaceBpfFilter(device(p), { direction: p.direction, preference: PREFERENCE, object: path, section: p.section });
-        });
-        this.#log.info({ uplink, vms: vms.length, name }, fresh ? 'the interface is bridged' : 'the bridge is up to date');
-      }
-    } catch (cause) {
-      if (before) await this.#part(uplink);
-      throw new AnkaError(
-        'network',
-        `${uplink} cannot be bridged without touching it (${(cause as Error).message}); put ${uplink} into a bridge, and name that with -b`,
-        { cause },
+    if (fresh) {
+      const refusal = await attach('port').then(
+        () => null,
+        (cause: Error) => cause.message,
       );
+      if (refusal !== null) return refusal;
     }
-    if (before) await this.#demandHost(uplink, before, wish);
+    const work = async (): Promise<void> => {
+      try {
+        await this.#listen(uplink, nic, vms);
+        if (!fresh) await attach('port');
+        await attach('nic');
+      } catch (cause) {
+        throw new AnkaError('network', cannotBridge(uplink, (cause as Error).message), { cause });
+      }
+      if (missing.length > 0) this.#log.info({ uplink, vms: vms.length, name }, fresh ? 'the interface is bridged' : 'the bridge is up to date');
+    };
+    await (fresh ? this.#guard.during(uplink, wish, work, () => this.#part(uplink)) : work());
+    return null;
   }
 
-  /** Undoes the bridge when the host lost something by it. */
-  async #demandHost(uplink: string, before: HostConnectivity, wish: string): Promise<void> {
-    const lost = lostSince(before, await lookAtHost(uplink, before.answering));
-    if (lost === null) return;
-    await this.#part(uplink);
-    const failed = await restoreRoutes(before);
-    const still = lostSince(before, await lookAtHost(uplink, before.answering));
-    const why = `${uplink} was bridged, and then ${lost}; the bridge was undone${still === null ? ' and the host has it back' : `, but ${still}`}; change the card, or start the VM anew, to try again`;
-    this.#log.warn({ uplink, lost, still, failed }, 'the bridge was undone');
-    this.#undone.set(uplink, { wish, why });
-    throw new AnkaError('network', why);
+  async #ensureClsact(uplink: string, index: number): Promise<void> {
+    if (await hasClsact(uplink)) return;
+    this.#of(uplink, index).clsact = true;
+    this.#save();
+    await ensureClsact(uplink);
   }
 
   /** Lets the interface take in what is for VMs. */
@@ -246,7 +248,6 @@ export class NoTouchBridges {
     const there = links.some((l) => l.name === uplink);
     const before = there ? await lookAtHost(uplink) : null;
     await this.#part(uplink);
-    this.#undone.delete(uplink);
     const names = segmentNames(uplink);
     const removed: string[] = [];
     for (const n of [names.port, names.bridge]) {

@@ -4,7 +4,7 @@ import type { Link } from '../../host/links.ts';
 import { formatIpv4, gatewayOf } from '../../wire/address.ts';
 import type { DesiredState } from '../engine.ts';
 import { BRIDGES, bridgeMac, GROUP, LABEL, tapName } from './names.ts';
-import type { Uplinks } from './uplinks.ts';
+import type { Plugs } from './uplinks.ts';
 
 export interface LinkPlan {
   /** `ip -batch` lines of each object, run apart, so that one that fails does not stop the rest. */
@@ -30,7 +30,7 @@ export function planLinks(
   desired: DesiredState,
   links: readonly Link[],
   addresses: ReadonlyMap<string, string[]>,
-  uplinks: Uplinks,
+  plugs: Plugs,
   unplugged: ReadonlySet<string>,
 ): LinkPlan {
   const steps: LinkPlan['steps'] = [];
@@ -38,7 +38,7 @@ export function planLinks(
   const wanted = new Set<string>([
     ...desired.networks.map((n) => BRIDGES[n.name] as string),
     ...desired.nics.map((n) => tapName(n.id)),
-    ...[...uplinks.values()].flatMap((u) => u.own),
+    ...[...plugs.values()].flatMap((u) => u.own),
   ]);
   for (const l of links) if (isOurs(l) && !wanted.has(l.name)) steps.push({ object: `link:${l.name}`, lines: [`link del dev ${l.name}`] });
   for (const n of desired.networks) {
@@ -62,9 +62,9 @@ export function planLinks(
     const name = tapName(nic.id);
     const l = byName.get(name);
     if (!l) continue; // it could not be made
-    const uplink = nic.type === 'bridge' ? uplinks.get(nic.bridge ?? '') : undefined;
-    const master = unplugged.has(nic.id) ? null : nic.type === 'bridge' ? (uplink?.bridge ?? null) : nic.type === 'disconnected' ? null : BRIDGES[nic.type];
-    const mtu = uplink?.mtu ?? desired.networks.find((n) => n.name === nic.type)?.mtu ?? 1500;
+    const plug = nic.type === 'bridge' ? plugs.get(nic.id) : undefined;
+    const master = unplugged.has(nic.id) ? null : nic.type === 'bridge' ? (plug?.bridge ?? null) : nic.type === 'disconnected' ? null : BRIDGES[nic.type];
+    const mtu = plug?.mtu ?? desired.networks.find((n) => n.name === nic.type)?.mtu ?? 1500;
     const lines: string[] = [];
     if (l.alias !== `${LABEL}nic=${nic.id}`) lines.push(`link set dev ${name} group ${GROUP} alias ${LABEL}nic=${nic.id}`);
     if (l.mtu !== mtu) lines.push(`link set dev ${name} mtu ${mtu}`);

@@ -275,6 +275,7 @@ ${DROP_REASONS.map((r) => `  set drop_${r} { type ifname; size 65535; flags dyna
     accept
   }
   chain bridged {
+    ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 ${drop('ethertype')} comment "groups of the link itself: no guest speaks spanning tree to a switch"
     iifname . ether saddr != @mac ${drop('mac_spoof')}
     meta protocol arp iifname . arp saddr ether != @mac ${drop('arp_spoof')}
     arp saddr ip @host_addresses ${drop('arp_spoof')}

@@ -4,10 +4,12 @@
  * Theory of operation: tags are put on and taken off at the tap, so it works on any bridge and changes nothing of it. What is attached is asked of the kernel; the
  * name of a filter tells its VLAN. A card that should have a tag and cannot get it is not plugged in, so that nothing leaves untagged.
  */
+import { ebpfRefusal } from '../../host/ffi.ts';
 import type { Link } from '../../host/links.ts';
 import { ensureClsact, listBpfFilters, removeFilter, replaceBpfFilter, type TcDirection } from '../../host/tc.ts';
 import type { DesiredState } from '../engine.ts';
 import { objectName, objectWith, withObjectFile } from './ebpf-constant.ts';
+import { withoutEbpf } from './ebpf-needs.ts';
 import { tapName } from './names.ts';
 
 const PREFIX = 'anka-vlan-';
@@ -43,7 +45,11 @@ export async function applyVlanTags(dir: string, desired: DesiredState, links: r
         for (const p of missing) await replaceBpfFilter(device, { ...p, preference: PREFERENCE, object: path });
       });
     } catch (cause) {
-      unplugged.set(nic.id, `its VLAN ${nic.vlan} cannot be tagged, so it is not plugged in: ${(cause as Error).message}`);
+      const refusal = ebpfRefusal();
+      unplugged.set(
+        nic.id,
+        refusal === null ? `its VLAN ${nic.vlan} cannot be tagged, so it is not plugged in: ${(cause as Error).message}` : withoutEbpf(nic, refusal),
+      );
     }
   }
   return unplugged;
