@@ -205,6 +205,8 @@ export interface SettingValue {
   /** `default`, `stored`, `environment`. */
   source: string;
   description: string;
+  /** After a change: what to know of it. */
+  notice?: string;
 }
 
 export interface NetworkStatus {

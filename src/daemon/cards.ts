@@ -18,6 +18,7 @@ import { drawMac } from '../net/mac-pool.ts';
 import type { VmRow } from '../store/vms.ts';
 import type { Machine, MachineSpec } from '../vm/machine.ts';
 import { broadcastOf, formatIpv4, formatSubnet, gatewayOf, isMulticastMac, parseIpv4, parseMac, subnetContains } from '../wire/address.ts';
+import { bridgedMtuNote, guestMtu } from './card-mtu.ts';
 import type { Context } from './context.ts';
 import { desiredNetworks, desiredState, guestMac } from './desired.ts';
 import type { Reconciler } from './reconcile.ts';
@@ -144,7 +145,7 @@ export async function replug(ctx: Context, reconciler: Reconciler, vm: VmRow, ma
     await sleep(pulse);
     const since = Date.now();
     await machine.setLink(true);
-    if (!served) return bridgedNow(reconciler, vm);
+    if (!served) return `${await bridgedNow(reconciler, vm)}${bridgedMtuNote(vm)}`;
     progress('waiting for the guest to ask for an address');
     const ip = await addressAsked(reconciler, vm.uuid, since);
     if (ip !== null) return `${vm.name} is on ${vm.type} with address ${formatIpv4(ip)}`;
@@ -176,7 +177,7 @@ export async function removeCard(ctx: Context, reconciler: Reconciler, vm: VmRow
   if (vm.status === 'suspended') throw new AnkaError('badState', `${vm.name} is suspended; start or stop it before its card is taken out`);
   const machine = ctx.machines.get(vm.uuid);
   if (machine && (await machine.hasCard())) await machine.removeCard();
-  ctx.vms.update(vm.uuid, { hasCard: false, reservedIp: null, guestMac: null });
+  ctx.vms.update(vm.uuid, { hasCard: false, reservedIp: null, guestMac: null, guestMtu: null });
   if (machine) await reconciler.apply();
 }
 
@@ -219,10 +220,10 @@ export async function addCard(
   progress('putting the card in');
   const since = Date.now();
   try {
-    ctx.vms.update(vm.uuid, { ...change, outsideMac: next.outsideMac, guestMac: guestMac(next), uplink: next.uplink });
+    ctx.vms.update(vm.uuid, { ...change, outsideMac: next.outsideMac, guestMac: guestMac(next), guestMtu: guestMtu(ctx, next), uplink: next.uplink });
     await plugCard(ctx, reconciler, next, machine);
   } catch (cause) {
-    ctx.vms.update(vm.uuid, { hasCard: false, outsideMac: vm.outsideMac, guestMac: null });
+    ctx.vms.update(vm.uuid, { hasCard: false, outsideMac: vm.outsideMac, guestMac: null, guestMtu: null });
     await reconciler.apply().catch((e: Error) => ctx.log.warn({ vm: vm.name, error: e.message }, 'after a card that was not put in'));
     throw cause;
   }
@@ -246,7 +247,7 @@ export function nicSpec(ctx: Context, vm: VmRow, linkUp: boolean): NonNullable<M
     insideMac: guestMac(vm),
     controller: vm.controller,
     linkUp,
-    mtu: Number(settingValue(ctx.settings, 'mtu').value),
+    mtu: guestMtu(ctx, vm),
   };
 }
 

@@ -4,6 +4,7 @@ import type { CallSettings } from '../api/service.ts';
 import type { BridgeMethod, DesiredNic, DesiredState } from '../engine/engine.ts';
 import type { VmRow } from '../store/vms.ts';
 import { parseSubnet } from '../wire/address.ts';
+import { guestMtu } from './card-mtu.ts';
 import type { Context } from './context.ts';
 import { settingValue } from './settings.ts';
 
@@ -30,6 +31,7 @@ export function desiredNic(ctx: Context, vm: VmRow): DesiredNic | null {
     type: vm.type,
     outsideMac: vm.outsideMac,
     insideMac: guestMac(vm),
+    mtu: guestMtu(ctx, vm),
     isolated: !vm.local,
     ownerUid: vmUid(vm),
     ...(vm.type === 'bridge' && bridge ? { bridge } : {}),
@@ -44,11 +46,9 @@ export function desiredNic(ctx: Context, vm: VmRow): DesiredNic | null {
 
 /** The two networks as the settings want them. */
 export function desiredNetworks(ctx: Context, overrides: CallSettings = {}): DesiredState['networks'] {
-  const mtu = Number(settingValue(ctx.settings, 'mtu', overrides).value);
   return (['shared', 'host'] as const).map((name) => ({
     name,
     subnet: parseSubnet(settingValue(ctx.settings, `${name}_subnet`, overrides).value) as { base: number; prefix: number },
-    mtu,
   }));
 }
 

@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { AnkaService } from '../api/service.ts';
-import type { NetworkStatus, VmShow } from '../api/types.ts';
+import type { NetworkStatus, SettingValue, VmShow } from '../api/types.ts';
 import type { ObservedState } from '../engine/engine.ts';
 import { AnkaError } from '../lib/errors.ts';
 import { checkSetting, findSetting } from '../lib/settings.ts';
@@ -10,6 +10,7 @@ import { ensureBaseImage, findBaseImage } from '../vm/base-image.ts';
 import { machineFiles } from '../vm/qemu-args.ts';
 import { formatIpv4, formatSubnet, gatewayOf } from '../wire/address.ts';
 import { Captures } from './capture.ts';
+import { mtuNotice } from './card-mtu.ts';
 import { addCard, cardChange, changeCard, removeCard, replug } from './cards.ts';
 import type { Context } from './context.ts';
 import { desiredNetworks, desiredState } from './desired.ts';
@@ -31,7 +32,7 @@ export interface DaemonFacts {
 /** Settings whose change reaches the networks at once. */
 const NETWORK_SETTINGS = ['dns_servers', 'bridge_method'];
 /** Settings after whose change the guests of these types need another lease. */
-const RENUMBERED: Record<string, readonly string[]> = { shared_subnet: ['shared'], host_subnet: ['host'], mtu: ['shared', 'host'] };
+const RENUMBERED: Record<string, readonly string[]> = { shared_subnet: ['shared'], host_subnet: ['host'] };
 
 export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, facts: DaemonFacts): AnkaService {
   /** What is seen; null when nothing runs, so that no engine is started for a look. */
@@ -62,6 +63,11 @@ export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, fa
     const types = RENUMBERED[key];
     if (types) await renumber(types);
     else if (NETWORK_SETTINGS.includes(key) && ctx.machines.size > 0) await reconciler.apply();
+  };
+  /** A setting as it is now, with what the user should know of it. */
+  const stored = (key: string): SettingValue => {
+    const notice = key === 'mtu' ? mtuNotice(ctx) : '';
+    return { ...settingValue(ctx.settings, key), ...(notice === '' ? {} : { notice }) };
   };
   const captures = new Captures();
   const shown = async (ref: string): Promise<VmShow> => show(ctx, vms.find(ref), await observed());
@@ -157,23 +163,21 @@ export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, fa
         return settingValue(ctx.settings, key);
       }
       if (key === 'shared_subnet' || key === 'host_subnet') await demandFreeSubnet(ctx, key, checked);
-      if (key === 'mtu') demandNoneSuspended(ctx);
       if (key === 'engine') await changeEngine(ctx, () => ctx.settings.put(key, checked));
       else ctx.settings.put(key, checked);
       ctx.events.emit('config.changed', `${key} = ${checked}`);
       await changed(key);
-      return settingValue(ctx.settings, key);
+      return stored(key);
     },
     async resetSetting(key) {
       const normal = findSetting(key).default;
       const differs = settingValue(ctx.settings, key).value !== normal;
       if (differs && (key === 'shared_subnet' || key === 'host_subnet')) await demandFreeSubnet(ctx, key, normal);
-      if (differs && key === 'mtu') demandNoneSuspended(ctx);
       if (differs && key === 'engine') await changeEngine(ctx, () => ctx.settings.delete(key));
       else ctx.settings.delete(key);
       ctx.events.emit('config.changed', `${key} is back to its default`);
       if (differs) await changed(key);
-      return settingValue(ctx.settings, key);
+      return stored(key);
     },
     async networks(): Promise<NetworkStatus[]> {
       const state = await observed();
@@ -213,12 +217,6 @@ export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, fa
       await ensureBaseImage(ctx.paths.baseImage, progress);
     },
   };
-}
-
-/** A saved guest knows its card's MTU, and cannot be resumed with another. */
-function demandNoneSuspended(ctx: Context): void {
-  const names = ctx.vms.all().flatMap((v) => (v.status === 'suspended' ? v.name : []));
-  if (names.length > 0) throw new AnkaError('badState', `suspended: ${names.join(', ')}; start or stop them before the MTU is changed`);
 }
 
 /** Another engine carries on at once; what was stored is put back when it cannot run here. Cards of VMs that run, or are suspended, are made for one engine. */

@@ -20,6 +20,7 @@ import { createOverlay, inspectImage } from '../vm/disk.ts';
 import { transition } from '../vm/lifecycle.ts';
 import type { Boot, Machine, MachineSpec } from '../vm/machine.ts';
 import { writeSeed } from '../vm/nocloud.ts';
+import { guestMtu } from './card-mtu.ts';
 import { addressAsked, chooseUplink, drawOutsideMac, nicSpec, PULSES_MS, plugCard } from './cards.ts';
 import { type Context, vmName } from './context.ts';
 import { guestMac, vmUid } from './desired.ts';
@@ -33,8 +34,10 @@ const DEFAULT_RAM = '4G';
 const DEFAULT_CPUS = 2;
 const DEFAULT_DISK = '80G';
 const MIB = 1 << 20;
+/** What a VM that does not run has of its card. */
+const NO_PLACE: Partial<VmRow> = { outsideMac: null, guestMac: null, guestMtu: null, uplink: '' };
 /** What a suspended VM becomes whose memory was loaded by a process that is gone. */
-const MEMORY_GONE: Partial<VmRow> = { status: 'failed', message: 'its saved memory is gone', outsideMac: null, guestMac: null, uplink: '' };
+const MEMORY_GONE: Partial<VmRow> = { status: 'failed', message: 'its saved memory is gone', ...NO_PLACE };
 
 export class Vms {
   #ctx: Context;
@@ -116,6 +119,7 @@ export class Vms {
       message: '',
       outsideMac: null,
       guestMac: null,
+      guestMtu: null,
     };
     this.#ctx.vms.insert(vm);
     return vm;
@@ -177,7 +181,7 @@ export class Vms {
         await settlePorts(ctx, vm, settings, progress);
         const uplink = vm.type === 'bridge' ? await chooseUplink(ctx, vm, settings) : '';
         const outsideMac = drawOutsideMac(ctx, vm, settings);
-        ctx.vms.update(vm.uuid, { outsideMac, guestMac: guestMac({ ...vm, outsideMac }), uplink });
+        ctx.vms.update(vm.uuid, { outsideMac, guestMac: guestMac({ ...vm, outsideMac }), guestMtu: guestMtu(ctx, vm), uplink });
         vm = this.find(vm.uuid);
       }
       ctx.starting.add(vm.uuid);
@@ -197,7 +201,7 @@ export class Vms {
       ctx.starting.delete(vm.uuid);
       const lost = resume && !(await this.#saved(vm.uuid));
       if (lost) ctx.vms.update(vm.uuid, MEMORY_GONE);
-      else if (!resume) ctx.vms.update(vm.uuid, { outsideMac: null, guestMac: null, uplink: '' });
+      else if (!resume) ctx.vms.update(vm.uuid, NO_PLACE);
       await this.#reconciler.apply().catch((e: Error) => ctx.log.warn({ error: e.message }, 'after a failed start'));
       throw cause;
     }
@@ -239,12 +243,7 @@ export class Vms {
       if (ctx.machines.get(vm.uuid) !== machine) return;
       ctx.machines.delete(vm.uuid);
       if (exit.cause === 'quit') return; // whoever asked for it does the rest
-      ctx.vms.update(
-        vm.uuid,
-        exit.cause === 'crash'
-          ? { status: 'failed', message: exit.reason, outsideMac: null, guestMac: null, uplink: '' }
-          : { status: 'stopped', outsideMac: null, guestMac: null, uplink: '' },
-      );
+      ctx.vms.update(vm.uuid, exit.cause === 'crash' ? { status: 'failed', message: exit.reason, ...NO_PLACE } : { status: 'stopped', ...NO_PLACE });
       ctx.events.emit('vm.status', exit.cause === 'crash' ? `failed: ${exit.reason}` : 'powered itself off', vmName(vm));
       await this.#reconciler.apply().catch((e: Error) => ctx.log.warn({ error: e.message }, 'after the end of a VM'));
     });
@@ -310,7 +309,7 @@ export class Vms {
       ctx.machines.delete(vm.uuid);
     }
     await rm(this.#memoryFile(vm.uuid), { force: true });
-    ctx.vms.update(vm.uuid, { status: 'stopped', message: '', outsideMac: null, guestMac: null, uplink: '' });
+    ctx.vms.update(vm.uuid, { status: 'stopped', message: '', ...NO_PLACE });
     if (vm.status !== 'stopped') ctx.events.emit('vm.status', 'stopped', vmName(vm));
     if (machine) await this.#reconciler.apply();
   }
@@ -347,7 +346,7 @@ export class Vms {
       const ctx = this.#ctx;
       checkVmName(name);
       this.#demandFreeName(name);
-      const { uuid: _u, name: _n, number: _m, outsideMac: _o, guestMac: _g, reservedIp: _r, uplink: _l, ...rest } = source;
+      const { uuid: _u, name: _n, number: _m, outsideMac: _o, guestMac: _g, guestMtu: _t, reservedIp: _r, uplink: _l, ...rest } = source;
       const vm = this.#newRow(name, rest);
       await this.#build(vm, progress, async () => {
         progress('copying the disk');
@@ -448,9 +447,9 @@ export class Vms {
     const saved = await this.#saved(vm.uuid);
     if (saved && vm.status !== 'suspended') ctx.vms.update(vm.uuid, { status: 'suspended', message: '' });
     else if (vm.status === 'running') {
-      ctx.vms.update(vm.uuid, { status: 'failed', message: 'its process was gone when the daemon started', outsideMac: null, guestMac: null, uplink: '' });
+      ctx.vms.update(vm.uuid, { status: 'failed', message: 'its process was gone when the daemon started', ...NO_PLACE });
       ctx.events.emit('vm.status', 'failed: its process was gone when the daemon started', vmName(vm));
-    } else if (vm.status !== 'suspended' && vm.outsideMac !== null) ctx.vms.update(vm.uuid, { outsideMac: null, guestMac: null, uplink: '' });
+    } else if (vm.status !== 'suspended' && vm.outsideMac !== null) ctx.vms.update(vm.uuid, NO_PLACE);
     else if (vm.status === 'suspended' && !saved) ctx.vms.update(vm.uuid, MEMORY_GONE);
   }
 }

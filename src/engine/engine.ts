@@ -24,8 +24,6 @@ export type NetworkType = 'shared' | 'host' | 'bridge' | 'disconnected';
 export interface DesiredNetwork {
   name: 'shared' | 'host';
   subnet: Subnet;
-  /** Bytes of IP packet that fit a frame, 576–65520. */
-  mtu: number;
 }
 
 /** One forwarding rule, with its host port settled (never 0). */
@@ -53,6 +51,8 @@ export interface DesiredNic {
   outsideMac: number;
   /** What the guest sees, where `--mac` was given; else equal to `outsideMac`. */
   insideMac: number;
+  /** Bytes of IP packet that the guest's card takes, 576–65520: as its guest was told when it started. Cards of one network may differ. */
+  mtu: number;
   /** DHCP reservation (`--ip`). */
   reservedIp?: number;
   /** `--no-local`: part from the other VMs and from the host. */

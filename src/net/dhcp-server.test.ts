@@ -7,10 +7,10 @@ const MAC_A = 0x564545000001;
 const MAC_B = 0x564545000002;
 
 function server(): DhcpServer {
-  const s = new DhcpServer({ subnet, mtu: 1500, leaseSeconds: 3600, domain: 'anka.internal' });
+  const s = new DhcpServer({ subnet, leaseSeconds: 3600, domain: 'anka.internal' });
   s.setNics([
-    { id: 'a', mac: MAC_A, hostname: 'vma' },
-    { id: 'b', mac: MAC_B, hostname: 'vmb' },
+    { id: 'a', mac: MAC_A, hostname: 'vma', mtu: 1500 },
+    { id: 'b', mac: MAC_B, hostname: 'vmb', mtu: 1500 },
   ]);
   return s;
 }
@@ -64,6 +64,16 @@ describe('the DHCP server', () => {
     expect(say(s, message(3, MAC_B, { requested: '192.168.64.2' }))).toBe('NAK 0.0.0.0 to 255.255.255.255');
     expect(say(s, message(3, MAC_B, { requested: '192.168.64.9' }))).toBe('ACK 192.168.64.9 to 255.255.255.255');
   });
+  test("option 26 tells a card's own MTU, and nothing where it is Ethernet's", () => {
+    const s = server();
+    s.setNics([
+      { id: 'a', mac: MAC_A, hostname: 'vma', mtu: 65_520 },
+      { id: 'b', mac: MAC_B, hostname: 'vmb', mtu: 1500 },
+    ]);
+    const options = (mac: number): Buffer => Buffer.from((s.onMessage(message(1, mac), 0) as { bytes: Uint8Array }).bytes.subarray(240));
+    expect(options(MAC_A).includes(Buffer.from([26, 2, 0xff, 0xf0]))).toBe(true);
+    expect(options(MAC_B).includes(Buffer.from([26, 2]))).toBe(false);
+  });
   test('B23: two VMs that send one client identifier get an address each', () => {
     const s = server();
     const clientId = [255, 1, 2, 3, 4, 0, 2, 0, 0, 0xab, 0x11];
@@ -94,7 +104,7 @@ describe('the DHCP server', () => {
     const s = server();
     say(s, message(1, MAC_A));
     say(s, message(3, MAC_A, { requested: '192.168.64.2', server: GW }));
-    s.setNics([{ id: 'a', mac: MAC_A, hostname: 'vma', reservedIp: parseIpv4('192.168.64.50') as number }]);
+    s.setNics([{ id: 'a', mac: MAC_A, hostname: 'vma', mtu: 1500, reservedIp: parseIpv4('192.168.64.50') as number }]);
     expect(say(s, message(3, MAC_A, { ciaddr: '192.168.64.2' }))).toBe('NAK 0.0.0.0 to 255.255.255.255');
     expect(say(s, message(1, MAC_A, { requested: '192.168.64.2' }))).toBe('OFFER 192.168.64.50 to 255.255.255.255');
   });
@@ -120,16 +130,16 @@ describe('the DHCP server', () => {
     say(s, message(1, MAC_B));
     say(s, message(3, MAC_B, { requested: '192.168.64.2', server: GW }));
     s.setNics([
-      { id: 'a', mac: MAC_A, hostname: 'vma', reservedIp: parseIpv4('192.168.64.2') as number },
-      { id: 'b', mac: MAC_B, hostname: 'vmb' },
+      { id: 'a', mac: MAC_A, hostname: 'vma', mtu: 1500, reservedIp: parseIpv4('192.168.64.2') as number },
+      { id: 'b', mac: MAC_B, hostname: 'vmb', mtu: 1500 },
     ]);
     expect(say(s, message(3, MAC_B, { ciaddr: '192.168.64.2' }))).toBe('NAK 0.0.0.0 to 255.255.255.255');
     expect(say(s, message(1, MAC_B))).toBe('OFFER 192.168.64.3 to 255.255.255.255');
     expect(say(s, message(1, MAC_A))).toBe('OFFER 192.168.64.2 to 255.255.255.255');
   });
   test('B23: an exhausted pool says so, and recovers', () => {
-    const small = new DhcpServer({ subnet: parseSubnet('10.0.0.0/29') as never, mtu: 1500, leaseSeconds: 60, domain: 'x' });
-    small.setNics(Array.from({ length: 6 }, (_, i) => ({ id: `vm${i}`, mac: MAC_A + i, hostname: `vm${i}` })));
+    const small = new DhcpServer({ subnet: parseSubnet('10.0.0.0/29') as never, leaseSeconds: 60, domain: 'x' });
+    small.setNics(Array.from({ length: 6 }, (_, i) => ({ id: `vm${i}`, mac: MAC_A + i, hostname: `vm${i}`, mtu: 1500 })));
     for (let i = 0; i < 5; i++) {
       const r = small.onMessage(message(1, MAC_A + i), 0);
       expect(typeof r).toBe('object');

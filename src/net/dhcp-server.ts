@@ -17,13 +17,14 @@ export interface DhcpNic {
   id: string;
   mac: number;
   hostname: string;
+  /** Told by option 26 when it is not 1500. */
+  mtu: number;
   reservedIp?: number;
   staticIp?: number;
 }
 
 export interface DhcpConfig {
   subnet: SubnetLike;
-  mtu: number;
   leaseSeconds: number;
   domain: string;
 }
@@ -158,7 +159,7 @@ export class DhcpServer {
 
   /** Unicast goes only to an address that the client has already (RFC 2131, 4.1); everything else is broadcast, which every client takes. */
   #reply(q: DhcpRequest, nic: DhcpNic, type: number, yiaddr: number, to: number): DhcpAnswer {
-    const { subnet, mtu, leaseSeconds, domain } = this.#config;
+    const { subnet, leaseSeconds, domain } = this.#config;
     const gateway = gatewayOf(subnet);
     const r: DhcpReply = {
       type,
@@ -179,7 +180,7 @@ export class DhcpServer {
       r.domain = domain;
       r.hostname = nic.hostname;
       if (yiaddr !== 0) r.leaseSeconds = leaseSeconds;
-      if (mtu !== 1500) r.mtu = mtu;
+      if (nic.mtu !== 1500) r.mtu = nic.mtu;
     }
     return { bytes: emitDhcpReply(r), to, type, ip: yiaddr || q.ciaddr, nic: nic.id };
   }

@@ -37,4 +37,5 @@ export const MIGRATIONS: readonly string[] = [
   CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
   `,
   'ALTER TABLE vms ADD COLUMN guest_mac INTEGER',
+  'ALTER TABLE vms ADD COLUMN guest_mtu INTEGER',
 ];

@@ -33,6 +33,8 @@ export interface VmRow {
   outsideMac: number | null;
   /** What the guest that runs, or is suspended, has on its card; null while the VM is stopped. A new `--mac` waits for the next start. */
   guestMac: number | null;
+  /** Bytes of IP packet that the card of the guest that runs, or is suspended, takes; null while the VM is stopped. A new `mtu` setting waits for the next start. */
+  guestMtu: number | null;
   reservedIp: number | null;
   local: boolean;
 }
@@ -58,6 +60,7 @@ const COLUMNS: Record<keyof VmRow, string> = {
   insideMac: 'inside_mac',
   outsideMac: 'outside_mac',
   guestMac: 'guest_mac',
+  guestMtu: 'guest_mtu',
   reservedIp: 'reserved_ip',
   local: 'local',
 };

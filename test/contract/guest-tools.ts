@@ -21,6 +21,7 @@ export function nic(n: number, type: DesiredNic['type'] = 'shared', rest: Partia
     type,
     outsideMac: 0x564545000000 + n,
     insideMac: 0x564545000000 + n,
+    mtu: 1500,
     isolated: false,
     ownerUid: 0,
     rules: [],
@@ -35,8 +36,8 @@ export function rule(hostPort: number, guestPort: number, protocol: 'tcp' | 'udp
 export function state(...nics: DesiredNic[]): DesiredState {
   return {
     networks: [
-      { name: 'shared', subnet: SUBNETS.shared, mtu: 1500 },
-      { name: 'host', subnet: SUBNETS.host, mtu: 1500 },
+      { name: 'shared', subnet: SUBNETS.shared },
+      { name: 'host', subnet: SUBNETS.host },
     ],
     nics,
     dnsServers: [],

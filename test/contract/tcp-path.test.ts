@@ -148,6 +148,28 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
     expect(stats).toMatchObject({ malformed: 0, badChecksum: 0, queued: 0 });
   });
 
+  test('answers of every size around a segment, at MTU 65520, never wait for a timer, with large windows and small', async () => {
+    lab = await new Lab(65_520, [], '15000:7100').ready();
+    lab.guest.spawn([process.execPath, '-e', SERVER.replace('7000', '7100')]);
+    const ask = (port: number, address: string): string => `
+      const net = require('net'); const sizes = [60000, 65000, 65479, 65480, 65481, 66000, 100000, 130960, 130961, 200000, 500000, 1000000]; let i = 0;
+      const next = () => { if (i === sizes.length * 5) return void console.log('all'); const size = sizes[i++ % sizes.length]; let n = 0;
+        const s = net.connect(${port}, '${address}', () => s.write('G' + size + '\\n')); s.on('data', (d) => n += d.length); s.on('error', (e) => console.log(e.code)); s.on('close', () => n === size ? next() : console.log(n, size)); };
+      next();`;
+    await until(
+      'the guest answers',
+      async () => (await lab!.host.ask(`${process.execPath} -e "require('net').connect(15000,'127.0.0.1',function(){this.end('S')})"`)) !== null,
+    );
+    for (const memory of ['4096 131072 6291456', '4096 65536 65536', '4096 16384 87380']) {
+      lab.guest.run(`sysctl -qw net.ipv4.tcp_rmem="${memory}"`);
+      expect(await lab.node(ask(7000, '192.168.64.1')), memory).toBe('all\n');
+      writeFileSync(join(lab.dir, 'ask.cjs'), ask(15_000, '127.0.0.1'));
+      expect(await lab.host.ask(`${process.execPath} ${join(lab.dir, 'ask.cjs')}`), memory).toBe('all\n');
+      expect(await lab.stats(), memory).toMatchObject({ timeouts: 0, probes: 0 });
+      expect(lab.guest.run('nstat -asz TcpExtTCPTimeouts | tail -1'), memory).toMatch(/ 0 /);
+    }
+  });
+
   test.each([
     ['1 % loss', ['loss=10000', 'seed=1']],
     ['2 % reordered', ['reorder=20000', 'seed=2']],

@@ -109,7 +109,7 @@ test(`any chunking of any bytes into a port: ${FRAMES} frames`, async () => {
   const guests = [await listen(paths[0] as string), await listen(paths[1] as string)];
   const config: NetworkConfig = {
     // no subnet is in use on the host by that: nothing of it leaves this process
-    network: { name: 'host', subnet: { base: 0xc0a84000, prefix: 24 }, mtu: 1500 },
+    network: { name: 'host', subnet: { base: 0xc0a84000, prefix: 24 } },
     dnsServers: [],
     dnsForward: false,
     nics: MACS.map((outsideMac, i) => ({
@@ -118,6 +118,7 @@ test(`any chunking of any bytes into a port: ${FRAMES} frames`, async () => {
       type: 'host',
       outsideMac,
       insideMac: INSIDE[i] as number,
+      mtu: 1500,
       isolated: false,
       ownerUid: 0,
       rules: [],

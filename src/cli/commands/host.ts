@@ -27,14 +27,15 @@ export async function config(s: Session, key: string | undefined, value: string 
   const path = `/v1/config/${encodeURIComponent(key)}`;
   if (o.reset) {
     const x = await daemon.delete<SettingValue>(path);
+    if (x.notice) s.out.note(x.notice);
     return s.out.done({ [x.key]: x.value }, x.value);
   }
   if (value === undefined) {
     const x = await daemon.get<SettingValue>(path);
     return s.out.done(x.value, x.value);
   }
-  await daemon.put<SettingValue>(path, { value });
-  s.out.done({});
+  const x = await daemon.put<SettingValue>(path, { value });
+  s.out.done({}, x.notice);
 }
 
 export async function networkList(s: Session): Promise<void> {

@@ -1,4 +1,9 @@
-/** What has to change on the host's links: pure, from desired and observed to `ip` commands. Removals come first. */
+/**
+ * What has to change on the host's links: pure, from desired and observed to `ip` commands. Removals come first.
+ *
+ * Where cards of different MTUs meet, the bridge gets the smallest, so that what the host sends fits every guest, and every tap the largest: a bridge drops in silence
+ * what is too large for a port, while a guest with a virtio card takes what is larger than it would send itself. TCP between them needs no help: each end tells its own size.
+ */
 
 import type { Link } from '../../host/links.ts';
 import { formatIpv4, gatewayOf } from '../../wire/address.ts';
@@ -23,6 +28,14 @@ export function planTaps(desired: DesiredState, links: readonly Link[]): LinkPla
         `link set dev ${tapName(nic.id)} group ${GROUP} alias ${LABEL}nic=${nic.id}`,
       ],
     }));
+}
+
+const ETHERNET_MTU = 1500;
+
+/** Of the cards of a network; of none: Ethernet's. */
+function mtusOf(desired: DesiredState, network: string): { smallest: number; largest: number } {
+  const all = desired.nics.filter((n) => n.type === network).map((n) => n.mtu);
+  return all.length === 0 ? { smallest: ETHERNET_MTU, largest: ETHERNET_MTU } : { smallest: Math.min(...all), largest: Math.max(...all) };
 }
 
 /** Compares and says what to do. Cards in `unplugged` (ids) are kept out of their network. */
@@ -51,7 +64,8 @@ export function planLinks(
       lines.push(`link add name ${name} address ${bridgeMac(n.name)} group ${GROUP} type bridge stp_state 0 forward_delay 0 mcast_snooping 0`);
     else if (l.mac !== bridgeMac(n.name)) lines.push(`link set dev ${name} address ${bridgeMac(n.name)}`);
     if (l?.alias !== `${LABEL}network=${n.name}`) lines.push(`link set dev ${name} alias ${LABEL}network=${n.name}`);
-    if (l?.mtu !== n.mtu && (l || n.mtu !== 1500)) lines.push(`link set dev ${name} mtu ${n.mtu}`);
+    const { smallest } = mtusOf(desired, n.name);
+    if (l?.mtu !== smallest && (l || smallest !== ETHERNET_MTU)) lines.push(`link set dev ${name} mtu ${smallest}`);
     const have = addresses.get(name) ?? [];
     for (const a of have) if (a !== address) lines.push(`addr del ${a} dev ${name}`);
     if (!have.includes(address)) lines.push(`addr add ${address} brd + dev ${name}`);
@@ -64,7 +78,7 @@ export function planLinks(
     if (!l) continue; // it could not be made
     const plug = nic.type === 'bridge' ? plugs.get(nic.id) : undefined;
     const master = unplugged.has(nic.id) ? null : nic.type === 'bridge' ? (plug?.bridge ?? null) : nic.type === 'disconnected' ? null : BRIDGES[nic.type];
-    const mtu = plug?.mtu ?? desired.networks.find((n) => n.name === nic.type)?.mtu ?? 1500;
+    const mtu = plug?.mtu ?? mtusOf(desired, nic.type).largest;
     const lines: string[] = [];
     if (l.alias !== `${LABEL}nic=${nic.id}`) lines.push(`link set dev ${name} group ${GROUP} alias ${LABEL}nic=${nic.id}`);
     if (l.mtu !== mtu) lines.push(`link set dev ${name} mtu ${mtu}`);

@@ -151,6 +151,8 @@ ${shared ? `    ip saddr ${formatSubnet(shared.subnet)} oifname != ${ours} masqu
   }
   chain forward {
     type filter hook forward priority filter - 5; policy accept;
+    iifname ${ours} oifname != ${ours} tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu comment "no segment larger than the way"
+    iifname != ${ours} oifname ${ours} tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
     ct status dnat ct direction original oifname ${ours} goto forwarded
     ct status dnat ct direction reply iifname ${ours} goto answered
     iifname ${ours} oifname ${ours} ip saddr @isolated counter drop comment "--no-local, by way of the gateway"

@@ -14,8 +14,6 @@ export interface ServiceNetwork {
   /** Bridge interface that carries it. */
   interface: string;
   subnet: Subnet;
-  /** MTU told to guests by option 26, when not 1500. */
-  mtu: number;
   /** Local UDP port that packets to port 67 of this bridge are rewritten to. */
   dhcpPort: number;
   /** Local port (TCP and UDP) that DNS to the gateway is redirected to. */
@@ -31,6 +29,8 @@ export interface ServiceNic {
   network: 'shared' | 'host';
   /** chaddr on the network. */
   mac: number;
+  /** Told to the guest by option 26, when not 1500. */
+  mtu: number;
   reservedIp?: number;
   /** Address the guest took by itself, learned by the engine; never leased to another. */
   staticIp?: number;
@@ -52,7 +52,6 @@ export function serviceConfigOf(desired: DesiredState, staticOf: (id: string) =>
       name: n.name,
       interface: BRIDGES[n.name],
       subnet: n.subnet,
-      mtu: n.mtu,
       dhcpPort: DHCP_PORTS[n.name],
       dnsPort: DNS_PORT,
       dnsForward: n.name === 'shared',
@@ -66,6 +65,7 @@ export function serviceConfigOf(desired: DesiredState, staticOf: (id: string) =>
           vmName: nic.vmName,
           network: nic.type,
           mac: nic.outsideMac,
+          mtu: nic.mtu,
           rules: nic.rules,
           ...(nic.reservedIp === undefined ? {} : { reservedIp: nic.reservedIp }),
           ...(staticIp === null ? {} : { staticIp }),

@@ -104,6 +104,7 @@ function configure(wanted: ServiceConfig): ServiceStatus {
           id: nic.id,
           mac: nic.mac,
           hostname: nic.vmName,
+          mtu: nic.mtu,
           ...(nic.reservedIp === undefined ? {} : { reservedIp: nic.reservedIp }),
           ...(nic.staticIp === undefined ? {} : { staticIp: nic.staticIp }),
         })),

@@ -49,7 +49,7 @@ export class ServedNetwork {
     this.#log = log;
     this.#onLease = onLease;
     this.#gateway = formatIpv4(gatewayOf(config.subnet));
-    this.dhcp = new DhcpServer({ subnet: config.subnet, mtu: config.mtu, leaseSeconds: LEASE_SECONDS, domain: 'anka.internal' });
+    this.dhcp = new DhcpServer({ subnet: config.subnet, leaseSeconds: LEASE_SECONDS, domain: 'anka.internal' });
     this.dns = new DnsForwarder({ subnet: config.subnet, gateway: gatewayOf(config.subnet), forward: config.dnsForward }, () => randomInt(65_536));
     this.#dnsService = new DnsService(this.dns, (o, m) => log.info({ network: config.name, ...o }, m));
     this.#openDhcp('255.255.255.255');

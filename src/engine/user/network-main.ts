@@ -4,7 +4,7 @@
  *
  * Theory of operation: it is configured as a whole by `configure`; what is already as wanted is left alone, so flows, leases and cables are untouched. It goes on
  * when the daemon is gone. It holds no right that it does not need: what it creates is for its user alone, and neither it nor a child may gain privileges.
- * Limits: one per control socket; a second one ends at once when the first still answers. A changed subnet or MTU begins the network anew.
+ * Limits: one per control socket; a second one ends at once when the first still answers. A changed subnet begins the network anew.
  */
 import { chmodSync, rmSync } from 'node:fs';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';

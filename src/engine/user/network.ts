@@ -110,7 +110,7 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
     this.#config = { ...o.config, nics: [] };
     this.#gatewayIp = gatewayOf(network.subnet);
     this.#gatewayMac = GATEWAY_MAC[network.name];
-    this.dhcp = new DhcpServer({ subnet: network.subnet, mtu: network.mtu, leaseSeconds: LEASE_SECONDS, domain: 'anka.internal' });
+    this.dhcp = new DhcpServer({ subnet: network.subnet, leaseSeconds: LEASE_SECONDS, domain: 'anka.internal' });
     this.dns = new DnsForwarder({ subnet: network.subnet, gateway: this.#gatewayIp, forward: o.config.dnsForward }, () => randomInt(65_536));
     this.#dnsService = new DnsService(this.dns, (x, m) => o.log.info(x, m));
     this.#guard = new Guard(
@@ -169,6 +169,7 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
       const c = this.#cables.get(n.id) ?? this.#plug(n);
       c.nic = n;
       c.port.isolated = n.isolated;
+      c.port.mtu = n.mtu;
       c.port.card.reservedIp = n.reservedIp ?? -1;
       this.#configureRules(c);
     }
@@ -184,7 +185,7 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
         card,
         insideMac: nic.insideMac,
         isolated: nic.isolated,
-        mtu: this.#config.network.mtu,
+        mtu: nic.mtu,
         socket: nic.socket,
       },
       this.#o.portMemory,
@@ -253,6 +254,7 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
         id: c.nic.id,
         mac: c.nic.outsideMac,
         hostname: c.nic.vmName,
+        mtu: c.nic.mtu,
         ...(c.nic.reservedIp === undefined ? {} : { reservedIp: c.nic.reservedIp }),
         ...(c.port.card.staticIp < 0 ? {} : { staticIp: c.port.card.staticIp }),
       })),
