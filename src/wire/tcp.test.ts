@@ -35,15 +35,15 @@ describe('a SYN', () => {
     expect(SYN.readUInt16BE(ip + IPV4.fragment)).toBe(DONT_FRAGMENT);
     expect([SYN[ip + IPV4.protocol], SYN.readUInt32BE(ip + IPV4.source)]).toEqual([IpProtocol.tcp, 0xc0a84002]);
     expect([SYN.readUInt16BE(tcp + TCP.source), SYN.readUInt16BE(tcp + TCP.destination), SYN[tcp + TCP.flags]]).toEqual([41932, 5201, TcpFlag.syn]);
-    expect(parseSynOptions(SYN, tcp + TCP_HEADER, SYN.length)).toEqual({ mss: 1460, windowScale: 10 });
+    expect(parseSynOptions(SYN, tcp + TCP_HEADER, SYN.length)).toEqual({ mss: 1460, windowScale: 10, sack: true });
   });
 
   test('options: written ones are read again, and garbage never runs on', () => {
     fc.assert(
-      fc.property(fc.integer({ min: 1, max: 65535 }), fc.integer({ min: -1, max: 14 }), (mss, windowScale) => {
+      fc.property(fc.integer({ min: 1, max: 65535 }), fc.integer({ min: -1, max: 14 }), fc.boolean(), (mss, windowScale, sack) => {
         const u8 = new Uint8Array(16).fill(0xa5);
-        const length = writeSynOptions(u8, 2, { mss, windowScale });
-        expect(parseSynOptions(u8, 2, 2 + length)).toEqual({ mss, windowScale });
+        const length = writeSynOptions(u8, 2, { mss, windowScale, sack });
+        expect(parseSynOptions(u8, 2, 2 + length)).toEqual({ mss, windowScale, sack });
         expect(u8[2 + length]).toBe(0xa5);
       }),
     );
@@ -55,7 +55,7 @@ describe('a SYN', () => {
       }),
     );
     for (let cut = 0; cut < 20; cut++) parseSynOptions(SYN, 54, 54 + cut);
-    expect(parseSynOptions(Uint8Array.of(2, 0, 3, 0), 0, 4)).toEqual({ mss: 0, windowScale: -1 });
+    expect(parseSynOptions(Uint8Array.of(2, 0, 3, 0), 0, 4)).toEqual({ mss: 0, windowScale: -1, sack: false });
   });
 });
 

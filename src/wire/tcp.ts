@@ -1,9 +1,9 @@
-/** TCP (RFC 9293): where the fields are, from the start of the header, and the options of a SYN. */
+/** TCP (RFC 9293): where the fields are, from the start of the header, the options of a SYN, and selective acknowledgements (RFC 2018). */
 
 export const TCP_HEADER = 20;
 export const TCP = { source: 0, destination: 2, seq: 4, ack: 8, offset: 12, flags: 13, window: 14, checksum: 16, urgent: 18, options: 20 } as const;
 export const TcpFlag = { fin: 1, syn: 2, rst: 4, psh: 8, ack: 16, urg: 32 } as const;
-const OPTION = { end: 0, nop: 1, mss: 2, windowScale: 3 } as const;
+const OPTION = { end: 0, nop: 1, mss: 2, windowScale: 3, sackPermitted: 4, sack: 5 } as const;
 
 /** The MSS when a SYN names none (RFC 9293 3.7.1), and the largest shift (RFC 7323 2.3). */
 export const DEFAULT_MSS = 536;
@@ -15,11 +15,13 @@ export interface SynOptions {
   mss: number;
   /** 0–14; −1 when the option is absent, and windows are not scaled in either direction. */
   windowScale: number;
+  /** Its sender takes selective acknowledgements. */
+  sack: boolean;
 }
 
 /** Options between the fixed header and `end`. A malformed option ends the list, as if it were not there. */
 export function parseSynOptions(u8: Uint8Array, start: number, end: number): SynOptions {
-  const found: SynOptions = { mss: 0, windowScale: -1 };
+  const found: SynOptions = { mss: 0, windowScale: -1, sack: false };
   for (let i = start; i < end; ) {
     const kind = u8[i]!;
     if (kind === OPTION.end) break;
@@ -31,6 +33,7 @@ export function parseSynOptions(u8: Uint8Array, start: number, end: number): Syn
     if (length < 2 || i + length > end) break;
     if (kind === OPTION.mss && length === 4) found.mss = (u8[i + 2]! << 8) | u8[i + 3]!;
     if (kind === OPTION.windowScale && length === 3) found.windowScale = Math.min(u8[i + 2]!, MAX_SHIFT);
+    if (kind === OPTION.sackPermitted && length === 2) found.sack = true;
     i += length;
   }
   return found;
@@ -42,10 +45,33 @@ export function writeSynOptions(u8: Uint8Array, at: number, options: SynOptions)
   u8[at + 1] = 4;
   u8[at + 2] = options.mss >>> 8;
   u8[at + 3] = options.mss;
-  if (options.windowScale < 0) return 4;
-  u8[at + 4] = OPTION.nop;
-  u8[at + 5] = OPTION.windowScale;
-  u8[at + 6] = 3;
-  u8[at + 7] = options.windowScale;
-  return 8;
+  let n = 4;
+  if (options.windowScale >= 0) {
+    u8[at + n] = OPTION.nop;
+    u8[at + n + 1] = OPTION.windowScale;
+    u8[at + n + 2] = 3;
+    u8[at + n + 3] = options.windowScale;
+    n += 4;
+  }
+  if (options.sack) {
+    u8[at + n] = OPTION.nop;
+    u8[at + n + 1] = OPTION.nop;
+    u8[at + n + 2] = OPTION.sackPermitted;
+    u8[at + n + 3] = 2;
+    n += 4;
+  }
+  return n;
+}
+
+/** Room for the options of any segment that we send. */
+export const MAX_OPTIONS = 40;
+/** Stretches of a selective acknowledgement that fit beside no other option. */
+export const MAX_SACK_BLOCKS = 4;
+
+/** Writes `blocks` pairs of `edges` (first sequence number, and the one after the last), for an ACK. Returns the bytes written, a multiple of 4. */
+export function writeSack(view: DataView, at: number, edges: Int32Array, blocks: number): number {
+  view.setUint16(at, (OPTION.nop << 8) | OPTION.nop);
+  view.setUint16(at + 2, (OPTION.sack << 8) | (2 + 8 * blocks));
+  for (let i = 0; i < 2 * blocks; i++) view.setInt32(at + 4 + 4 * i, edges[i]!);
+  return 4 + 8 * blocks;
 }

@@ -158,7 +158,10 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
       next();`;
     await until(
       'the guest answers',
-      async () => (await lab!.host.ask(`${process.execPath} -e "require('net').connect(15000,'127.0.0.1',function(){this.end('S')})"`)) !== null,
+      async () =>
+        (await lab!.host.ask(
+          `${process.execPath} -e "require('net').connect(15000,'127.0.0.1',function(){this.end('S')}).on('error',()=>process.exit(1))"`,
+        )) !== null,
     );
     for (const memory of ['4096 131072 6291456', '4096 65536 65536', '4096 16384 87380']) {
       lab.guest.run(`sysctl -qw net.ipv4.tcp_rmem="${memory}"`);
@@ -179,6 +182,22 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
     lab = await new Lab(1500, damage).ready();
     expect(await lab.node(UP(4_000_000))).toBe('same\n');
     await down(4_000_000);
+  });
+
+  test('B67: an echo of 64 MiB through a guest whose own queue drops bursts: what is lost is sent again at once, and what the guest cannot take is not sent', async () => {
+    lab = await new Lab(1500, [], '15000:7000').ready();
+    lab.guest.run('ip link set tap0 txqueuelen 100');
+    lab.guest.spawn([process.execPath, '-e', "require('net').createServer({allowHalfOpen:true},(c)=>c.on('error',()=>{}).pipe(c)).listen(7000,'0.0.0.0')"]);
+    const echo = `const net=require('net'),c=require('crypto');const s=net.connect({port:15000,host:'127.0.0.1',allowHalfOpen:true});const up=c.createHash('sha256'),down=c.createHash('sha256');
+      s.on('error',()=>process.exit(1));s.on('data',(d)=>down.update(d));s.on('end',()=>console.log(up.digest('hex')===down.digest('hex')));const b=c.randomBytes(1<<20);let k=0;
+      (function go(){while(k<64){k++;up.update(b);if(!s.write(b))return s.once('drain',go);}s.end();})();`;
+    writeFileSync(join(lab.dir, 'echo.cjs'), echo);
+    await until('the guest listens', () => lab!.guest.attempt('ss -Htln sport = :7000') !== '');
+    expect(await lab.host.ask(`${process.execPath} ${join(lab.dir, 'echo.cjs')}`)).toBe('true\n');
+    expect(Number(lab.guest.run('cat /sys/class/net/tap0/statistics/tx_dropped')), 'frames were lost').toBeGreaterThan(0);
+    const count = (name: string): number => Number(lab!.guest.run(`nstat -asz ${name} | awk 'END{print $2}'`));
+    expect([count('TcpExtTCPSackRecovery') > 0, count('TcpExtTCPRenoRecovery'), count('TcpExtBeyondWindow')]).toEqual([true, 0, 0]);
+    expect(await lab.stats()).toMatchObject({ retransmissions: 0, timeouts: 0 });
   });
 
   test('B67: tiny windows: a guest with a receive buffer of 2 KB, and one that reads slowly', async () => {

@@ -33,6 +33,9 @@ export interface Segment {
   data: Buffer;
   mss: number;
   windowScale: number;
+  sack: boolean;
+  /** Selective acknowledgement: pairs of sequence numbers. */
+  blocks: number[];
   guestPort: number;
   peerPort: number;
 }
@@ -48,6 +51,7 @@ export interface GuestSegment {
   /** Options of a SYN; −1 leaves the scale out, mss 0 all of them. */
   mss?: number;
   windowScale?: number;
+  sack?: boolean;
 }
 
 export class FakePort implements GuestPort {
@@ -85,7 +89,7 @@ export function writeFrame(memory: PacketMemory, at: number, source: number, des
   const kernels = loadKernelsOnce(memory);
   memory.u8.fill(0, at, at + T + 20);
   let header = 20;
-  if (s.mss > 0) header += writeSynOptions(memory.u8, at + T + TCP.options, { mss: s.mss, windowScale: s.windowScale });
+  if (s.mss > 0) header += writeSynOptions(memory.u8, at + T + TCP.options, { mss: s.mss, windowScale: s.windowScale, sack: s.sack });
   const total = 20 + header + s.data.length;
   v.setUint32(at, 14 + total);
   v.setUint16(at + 4 + 12, 0x0800);
@@ -138,6 +142,10 @@ export function readFrames(memory: PacketMemory, start: number, end: number): Se
       window: v.getUint16(at + T + TCP.window),
       data: Buffer.from(memory.u8.slice(at + T + header, at + IP + total)),
       ...parseSynOptions(memory.u8, at + T + 20, at + T + header),
+      blocks:
+        header > 24 && v.getUint16(at + T + 20) === 0x0101 && memory.u8[at + T + 22] === 5
+          ? Array.from({ length: (memory.u8[at + T + 23]! - 2) / 4 }, (_, i) => v.getInt32(at + T + 24 + 4 * i))
+          : [],
       peerPort: v.getUint16(at + T + TCP.source),
       guestPort: v.getUint16(at + T + TCP.destination),
     });
@@ -223,7 +231,8 @@ export class TcpRig {
     const parts = [flags, `seq ${reset ? s.seq : seqDiff(s.seq, this.iss)}`];
     if (s.flags & TcpFlag.ack) parts.push(`ack ${seqDiff(s.ack, this.isn)}`);
     if (s.data.length > 0) parts.push(`len ${s.data.length}`);
-    if (s.mss > 0) parts.push(`mss ${s.mss} scale ${s.windowScale}`);
+    if (s.mss > 0) parts.push(`mss ${s.mss} scale ${s.windowScale}${s.sack ? ' sack' : ''}`);
+    if (s.blocks.length > 0) parts.push(`sack ${s.blocks.map((b) => seqDiff(b, this.isn)).join(' ')}`);
     return parts.join(' ');
   }
 
@@ -243,6 +252,8 @@ export class TcpRig {
       data: Buffer.from(s.data ?? ''),
       mss: syn ? (s.mss ?? 1460) : 0,
       windowScale: s.windowScale ?? 7,
+      sack: s.sack ?? false,
+      blocks: [],
       guestPort: s.guestPort ?? 40_000,
       peerPort: s.peerPort ?? 80,
     };

@@ -95,7 +95,8 @@ export class TcpArrivals {
     const wnd = window << flow.shiftOut;
     if (news > 0) this.#sender.acked(flow, ack, now);
     else if (news === 0 && size === 0 && wnd === flow.sndWnd && flow.sndMax !== flow.sndUna) this.#sender.duplicate(flow, now);
-    if (news >= 0 && (seqDiff(seq, flow.wl1) > 0 || (seq === flow.wl1 && seqDiff(ack, flow.wl2) >= 0))) {
+    // what acknowledges something new is newer than what was heard before, also in a segment that is sent again
+    if (news > 0 || (news === 0 && (seqDiff(seq, flow.wl1) > 0 || (seq === flow.wl1 && seqDiff(ack, flow.wl2) >= 0)))) {
       const opened = flow.sndWnd === 0 && wnd > 0;
       flow.sndWnd = wnd;
       flow.wl1 = seq;

@@ -5,12 +5,14 @@
  * Payload goes out by the `segment` kernel, which cuts, copies and sums in one pass. Every segment carries the newest acknowledgement and window.
  *
  * Limits. No IP options, no TCP options but in a SYN. Timestamps (RFC 7323) are not offered: the round trip on a local link is measured without them, and its segments do not live long enough
- * for a sequence number to come round again. SACK is not offered either: the guest would have to keep a list of what it got out of order for us, on a link that keeps order; NewReno is what a rare loss costs.
+ * for a sequence number to come round again. Selective acknowledgements (RFC 2018) are
+ * sent, as a guest whose own queue drops a burst would otherwise send again one segment per round trip, and back off for seconds as nothing gives it a new measurement (RFC 6298 5.7). Those of the guest
+ * are not read: NewReno is what a rare loss costs on the way to it.
  */
 import { ETH, ETH_HEADER, EtherType, writeMac } from '../../wire/ethernet.ts';
 import { DONT_FRAGMENT, IPV4, IPV4_HEADER, IpProtocol } from '../../wire/ipv4.ts';
 import { seqAdd, seqDiff } from '../../wire/sequence.ts';
-import { TCP, TCP_HEADER, TcpFlag, writeSynOptions } from '../../wire/tcp.ts';
+import { MAX_OPTIONS, MAX_SACK_BLOCKS, TCP, TCP_HEADER, TcpFlag, writeSack, writeSynOptions } from '../../wire/tcp.ts';
 import { type Kernels, SEGMENT_HEADERS } from '../kernels.ts';
 import type { PacketMemory } from '../packet-memory.ts';
 import type { TcpFlow } from './tcp-flow.ts';
@@ -20,7 +22,6 @@ const PREFIX = 4;
 const IP = PREFIX + ETH_HEADER;
 const T = IP + IPV4_HEADER;
 const TTL = 64;
-const SYN_OPTIONS = 8;
 /** Payload of a flow that may wait in its host socket: the window we offer. */
 export const WINDOW = 4 << 20;
 /** Our window scale: 65535 << 7 is twice the window. */
@@ -39,6 +40,7 @@ export class TcpEmitter {
   readonly #templates: number[] = [];
   /** For frames of no flow. */
   readonly #spare: number;
+  readonly #edges = new Int32Array(2 * MAX_SACK_BLOCKS);
   segments = 0;
 
   constructor(memory: PacketMemory, kernels: Kernels, gatewayMac: number) {
@@ -108,17 +110,23 @@ export class TcpEmitter {
     return told < WINDOW / 4 && now - told >= WINDOW / 2;
   }
 
-  /** One frame without payload. A SYN carries options. */
+  /** One frame without payload. A SYN carries options, and an ACK what was received out of order. */
   control(flow: TcpFlow, flags: number, seq: number): void {
-    const options = flags & TcpFlag.syn ? SYN_OPTIONS : 0;
     const port = flow.owner.port;
     this.#refresh(flow, flags);
-    const at = port.reserve(SEGMENT_HEADERS + SYN_OPTIONS);
+    const at = port.reserve(SEGMENT_HEADERS + MAX_OPTIONS);
     this.#u8.copyWithin(at, flow.template, flow.template + SEGMENT_HEADERS);
     let bytes = SEGMENT_HEADERS;
-    if (options) {
+    if (flags & TcpFlag.syn) {
       const scale = flow.forwarded || flow.shiftIn > 0 ? WINDOW_SHIFT : -1;
-      bytes += writeSynOptions(this.#u8, at + SEGMENT_HEADERS, { mss: port.mtu - IPV4_HEADER - TCP_HEADER, windowScale: scale });
+      bytes += writeSynOptions(this.#u8, at + SEGMENT_HEADERS, {
+        mss: port.mtu - IPV4_HEADER - TCP_HEADER,
+        windowScale: scale,
+        sack: flow.forwarded || flow.sack,
+      });
+    } else if (flow.sack && flow.early !== null && flags === TcpFlag.ack) {
+      const blocks = flow.early.stretches(this.#edges);
+      if (blocks > 0) bytes += writeSack(this.#view, at + bytes, this.#edges, blocks);
     }
     this.#finish(at, bytes, seq, flow.ipId++);
     port.commit(bytes);

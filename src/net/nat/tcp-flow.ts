@@ -62,6 +62,8 @@ export class TcpFlow {
   /** Payload that the host socket has not taken yet, bytes. */
   queued = 0;
   ackDue = false;
+  /** The guest takes selective acknowledgements. */
+  sack = false;
   /** Payload out of order; null until there is some. */
   early: TcpReassembly | null = null;
 

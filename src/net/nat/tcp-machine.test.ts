@@ -128,7 +128,7 @@ describe('opening towards the guest (B67)', () => {
   test('the SYN comes from the client; its payload waits for the answer', () => {
     const r = new TcpRig();
     accept(r);
-    expect(r.take()).toEqual(['S seq 0 mss 1460 scale 7']);
+    expect(r.take()).toEqual(['S seq 0 mss 1460 scale 7 sack']);
     r.host('SSH-2.0');
     expect(r.take()).toEqual([]);
     r.guest('S.', { ...toGuest, ack: 1 });
@@ -190,6 +190,20 @@ describe('payload of the guest', () => {
     expect(Buffer.concat(r.written).toString()).toBe('abcdefghijkl');
     r.machine.cut(r.flow!, r.now);
     expect(r.flow!.owner.held).toBe(0);
+  });
+
+  test('a guest that takes selective acknowledgements (RFC 2018) is told what waits: what came last first, then the others', () => {
+    const r = new TcpRig().established({ sack: true });
+    r.guest('.', { seq: 11, data: 'bbbbb' });
+    expect(r.take()).toEqual(['. seq 1 ack 1 sack 11 16']);
+    r.guest('.', { seq: 31, data: 'ddddd' });
+    expect(r.take()).toEqual(['. seq 1 ack 1 sack 31 36 11 16']);
+    r.guest('.', { seq: 16, data: 'ccccc' });
+    expect(r.take()).toEqual(['. seq 1 ack 1 sack 11 21 31 36']);
+    for (const seq of [41, 51, 61, 71]) r.guest('.', { seq, data: 'e' });
+    expect(r.take().at(-1)).toBe('. seq 1 ack 1 sack 71 72 11 21 31 36 41 42');
+    r.guest('.', { seq: 1, data: 'aaaaaaaaaa' });
+    expect(r.take()).toEqual(['write 10', 'write 10', '. seq 1 ack 21 sack 71 72 31 36 41 42 51 52']);
   });
 
   test('a keep-alive probe is answered', () => {
@@ -256,6 +270,15 @@ describe('payload for the guest', () => {
     expect(r.take()).toEqual(['P. seq 1 ack 1 len 1460']);
     r.guest('.', { seq: 1, ack: 1461, window: 3000 });
     expect(r.take()).toEqual(['. seq 1461 ack 1 len 1460', 'P. seq 2921 ack 1 len 1460']);
+  });
+
+  test('the window of a segment that is sent again counts, when it acknowledges something new: the guest is never sent more than it takes', () => {
+    const r = new TcpRig().established({ window: 100 });
+    r.guest('.', { seq: 1001, data: KB, window: 100, ack: 1 }); // early: a newer sequence number
+    r.host(Buffer.alloc(20_000));
+    r.take();
+    r.guest('.', { seq: 1, data: 'x', window: 10, ack: 1 + 4 * 1460 });
+    expect(r.take()).toEqual(['write 1', '. seq 7121 ack 2']);
   });
 
   test('a closed window is probed with backoff, and opens', () => {

@@ -289,6 +289,7 @@ export class TcpMachine {
     flow.mss = Math.max(64, Math.min(options.mss || DEFAULT_MSS, flow.owner.port.mtu - 40));
     flow.shiftOut = Math.max(0, options.windowScale);
     flow.shiftIn = options.windowScale < 0 ? 0 : WINDOW_SHIFT;
+    flow.sack = options.sack;
   }
 
   /** A segment for a flow whose SYN we have, but have not answered, or whose answer is not acknowledged. */

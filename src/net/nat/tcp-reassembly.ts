@@ -22,6 +22,8 @@ export class TcpReassembly {
   readonly #account: { held: number };
   readonly #runs: Run[] = [];
   #held = 0;
+  /** Where what came last began. */
+  #newest = 0;
   /** Result of `take`: where the bytes are in packet memory, good until the next call. */
   at = 0;
   #spent: Chunk | null = null;
@@ -34,6 +36,7 @@ export class TcpReassembly {
   /** Keeps a copy of [at, at + length), whose first byte is `seq`. False when it, or a part of it, was not kept. */
   add(seq: number, at: number, length: number): boolean {
     const runs = this.#runs;
+    this.#newest = seq;
     let i = runs.length;
     while (i > 0 && seqDiff(runs[i - 1]!.seq, seq) > 0) i--;
     while (length > 0) {
@@ -63,6 +66,36 @@ export class TcpReassembly {
       length -= n;
     }
     return true;
+  }
+
+  /**
+   * The stretches without gaps that are kept, as a selective acknowledgement tells them: the one that grew last, then the others from the oldest on. Writes their first sequence
+   * numbers and those after their last ones into `edges`, as many as fit; returns how many stretches.
+   */
+  stretches(edges: Int32Array): number {
+    const runs = this.#runs;
+    const most = edges.length >> 1;
+    let n = 1; // the first place is for the newest
+    let found = false;
+    for (let i = 0; i < runs.length && (n < most || !found); ) {
+      const from = runs[i]!.seq;
+      let to = from;
+      for (; i < runs.length && seqDiff(runs[i]!.seq, to) <= 0; i++) {
+        const end = seqAdd(runs[i]!.seq, runs[i]!.chunk.end - runs[i]!.chunk.start);
+        if (seqDiff(end, to) > 0) to = end;
+      }
+      const newest = !found && seqDiff(this.#newest, from) >= 0 && seqDiff(this.#newest, to) < 0;
+      const place = newest ? 0 : n;
+      if (newest) found = true;
+      else if (n === most) continue;
+      else n++;
+      edges[2 * place] = from;
+      edges[2 * place + 1] = to;
+    }
+    if (found) return n;
+    // what came last was not kept, or has been taken
+    edges.copyWithin(0, 2, 2 * n);
+    return n - 1;
   }
 
   /** Takes out the run that goes on at `next`: sets `at` and returns its bytes; 0 when there is none. */
