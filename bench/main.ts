@@ -4,15 +4,16 @@ import { parseArgs } from 'node:util';
 import { missing } from '../test/world/world.ts';
 import { benchNet } from './net.ts';
 import { benchTimes } from './times.ts';
+import { benchUser } from './user.ts';
 
 const HELP = `Usage: npm run bench -- [OPTIONS]
 
 Measures anka beside what it is compared with, in one run.
 
-  --only net|times  Only the network's speed, or only the commands' times and memory.
-  --quick           Fewer and shorter rounds: to see that it runs, not to compare.
-  --json FILE       Write the figures of every round to FILE.
-  --help            Show this message.
+  --only net|user|times  Only the kernel engine's speed, only the user engine's, or only the commands' times and memory.
+  --quick                Fewer and shorter rounds: to see that it runs, not to compare.
+  --json FILE            Write the figures of every round to FILE.
+  --help                 Show this message.
 `;
 
 const { values } = parseArgs({
@@ -22,13 +23,14 @@ if (values.help) {
   process.stdout.write(HELP);
   process.exit(0);
 }
-if (values.only !== undefined && !['net', 'times'].includes(values.only)) {
-  process.stderr.write(`--only '${values.only}': must be net or times\n`);
+if (values.only !== undefined && !['net', 'user', 'times'].includes(values.only)) {
+  process.stderr.write(`--only '${values.only}': must be net, user or times\n`);
   process.exit(2);
 }
 const figures: Record<string, object> = {};
 for (const [name, needs, run] of [
-  ['net', ['root', 'netns'], benchNet],
+  ['net', ['root', 'netns', 'cc'], benchNet],
+  ['user', ['root', 'netns', 'tun', 'cc'], benchUser],
   ['times', ['root', 'netns', 'tun', 'qemu'], benchTimes],
 ] as const) {
   if (values.only !== undefined && values.only !== name) continue;

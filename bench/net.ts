@@ -2,15 +2,11 @@
  * Our kernel network beside loopback and beside a bridge that was made by hand, in one run: rounds of all three, one after the other, the median of each.
  * A guest is a namespace on a veth, as the speed of QEMU's own card is not what is asked.
  */
-import { fileURLToPath } from 'node:url';
 import { dhcp, guest, nic, rule, state } from '../test/contract/guest-tools.ts';
 import { RemoteEngine } from '../test/world/remote-engine.ts';
 import { type Namespace, World } from '../test/world/world.ts';
+import { connects, IPERF_PORT, latency, PROBE_PORT, serveAll, throughput } from './probe.ts';
 import { median, spread, table } from './stats.ts';
-
-const PROBE = fileURLToPath(new URL('probe.mjs', import.meta.url));
-const IPERF_PORT = 5201;
-const PROBE_PORT = 7000;
 
 /** One of the things compared: from a guest to a server outside, from outside to a server in the guest, from the host to the guest. */
 interface Bed {
@@ -22,12 +18,6 @@ interface Bed {
   out: { address: string; iperf: number; probe: number };
   in: { address: string; iperf: number; probe: number };
   direct: string;
-}
-
-async function serveAll(ns: Namespace): Promise<void> {
-  ns.spawn(['iperf3', '-s', '-p', String(IPERF_PORT)]);
-  const probe = ns.spawn([process.execPath, PROBE, 'serve', String(PROBE_PORT)]);
-  await new Promise((resolve) => probe.stdout?.once('data', resolve));
 }
 
 async function handMade(): Promise<{ bed: Bed; close(): void }> {
@@ -89,20 +79,6 @@ async function ours(): Promise<{ bed: Bed; close(): Promise<void> }> {
   };
 }
 
-/** Gbit/s of one TCP stream. */
-async function throughput(from: Namespace, address: string, port: number, seconds: number, reverse = false): Promise<number> {
-  const text = await from.ask(`iperf3 -J -t ${seconds} -O 0.5 ${reverse ? '-R' : ''} -c ${address} -p ${port}`);
-  const end = (JSON.parse(text ?? '{}') as { end?: { sum_received?: { bits_per_second: number } } }).end;
-  if (!end?.sum_received) throw new Error(`iperf3 to ${address}:${port} failed`);
-  return end.sum_received.bits_per_second / 1e9;
-}
-
-async function probe(from: Namespace, ...args: (string | number)[]): Promise<Record<string, number>> {
-  const text = await from.ask(`${process.execPath} ${PROBE} ${args.join(' ')}`);
-  if (text === null) throw new Error(`probe ${args.join(' ')} failed`);
-  return JSON.parse(text) as Record<string, number>;
-}
-
 type Figures = Record<string, number[]>;
 
 async function round(bed: Bed, quick: boolean, into: Figures): Promise<void> {
@@ -114,14 +90,11 @@ async function round(bed: Bed, quick: boolean, into: Figures): Promise<void> {
   note('guest → outside, Gbit/s', await throughput(bed.guest, bed.out.address, bed.out.iperf, seconds));
   note('outside → guest, forwarded port, Gbit/s', await throughput(bed.outside, bed.in.address, bed.in.iperf, seconds));
   note('host → guest, Gbit/s', await throughput(bed.host, bed.direct, IPERF_PORT, seconds));
-  const l = await probe(bed.guest, 'latency', bed.out.address, bed.out.probe, quick ? 2000 : 10_000);
-  note('round trip guest → outside, µs', l['median'] as number);
-  note('round trip guest → outside, p99, µs', l['p99'] as number);
-  note('new connections guest → outside, /s', (await probe(bed.guest, 'connects', bed.out.address, bed.out.probe, quick ? 1 : 3, 8))['rate'] as number);
-  note(
-    'new connections outside → forwarded port, /s',
-    (await probe(bed.outside, 'connects', bed.in.address, bed.in.probe, quick ? 1 : 3, 8))['rate'] as number,
-  );
+  const l = await latency(bed.guest, bed.out.address, bed.out.probe, quick ? 0.5 : 2);
+  note('round trip guest → outside, µs', l.median);
+  note('round trip guest → outside, p99, µs', l.p99);
+  note('new connections guest → outside, /s', (await connects(bed.guest, bed.out.address, bed.out.probe, quick ? 1 : 3, 8)).rate);
+  note('new connections outside → forwarded port, /s', (await connects(bed.outside, bed.in.address, bed.in.probe, quick ? 1 : 3, 8)).rate);
 }
 
 /** Runs it, prints the table, and returns the figures. */

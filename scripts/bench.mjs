@@ -8,7 +8,7 @@ const step = (file, args) => {
   if (run.status !== 0) process.exit(run.status ?? 1);
 };
 if (!process.argv.includes('--help')) {
-  step('bash', ['scripts/setup.sh', '--test']);
+  step('bash', ['scripts/setup.sh', '--bench']);
   step(process.execPath, ['scripts/build.mjs']);
 }
 step(process.execPath, ['--import', 'tsx', 'bench/main.ts', ...process.argv.slice(2)]);

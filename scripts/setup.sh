@@ -2,13 +2,15 @@
 # Installs what is missing: Debian packages (said before it is done) and npm packages.
 #   setup.sh --demo   what anka itself needs
 #   setup.sh --test   that, and the programs that the tests compare with
+#   setup.sh --bench  that, and the programs whose speed is compared
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH=$PATH:/usr/sbin:/sbin
 run=(qemu-system-x86 qemu-utils iproute2 nftables mmdebstrap uidmap e2fsprogs cpio kmod busybox-static openssh-client procps dosfstools mtools)
 peers=(curl iperf3 ethtool udhcpc isc-dhcp-client bind9-dnsutils tshark dnsmasq-base python3-minimal iputils-ping iptables tcpdump mandoc librsvg2-bin gcc libc6-dev zsh fish syslinux)
 want=("${run[@]}")
-[ "${1:-}" = --test ] && want+=("${peers[@]}")
+[ "${1:-}" = --demo ] || want+=("${peers[@]}")
+[ "${1:-}" = --bench ] && want+=(passt slirp4netns)
 missing=()
 for p in "${want[@]}"; do
   dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")

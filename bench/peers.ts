@@ -1,0 +1,242 @@
+/**
+ * The user engine's network process, and the programs that it is compared with, each made ready in a world of its own: a guest (a namespace behind the shim) that reaches
+ * the outside, and two host ports that lead to the guest's servers. All without rights, but slirp4netns, which enters the guest's namespace.
+ */
+import { chownSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { request } from 'node:http';
+import { createConnection } from 'node:net';
+import { delimiter, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { NetworkConfig, NetworkNic } from '../src/engine/user/network-config.ts';
+import { LineClient } from '../src/lib/json-lines.ts';
+import { dhcp, macText, nic, rule, SUBNETS } from '../test/contract/guest-tools.ts';
+import { AS_ORDINARY_USER, ORDINARY } from '../test/world/remote-engine.ts';
+import { joinTap, shimmedGuest } from '../test/world/shim.ts';
+import { type Namespace, until, World } from '../test/world/world.ts';
+import { IPERF_PORT, PROBE_PORT } from './probe.ts';
+
+export const HOST_IPERF = 15201;
+export const HOST_PROBE = 17000;
+const GUEST_IP = '192.168.64.2';
+const GATEWAY = '192.168.64.1';
+const FORWARDS = [
+  [HOST_IPERF, IPERF_PORT],
+  [HOST_PROBE, PROBE_PORT],
+] as const;
+const NETWORK_PROCESS = fileURLToPath(new URL('../dist/engine/user/network-main.js', import.meta.url));
+
+/** One program, ready. */
+export interface Peer {
+  world: World;
+  guest: Namespace;
+  /** Processes that are its cost. */
+  pids(): number[];
+}
+
+/** A program that can be made ready with an MTU; `null` for one that this machine has not got. */
+export interface PeerKind {
+  name: string;
+  mtus: readonly number[];
+  present(): boolean;
+  start(mtu: number): Promise<Peer>;
+}
+
+function onPath(program: string): boolean {
+  return (process.env['PATH'] ?? '').split(delimiter).some((d) => {
+    try {
+      return readFileSync(join(d, program)).length > 0;
+    } catch {
+      return false;
+    }
+  });
+}
+
+/** A process's command line; empty when it is gone. */
+function commandOf(pid: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'latin1').replaceAll('\0', ' ');
+  } catch {
+    return '';
+  }
+}
+
+/** Processes of a namespace whose command line has `text` in it. */
+function pidsOf(ns: Namespace, text: string): number[] {
+  const all = ns.run(`ip netns pids ${ns.name}`).split('\n');
+  return all.filter((p) => p !== '' && commandOf(p).includes(text)).map(Number);
+}
+
+/** A program whose chatter goes into a file. */
+function quietly(log: string, ...argv: string[]): string[] {
+  return ['sh', '-c', 'exec "$@" >"$0" 2>&1', log, ...argv];
+}
+
+/** Joins the guest's tap to a socket as soon as that is there. */
+async function dialWhenReady(guest: Namespace, socket: string): Promise<void> {
+  await until('the program listens', () => existsSync(socket));
+  await joinTap(guest, 'eth0', 'dial', socket);
+}
+
+/** A world, and a folder in it for an ordinary user. */
+function begin(name: string): { world: World; dir: string } {
+  const world = new World(name);
+  const dir = join(world.dir, 'run');
+  mkdirSync(dir);
+  chownSync(dir, ORDINARY, ORDINARY);
+  return { world, dir };
+}
+
+async function plainGuest(world: World, mtu: number, address = GUEST_IP, gateway = GATEWAY): Promise<Namespace> {
+  const guest = world.namespace('g1');
+  guest.run(`ip tuntap add dev eth0 mode tap && ip link set eth0 address ${macText(1)} mtu ${mtu} txqueuelen 20000 up`);
+  guest.run(`ip addr add ${address}/24 dev eth0; ip route add default via ${gateway}`);
+  return guest;
+}
+
+/** The user engine's own process, from dist, with cards. */
+export class OurNetwork {
+  readonly world: World;
+  readonly guests: Namespace[] = [];
+  readonly dir: string;
+  readonly #mtu: number;
+  #client: LineClient | null = null;
+  #nics: NetworkNic[] = [];
+
+  constructor(name: string, mtu: number) {
+    ({ world: this.world, dir: this.dir } = begin(name));
+    this.#mtu = mtu;
+  }
+
+  async start(): Promise<void> {
+    const control = join(this.dir, 'net.sock');
+    const files = ['--control', control, '--leases', join(this.dir, 'leases'), '--log', join(this.dir, 'log')];
+    this.world.host.spawn([...AS_ORDINARY_USER, process.execPath, NETWORK_PROCESS, ...files]);
+    const socket = await until('the network process listens', () => {
+      const s = createConnection(control);
+      return new Promise<typeof s | null>((resolve) => s.once('connect', () => resolve(s)).once('error', () => resolve(null)));
+    });
+    this.#client = new LineClient(socket, () => {});
+  }
+
+  pids(): number[] {
+    return pidsOf(this.world.host, 'network-main');
+  }
+
+  /** A path on which the card's guest has to listen. */
+  socket(n: number): string {
+    return join(this.dir, `nic${n}.sock`);
+  }
+
+  /** Plugs in a card, whose guest listens already. */
+  async plug(n: number, rules = n === 1 ? FORWARDS.map(([h, g]) => rule(h, g)) : []): Promise<void> {
+    const mac = 0x564545000000 + n;
+    this.#nics.push({ ...nic(n), id: `nic${n}`, vmName: `vm${n}`, outsideMac: mac, insideMac: mac, rules, socket: this.socket(n) });
+    const network = { name: 'shared', subnet: SUBNETS.shared, mtu: this.#mtu } as const;
+    const config: NetworkConfig = { network, dnsServers: [], dnsForward: true, nics: this.#nics };
+    await this.#client?.call('configure', config);
+  }
+
+  /** A guest behind a shim with a lease. */
+  async addGuest(n: number): Promise<Namespace> {
+    const mac = `56:45:45:00:00:${n.toString(16).padStart(2, '0')}`;
+    const guest = await shimmedGuest(this.world, `g${n}`, mac, this.socket(n), this.#mtu);
+    guest.run('ip link set eth0 txqueuelen 20000');
+    await this.plug(n);
+    if (!(await dhcp(this.world, guest))) throw new Error(`guest ${n} got no address`);
+    this.guests.push(guest);
+    return guest;
+  }
+}
+
+const anka: PeerKind = {
+  name: 'anka',
+  mtus: [1500, 65_520],
+  present: () => true,
+  async start(mtu) {
+    const net = new OurNetwork('ba-', mtu);
+    await net.start();
+    const guest = await net.addGuest(1);
+    return { world: net.world, guest, pids: () => net.pids() };
+  },
+};
+
+const passt: PeerKind = {
+  name: 'passt',
+  mtus: [1500, 65_520],
+  present: () => onPath('passt'),
+  async start(mtu) {
+    const { world, dir } = begin('bp-');
+    const guest = await plainGuest(world, mtu);
+    const socket = join(dir, 'nic.sock');
+    const forwards = FORWARDS.map(([h, g]) => `${h}:${g}`).join(',');
+    const options = `-q -f -4 -s ${socket} -m ${mtu} -a ${GUEST_IP} -n 24 -g ${GATEWAY} --no-map-gw -t ${forwards} -u none -l ${join(dir, 'log')}`;
+    world.host.spawn(quietly(join(world.dir, 'log'), ...AS_ORDINARY_USER, 'passt', ...options.split(' ')));
+    await dialWhenReady(guest, socket);
+    return { world, guest, pids: () => pidsOf(world.host, socket) };
+  },
+};
+
+const slirp: PeerKind = {
+  name: 'libslirp (QEMU)',
+  mtus: [1500],
+  present: () => onPath('qemu-system-x86_64'),
+  async start(mtu) {
+    const { world, dir } = begin('bs-');
+    const guest = await plainGuest(world, mtu);
+    const socket = join(dir, 'nic.sock');
+    const forwards = FORWARDS.map(([h, g]) => `hostfwd=tcp::${h}-${GUEST_IP}:${g}`).join(',');
+    const machine = ['-machine', 'none', '-nodefaults', '-display', 'none', '-monitor', 'none'];
+    const hub = ['-netdev', 'hubport,hubid=0,id=h0,netdev=u', '-netdev', 'hubport,hubid=0,id=h1,netdev=s'];
+    const user = ['-netdev', `user,id=u,net=192.168.64.0/24,host=${GATEWAY},dns=192.168.64.3,${forwards}`];
+    const stream = ['-netdev', `stream,id=s,server=on,addr.type=unix,addr.path=${socket}`];
+    world.host.spawn(quietly(join(world.dir, 'log'), ...AS_ORDINARY_USER, 'qemu-system-x86_64', ...machine, ...user, ...stream, ...hub));
+    await dialWhenReady(guest, socket);
+    return { world, guest, pids: () => pidsOf(world.host, socket) };
+  },
+};
+
+const slirp4netns: PeerKind = {
+  name: 'slirp4netns',
+  mtus: [1500, 65_520],
+  present: () => onPath('slirp4netns'),
+  async start(mtu) {
+    const { world, dir } = begin('b4-');
+    const guest = world.namespace('g1');
+    const api = join(dir, 'api.sock');
+    const options = ['-c', '-m', String(mtu), '--cidr=192.168.64.0/24', `--api-socket=${api}`, '--netns-type=path', `/run/netns/${guest.name}`, 'tap0'];
+    world.host.spawn(quietly(join(world.dir, 'log'), 'slirp4netns', ...options));
+    for (const [host_port, guest_port] of FORWARDS) {
+      const ask = { execute: 'add_hostfwd', arguments: { proto: 'tcp', host_addr: '0.0.0.0', host_port, guest_addr: '192.168.64.100', guest_port } };
+      await until('slirp4netns answers', () => {
+        const s = createConnection(api, () => s.end(JSON.stringify(ask)));
+        return new Promise<boolean>((resolve) => s.once('data', () => resolve(true)).once('error', () => resolve(false)));
+      });
+    }
+    await until('the guest has its address', () => guest.attempt('ip -o -4 addr show dev tap0')?.includes('192.168.64.100'));
+    return { world, guest, pids: () => pidsOf(world.host, api) };
+  },
+};
+
+/** Not in Debian 12: taken where it is on the PATH. */
+const gvproxy: PeerKind = {
+  name: 'gvproxy',
+  mtus: [1500, 65_520],
+  present: () => onPath('gvproxy'),
+  async start(mtu) {
+    const { world, dir } = begin('bg-');
+    const guest = await plainGuest(world, mtu, '192.168.127.2', '192.168.127.1');
+    const [api, socket] = [join(dir, 'api.sock'), join(dir, 'nic.sock')];
+    const listen = ['-listen', `unix://${api}`, '-listen-qemu', `unix://${socket}`, '-mtu', String(mtu)];
+    world.host.spawn(quietly(join(world.dir, 'log'), ...AS_ORDINARY_USER, 'gvproxy', ...listen));
+    await dialWhenReady(guest, socket);
+    for (const [h, g] of FORWARDS) {
+      await new Promise<void>((resolve, reject) => {
+        const post = request({ socketPath: api, method: 'POST', path: '/services/forwarder/expose' }, (answer) => answer.resume().on('end', resolve));
+        post.on('error', reject).end(JSON.stringify({ local: `:${h}`, remote: `192.168.127.2:${g}`, protocol: 'tcp' }));
+      });
+    }
+    return { world, guest, pids: () => pidsOf(world.host, api) };
+  },
+};
+
+export const PEERS: readonly PeerKind[] = [anka, passt, slirp, slirp4netns, gvproxy];

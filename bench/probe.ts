@@ -1,0 +1,48 @@
+/** What every network bench runs inside its namespaces: iperf3 and the probe (probe.c), as servers and as clients. */
+import { compiled } from '../test/world/compile.ts';
+import type { Namespace } from '../test/world/world.ts';
+
+export const IPERF_PORT = 5201;
+export const PROBE_PORT = 7000;
+
+const program = (): string => compiled(new URL('probe.c', import.meta.url));
+
+/** Serves both on every address of a namespace; ready when this resolves. */
+export async function serveAll(ns: Namespace): Promise<void> {
+  ns.spawn(['iperf3', '-s', '-p', String(IPERF_PORT)]);
+  const probe = ns.spawn([program(), 'serve', String(PROBE_PORT)]);
+  await new Promise((resolve) => probe.stdout?.once('data', resolve));
+}
+
+/** Gbit/s of one TCP stream. `reverse`: the server sends. */
+export async function throughput(from: Namespace, address: string, port: number, seconds: number, reverse = false): Promise<number> {
+  const text = await from.ask(`iperf3 -J -t ${seconds} -O 0.5 --connect-timeout 5000 ${reverse ? '-R' : ''} -c ${address} -p ${port}`);
+  const end = (JSON.parse(text ?? '{}') as { end?: { sum_received?: { bits_per_second: number } } }).end;
+  if (!end?.sum_received) throw new Error(`iperf3 to ${address}:${port} failed`);
+  return end.sum_received.bits_per_second / 1e9;
+}
+
+export interface Probed {
+  /** Per second. */
+  rate: number;
+  /** Microseconds. */
+  median: number;
+  p99: number;
+  failed: number;
+}
+
+async function probe(from: Namespace, ...args: (string | number)[]): Promise<Probed> {
+  const text = await from.ask(`${program()} ${args.join(' ')}`);
+  if (text === null) throw new Error(`probe ${args.join(' ')} failed`);
+  return JSON.parse(text) as Probed;
+}
+
+/** Round trips of 64 bytes over one open connection. */
+export function latency(from: Namespace, address: string, port: number, seconds: number): Promise<Probed> {
+  return probe(from, 'latency', address, port, seconds);
+}
+
+/** Connections, `width` at a time: connect, a byte each way, reset. */
+export function connects(from: Namespace, address: string, port: number, seconds: number, width: number): Promise<Probed> {
+  return probe(from, 'connects', address, port, seconds, width);
+}
