@@ -83,13 +83,16 @@ describe('B93: explain, kernel engine', () => {
   });
 
   test('on a bridge the outside network decides; parted VMs stay parted', () => {
-    const bridged = card(3, { type: 'bridge', bridge: 'en0', vlan: 7, ip: ip(10, 9, 0, 33) });
-    const lone = card(4, { type: 'bridge', bridge: 'en0', isolated: true, ip: ip(10, 9, 0, 34) });
+    const segment = { name: 'en0', hostInterfaces: ['en0', 'anka-br00000000'], hostApart: false };
+    const bridged = card(3, { type: 'bridge', bridge: 'en0', vlan: 7, ip: ip(10, 9, 0, 33), segment });
+    const lone = card(4, { type: 'bridge', bridge: 'en0', isolated: true, ip: ip(10, 9, 0, 34), segment });
     const s = world([bridged, lone]);
     expect(explain(s, bridged, packet(INTERNET))).toMatchObject({ verdict: 'allowed', rule: 'bridge', translated: false });
     expect(explain(s, bridged, packet(INTERNET)).reason).toContain('VLAN 7');
-    expect(explain(s, bridged, packet(lone.ip as number)).verdict).toBe('dropped');
-    expect(explain(s, lone, packet(HOST)).verdict).toBe('dropped');
+    expect(explain(s, bridged, packet(lone.ip as number)).rule).toBe('VLAN 7');
+    expect(explain(s, lone, packet(HOST)).rule).toBe('--no-local');
     expect(explain(s, bridged, packet(bridged.ip as number, { source: INTERNET })).arrives[0]?.at).toBe('vm3');
+    const loose = card(5, { type: 'bridge', bridge: 'en1', ip: null });
+    expect(explain(world([loose]), loose, packet(INTERNET)).rule).toBe('not plugged in');
   });
 });

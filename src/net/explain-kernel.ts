@@ -22,6 +22,7 @@ import {
   show,
   Way,
 } from './explain.ts';
+import { arriveAtBridged, fromBridged, hostToBridged } from './explain-bridge.ts';
 import { FromCard } from './explain-card.ts';
 
 export interface KernelSurroundings extends Surroundings {
@@ -85,7 +86,9 @@ function fromHost(s: KernelSurroundings, card: ExplainedCard, way: Way, begin: P
     const name = ruleName(found.card, found.rule);
     return way.allow(begin, name, `reaches ${found.card.vmName} at ${place(way.destination, way.port)}; ${DEPENDS}`, way.arrival(found.card.vmName));
   }
-  if (card.type === 'bridge') return bridgedArrival(way, begin, card);
+  const bridged = card.type === 'bridge' && typeof to === 'number' ? hostToBridged(way, begin, card, routeTo(s, to)?.dev ?? null) : null;
+  if (bridged) return bridged;
+  if (card.type === 'bridge') return way.allow(begin, 'the host’s routing', 'leaves the host; what is beyond decides', way.arrival('outside'));
   if (card.isolated) {
     const served = (p.protocol === 'udp' && p.port === 68) || card.rules.some((r) => r.protocol === p.protocol && r.guestPort === p.port);
     if (!served) return way.drop(begin, '--no-local', `${card.vmName} is parted from the host`);
@@ -100,7 +103,8 @@ function fromOutside(s: KernelSurroundings, card: ExplainedCard, way: Way, begin
   const to = p.destination;
   if (typeof begin === 'number' && (subnetContains(LOOPBACK, begin) || subnetContains(MULTICAST, begin)))
     return way.drop(begin, 'the host’s routing', `${show(begin)} is no source that can come from outside`);
-  if (typeof to !== 'number' || (card.type === 'bridge' && to === card.ip)) return bridgedArrival(way, begin, card);
+  if (card.type === 'bridge' && to === card.ip) return arriveAtBridged(way, begin, card);
+  if (typeof to !== 'number') return way.drop(begin, 'IPv6 stays on its network', `no IPv6 leads from outside to ${card.vmName}`);
   if (subnetContains(LOOPBACK, to)) return way.drop(begin, 'the host’s routing', 'the loopback is not reached from outside');
   if (s.networks.some((n) => subnetContains(n.subnet, to)))
     return way.drop(begin, 'isolation from outside', `${show(to)} is reached from outside only through a forwarding rule`);
@@ -118,17 +122,6 @@ function fromOutside(s: KernelSurroundings, card: ExplainedCard, way: Way, begin
   if (wall) return way.drop(begin, wall.name, 'another firewall drops what it does not know, and our accept is not in it');
   const name = ruleName(found.card, found.rule);
   return way.allow(begin, name, `reaches ${found.card.vmName}, which sees the client's own address; ${DEPENDS}`, way.arrival(found.card.vmName));
-}
-
-function bridgedArrival(way: Way, begin: PacketAddress, card: ExplainedCard): Explanation {
-  if (card.type !== 'bridge') return way.drop(begin, 'IPv6 stays on its network', `no IPv6 leads from outside to ${card.vmName}`);
-  way.step(card.bridge ?? 'uplink', `the Ethernet network carries it to ${card.vmName}`);
-  return way.allow(
-    begin,
-    'bridge',
-    `${card.vmName} is a machine of the network behind ${card.bridge}: nothing of ours stands between`,
-    way.arrival(card.vmName),
-  );
 }
 
 /** Sent by a VM. */
@@ -198,23 +191,14 @@ class FromKernelCard extends FromCard<KernelSurroundings> {
     if (wall) return this.drop(wall.name, 'another firewall drops what it does not know, and our accept is not in it');
     this.way.step('host', `the source becomes ${own ? formatIpv4(own.address) : `the host's address on ${route.dev}`}`, 'masquerade');
     if (own) this.way.source = own.address;
+    const there = s.cards.find((c) => c.type === 'bridge' && c.ip === to);
+    const bridged = there ? hostToBridged(this.way, this.begin, there, route.dev) : null;
+    if (bridged) return bridged;
     const back = s.forwardingOff.includes(route.dev) ? `; its answers are lost, as forwarding is off on ${route.dev}` : `; ${DEPENDS}`;
     return this.allow('masquerade', `leaves by ${route.dev} through NAT${back}`, this.way.arrival('outside'));
   }
 
   protected bridged(card: ExplainedCard): Explanation {
-    const to = this.p.destination;
-    const other = this.s.cards.find((c) => c.id !== card.id && c.ip === to && c.type === 'bridge' && c.bridge === card.bridge);
-    const parted = other && [card, other].find((c) => c.isolated);
-    if (parted) return this.drop('guard: isolated', `${parted.vmName} is parted from other VMs (--no-local)`);
-    if (card.isolated && isHosts(this.s, to)) return this.drop('--no-local', `${card.vmName} is parted from the host`);
-    this.way.step('guard', 'the MAC address is its own; addresses are the outside network’s business', 'guard: mac');
-    const tag = card.vlan === undefined ? '' : `, tagged with VLAN ${card.vlan}`;
-    const at = other ? other.vmName : isHosts(this.s, to) ? 'host' : 'outside';
-    return this.allow(
-      'bridge',
-      `${card.vmName} is a machine of the network behind ${card.bridge}${tag}; that network decides on the rest`,
-      this.way.arrival(at),
-    );
+    return fromBridged(this.s, card, this.way, this.begin, () => fromOutside(this.s, card, this.way, this.begin));
   }
 }

@@ -2,7 +2,7 @@
  * What happens to a packet of, or for, a VM, and which rule decides (B93). Pure: from what is desired and seen of the host to an explanation.
  *
  * Theory of operation: this is what the explanations of both engines are made of; explain-card.ts follows a packet of a VM as far as the engines agree, and
- * explain-kernel.ts and explain-user.ts follow it through the places where they decide, in their order. The contract suite sends the packets that are explained,
+ * explain-kernel.ts, explain-bridge.ts and explain-user.ts follow it through the places where they decide, in their order. The contract suite sends the packets that are explained,
  * and compares. The packet is about one VM. It is one that comes to it when its destination is the VM, or a port or an address of the host, and its source is
  * somebody else's; in every other case the VM sends it, also with a source that is not its own.
  *
@@ -46,6 +46,18 @@ export interface ExplainedCard {
   /** The guest's address now; null while it has none. */
   ip: number | null;
   rules: readonly ExplainedRule[];
+  /** bridge: where it is plugged in; absent while it is not. */
+  segment?: ExplainedSegment;
+}
+
+/** What VMs of type bridge are plugged into. */
+export interface ExplainedSegment {
+  /** The same for VMs that can hear each other. */
+  name: string;
+  /** Interfaces by which the host itself is a machine of that network. */
+  hostInterfaces: readonly string[];
+  /** The host and the VM cannot reach each other. */
+  hostApart: boolean;
 }
 
 /** What is known of the host and of everything that runs on it. */

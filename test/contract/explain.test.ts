@@ -3,33 +3,20 @@
  * and looked for in all of them.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import type { Explanation, Packet, PacketAddress, PacketProtocol } from '../../src/net/explain.ts';
-import { formatIpv4, parseIpv4 } from '../../src/wire/address.ts';
+import type { PacketProtocol } from '../../src/net/explain.ts';
+import { parseIpv4 } from '../../src/wire/address.ts';
 import { linkLocalOf } from '../../src/wire/address6.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
 import { shimmedGuest } from '../world/shim.ts';
 import { missing, type Namespace, until, World } from '../world/world.ts';
 import { dhcp, guest, macText, nic, rule, state, vmId } from './guest-tools.ts';
-import { Observers } from './packet-probe.ts';
+import { PacketTable, type Row } from './packet-table.ts';
 
 const INTERNET = '198.51.100.1';
 const OUT = '10.9.0.1';
 const HOST = '10.9.0.2';
 const GW = '192.168.64.1';
 const GW_HOST = '192.168.128.1';
-
-/** Names of senders, and of addresses in the table: `ip1` is the address of vm1, `ll2` the link-local IPv6 address of vm2. */
-type Row = [
-  about: number,
-  sender: string,
-  protocol: PacketProtocol,
-  source: string,
-  destination: string,
-  port: number,
-  /** Where the engines differ: kernel/user, with - where the packet has no sense. */
-  verdict: string,
-  sourcePort?: number,
-];
 
 /**
  * vm1 shared with rules, vm2 shared, vm3 host with a rule, vm4 host, vm5 shared and parted, with a rule, vm6 disconnected, vm7 shared without an address.
@@ -135,8 +122,6 @@ const ROWS: Row[] = [
   [3, 'vm3', 'udp', '-', '2001:db8::1', 5000, 'dropped'],
 ];
 
-const NUMBERS: Record<PacketProtocol, number> = { icmp: 1, tcp: 6, udp: 17, other: 47 };
-
 const ENGINES = [
   { kind: 'kernel' as const, why: missing('root', 'netns') },
   { kind: 'user' as const, why: missing('root', 'netns', 'tun', 'cc') },
@@ -157,13 +142,8 @@ describe.each(SUITES)('%s', (_suite, { kind, why }) => {
   const rows = rowsOf(kind);
   let w: World;
   let e: RemoteEngine;
-  const places = new Map<string, Namespace>();
-  const words = new Map<string, string>();
-  const told: Explanation[] = [];
-  const heard: string[] = [];
-  let observers: Observers;
-  const token = (i: number): string => `token-${String(i).padStart(3, '0')}`;
-  const word = (text: string): string => words.get(text) ?? text;
+  const table = new PacketTable(rows);
+  const { places, words } = table;
 
   beforeEach((test) => test.skip(why !== null));
 
@@ -199,54 +179,9 @@ describe.each(SUITES)('%s', (_suite, { kind, why }) => {
     for (const [n, ns] of places)
       if (n !== 'vm6') await until(`${n}'s IPv6 address is its own`, () => !ns.run('ip -6 addr show dev eth0').includes('tentative'));
     await until('the host is ready for IPv6', () => !w.host.run('ip -6 addr').includes('tentative'));
-    observers = new Observers(w);
-    for (const [name, ns] of places) await observers.watch(name, ns, /^vm[67]$/.test(name) ? [] : [word(`ip${name.slice(2)}`)]);
-    places.set('outside', w.outside).set('host', w.host);
-    await observers.watch('outside', w.outside, [OUT]);
-    await observers.watch('host', w.host, [GW, GW_HOST, HOST]);
-
-    for (const [about, , protocol, source, destination, port, , sourcePort] of rows) {
-      const address = (text: string): PacketAddress => parseIpv4(word(text)) ?? word(text);
-      const packet: Packet = {
-        protocol,
-        source: source === '-' ? null : address(source),
-        sourcePort: sourcePort ?? null,
-        destination: address(destination),
-        port: port === 0 ? null : port,
-      };
-      told.push(await e.explain(vmId(about), packet));
-    }
-    // a few at once: each is a process that may wait for an answer
-    let next = 0;
-    const work = async (): Promise<void> => {
-      for (let i = next++; i < rows.length; i = next++) {
-        const [, sender, protocol, source, destination, port, , sourcePort] = rows[i] as Row;
-        const to = word(destination);
-        const n = Number(sender.slice(2));
-        const own = source === '-' || source === `ip${n}` || sender === 'host' || sender === 'outside';
-        const from = source !== '-' ? word(source) : sender === 'vm6' ? '192.168.64.60' : word(`ip${n}`);
-        const kind = to.includes(':') ? 'udp6' : protocol === 'tcp' ? (own ? 'connect' : 'syn') : protocol;
-        heard[i] = await observers.send(places.get(sender) as Namespace, kind, token(i), from, to, sourcePort ?? 0, port);
-      }
-    };
-    await Promise.all(Array.from({ length: 6 }, work));
-    await until(
-      'what was allowed has come out',
-      () => told.every((x, i) => x.arrives.length === 0 || x.arrives.every((a) => a.at === 'gateway' || seenAt(i).some((s) => s.at === a.at))),
-      20_000,
-    ).catch(() => {});
+    await table.watch(w, (name) => (/^vm[67]$/.test(name) ? [] : [words.get(`ip${name.slice(2)}`) as string]), { outside: [OUT], host: [GW, GW_HOST, HOST] });
+    await table.explainAndSend(e, { vm6: '192.168.64.60' });
   }, 600_000);
-
-  /** Where the packet came out: without the host's end of a listener that carried it on, what a sender to many hears of itself, and answers. */
-  function seenAt(i: number) {
-    const [, sender, , , destination] = rows[i] as Row;
-    const many = /^(239|.*\.255$)/.test(destination);
-    const x = told[i] as Explanation;
-    const carried = x.steps.some((s) => s.does.includes('listener')) || x.arrives.some((a) => a.at === 'gateway');
-    return (observers.seen.get(token(i)) ?? []).filter(
-      (s) => !(carried && s.at === 'host') && !(s.at === sender && (many || (s.source === word(destination) && s.destination !== s.source))),
-    );
-  }
 
   afterAll(async () => {
     if (!w) return;
@@ -259,37 +194,5 @@ describe.each(SUITES)('%s', (_suite, { kind, why }) => {
     expect(new Set(rows.map((r) => r[6]))).toEqual(new Set(['allowed', 'dropped', 'refused']));
   });
 
-  test.each(rows.map((r, i) => [`${r[1]}: ${r[2]} ${r[3]} → ${r[4]}${r[5] ? `:${r[5]}` : ''}`, i] as const))('B93: %s', (_name, i) => {
-    const [, , protocol, , , , verdict] = rows[i] as Row;
-    const x = told[i] as Explanation;
-    const seen = seenAt(i);
-    expect(x.verdict, JSON.stringify(x)).toBe(verdict);
-    expect(new Set(seen.map((s) => s.at)), `${JSON.stringify(x)} ${heard[i]}`).toEqual(new Set(x.arrives.map((a) => a.at).filter((at) => at !== 'gateway')));
-    if (verdict === 'allowed') expect(x.arrives.length).toBeGreaterThan(0);
-    for (const a of x.arrives) {
-      if (a.at === 'gateway') {
-        expect(heard[i], 'the gateway answers by itself').toBe('answered');
-        continue;
-      }
-      const s = seen.find((y) => y.at === a.at && y.protocol === NUMBERS[protocol]);
-      expect(s, `of ${protocol}`).toBeDefined();
-      expect(s?.source, 'the source').toBe(a.source);
-      if (s?.destination !== '?') expect(s?.destination, 'the destination').toBe(a.destination);
-      // ports that our own DHCP and DNS are moved to are no matter of the packet
-      if (a.port !== null && a.at !== 'host' && a.port !== 67) expect(s?.port, 'the port').toBe(a.port);
-    }
-    if (verdict !== 'allowed') expect(heard[i]).toBe(verdict === 'refused' ? 'refused' : 'silent');
-    expect(x.translated).toBe(x.arrives.some((a) => a.source !== formatIpv4(0) && x.packet !== `${protocol} ${a.source} → ${a.destination}` && changed(x, a)));
-  });
-
-  /** The packet's text names another source, destination or port than the arrival. */
-  function changed(x: Explanation, a: Explanation['arrives'][number]): boolean {
-    const [from, to] = x.packet.slice(x.packet.indexOf(' ') + 1).split(' → ') as [string, string];
-    const [, address, port] = /^\[?([0-9a-f.:]+?)\]?(?::(\d+))?$/.exec(to.includes('.') || to.startsWith('[') ? to : `[${to}]`) as unknown as [
-      string,
-      string,
-      string,
-    ];
-    return !from.startsWith(a.source) || address !== a.destination || (port === undefined ? null : Number(port)) !== a.port;
-  }
+  test.each(table.names())('B93: %s', (_name, i) => table.check(i));
 });

@@ -6,9 +6,10 @@ import { parseIpv4, parseMac } from '../../wire/address.ts';
 import type { DesiredState } from '../engine.ts';
 import { findFirewalls } from './firewalls.ts';
 import { BRIDGES, bridgeMac } from './names.ts';
+import type { Plugs } from './uplinks.ts';
 
 /** `ipOf` gives a guest's address now, by the id of its card. */
-export async function gatherFacts(desired: DesiredState, ipOf: (id: string) => number | null): Promise<KernelSurroundings> {
+export async function gatherFacts(desired: DesiredState, plugs: Plugs, ipOf: (id: string) => number | null): Promise<KernelSurroundings> {
   const addresses = [...(await listAddresses())].flatMap(([dev, texts]) =>
     texts.flatMap((text) => {
       const [address, prefix] = text.split('/') as [string, string];
@@ -22,7 +23,12 @@ export async function gatherFacts(desired: DesiredState, ipOf: (id: string) => n
     if ((await readSysctl(`net/ipv4/conf/${dev}/forwarding`))?.trim() === '0') forwardingOff.push(dev);
   return {
     networks: desired.networks.map((n) => ({ ...n, interface: BRIDGES[n.name], gatewayMac: parseMac(bridgeMac(n.name)) as number })),
-    cards: desired.nics.map((nic) => ({ ...nic, ip: ipOf(nic.id) })),
+    cards: desired.nics.map((nic) => {
+      const plug = nic.type === 'bridge' ? plugs.get(nic.id) : undefined;
+      if (!plug) return { ...nic, ip: ipOf(nic.id) };
+      const name = plug.own.length === 0 ? plug.bridge : plug.uplink;
+      return { ...nic, ip: ipOf(nic.id), segment: { name, hostInterfaces: [plug.uplink, plug.bridge], hostApart: plug.limit !== '' } };
+    }),
     addresses,
     routes,
     forwardingOff,

@@ -245,7 +245,7 @@ class KernelEngine implements Engine {
 
   async explain(id: string, packet: Packet): Promise<Explanation> {
     const addresses = new Map((await this.observe()).nics.map((n) => [n.id, n.ip]));
-    const facts = await gatherFacts(this.#desired, (x) => addresses.get(x) ?? null);
+    const facts = await gatherFacts(this.#desired, this.#plugs, (x) => addresses.get(x) ?? null);
     const card = facts.cards.find((c) => c.id === id);
     if (!card) throw new AnkaError('network', `the engine knows no card of VM ${id}`);
     return explainKernel(facts, card, packet);

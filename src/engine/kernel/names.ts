@@ -28,7 +28,7 @@ export interface SegmentNames {
 
 export function segmentNames(uplink: string): SegmentNames {
   const key = createHash('sha256').update(uplink).digest('hex').slice(0, 8);
-  return { bridge: `anka-br${key}`, plug: `${PLUG_PREFIX}${key}`, port: `anka-pt${key}` };
+  return { bridge: `${SEGMENT_PREFIX}${key}`, plug: `${PLUG_PREFIX}${key}`, port: `anka-pt${key}` };
 }
 
 /** What is made for one card that is bridged by a macvlan: a bridge with the card's tap and the macvlan in it. */
@@ -37,6 +37,8 @@ export function cardBridgeNames(id: string): { bridge: string; plug: string } {
   return { bridge, plug };
 }
 
+/** Begins the name of every bridge for type bridge. */
+export const SEGMENT_PREFIX = 'anka-br';
 /** Begins the name of every end in a bridge. */
 export const PLUG_PREFIX = 'anka-pl';
 

@@ -5,6 +5,7 @@
  * same for one VM and for two hundred. Table `bridge anka` is the guard (B91): a card speaks with its own MAC and its own address. An address that nobody
  * owns may be claimed by ARP (B50): the claim goes into a set with a timeout, and the engine makes it the card's own when it sees it. Table `ip anka`
  * holds NAT, forwarding (DNAT), isolation from outside, and the port rewriting of DHCP and DNS. Table `ip6 anka` keeps IPv6 from crossing the bridges.
+ * `meta protocol arp` stands where nft would look at the type behind the addresses, which of a frame in a VLAN is the tag's.
  * Bridged cards speak with their own MAC and without the host's address; which others they use is their network's business, and only noted.
  *
  * Drops are counted per card and reason in sets named `drop_…`, as nft has no counters by interface.
@@ -16,7 +17,7 @@
  */
 import { broadcastOf, formatIpv4, formatMac, formatSubnet, gatewayOf } from '../../wire/address.ts';
 import type { DesiredNetwork, DesiredNic, DesiredRule } from '../engine.ts';
-import { BRIDGES, bridgeMac, DHCP_PORTS, DNS_PORT, PLUG_PREFIX, tapName } from './names.ts';
+import { BRIDGES, bridgeMac, DHCP_PORTS, DNS_PORT, PLUG_PREFIX, SEGMENT_PREFIX, tapName } from './names.ts';
 
 /** A card with what was learned of it. */
 export interface RuledNic {
@@ -111,6 +112,7 @@ ${n.name === 'host' && shared ? `    ip daddr ${formatSubnet(shared.subnet)} cou
   .join('\n')}
   chain rewrite_in {
     type filter hook prerouting priority raw; policy accept;
+    iifname ${q(`${SEGMENT_PREFIX}*`)} notrack accept comment "with br_netfilter: what stays on a segment, or has yet to come to the host, is not ours to translate"
     iifname vmap { ${networks.map((n) => `${q(BRIDGES[n.name])} : goto from_${n.name}`).join(', ')}, "lo" : accept }
     ip daddr @subnets counter drop comment "from outside only through a forwarding rule"
   }
@@ -280,9 +282,9 @@ ${DROP_REASONS.map((r) => `  set drop_${r} { type ifname; size 65535; flags dyna
     ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 ${drop('ethertype')} comment "groups of the link itself: no guest speaks spanning tree to a switch"
     iifname . ether saddr != @mac ${drop('mac_spoof')}
     meta protocol arp iifname . arp saddr ether != @mac ${drop('arp_spoof')}
-    arp saddr ip @host_addresses ${drop('arp_spoof')}
+    meta protocol arp arp saddr ip @host_addresses ${drop('arp_spoof')}
     ip saddr @host_addresses ${drop('ip_spoof')}
-    arp saddr ip != 0.0.0.0 update @seen { ether saddr . arp saddr ip timeout ${SEEN_TIMEOUT} }
+    meta protocol arp arp saddr ip != 0.0.0.0 update @seen { ether saddr . arp saddr ip timeout ${SEEN_TIMEOUT} }
     accept
   }
 ${onNetwork.join('\n')}

@@ -1,0 +1,153 @@
+/**
+ * B93 for type bridge: what `explain` says of a packet, and what then really happens to it, on the no-touch bridge and by macvlan. VLANs have a table of their own, as the outside is in
+ * one VLAN at a time.
+ */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { DesiredState } from '../../src/engine/engine.ts';
+import { objectWith } from '../../src/engine/kernel/ebpf-constant.ts';
+import { linkLocalOf } from '../../src/wire/address6.ts';
+import { RemoteEngine } from '../world/remote-engine.ts';
+import { missing, type Namespace, until, World } from '../world/world.ts';
+import { dhcp, guest, macText, nic, rule, state } from './guest-tools.ts';
+import { PacketTable, type Row } from './packet-table.ts';
+
+const why = missing('root', 'netns');
+process.env['ANKA_ALLOW_VIRTUAL_UPLINK'] = '1';
+
+const INTERNET = '198.51.100.1';
+const OUT = '10.9.0.1';
+const HOST = '10.9.0.2';
+const GW = '192.168.64.1';
+
+/** vm1 and vm2 on the bridge, vm3 on it and parted, vm4 in VLAN 42, vm5 shared with a rule, vm6 host, vm7 shared and parted. Where the ways differ: no-touch/macvlan. */
+const ROWS: Row[] = [
+  // to the outside network, and beyond it
+  [1, 'vm1', 'tcp', '-', OUT, 8080, 'allowed'],
+  [1, 'vm1', 'udp', '-', OUT, 5000, 'allowed'],
+  [1, 'vm1', 'icmp', '-', OUT, 0, 'allowed'],
+  [1, 'vm1', 'other', '-', OUT, 0, 'allowed'],
+  [1, 'vm1', 'udp', '-', INTERNET, 5000, 'allowed'],
+  [3, 'vm3', 'tcp', '-', OUT, 8080, 'allowed'],
+  [3, 'vm3', 'icmp', '-', INTERNET, 0, 'allowed'],
+  // from there
+  [1, 'outside', 'tcp', OUT, 'ip1', 8080, 'allowed'],
+  [1, 'outside', 'udp', OUT, 'ip1', 5000, 'allowed'],
+  [1, 'outside', 'icmp', OUT, 'ip1', 0, 'allowed'],
+  [3, 'outside', 'udp', OUT, 'ip3', 5000, 'allowed'],
+  // the host
+  [1, 'vm1', 'tcp', '-', HOST, 8080, 'allowed/dropped'],
+  [1, 'vm1', 'udp', '-', HOST, 5000, 'allowed/dropped'],
+  [1, 'vm1', 'icmp', '-', HOST, 0, 'allowed/dropped'],
+  [3, 'vm3', 'udp', '-', HOST, 5000, 'dropped'],
+  [3, 'vm3', 'icmp', '-', HOST, 0, 'dropped'],
+  [1, 'host', 'tcp', HOST, 'ip1', 8080, 'allowed/dropped'],
+  [1, 'host', 'icmp', HOST, 'ip1', 0, 'allowed/dropped'],
+  [3, 'host', 'udp', HOST, 'ip3', 5000, 'dropped'],
+  [1, 'vm1', 'udp', '-', '127.0.0.1', 5000, 'dropped'],
+  // VMs on the bridge
+  [1, 'vm1', 'tcp', '-', 'ip2', 8080, 'allowed'],
+  [1, 'vm1', 'udp', '-', 'ip2', 5000, 'allowed'],
+  [2, 'vm2', 'icmp', '-', 'ip1', 0, 'allowed'],
+  [1, 'vm2', 'other', 'ip2', 'ip1', 0, 'allowed'],
+  [1, 'vm1', 'udp', '-', 'ip3', 5000, 'dropped'],
+  [3, 'vm3', 'tcp', '-', 'ip1', 8080, 'dropped'],
+  [1, 'vm1', 'udp', '-', 'ip4', 5000, 'dropped'],
+  [1, 'vm1', 'icmp', '-', 'ip1', 0, 'allowed'],
+  [1, 'vm1', 'udp', '-', 'll2', 5000, 'allowed'],
+  // VMs of other types: the host stands between
+  [1, 'vm1', 'tcp', '-', 'ip5', 8080, 'dropped'],
+  [1, 'vm1', 'icmp', '-', GW, 0, 'dropped'],
+  [1, 'vm1', 'udp', '-', 'ip6', 5000, 'dropped'],
+  [1, 'vm1', 'tcp', '-', HOST, 10001, 'allowed/dropped'],
+  [5, 'vm1', 'udp', 'ip1', HOST, 10001, 'allowed/dropped'],
+  [5, 'vm3', 'tcp', 'ip3', HOST, 10001, 'dropped'],
+  [5, 'vm5', 'tcp', '-', 'ip1', 8080, 'allowed/dropped'],
+  [5, 'vm5', 'icmp', '-', 'ip1', 0, 'allowed/dropped'],
+  [5, 'vm5', 'udp', '-', 'ip3', 5000, 'dropped'],
+  [7, 'vm7', 'udp', '-', 'ip1', 5000, 'allowed/dropped'],
+  [6, 'vm6', 'udp', '-', 'ip1', 5000, 'dropped'],
+  // other sources
+  [1, 'vm1', 'udp', HOST, OUT, 5000, 'dropped'],
+  [1, 'vm1', 'udp', '203.0.113.9', OUT, 5000, 'allowed'],
+  // to many
+  [1, 'vm1', 'udp', '-', '255.255.255.255', 5000, 'allowed'],
+  [1, 'vm1', 'udp', '-', '10.9.0.255', 5000, 'allowed'],
+  [1, 'vm1', 'udp', '-', '239.1.2.3', 5000, 'allowed'],
+  [3, 'vm3', 'udp', '-', '10.9.0.255', 5000, 'allowed'],
+];
+
+/** With the outside in VLAN 42, and vm2 in it, too. */
+const VLAN_ROWS: Row[] = [
+  [4, 'vm4', 'udp', '-', OUT, 5000, 'allowed'],
+  [4, 'vm4', 'tcp', '-', OUT, 8080, 'allowed'],
+  [4, 'outside', 'udp', OUT, 'ip4', 5000, 'allowed'],
+  [4, 'vm4', 'udp', '-', 'ip2', 5000, 'allowed'],
+  [4, 'vm4', 'udp', '-', 'ip1', 5000, 'dropped'],
+  [4, 'vm4', 'icmp', '-', HOST, 0, 'dropped'],
+  [4, 'host', 'udp', HOST, 'ip4', 5000, 'dropped'],
+  [5, 'vm5', 'udp', '-', 'ip4', 5000, 'dropped'],
+  [4, 'vm4', 'udp', '-', '10.9.0.255', 5000, 'allowed'],
+];
+
+describe.skipIf(why !== null).each(['ebpf', 'macvlan'] as const)(`explain, bridge by %s${why ? ` (${why})` : ''}`, (bridgeMethod) => {
+  let w: World;
+  let e: RemoteEngine;
+  const rows = ROWS.map((r): Row => [r[0], r[1], r[2], r[3], r[4], r[5], r[6].split('/').at(bridgeMethod === 'macvlan' ? -1 : 0) as string]);
+  const table = new PacketTable([...rows, ...VLAN_ROWS]);
+  const bridged = (n: number, rest: object = {}) => nic(n, 'bridge', { bridge: 'en0', ...rest });
+  const cards = (second: object): DesiredState =>
+    ({
+      ...state(
+        bridged(1),
+        bridged(2, second),
+        bridged(3, { isolated: true }),
+        bridged(4, { vlan: 42 }),
+        nic(5, 'shared', { rules: [rule(10001, 8080), rule(10001, 8080, 'udp')] }),
+        nic(6, 'host'),
+        nic(7, 'shared', { isolated: true }),
+      ),
+      bridgeMethod,
+    }) as DesiredState;
+
+  beforeAll(async () => {
+    w = new World('eb-');
+    for (const n of [1, 2, 3, 4, 5, 6, 7]) table.places.set(`vm${n}`, guest(w, n));
+    e = new RemoteEngine(w, 'kernel');
+    expect(await e.apply(cards({}))).toEqual([]);
+    for (const n of [1, 2, 3, 4]) {
+      table.words.set(`ip${n}`, `10.9.0.${n + 10}`);
+      const ns = table.places.get(`vm${n}`) as Namespace;
+      ns.run(`ip addr add 10.9.0.${n + 10}/24 brd + dev eth0; ip route add default via ${OUT}`);
+      ns.attempt(`ping -c1 -W1 ${OUT}`);
+      // so that the packets themselves are sent, and the host does not tell, by and by, that ARP was not answered
+      w.host.run(`ip neigh replace 10.9.0.${n + 10} lladdr ${macText(n)} dev en0`);
+    }
+    for (const n of [5, 6, 7]) table.words.set(`ip${n}`, (await dhcp(w, table.places.get(`vm${n}`) as Namespace))?.ip ?? '');
+    for (const n of [1, 2]) table.words.set(`ll${n}`, linkLocalOf(0x564545000000 + n));
+    for (const [n, ns] of table.places) await until(`${n}'s IPv6 address is its own`, () => !ns.run('ip -6 addr show dev eth0').includes('tentative'));
+    await until('all addresses are seen', async () => (await e.observe()).nics.every((n) => n.ip !== null));
+    await table.watch(w, (name) => [table.words.get(`ip${name.slice(2)}`) as string], { outside: [OUT], host: [HOST, GW] });
+    await table.explainAndSend(e, {}, 0, rows.length);
+    const constant = Buffer.alloc(4);
+    constant.writeUInt32LE(42);
+    const object = join(w.dir, 'vlan.o');
+    writeFileSync(object, objectWith('vlan-tag', 'ANKAVLN', constant));
+    expect(await e.apply(cards({ vlan: 42 }))).toEqual([]);
+    w.outside.run(
+      `tc qdisc add dev ext0 clsact; tc filter add dev ext0 egress bpf da obj ${object} sec tc/from_guest; tc filter add dev ext0 ingress bpf da obj ${object} sec tc/to_guest`,
+    );
+    for (const ns of ['vm2', 'vm4']) expect(table.places.get(ns)?.pings(OUT)).toBe(true);
+    await until('the addresses in the VLAN are seen', async () => (await e.observe()).nics.every((n) => n.ip !== null));
+    await table.explainAndSend(e, {}, rows.length);
+  }, 600_000);
+
+  afterAll(async () => {
+    if (!w) return;
+    await e.reset();
+    w.close();
+  });
+
+  test.each(table.names())('B93, B16: %s', (_name, i) => table.check(i));
+});

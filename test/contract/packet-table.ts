@@ -1,0 +1,136 @@
+/** A table of packets: each is explained first; then it is sent from the namespace that it comes from, and looked for in all of them. */
+import { expect } from 'vitest';
+import type { Explanation, Packet, PacketAddress, PacketProtocol } from '../../src/net/explain.ts';
+import { formatIpv4, parseIpv4 } from '../../src/wire/address.ts';
+import type { RemoteEngine } from '../world/remote-engine.ts';
+import { type Namespace, until, type World } from '../world/world.ts';
+import { vmId } from './guest-tools.ts';
+import { Observers } from './packet-probe.ts';
+
+/** Names of senders, and of addresses in the table: `ip1` is the address of vm1, `ll2` the link-local IPv6 address of vm2; source `-`: the sender's own. */
+export type Row = [
+  about: number,
+  sender: string,
+  protocol: PacketProtocol,
+  source: string,
+  destination: string,
+  port: number,
+  /** Where the engines differ: kernel/user, with - where the packet has no sense. */
+  verdict: string,
+  sourcePort?: number,
+];
+
+const NUMBERS: Record<PacketProtocol, number> = { icmp: 1, tcp: 6, udp: 17, other: 47 };
+const token = (i: number): string => `token-${String(i).padStart(3, '0')}`;
+
+export class PacketTable {
+  readonly rows: readonly Row[];
+  readonly places = new Map<string, Namespace>();
+  /** What the words of the table stand for. */
+  readonly words = new Map<string, string>();
+  #told: Explanation[] = [];
+  #heard: string[] = [];
+  #observers: Observers | null = null;
+
+  constructor(rows: readonly Row[]) {
+    this.rows = rows;
+  }
+
+  #word(text: string): string {
+    return this.words.get(text) ?? text;
+  }
+
+  /** Watches in all guests, outside and on the host. `groups`: addresses of interfaces on which a guest joins a group. */
+  async watch(w: World, groups: (name: string) => string[], others: { outside: string[]; host: string[] }): Promise<void> {
+    this.#observers = new Observers(w);
+    for (const [name, ns] of this.places) await this.#observers.watch(name, ns, groups(name));
+    this.places.set('outside', w.outside).set('host', w.host);
+    await this.#observers.watch('outside', w.outside, others.outside);
+    await this.#observers.watch('host', w.host, others.host);
+  }
+
+  /** Rows from `begin` to before `end`, in order. `fixed`: addresses of senders that have no word. */
+  async explainAndSend(e: RemoteEngine, fixed: Record<string, string> = {}, begin = 0, end = this.rows.length): Promise<void> {
+    for (const [about, , protocol, source, destination, port, , sourcePort] of this.rows.slice(begin, end)) {
+      const address = (text: string): PacketAddress => parseIpv4(this.#word(text)) ?? this.#word(text);
+      const packet: Packet = {
+        protocol,
+        source: source === '-' ? null : address(source),
+        sourcePort: sourcePort ?? null,
+        destination: address(destination),
+        port: port === 0 ? null : port,
+      };
+      this.#told.push(await e.explain(vmId(about), packet));
+    }
+    // a few at once: each is a process that may wait for an answer
+    let next = begin;
+    const work = async (): Promise<void> => {
+      for (let i = next++; i < end; i = next++) {
+        const [, sender, protocol, source, destination, port, , sourcePort] = this.rows[i] as Row;
+        const to = this.#word(destination);
+        const n = Number(sender.slice(2));
+        const own = source === '-' || source === `ip${n}` || sender === 'host' || sender === 'outside';
+        const from = source !== '-' ? this.#word(source) : (fixed[sender] ?? this.#word(`ip${n}`));
+        const kind = to.includes(':') ? 'udp6' : protocol === 'tcp' ? (own ? 'connect' : 'syn') : protocol;
+        this.#heard[i] = (await this.#observers?.send(this.places.get(sender) as Namespace, kind, token(i), from, to, sourcePort ?? 0, port)) ?? '';
+      }
+    };
+    await Promise.all(Array.from({ length: 12 }, work));
+    await until(
+      'what was allowed has come out',
+      () => this.#told.every((x, i) => x.arrives.length === 0 || x.arrives.every((a) => a.at === 'gateway' || this.#seenAt(i).some((s) => s.at === a.at))),
+      20_000,
+    ).catch(() => {});
+  }
+
+  /** Where the packet came out: without the host's end of a listener that carried it on, what a sender to many hears of itself, and answers. */
+  #seenAt(i: number) {
+    const [, sender, , , destination] = this.rows[i] as Row;
+    const many = /^(239|.*\.255$)/.test(destination);
+    const x = this.#told[i] as Explanation;
+    const carried = x.steps.some((s) => s.does.includes('listener')) || x.arrives.some((a) => a.at === 'gateway');
+    return (this.#observers?.seen.get(token(i)) ?? []).filter(
+      (s) => !(carried && s.at === 'host') && !(s.at === sender && (many || (s.source === this.#word(destination) && s.destination !== s.source))),
+    );
+  }
+
+  names(): [string, number][] {
+    return this.rows.map((r, i) => [`${r[1]}: ${r[2]} ${r[3]} → ${r[4]}${r[5] ? `:${r[5]}` : ''}`, i]);
+  }
+
+  /** What was told of a row is what happened. */
+  check(i: number): void {
+    const [, , protocol, , , , verdict] = this.rows[i] as Row;
+    const x = this.#told[i] as Explanation;
+    const heard = this.#heard[i];
+    const seen = this.#seenAt(i);
+    expect(x.verdict, JSON.stringify(x)).toBe(verdict);
+    expect(new Set(seen.map((s) => s.at)), `${JSON.stringify(x)} ${heard}`).toEqual(new Set(x.arrives.map((a) => a.at).filter((at) => at !== 'gateway')));
+    if (verdict === 'allowed') expect(x.arrives.length).toBeGreaterThan(0);
+    for (const a of x.arrives) {
+      if (a.at === 'gateway') {
+        expect(heard, 'the gateway answers by itself').toBe('answered');
+        continue;
+      }
+      const s = seen.find((y) => y.at === a.at && y.protocol === NUMBERS[protocol]);
+      expect(s, `of ${protocol}`).toBeDefined();
+      expect(s?.source, 'the source').toBe(a.source);
+      if (s?.destination !== '?') expect(s?.destination, 'the destination').toBe(a.destination);
+      // ports that our own DHCP and DNS are moved to are no matter of the packet
+      if (a.port !== null && a.at !== 'host' && a.port !== 67) expect(s?.port, 'the port').toBe(a.port);
+    }
+    if (verdict !== 'allowed') expect(heard).toBe(verdict === 'refused' ? 'refused' : 'silent');
+    expect(x.translated).toBe(x.arrives.some((a) => a.source !== formatIpv4(0) && x.packet !== `${protocol} ${a.source} → ${a.destination}` && changed(x, a)));
+  }
+}
+
+/** The packet's text names another source, destination or port than the arrival. */
+function changed(x: Explanation, a: Explanation['arrives'][number]): boolean {
+  const [from, to] = x.packet.slice(x.packet.indexOf(' ') + 1).split(' → ') as [string, string];
+  const [, address, port] = /^\[?([0-9a-f.:]+?)\]?(?::(\d+))?$/.exec(to.includes('.') || to.startsWith('[') ? to : `[${to}]`) as unknown as [
+    string,
+    string,
+    string,
+  ];
+  return !from.startsWith(a.source) || address !== a.destination || (port === undefined ? null : Number(port)) !== a.port;
+}
