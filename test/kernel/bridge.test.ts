@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { DesiredState } from '../../src/engine/engine.ts';
 import { objectWith } from '../../src/engine/kernel/ebpf-constant.ts';
-import { dhcp, greet, guest, ipv4Hex, macText, nic, sendFrames, serve, state, vmId } from '../contract/guest-tools.ts';
+import { dhcp, flow, greet, guest, ipv4Hex, macText, nic, sendFrames, serve, state, vmId } from '../contract/guest-tools.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
 import { missing, type Namespace, until, World } from '../world/world.ts';
 
@@ -194,19 +194,79 @@ describe.skipIf(why !== null)(`bridge type${why ? ` (${why})` : ''}`, () => {
     expect(w.outside.run('ip neigh show 10.9.0.2')).not.toContain(macText(1));
   });
 
-  test('B30: --no-local parts a bridged guest from other guests and the host, and from nobody else', async () => {
+  test('B30: --no-local parts a bridged guest from other guests and the host, in every protocol, and from nobody else; connections, too', async () => {
+    const [far, near] = [await flow(vm1, '10.9.0.1', 8080), await flow(vm1, '10.9.0.2', 8081)];
     expect(await e.apply(state(bridged(1, { isolated: true }), bridged(2)))).toEqual([]);
-    expect(vm1.pings('10.9.0.1')).toBe(true);
-    expect(w.outside.pings(ip1)).toBe(true);
-    for (const [from, to] of [
-      [vm1, '10.9.0.2'],
-      [vm1, ip2],
-      [vm2, ip1],
-      [w.host, ip1],
-    ] as const)
-      expect(from.pings(to), `${from.name} to ${to}`).toBe(false);
+    const parted: readonly (readonly [Namespace, string, number])[] = [
+      [vm1, '10.9.0.2', 8081],
+      [w.host, ip1, 8080],
+      [vm1, ip2, 8080],
+      [vm2, ip1, 8080],
+    ];
+    const ping = async (from: Namespace, to: string): Promise<string> => ((await from.ask(`ping -c1 -W1 -q ${to}`)) === null ? 'timeout' : 'answered');
+    const parted6: readonly (readonly [Namespace, string])[] = [
+      [vm1, 'fd00:9::2'],
+      [vm1, 'fd00:9::12'],
+      [vm2, 'fd00:9::11'],
+      [w.host, 'fd00:9::11'],
+    ];
+    const said = await Promise.all([
+      ...parted.flatMap(([from, to, port]) => [greet(from, 'tcp', to, port), greet(from, 'udp', to, port), ping(from, to)]),
+      ...parted6.map(([from, to]) => ping(from, to)),
+    ]);
+    expect(said.filter((x) => !/^(timeout|unreachable)$/.test(x))).toEqual([]);
+    for (const protocol of ['tcp', 'udp'] as const) {
+      expect(await greet(vm1, protocol, '10.9.0.1', 8080)).toBe(`outside sees ${ip1}`);
+      expect(await greet(w.outside, protocol, ip1, 8080)).toBe('vm1 sees 10.9.0.1');
+    }
+    expect(vm1.pings('fd00:9::1')).toBe(true);
+    const before = (await far.echoed()).bytes;
+    await until('the connection with the outside goes on', async () => (await far.echoed()).bytes > before + 10);
+    const silent = (await near.echoed()).bytes;
+    expect((await near.echoed()).gap, 'the one with the host is silent').toBeGreaterThan(2000);
     expect(await e.apply(state(bridged(1), bridged(2)))).toEqual([]);
     expect(await until('they meet again', () => w.host.pings(ip1))).toBe(true);
+    await until('what was only silent goes on', async () => (await near.echoed()).bytes > silent);
+    expect(far.end()).toBeNull();
+    for (const f of [far, near]) f.stop();
+  });
+
+  test('B16: jumbo frames: the taps follow the interface’s MTU', async () => {
+    const mtus = (mtu: number): void => {
+      w.host.run(`ip link set en0 mtu ${mtu}`);
+      w.outside.run(`ip link set ext0 mtu ${mtu}`);
+      for (const vm of [vm1, vm2]) vm.run(`ip link set eth0 mtu ${mtu}`);
+    };
+    const taps = (mtu: number): Promise<boolean> =>
+      until(`taps of ${mtu}`, () => [1, 2].every((n) => w.host.run(`cat /sys/class/net/anka0000000${n}/mtu`).trim() === String(mtu)));
+    mtus(9000);
+    await taps(9000);
+    for (const [from, to] of [
+      [vm1, '10.9.0.1'],
+      [w.outside, ip1],
+      [vm1, ip2],
+      [vm1, '10.9.0.2'],
+      [w.host, ip1],
+    ] as const)
+      expect(from.attempt(`ping -c1 -W2 -M do -s 8972 ${to}`), `${from.name} to ${to}`).not.toBeNull();
+    mtus(1500);
+    await taps(1500);
+    expect(vm1.attempt('ping -c1 -W1 -M do -s 1472 10.9.0.1')).not.toBeNull();
+  });
+
+  test('B22: a connection of a bridged guest that is moved falls silent, without a reset; it goes on when the guest is back in time', async () => {
+    const f = await flow(w.outside, ip1, 8080);
+    expect(await e.apply(state(nic(1), bridged(2)))).toEqual([]);
+    await until('it is silent', async () => (await f.echoed()).gap > 1000);
+    const before = (await f.echoed()).bytes;
+    expect(f.end()).toBeNull();
+    expect(await e.apply(state(bridged(1), bridged(2)))).toEqual([]);
+    await until('it goes on', async () => (await f.echoed()).bytes > before);
+    f.stop();
+    // no link has bounced here, after which a guest asks by ARP again
+    vm1.run('ip neigh flush all');
+    expect(vm1.pings('10.9.0.1')).toBe(true);
+    await until('its address is told again', async () => text((await observedNic(1))?.ip) === ip1);
   });
 
   test('B90: the uplink goes down and up: VMs and host go on', async () => {
