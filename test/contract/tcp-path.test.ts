@@ -114,6 +114,25 @@ class Lab {
   }
 }
 
+/** 10,000 SYNs of the guest to addresses where nobody answers, past its own TCP. */
+const SYNS = `
+import socket, struct, time
+def total(b):
+    t = sum(struct.unpack('>%dH' % (len(b) // 2), b))
+    while t >> 16: t = (t & 0xffff) + (t >> 16)
+    return struct.pack('>H', ~t & 0xffff)
+s = socket.socket(17, 3); s.bind(('tap0', 0)); me = socket.inet_aton('192.168.64.2')
+for i in range(10000):
+    to = bytes([203, 0, 113, i % 250 + 1])
+    ip = struct.pack('>BBHHHBBH4s4s', 0x45, 0, 40, i, 0x4000, 64, 6, 0, me, to)
+    tcp = struct.pack('>HHIIBBHHH', 1024 + i, 80, i * 1000, 0, 0x50, 2, 64240, 0, 0)
+    f = bytes.fromhex('02000000640152540077000a0800') + ip[:10] + total(ip) + ip[12:] + tcp[:16] + total(me + to + struct.pack('>HH', 6, 20) + tcp) + tcp[18:]
+    while True:
+        try: s.send(f); break
+        except OSError: time.sleep(0.001)
+print('sent')
+`;
+
 const UP = (bytes: number): string => `
 const net = require('net'), crypto = require('crypto'); const hash = crypto.createHash('sha256'); let left = ${bytes};
 const s = net.connect({ port: 7000, host: '192.168.64.1', allowHalfOpen: true }, () => { s.write('S');
@@ -232,6 +251,29 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
     expect(stats['rss']! - before).toBeLessThan(220 << 20);
     // and the next connection is served as if nothing were
     await down(5_000_000);
+  });
+
+  test('10,000 half-open and 5,000 reset connections do not delay the next one, and leave nothing behind; memory stays flat', async () => {
+    lab = await new Lab(1500).ready();
+    // nobody answers there: a cable that ends nowhere
+    lab.host.run('ip link add d0 type veth peer name d1; ip link set d1 up; ip link set d0 arp off up; ip addr add 203.0.113.254/24 dev d0');
+    writeFileSync(join(lab.dir, 'syn.py'), SYNS);
+    expect(await lab.guest.ask(`python3 ${join(lab.dir, 'syn.py')}`)).toBe('sent\n');
+    await until('all have come', async () => (await lab!.stats())['opened']! > 10_000);
+    const sent = (): number => Number(lab!.guest.run("nstat -asz TcpRetransSegs | awk 'END{print $2}'"));
+    const before = sent();
+    await down(1_000_000);
+    const many = (then: string): string => `
+      const net = require('net'); let n = 0, live = 0, ok = 0;
+      const go = () => { while (live < 100 && n < 5000) { n++; live++; const s = net.connect(7000, '192.168.64.1', () => { ok++; ${then} }); s.on('error', () => {}); s.on('data', () => {}); s.on('close', () => { live--; go(); }); } if (n === 5000 && live === 0) console.log(ok); };
+      go();`;
+    expect(await lab.node(many('s.resetAndDestroy()'))).toBe('5000\n');
+    await down(1_000_000);
+    expect(sent() - before, 'no segment of the good connections was sent twice').toBe(0);
+    expect((await lab.stats())['connecting']).toBeLessThanOrEqual(2048);
+    const rss = (await lab.stats())['rss']!;
+    for (let i = 0; i < 2; i++) expect(await lab.node(many("s.write('R')"))).toBe('5000\n');
+    expect((await lab.stats())['rss']! - rss).toBeLessThan(40 << 20);
   });
 
   test('1,000 downloads at the same time', async () => {

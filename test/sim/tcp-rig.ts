@@ -52,6 +52,8 @@ export interface GuestSegment {
   mss?: number;
   windowScale?: number;
   sack?: boolean;
+  /** The port that it comes by, when not the rig's own. */
+  by?: FakePort;
 }
 
 export class FakePort implements GuestPort {
@@ -238,7 +240,7 @@ export class TcpRig {
 
   /** A segment of the guest: sequence and acknowledgement numbers counted from the first ones. */
   guest(flags: string, s: GuestSegment = {}): this {
-    this.run([this.build(flags, s)], s.peer ?? PEER);
+    this.run([this.build(flags, s)], s.peer ?? PEER, s.by);
     return this;
   }
 
@@ -260,10 +262,10 @@ export class TcpRig {
   }
 
   /** Several segments in one run. */
-  run(segments: Segment[], peer = PEER): void {
+  run(segments: Segment[], peer = PEER, by = this.port): void {
     let at = this.#rx;
     for (const s of segments) at = writeFrame(this.memory, at, GUEST, peer, s);
-    this.machine.onRun(this.port, this.#rx, at, this.now);
+    this.machine.onRun(by, this.#rx, at, this.now);
   }
 
   /** Payload arrives on the host socket. */

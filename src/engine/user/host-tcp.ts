@@ -5,6 +5,8 @@
  * its reads gets chunks of its own, into which the kernel writes what will later be sent and sent again, without a copy. Writes go from the guest's run straight to the kernel when nothing is queued;
  * when the kernel takes only a part, the run's memory is pinned until it has taken the rest. Where it cannot be pinned, payload is copied first.
  *
+ * At most 64 are dialled in one turn of the event loop, so that a guest's burst of SYNs does not keep the others waiting.
+ *
  * Limits. Sockets that come from outside are re-wrapped, so that they too read into packet memory; one from which something has been read already is left as it is, and copied from. SO_SNDBUF and
  * SO_RCVBUF stay the kernel's: its own tuning goes further than an unprivileged process may ask for.
  */
@@ -20,6 +22,8 @@ import type { PacketMemory } from '../../net/packet-memory.ts';
 const BUSY_READ = 16 << 10;
 /** A chunk with less room than this is not read into again. */
 const MIN_READ = 16 << 10;
+/** New host sockets in one turn of the event loop: each costs 40–100 µs. */
+const DIALS_PER_TURN = 64;
 
 const REFUSALS: Record<string, TcpRefusal['kind']> = {
   ECONNREFUSED: 'refused',
@@ -80,6 +84,9 @@ export class TcpGateway implements TcpPath {
   readonly #shared: number;
   readonly #sharedView: Buffer;
   readonly #detached = new Set<HostSocket>();
+  /** Host sockets opened in this turn of the loop, and those that wait for the next. */
+  #dialled = 0;
+  readonly #toDial: { flow: TcpFlow; host: string; port: number }[] = [];
   #run: GuestPort | null = null;
   #timer: NodeJS.Timeout | null = null;
   #timerAt = Number.POSITIVE_INFINITY;
@@ -190,7 +197,27 @@ export class TcpGateway implements TcpPath {
     return { buffer: () => this.#readBuffer(h), callback: (bytes) => this.#onData(h, bytes) };
   }
 
+  /** Dials, but not too often in a turn: a burst of SYNs must not keep the other cards waiting. What the machine evicts meanwhile costs no socket. */
   #connect(flow: TcpFlow, host: string, port: number): void {
+    if (this.#dialled === 0) setImmediate(() => this.#dialMore());
+    if (this.#dialled++ < DIALS_PER_TURN) this.#dial(flow, host, port);
+    else this.#toDial.push({ flow, host, port });
+  }
+
+  #dialMore(): void {
+    this.#dialled = 0;
+    let seen = 0;
+    for (; seen < this.#toDial.length && this.#dialled < DIALS_PER_TURN; seen++) {
+      const { flow, host, port } = this.#toDial[seen]!;
+      if (flow.ended) continue;
+      this.#dialled++;
+      this.#dial(flow, host, port);
+    }
+    this.#toDial.splice(0, seen);
+    if (this.#dialled > 0) setImmediate(() => this.#dialMore());
+  }
+
+  #dial(flow: TcpFlow, host: string, port: number): void {
     const h = new HostSocket(flow);
     flow.host = h;
     const socket = connect({ host, port, allowHalfOpen: true, noDelay: true, onread: this.#onread(h) as never });

@@ -5,10 +5,10 @@
  * every 200 ms while it is gone. What is read lands in packet memory; the unfinished frame at the end is moved to stand before the place of
  * the next read, and the run of whole frames is given to the network in one call. Out: a run from another port is written from where it lies, if the socket is idle;
  * what cannot be written at once, and what the gateway says, waits in a queue and leaves at the end of the turn, in one write. Memory under a write
- * that the kernel has not finished is pinned: the port that read it goes on in another buffer. A receiver that falls behind holds its senders back for
+ * that the kernel has not finished is pinned: the port that read it goes on in another buffer, and where too many are pinned already, bytes are copied. A receiver that falls behind holds its senders back for
  * a moment; if it takes nothing for 100 ms, they go on, and its frames are dropped as `queue_full`.
  *
- * Limits: a stream that is no framing (a length below 14 or above 65,600) is closed and dialled again. Out at most 1 MiB is queued.
+ * Limits: at most 16 buffers are pinned for host sockets of one card, 256 in all (80 MiB); a stream that is no framing (a length below 14 or above 65,600) is closed and dialled again. Out at most 1 MiB is queued.
  */
 import { createConnection, type IpcNetConnectOpts, type Socket } from 'node:net';
 import { enlargeSendBuffer } from '../../host/ffi.ts';
@@ -33,6 +33,9 @@ const QUEUE_SIZE = 1 << 20;
 const HIGH_WATER = 512 << 10;
 const LOW_WATER = 128 << 10;
 const DEAF_AFTER_MS = 100;
+/** Read buffers that wait for host sockets of one port, and for all of all ports. */
+const MAX_KEPT = 16;
+const MAX_PINNED = 256;
 const SEND_BUFFER = 4 << 20;
 
 /** A place to read into. Pinned while a write from it is not finished. */
@@ -40,6 +43,8 @@ class ReadBuffer {
   readonly at: number;
   readonly view: Buffer;
   pins = 0;
+  /** Of those, for host sockets of the port that reads into it. */
+  kept = 0;
   /** No port reads into it any more; it goes back to the pool with its last pin. */
   left = false;
 
@@ -55,6 +60,7 @@ export class PortMemory {
   readonly #reads: ReadBuffer[] = [];
   readonly #queues: number[] = [];
   #spill = 0;
+  #pinned = 0;
 
   constructor(mem: PacketMemory) {
     this.mem = mem;
@@ -83,8 +89,19 @@ export class PortMemory {
     this.#queues.push(at);
   }
 
+  /** Whether one more buffer may be pinned. */
+  get mayPin(): boolean {
+    return this.#pinned < MAX_PINNED;
+  }
+
+  pin(r: ReadBuffer): void {
+    if (r.pins++ === 0) this.#pinned++;
+  }
+
   unpin(r: ReadBuffer): void {
-    if (--r.pins === 0 && r.left) this.giveRead(r);
+    if (--r.pins > 0) return;
+    this.#pinned--;
+    if (r.left) this.giveRead(r);
   }
 }
 
@@ -140,6 +157,8 @@ export class Port implements GuestPort, SwitchPort {
   /** A write that the kernel has not finished; memory that it reads from. */
   #writing = false;
   #pinned: ReadBuffer | null = null;
+  /** Buffers of this port that wait for host sockets. */
+  #kept = 0;
   #flushPlanned = false;
   /** Somebody was told that there is no room. */
   #starved = false;
@@ -263,11 +282,16 @@ export class Port implements GuestPort, SwitchPort {
     }
   }
 
-  /** Keeps the memory of the run that is being handled until the returned function is called. */
-  pinRun(): () => void {
+  /** Keeps the memory of the run that is being handled until the returned function is called; null when enough is kept. */
+  pinRun(): (() => void) | null {
     const read = this.#read;
-    read.pins++;
-    return () => this.#memory.unpin(read);
+    if (read.kept === 0 && (this.#kept >= MAX_KEPT || !this.#memory.mayPin)) return null;
+    if (read.kept++ === 0) this.#kept++;
+    this.#memory.pin(read);
+    return () => {
+      if (--read.kept === 0) this.#kept--;
+      this.#memory.unpin(read);
+    };
   }
 
   /** Shows a frame that was put together as a run of this port's; `pinRun` holds for it too. */
@@ -334,11 +358,11 @@ export class Port implements GuestPort, SwitchPort {
   forward(start: number, end: number, from: Port): void {
     if (!this.connected) return;
     this.#flush();
-    if (!this.#writing && this.#queue.used === 0 && !this.#mapped && this.taps.inside.size === 0 && this.taps.outside.size === 0) {
+    if (!this.#writing && this.#queue.used === 0 && !this.#mapped && this.taps.inside.size === 0 && this.taps.outside.size === 0 && this.#memory.mayPin) {
       this.#count(start, end);
       if (this.#write(start, end - start)) return;
       this.#pinned = from.#read;
-      from.#read.pins++;
+      this.#memory.pin(from.#read);
       return;
     }
     const length = end - start;

@@ -54,13 +54,13 @@ export class ChunkPool {
     this.#limit = limit;
   }
 
-  /** A chunk for `bytes` (at most `LARGE_CHUNK`), or null when there is none. */
+  /** A chunk for `bytes` (at most `LARGE_CHUNK`), or null when there is none; a large one serves where the small ones are out. */
   take(bytes: number): Chunk | null {
     const size = bytes > SMALL_CHUNK ? LARGE_CHUNK : SMALL_CHUNK;
     const pool = size === LARGE_CHUNK ? this.#large : this.#small;
     const chunk = pool.pop();
     if (chunk) return chunk;
-    if (this.#taken + SLAB > this.#limit || !this.memory.has(SLAB + 64)) return null;
+    if (this.#taken + SLAB > this.#limit || !this.memory.has(SLAB + 64)) return this.#large.pop() ?? null;
     this.#taken += SLAB;
     const slab = this.memory.alloc(SLAB);
     for (let at = slab + SLAB - size; at > slab; at -= size) pool.push(new Chunk(at, size));
@@ -71,6 +71,11 @@ export class ChunkPool {
     chunk.start = chunk.end = chunk.at;
     chunk.reading = false;
     (chunk.size === LARGE_CHUNK ? this.#large : this.#small).push(chunk);
+  }
+
+  /** Bytes of large chunks that can still be taken. */
+  get free(): number {
+    return this.#limit - this.#taken + this.#large.length * LARGE_CHUNK;
   }
 
   /** Bytes of packet memory that the pool has. */

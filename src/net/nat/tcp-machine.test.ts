@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { PEER, TcpRig } from '../../../test/sim/tcp-rig.ts';
+import { FakePort, PEER, readFrames, TcpRig } from '../../../test/sim/tcp-rig.ts';
 
 const KB = Buffer.alloc(1024, 'x');
 
@@ -475,4 +475,40 @@ test('initial sequence numbers: the same connection again is ahead by the clock,
   const other = new TcpRig();
   other.established({ guestPort: 40_001 });
   expect(other.iss).not.toBe(first.iss);
+});
+
+describe('one guest does not stop another', () => {
+  const pair = (limits: ConstructorParameters<typeof TcpRig>[0]): { r: TcpRig; by: FakePort } => {
+    const r = new TcpRig(limits);
+    const by = new FakePort(r.memory, 1, 1500, (start, end) => {
+      for (const s of readFrames(r.memory, start, end)) r.log.push(`to the other: ${r.show(s)}`);
+    });
+    return { r, by };
+  };
+
+  test('memory for what a guest does not acknowledge: it gets as much as is left, never all', () => {
+    const { r, by } = pair({ limits: { sendMemory: 8 << 20 } });
+    for (let i = 0; i < 40; i++) {
+      r.established({ guestPort: 1000 + i });
+      for (let sent = 0; sent < 1 << 20 && r.flow?.reading; sent += 65_536) r.host(Buffer.alloc(65_536));
+    }
+    r.take();
+    expect(r.machine.pool.free).toBe(4 << 20);
+    r.established({ by });
+    r.host(KB);
+    expect(r.take()).toEqual(['to the other: P. seq 1 ack 1 len 1024']);
+  });
+
+  test('connections, and those that are not made yet: each guest has its own number', () => {
+    const { r, by } = pair({ limits: { flows: 3, connecting: 2 } });
+    for (let i = 0; i < 3; i++) r.established({ guestPort: 1000 + i });
+    r.guest('S', { guestPort: 1003 });
+    expect(r.take()).toEqual([expect.stringMatching(/^R\./)]);
+    r.established({ by });
+    for (let i = 0; i < 5; i++) r.guest('S', { guestPort: 2000 + i });
+    r.take();
+    r.guest('S', { by, guestPort: 3000 });
+    expect(r.take()).toEqual(['connect 198.51.100.1:80']);
+    expect(r.machine.stats()).toMatchObject({ flows: 5, connecting: 1 });
+  });
 });

@@ -52,12 +52,11 @@ export interface TcpLimits {
   connecting: number;
   /** Of those, in TIME-WAIT; the oldest makes room. */
   timeWait: number;
-  /** Bytes of packet memory for what waits for acknowledgement, all NICs together, and for one NIC. */
+  /** Bytes of packet memory for what waits for acknowledgement, all NICs together. A NIC may take as much as is still free: so there is always something left for one more. */
   sendMemory: number;
-  portSendMemory: number;
 }
 
-export const DEFAULT_LIMITS: TcpLimits = { flows: 8192, connecting: 2048, timeWait: 2048, sendMemory: 256 << 20, portSendMemory: 128 << 20 };
+export const DEFAULT_LIMITS: TcpLimits = { flows: 8192, connecting: 2048, timeWait: 2048, sendMemory: 256 << 20 };
 
 export interface TcpMachineOptions {
   memory: PacketMemory;
@@ -442,7 +441,7 @@ export class TcpMachine {
   }
 
   #early(flow: TcpFlow, seq: number, at: number, length: number): void {
-    if (flow.owner.held >= this.#limits.portSendMemory) return;
+    if (flow.owner.held >= this.pool.free) return;
     flow.early ??= new TcpReassembly(this.pool, flow.owner);
     flow.early.add(seq, at, length);
   }
@@ -458,7 +457,7 @@ export class TcpMachine {
   #regulate(flow: TcpFlow): void {
     if (flow.events & Happened.hostDone) return;
     const sated = flow.unsent >= ENOUGH_UNSENT;
-    const hungry = !sated && flow.owner.held < this.#limits.portSendMemory;
+    const hungry = !sated && flow.owner.held < this.pool.free;
     if (hungry && !flow.reading) {
       const before = flow.send.length;
       flow.reading = this.#o.host.read(flow, true);
