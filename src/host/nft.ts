@@ -20,7 +20,7 @@ export async function listTable(family: string, name: string): Promise<string | 
 
 /** A table's text without the elements of its dynamic sets, which packets change. */
 export function withoutDynamicElements(table: string): string {
-  return table.replaceAll(/(set (?:drop_\w+|claim|seen|given) \{[^}]*?)\s*elements = \{[^}]*\}/g, '$1');
+  return table.replaceAll(/(set (?:drop_\w+|claim|seen|given|new6|own6_\w+|held6_\w+) \{[^}]*?)\s*elements = \{[^}]*\}/g, '$1');
 }
 
 /** A pair of Ethernet and IPv4 address, and the seconds for which a set keeps it. */
@@ -46,19 +46,39 @@ export async function readAddressPairs(family: string, table: string, set: strin
   );
 }
 
-/** Counters kept in the elements of dynamic sets of a table: set name → element → packets. Elements are single strings. */
-export async function readSetCounters(family: string, table: string, prefix: string): Promise<Map<string, Map<string, number>>> {
-  const found = new Map<string, Map<string, number>>();
-  const text = await run('nft', ['-j', 'list', 'table', family, table]);
-  const { nftables } = JSON.parse(text) as { nftables: { set?: { name: string; elem?: unknown[] } }[] };
+/** An element of a set: its parts as nft writes them, and what is kept with it. */
+export interface SetElement {
+  parts: string[];
+  /** Packets that it has counted. */
+  packets?: number;
+  /** Seconds until it goes. */
+  expires?: number;
+}
+
+/** All sets of a table with their elements, by name. None where the table is not there. */
+export async function readSets(family: string, table: string): Promise<Map<string, SetElement[]>> {
+  type Value = string | number | { concat?: (string | number)[] };
+  const text = await run('nft', ['-j', 'list', 'table', family, table]).catch((cause: AnkaError) => {
+    if (cause.kind === 'missingProgram') throw cause;
+    return '{"nftables":[]}';
+  });
+  const { nftables } = JSON.parse(text) as {
+    nftables: { set?: { name: string; elem?: (Value | { elem?: { val: Value; counter?: { packets: number }; expires?: number } })[] } }[];
+  };
+  const found = new Map<string, SetElement[]>();
   for (const { set } of nftables) {
-    if (!set?.name.startsWith(prefix)) continue;
-    const counts = new Map<string, number>();
-    for (const e of set.elem ?? []) {
-      const elem = (e as { elem?: { val?: string; counter?: { packets: number } } }).elem;
-      if (elem?.val !== undefined && elem.counter) counts.set(elem.val, elem.counter.packets);
-    }
-    found.set(set.name.slice(prefix.length), counts);
+    if (!set) continue;
+    const elements = (set.elem ?? []).map((e): SetElement => {
+      const elem = typeof e === 'object' && 'elem' in e ? e.elem : undefined;
+      const value = elem?.val ?? (e as Value);
+      const parts = (typeof value === 'object' ? (value.concat ?? []) : [value]).map(String);
+      return {
+        parts,
+        ...(elem?.counter === undefined ? {} : { packets: elem.counter.packets }),
+        ...(elem?.expires === undefined ? {} : { expires: elem.expires }),
+      };
+    });
+    found.set(set.name, elements);
   }
   return found;
 }

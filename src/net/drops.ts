@@ -5,6 +5,12 @@ export const DROPS = [
   'ip_spoof',
   'rogue_dhcp',
   'rogue_ra',
+  /** Neighbour discovery for another's IPv6 address, or with another's MAC address. */
+  'nd_spoof',
+  /** IPv4 that says itself which way it wants to go. */
+  'source_route',
+  /** More IPv6 addresses than a card may have. */
+  'address_limit',
   'ethertype',
   'isolated',
   /** Shorter than its own headers say, or with lengths that contradict each other. */

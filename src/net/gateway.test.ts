@@ -60,7 +60,7 @@ describe('switch and gateway', () => {
     datagrams = [];
     answer = null;
     ports = [new FakePort(A as string, 0xc0a84002), new FakePort(B as string, 0xc0a84003), new FakePort(C as string, 0xc0a84004)];
-    const guard = new Guard(SUBNET, () => {});
+    const guard = new Guard(SUBNET, 0x5a4545004001, () => {});
     guard.setCards(ports.map((p) => p.card));
     const carriers: Carriers<FakePort> = {
       dhcpRequest: (_f, m) => log.push(`dhcp ${m.length}`),

@@ -83,7 +83,9 @@ export class GatewayMachine<P extends GatewayPort> {
         this.#writer.arpReply(from, this.ip, { senderMac: arpSenderMac(b, at), senderIp: arpSenderIp(b, at) });
       return;
     }
-    if (type === EtherType.ipv4) this.#onIpv4(from, b, at, end, (b[frame] & 1) === 1);
+    const group = (b[frame] & 1) === 1;
+    if (type === EtherType.ipv4) this.#onIpv4(from, b, at, end, group);
+    else if (!group) from.drops.add('protocol');
   }
 
   /** Takes what is over: fragments that never came, once a second or so. */

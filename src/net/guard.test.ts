@@ -16,6 +16,9 @@ const ip4 = (src: string, dst: string, protocol: string, payload: string, fragme
 const ip6 = (src: string, dst: string, next: string, payload: string): string =>
   `333300000001${ME} 86dd 60000000${(payload.replaceAll(' ', '').length / 2).toString(16).padStart(4, '0')}${next}ff${src}${dst}${payload}`;
 const LL = (n: string): string => `fe8000000000000000000000000000${n}`;
+/** The address that is made of a MAC address (RFC 4291, appendix A). */
+const EUI = (mac: string, prefix = 'fe80000000000000'): string =>
+  `${prefix}${(Number.parseInt(mac.slice(0, 2), 16) ^ 2).toString(16).padStart(2, '0')}${mac.slice(2, 6)}fffe${mac.slice(6)}`;
 const ANY6 = '0'.repeat(32);
 const NODES = `ff02${'0'.repeat(27)}1`;
 const solicit = (target: string, option: string): string => `8700000000000000${target}${option}`;
@@ -36,7 +39,7 @@ describe('the guard (B91)', () => {
   beforeEach(() => {
     news = [];
     now = 1_000_000;
-    guard = new Guard(SUBNET, (c) => news.push([c.id, c.ip]));
+    guard = new Guard(SUBNET, 0x5a4545004001, (c) => news.push([c.id, c.ip]));
     card = new GuardedCard('me', 0x564545000001);
     neighbour = new GuardedCard('other', 0x564545000002);
     card.leaseIp = 0xc0a84002;
@@ -77,13 +80,29 @@ describe('the guard (B91)', () => {
     ['rogue_ra', 'a router advertisement', ip6(LL('01'), NODES, '3a', `8600000040000708${'00'.repeat(8)}`)],
     ['rogue_ra', 'a router advertisement behind a hop-by-hop header', ip6(LL('01'), NODES, '00', `3a00010400000000 8600000040000708${'00'.repeat(8)}`)],
     ['rogue_ra', 'a router advertisement in a fragment', ip6(LL('01'), NODES, '2c', `3a00000100000001 8600000040000708${'00'.repeat(8)}`)],
-    ['rogue_ra', 'a later fragment of ICMPv6', ip6(LL('01'), NODES, '2c', `3a00000800000001 ${'00'.repeat(8)}`)],
+    ['malformed', 'a first fragment that does not show its ICMPv6', ip6(LL('01'), NODES, '2c', '3a00000100000001')],
+    ['malformed', 'a first fragment that does not show its ports', ip6(LL('01'), NODES, '2c', '3c000001000000011100010400000000')],
+    ['malformed', 'a later fragment of more extension headers', ip6(LL('01'), NODES, '2c', `3c00000800000001 ${'00'.repeat(8)}`)],
+    ['nd_spoof', 'neighbour discovery in fragments', ip6(LL('01'), NODES, '2c', `3a00000100000001 ${advert(LL('01'), linkAddress(2, ME))}`)],
     ['rogue_ra', 'a redirect', ip6(LL('01'), NODES, '3a', `8900000000000000${'00'.repeat(32)}`)],
-    ['arp_spoof', 'a neighbour advertisement for another’s address', ip6(LL('01'), NODES, '3a', advert(LL('02'), linkAddress(2, ME)))],
-    ['arp_spoof', 'a neighbour advertisement with another’s MAC address', ip6(LL('01'), NODES, '3a', advert(LL('01'), linkAddress(2, OTHER)))],
-    ['arp_spoof', 'a neighbour solicitation with another’s MAC address', ip6(LL('01'), NODES, '3a', solicit(LL('02'), linkAddress(1, OTHER)))],
-    ['arp_spoof', 'a solicitation from another’s address', ip6(LL('02'), NODES, '3a', solicit(LL('03'), linkAddress(1, ME)))],
-    ['arp_spoof', 'a router solicitation with another’s MAC address', ip6(LL('01'), NODES, '3a', `8500000000000000${linkAddress(1, OTHER)}`)],
+    ['nd_spoof', 'a neighbour advertisement for another’s address', ip6(LL('01'), NODES, '3a', advert(LL('02'), linkAddress(2, ME)))],
+    ['nd_spoof', 'a neighbour advertisement with another’s MAC address', ip6(LL('01'), NODES, '3a', advert(LL('01'), linkAddress(2, OTHER)))],
+    ['nd_spoof', 'a neighbour solicitation with another’s MAC address', ip6(LL('01'), NODES, '3a', solicit(LL('02'), linkAddress(1, OTHER)))],
+    ['nd_spoof', 'a solicitation from another’s address', ip6(LL('02'), NODES, '3a', solicit(LL('03'), linkAddress(1, ME)))],
+    ['nd_spoof', 'a router solicitation with another’s MAC address', ip6(LL('01'), NODES, '3a', `8500000000000000${linkAddress(1, OTHER)}`)],
+    ['nd_spoof', 'an advertisement of the gateway’s address', ip6(LL('01'), NODES, '3a', advert(EUI(GATEWAY_MAC), linkAddress(2, ME)))],
+    ['nd_spoof', 'an advertisement of an address made of another’s MAC', ip6(LL('01'), NODES, '3a', advert(EUI(OTHER), linkAddress(2, ME)))],
+    ['nd_spoof', 'an advertisement of a group address', ip6(LL('01'), NODES, '3a', advert(NODES, linkAddress(2, ME)))],
+    ['ip_spoof', 'a global address made of another’s MAC', ip6(EUI(OTHER, 'fd00000000000001'), NODES, '06', '00'.repeat(20))],
+    ['ip_spoof', 'the gateway’s IPv6 address', ip6(EUI(GATEWAY_MAC), NODES, '06', '00'.repeat(20))],
+    ['ip_spoof', 'no IPv6 address', ip6(ANY6, NODES, '11', '1000100000080000')],
+    ['ip_spoof', 'the loopback of IPv6', ip6(`${'0'.repeat(31)}1`, NODES, '11', '1000100000080000')],
+    ['ip_spoof', 'a group as sender', ip6(NODES, NODES, '11', '1000100000080000')],
+    ['ip_spoof', 'IPv4 in IPv6', ip6(`${'0'.repeat(20)}ffffc0a84003`, NODES, '11', '1000100000080000')],
+    ['rogue_ra', 'a redirect of IPv4', ip4(me, other, '01', `0501000000000000${'00'.repeat(28)}`)],
+    ['rogue_ra', 'a router advertisement of IPv4', ip4(me, 'e0000001', '01', '0900000001020708')],
+    ['source_route', 'a loose source route', ip4(me, gateway, '06', `01830704${other}${'00'.repeat(20)}`).replace('0800 4500', '0800 4700')],
+    ['source_route', 'a strict source route', ip4(me, gateway, '11', `890704${other}00${'00'.repeat(20)}`).replace('0800 4500', '0800 4700')],
     ['ip_spoof', 'another VM’s IPv6 address', ip6(LL('02'), NODES, '06', '00'.repeat(20))],
     ['malformed', 'an option of neighbour discovery of no length', ip6(LL('01'), NODES, '3a', solicit(LL('02'), `0100${ME}`))],
     ['malformed', 'IPv6 that is cut off', ip6(LL('01'), NODES, '06', '00'.repeat(20)).slice(0, -4)],
@@ -102,6 +121,11 @@ describe('the guard (B91)', () => {
     ['a probe', arp(1, ME, '00000000', other)],
     ['asking whether another’s IPv6 address is free', ip6(ANY6, NODES, '3a', solicit(LL('02'), ''))],
     ['an address of its own in IPv6', ip6(LL('01'), NODES, '3a', solicit(LL('02'), linkAddress(1, ME)))],
+    ['an advertisement of an address made of its own MAC', ip6(EUI(ME), NODES, '3a', advert(EUI(ME), linkAddress(2, ME)))],
+    ['a report of groups before it has an address', ip6(ANY6, NODES, '00', `3a00050200000000 8f00000000000001${'00'.repeat(20)}`)],
+    ['a large echo in IPv6, its first fragment', ip6(LL('01'), LL('02'), '2c', `3a00000100000001 8000000000000000`)],
+    ['a large echo in IPv6, a later fragment', ip6(LL('01'), LL('02'), '2c', `3a00000800000001 ${'00'.repeat(8)}`)],
+    ['an option of IPv4 that is no source route', ip4(me, gateway, '06', `94040000${'00'.repeat(20)}`).replace('0800 4500', '0800 4600')],
     ['an echo in IPv6', ip6(LL('01'), LL('02'), '3a', '8000000000000000')],
     ['a later fragment of UDP in IPv6', ip6(LL('01'), LL('02'), '2c', `1100000800000001 ${'02230222'.repeat(2)}`)],
   ];
@@ -115,7 +139,8 @@ describe('the guard (B91)', () => {
           // what is behind the end must not matter
           const padded = Buffer.concat([f.subarray(0, n), Buffer.alloc(80, 0xa5)]);
           const zeros = Buffer.concat([f.subarray(0, n), Buffer.alloc(80)]);
-          const g = (b: Buffer) => new Guard(SUBNET, () => {}).check(Object.assign(new GuardedCard('x', 0x564545000001), { leaseIp: 0xc0a84002 }), b, 0, n, 5);
+          const g = (b: Buffer) =>
+            new Guard(SUBNET, 0x5a4545004001, () => {}).check(Object.assign(new GuardedCard('x', 0x564545000001), { leaseIp: 0xc0a84002 }), b, 0, n, 5);
           expect(g(padded)).toBe(g(zeros));
         }
         f[6] ^= 1;
@@ -155,6 +180,7 @@ describe('the guard (B91)', () => {
     const asked: number[] = [];
     const g = new Guard(
       SUBNET,
+      0x5a4545004001,
       () => {},
       (_card, ip) => asked.push(ip),
     );
@@ -184,7 +210,28 @@ describe('the guard (B91)', () => {
   test('claims are bounded', () => {
     for (let i = 0; i < 100; i++) check(arp(1, ME, `c0a840${(100 + i).toString(16).padStart(2, '0')}`, gateway));
     expect(card.spoken.size).toBe(16);
-    for (let i = 0; i < 100; i++) check(ip6(LL('01'), NODES, '3a', advert(LL(`${(100 + i).toString(16)}`), linkAddress(2, ME))));
-    expect(card.ipv6.length).toBe(16);
+    const take = (i: number) => check(ip6(LL('01'), NODES, '3a', advert(LL((100 + i).toString(16)), linkAddress(2, ME))));
+    const verdicts = Array.from({ length: 100 }, (_, i) => take(i));
+    expect(card.ipv6.size).toBe(32);
+    expect(verdicts.filter((v) => v === 'address_limit')).toHaveLength(69);
+    expect(check(`333300000001${OTHER} 86dd 6000000000203aff${LL('02')}${NODES}${advert(LL('03'), linkAddress(2, OTHER))}`, neighbour)).toBeNull();
+    now += 3_600_001;
+    expect(take(99), 'what is silent gives way').toBeNull();
+  });
+
+  test('B91: an IPv6 address is its holder’s for an hour after its last word, and free when the card is unplugged', () => {
+    const as = (n: string, mac: string) => `333300000001${mac} 86dd 6000000000203aff${LL(n)}${NODES}${advert(LL(n), linkAddress(2, mac))}`;
+    expect(check(as('77', ME))).toBeNull();
+    for (let i = 0; i < 5; i++) {
+      now += 1_800_000;
+      expect(check(as('77', ME)), 'used').toBeNull();
+      expect(check(as('77', OTHER), neighbour)).toBe('nd_spoof');
+      expect(check(`333300000001${OTHER} 86dd 6000000000183aff${ANY6}${NODES}${solicit(LL('77'), '')}`, neighbour), 'to ask is no offence').toBeNull();
+    }
+    now += 3_600_001;
+    expect(check(as('77', OTHER), neighbour), 'silent').toBeNull();
+    expect(check(as('77', ME))).toBe('nd_spoof');
+    guard.forget(neighbour);
+    expect(check(as('77', ME))).toBeNull();
   });
 });

@@ -3,24 +3,30 @@
  *
  * Theory of operation: `check` looks at one frame as the network would see it (after the translation of its MAC address) and gives a reason to drop it, or null.
  * A card's own addresses are its lease or self-set address, its reservation, and what it claimed. An address of the subnet that nobody owns may be
- * claimed by ARP: it is the card's own from then on, and its only one for forwarding, until its guest asks by DHCP again. IPv6 addresses are first
- * come, first served, learned from neighbour discovery. The same rules and names as the kernel engine's nft rules.
+ * claimed by ARP: it is the card's own from then on, and its only one for forwarding, until its guest asks by DHCP again. An IPv6 address belongs to the card that
+ * spoke as it first, by sending from it or advertising it, for as long as the card goes on doing so; a question whether one is free takes nothing. Addresses made of a MAC address
+ * (EUI-64) belong to that MAC's card from the beginning. No guest is a router or a DHCP server. The same rules and names as the kernel engine's nft rules.
  *
  * Call order: `setCards` when cards or leases have changed, `onDhcp` when a guest asked, `check` for each frame.
- * Limits: 16 claims and 16 IPv6 addresses per card, the oldest gives way; a claim is forgotten after ten minutes without ARP.
+ * Limits: 16 claims per card, the oldest gives way; a claim is forgotten after ten minutes without ARP. 32 IPv6 addresses per card, further ones are refused;
+ * an address is free again after an hour of silence. A guest's ESP hides what it carries.
  */
 
 import { broadcastOf, gatewayOf, type SubnetLike, subnetContains } from '../wire/address.ts';
 import { arpSenderIp, arpSenderMac, checkArp } from '../wire/arp.ts';
 import { get16, get32 } from '../wire/bytes.ts';
 import { ETH_HEADER, EtherType, readMac } from '../wire/ethernet.ts';
+import { IcmpType } from '../wire/icmp.ts';
 import { IpProtocol } from '../wire/ipv4.ts';
-import { eachLinkAddress, findUpper, Ipv6Next, type Ipv6Upper, ipv6SourceAt, NdType, ndOptionsAt } from '../wire/ipv6.ts';
+import { eachLinkAddress, findUpper, Ipv6Next, type Ipv6Upper, ipv6SourceAt, isExtension, NdType, ndOptionsAt } from '../wire/ipv6.ts';
 import type { Drop } from './drops.ts';
 
 const CLAIM_MS = 600_000;
 const MAX_CLAIMS = 16;
-const MAX_IPV6 = 16;
+const HOLD_MS = 3_600_000;
+const MAX_IPV6 = 32;
+/** The fast path is left after this time, so that what is used stays held. */
+const RENEW_MS = HOLD_MS / 4;
 
 /** One card, as the guard knows it. */
 export class GuardedCard {
@@ -38,9 +44,11 @@ export class GuardedCard {
   staticSince = 0;
   /** Addresses under which it spoke ARP, and until when each is remembered. */
   readonly spoken = new Map<number, number>();
-  readonly ipv6: string[] = [];
-  /** The four words of the last IPv6 source that was found right. */
+  /** IPv6 addresses that it holds, the longest silent first, and until when. */
+  readonly ipv6 = new Map<string, number>();
+  /** The four words of the last IPv6 source that was found right, and until when that is good enough. */
   readonly lastIpv6 = new Uint32Array(4);
+  lastIpv6Until = 0;
 
   constructor(id: string, mac: number) {
     this.id = id;
@@ -62,6 +70,8 @@ export class Guard {
   /** Who owns an address of the subnet; null = the network itself. */
   #owners = new Map<number, GuardedCard | null>();
   #ipv6Owners = new Map<string, GuardedCard>();
+  #byMac = new Map<number, GuardedCard>();
+  readonly #gatewayMac: number;
   #cards: readonly GuardedCard[] = [];
   readonly #upper: Ipv6Upper = { protocol: -1, start: 0, at: 0, end: 0, fragment: false, later: false };
 
@@ -69,8 +79,9 @@ export class Guard {
    * `onStatic` is called when a card's self-set address came, changed or went; `onUnknown` when it speaks as an address that nobody owns, without a claim: asked by
    * ARP, it will claim it, as after a restart of this process.
    */
-  constructor(subnet: SubnetLike, onStatic: (card: GuardedCard) => void, onUnknown: (card: GuardedCard, ip: number) => void = () => {}) {
+  constructor(subnet: SubnetLike, gatewayMac: number, onStatic: (card: GuardedCard) => void, onUnknown: (card: GuardedCard, ip: number) => void = () => {}) {
     this.#subnet = subnet;
+    this.#gatewayMac = gatewayMac;
     this.#onStatic = onStatic;
     this.#onUnknown = onUnknown;
   }
@@ -78,6 +89,7 @@ export class Guard {
   /** Takes all cards with what they own now. */
   setCards(cards: readonly GuardedCard[]): void {
     this.#cards = cards;
+    this.#byMac = new Map(cards.map((c) => [c.mac, c]));
     this.#owners = new Map<number, GuardedCard | null>([
       [this.#subnet.base, null],
       [gatewayOf(this.#subnet), null],
@@ -99,8 +111,9 @@ export class Guard {
   /** The card was pulled out: what was learned of it is over. */
   forget(card: GuardedCard): void {
     card.spoken.clear();
-    for (const key of card.ipv6.splice(0)) this.#ipv6Owners.delete(key);
-    card.lastIpv6.fill(0);
+    for (const key of card.ipv6.keys()) this.#ipv6Owners.delete(key);
+    card.ipv6.clear();
+    card.lastIpv6Until = 0;
     card.lastIp = -1;
     if (card.staticIp >= 0) this.#setStatic(card, -1, 0);
   }
@@ -123,19 +136,23 @@ export class Guard {
       return this.#ipv4(card, b, o + ETH_HEADER, end, now);
     }
     if (type === EtherType.arp) return this.#arp(card, b, o + ETH_HEADER, end, now);
-    if (type === EtherType.ipv6) return this.#ipv6(card, b, o + ETH_HEADER, end);
+    if (type === EtherType.ipv6) return this.#ipv6(card, b, o + ETH_HEADER, end, now);
     return 'ethertype';
   }
 
   #ipv4(card: GuardedCard, b: Uint8Array, ip: number, end: number, now: number): Drop | null {
     const header = (b[ip] & 15) << 2;
     if (end - ip < 20 || b[ip] >> 4 !== 4 || header < 20 || ip + header > end) return 'malformed';
+    if (header > 20 && hasSourceRoute(b, ip + 20, ip + header)) return 'source_route';
     const source = get32(b, ip + 12);
-    if (b[ip + 9] === IpProtocol.udp && (get16(b, ip + 6) & 0x1fff) === 0 && ip + header + 4 <= end) {
-      const from = get16(b, ip + header);
-      const to = get16(b, ip + header + 2);
-      if (source === 0 && from === 68 && to === 67) return null;
-      if (from === 67 && to === 68) return 'rogue_dhcp';
+    if ((get16(b, ip + 6) & 0x1fff) === 0 && ip + header + 4 <= end) {
+      const at = ip + header;
+      if (b[ip + 9] === IpProtocol.udp) {
+        const from = get16(b, at);
+        const to = get16(b, at + 2);
+        if (source === 0 && from === 68 && to === 67) return null;
+        if (from === 67 && to === 68) return 'rogue_dhcp';
+      } else if (b[ip + 9] === IpProtocol.icmp && (b[at] === IcmpType.redirect || b[at] === IcmpType.routerAdvert)) return 'rogue_ra';
     }
     if (this.#isOwn(card, source)) {
       card.lastIp = source;
@@ -177,33 +194,31 @@ export class Guard {
     this.#onStatic(card);
   }
 
-  #ipv6(card: GuardedCard, b: Uint8Array, ip: number, end: number): Drop | null {
+  #ipv6(card: GuardedCard, b: Uint8Array, ip: number, end: number, now: number): Drop | null {
     const u = this.#upper;
     findUpper(b, ip, end, u);
     if (u.protocol < 0) return 'malformed';
+    // of later fragments the first decides; it must be there with its header (RFC 7112)
+    if (u.later) return isExtension(u.protocol) ? 'malformed' : this.#speakAs(card, b, ipv6SourceAt(ip), now, 'ip_spoof');
     if (u.protocol === Ipv6Next.icmp) {
-      const drop = this.#icmpv6(card, b, u);
-      if (drop) return drop;
-    } else if (u.protocol === Ipv6Next.udp && !u.later) {
+      const drop = this.#icmpv6(card, b, u, now);
+      if (drop !== undefined) return drop;
+    } else if (u.protocol === Ipv6Next.udp) {
       if (u.at + 4 > u.end) return 'malformed';
       if (get16(b, u.at) === 547 && get16(b, u.at + 2) === 546) return 'rogue_dhcp';
     }
-    const s = ipv6SourceAt(ip);
-    const last = card.lastIpv6;
-    if (get32(b, s + 12) === last[3] && get32(b, s + 8) === last[2] && get32(b, s + 4) === last[1] && get32(b, s) === last[0]) return null;
-    const owner = this.#ipv6Owners.get(ipv6Key(b, s));
-    if (owner !== undefined && owner !== card) return 'ip_spoof';
-    for (let i = 0; i < 4; i++) last[i] = get32(b, s + 4 * i);
-    return null;
+    return this.#speakAs(card, b, ipv6SourceAt(ip), now, 'ip_spoof');
   }
 
-  #icmpv6(card: GuardedCard, b: Uint8Array, u: Ipv6Upper): Drop | null {
-    if (u.later) return 'rogue_ra'; // neighbour discovery is never fragmented (RFC 6980), and nothing else needs it here
+  /** Undefined: it is its sender that decides. */
+  #icmpv6(card: GuardedCard, b: Uint8Array, u: Ipv6Upper, now: number): Drop | null | undefined {
     if (u.at + 8 > u.end) return 'malformed';
     const type = b[u.at];
+    const source = ipv6SourceAt(u.start);
+    const unspecified = isZero(b, source, 4);
     if (type === NdType.routerAdvert || type === NdType.redirect) return 'rogue_ra';
-    if (type !== NdType.solicit && type !== NdType.advert && type !== NdType.routerSolicit) return u.fragment ? 'rogue_ra' : null;
-    if (u.fragment) return 'arp_spoof';
+    if (type !== NdType.solicit && type !== NdType.advert && type !== NdType.routerSolicit) return unspecified && MLD.includes(type) ? null : undefined;
+    if (u.fragment) return 'nd_spoof'; // neighbour discovery is never fragmented (RFC 6980)
     const options = ndOptionsAt(b, u.at, u.end);
     if (options === 0) return 'malformed';
     let forged = false;
@@ -211,29 +226,72 @@ export class Guard {
       if (readMac(b, at) !== card.mac) forged = true;
     });
     if (!whole) return 'malformed';
-    if (forged) return 'arp_spoof';
-    if (type === NdType.advert) return this.#claimIpv6(card, b, u.at + 8);
-    // a solicitation from the unspecified address asks whether its target is free, so as to take it (RFC 4862)
-    const source = ipv6Key(b, ipv6SourceAt(u.start));
-    if (type === NdType.solicit && source === UNSPECIFIED) return this.#claimIpv6(card, b, u.at + 8, true);
-    return source === UNSPECIFIED ? null : this.#claimIpv6(card, b, ipv6SourceAt(u.start));
+    if (forged) return 'nd_spoof';
+    // a guest without an address asks whether one is free (RFC 4862)
+    if (unspecified && type !== NdType.advert) return null;
+    return this.#speakAs(card, b, source, now, 'nd_spoof') ?? (type === NdType.advert ? this.#speakAs(card, b, u.at + 8, now, 'nd_spoof') : null);
   }
 
-  /** `probe`: asking for another's address is no offence, but does not give it. */
-  #claimIpv6(card: GuardedCard, b: Uint8Array, at: number, probe = false): Drop | null {
-    const key = ipv6Key(b, at);
-    const owner = this.#ipv6Owners.get(key);
-    if (owner === card) return null;
-    if (owner) return probe ? null : 'arp_spoof';
-    this.#ipv6Owners.set(key, card);
-    card.ipv6.push(key);
-    if (card.ipv6.length > MAX_IPV6) this.#ipv6Owners.delete(card.ipv6.shift() as string);
+  /** Whether the card may speak as the address at `at`; if nobody holds it, it does from now on. */
+  #speakAs(card: GuardedCard, b: Uint8Array, at: number, now: number, spoof: 'ip_spoof' | 'nd_spoof'): Drop | null {
+    const last = card.lastIpv6;
+    const [w0, w1, w2, w3] = [get32(b, at), get32(b, at + 4), get32(b, at + 8), get32(b, at + 12)];
+    if (w3 === last[3] && w2 === last[2] && w1 === last[1] && w0 === last[0] && now < card.lastIpv6Until) return null;
+    // unspecified, loopback, IPv4 in IPv6; group addresses
+    if ((w0 === 0 && w1 === 0 && (w2 === 0 || w2 === 0xffff)) || w0 >>> 24 === 0xff) return spoof;
+    const key = `${w0}:${w1}:${w2}:${w3}`;
+    const holder = this.#ipv6Owners.get(key);
+    if (holder !== card) {
+      if (holder && (holder.ipv6.get(key) ?? 0) > now) return spoof;
+      const maker = makerOf(w2, w3);
+      if (maker !== card.mac) {
+        if (maker === this.#gatewayMac || this.#byMac.has(maker)) return spoof;
+        this.#forgetSilent(card, now);
+        if (card.ipv6.size >= MAX_IPV6) return 'address_limit';
+      }
+      holder?.ipv6.delete(key);
+      this.#ipv6Owners.set(key, card);
+    }
+    card.ipv6.delete(key);
+    card.ipv6.set(key, now + HOLD_MS);
+    card.lastIpv6.set([w0, w1, w2, w3]);
+    card.lastIpv6Until = now + RENEW_MS;
     return null;
+  }
+
+  #forgetSilent(card: GuardedCard, now: number): void {
+    for (const [key, until] of card.ipv6) {
+      if (until > now) break;
+      card.ipv6.delete(key);
+      if (this.#ipv6Owners.get(key) === card) this.#ipv6Owners.delete(key);
+    }
   }
 }
 
-const UNSPECIFIED = '0:0:0:0';
+/** Reports and leavings of multicast listeners (RFC 2710, 3810), which a guest sends before it has an address. */
+const MLD = [131, 132, 143];
 
-function ipv6Key(b: Uint8Array, o: number): string {
-  return `${get32(b, o)}:${get32(b, o + 4)}:${get32(b, o + 8)}:${get32(b, o + 12)}`;
+/** The MAC address of which an interface has made the second half of its address (RFC 4291, appendix A); -1 = none. */
+function makerOf(w2: number, w3: number): number {
+  if ((w2 & 0xff) !== 0xff || w3 >>> 24 !== 0xfe) return -1;
+  return ((w2 >>> 8) ^ 0x020000) * 2 ** 24 + (w3 & 0xffffff);
+}
+
+function isZero(b: Uint8Array, at: number, words: number): boolean {
+  for (let i = 0; i < words; i++) if (get32(b, at + 4 * i) !== 0) return false;
+  return true;
+}
+
+/** Loose and strict source routes (RFC 791) among the options of IPv4. */
+function hasSourceRoute(b: Uint8Array, at: number, end: number): boolean {
+  for (let o = at; o < end && b[o] !== 0; ) {
+    if (b[o] === 1) {
+      o++;
+      continue;
+    }
+    if (b[o] === 131 || b[o] === 137) return true;
+    if (o + 1 >= end || b[o + 1] < 2) return false;
+    o += b[o + 1];
+  }
+  return false;
 }

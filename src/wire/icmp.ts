@@ -2,7 +2,7 @@
 import { checksum16, fold16, put16, put32, sum16 } from './bytes.ts';
 
 export const ICMP_HEADER = 8;
-export const IcmpType = { echoReply: 0, unreachable: 3, echo: 8, timeExceeded: 11, parameterProblem: 12 } as const;
+export const IcmpType = { echoReply: 0, unreachable: 3, redirect: 5, echo: 8, routerAdvert: 9, timeExceeded: 11, parameterProblem: 12 } as const;
 /** Codes of `unreachable`. */
 export const Unreachable = { net: 0, host: 1, protocol: 2, port: 3, fragmentationNeeded: 4, prohibited: 13 } as const;
 /** Bytes of the packet that an error quotes; RFC 1812 allows up to 576 bytes of whole message. */

@@ -12,6 +12,11 @@ export const Ipv6Next = { hopByHop: 0, udp: 17, routing: 43, fragment: 44, authe
 export const NdType = { routerSolicit: 133, routerAdvert: 134, solicit: 135, advert: 136, redirect: 137 } as const;
 const MAX_EXTENSIONS = 8;
 
+/** Headers behind which another one stands. */
+export function isExtension(next: number): boolean {
+  return next === Ipv6Next.hopByHop || next === Ipv6Next.routing || next === Ipv6Next.options || next === Ipv6Next.fragment || next === Ipv6Next.authentication;
+}
+
 /** What stands behind the extension headers. */
 export interface Ipv6Upper {
   /** Where the IPv6 header begins. */
@@ -41,13 +46,7 @@ export function findUpper(b: Uint8Array, o: number, frameEnd: number, out: Ipv6U
   let next = b[o + OFF.next];
   let at = o + IPV6_HEADER;
   for (let i = 0; i <= MAX_EXTENSIONS; i++) {
-    if (
-      next !== Ipv6Next.hopByHop &&
-      next !== Ipv6Next.routing &&
-      next !== Ipv6Next.options &&
-      next !== Ipv6Next.fragment &&
-      next !== Ipv6Next.authentication
-    ) {
+    if (!isExtension(next)) {
       out.protocol = next;
       out.at = at;
       return;

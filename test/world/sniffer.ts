@@ -1,4 +1,5 @@
 /** Frames as they pass an interface, by tcpdump, and raw frames sent out of one. */
+import type { ChildProcess } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Namespace, until, type World } from './world.ts';
@@ -14,10 +15,10 @@ export class Sniffer {
     this.#end = end;
   }
 
-  /** Captures whole frames; begun when this resolves. */
-  static async start(world: World, ns: Namespace, device: string): Promise<Sniffer> {
+  /** Captures whole frames; begun when this resolves. `direction`: only what comes in, or goes out. */
+  static async start(world: World, ns: Namespace, device: string, direction: 'inout' | 'in' | 'out' = 'inout'): Promise<Sniffer> {
     const file = join(world.dir, `sniff-${count++}.pcap`);
-    const child = ns.spawn(['sh', '-c', `exec tcpdump -Z root -i ${device} -n -s 0 -U --immediate-mode -B 65536 -w ${file} 2>&1`]);
+    const child = ns.spawn(['sh', '-c', `exec tcpdump -Z root -i ${device} -Q ${direction} -n -s 0 -U --immediate-mode -B 65536 -w ${file} 2>&1`]);
     let said = '';
     child.stdout?.on('data', (d: Buffer) => {
       said += d.toString();
@@ -43,6 +44,11 @@ export class Sniffer {
     return found;
   }
 
+  /** Whether a frame so far has these bytes (hex). */
+  sees(bytes: string): boolean {
+    return readFileSync(this.file).includes(Buffer.from(bytes, 'hex'));
+  }
+
   /** Ends the capture; the whole file. */
   async stop(): Promise<Buffer> {
     await this.#end();
@@ -61,6 +67,27 @@ for l in sys.stdin: s.send(bytes.fromhex(l))`;
   child.stdin?.end(frames.map((f) => `${f}\n`).join(''));
   const status = await new Promise((resolve) => child.once('exit', resolve));
   if (status !== 0) throw new Error('frames were not sent');
+}
+
+/** Sends raw frames out of a namespace's interface, again and again. */
+export class FrameSender {
+  readonly #child: ChildProcess;
+
+  constructor(ns: Namespace, device: string) {
+    const program = `import socket,sys
+s=socket.socket(17,3)
+s.bind(('${device}',0))
+while True:
+    l=sys.stdin.readline()
+    if not l: break
+    s.send(bytes.fromhex(l))`;
+    this.#child = ns.spawn(['python3', '-c', program]);
+  }
+
+  /** Each as hex. */
+  send(frames: readonly string[]): void {
+    this.#child.stdin?.write(frames.map((f) => `${f}\n`).join(''));
+  }
 }
 
 /** Packets (of a display filter) with a wrong checksum, or that tshark cannot make sense of, one line each. tshark is the judge. */

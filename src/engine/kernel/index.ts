@@ -14,7 +14,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { run } from '../../host/exec.ts';
 import { ebpfRefusal, openTap } from '../../host/ffi.ts';
 import { ipBatch, listAddresses, listLinks, listRoutes } from '../../host/links.ts';
-import { applyNft, listTable, readSetCounters, withoutDynamicElements } from '../../host/nft.ts';
+import { applyNft, listTable, withoutDynamicElements } from '../../host/nft.ts';
 import { readSysctl } from '../../host/sysctl.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import type { Explanation, Packet } from '../../net/explain.ts';
@@ -43,6 +43,7 @@ import { gatherFacts } from './explain-facts.ts';
 import { allowThroughFirewalls, findFirewalls, removeFirewallAllowances } from './firewalls.ts';
 import { endFlows, Places } from './flows.ts';
 import { GuestAddresses } from './guest-addresses.ts';
+import { keptElements, readDrops } from './kept-elements.ts';
 import { MacTranslations } from './mac-translation.ts';
 import { BRIDGES, TABLES, tapName } from './names.ts';
 import { isOurs, type LinkPlan, planLinks, planTaps } from './plan.ts';
@@ -206,7 +207,7 @@ class KernelEngine implements Engine {
   }
 
   async #dropCounters(): Promise<Map<string, Map<string, number>>> {
-    return this.#hasDesired && this.#desired.nics.length > 0 ? readSetCounters('bridge', 'anka', 'drop_').catch(() => new Map()) : new Map();
+    return this.#hasDesired && this.#desired.nics.length > 0 ? readDrops(this.#desired.nics) : new Map();
   }
 
   async stats(): Promise<NicStats[]> {
@@ -424,8 +425,9 @@ class KernelEngine implements Engine {
     if (this.#applied?.wanted !== wanted || (await this.#rulesInForce()) !== this.#applied.inForce) {
       // a claim that came since the last look would go with the table that it stands in
       const unread = this.#applied === null ? [] : await this.#guests.unreadClaims();
-      const kept = desired.networks.length === 0 || unread.length === 0 ? '' : `\nadd element bridge anka claim { ${unread.join(', ')} }`;
-      await applyNft(wanted + kept);
+      const claims = unread.length === 0 ? '' : `add element bridge anka claim { ${unread.join(', ')} }`;
+      const kept = desired.networks.length === 0 ? [] : [claims, await keptElements(desired.nics, wanted)];
+      await applyNft([wanted, ...kept].join('\n'));
       this.#applied = { wanted, inForce: await this.#rulesInForce() };
     }
     await endFlows(this.#places.follow(ruled), desired.networks);

@@ -6,18 +6,20 @@
  * owns may be claimed by ARP (B50): the claim goes into a set with a timeout, and the engine makes it the card's own when it sees it. Table `ip anka`
  * holds NAT, forwarding (DNAT), isolation from outside, and the port rewriting of DHCP and DNS. Table `ip6 anka` keeps IPv6 from crossing the bridges.
  * `meta protocol arp` stands where nft would look at the type behind the addresses, which of a frame in a VLAN is the tag's.
- * Bridged cards speak with their own MAC and without the host's address; which others they use is their network's business, and only noted.
+ * Bridged cards speak with their own MAC and without the host's address, and are no routers and no DHCP servers (docs/decisions/0009); which other IPv4 addresses they use is their
+ * network's business, and only noted. IPv6 addresses are held by the card that had them first, on every network (ruleset-ipv6.ts).
  *
- * Drops are counted per card and reason in sets named `drop_…`, as nft has no counters by interface.
- * IPv6 neighbour claims: that every link-layer option carries the card's own address is checked by bpf/mac-translate.bpf.c, which marks a message that lies;
- * that nobody claims the gateway's address is checked here.
+ * Drops are counted per card and reason in sets named `drop_…`, as nft has no counters by interface: by the card's interface in table bridge, and by its MAC address in the others, which see
+ * the bridge as the interface.
  *
- * Limits: nft 1.0.6 garbles concatenated maps in its JSON, so these are only ever written; which guest owns which IPv6 address is not known, so a guest may
- * claim another's, with its own MAC.
+ * Limits: nft 1.0.6 garbles concatenated maps in its JSON, so these are only ever written. What the kernel's bridge keeps to itself before any rule sees it is not counted: frames
+ * from a group address, pause frames, LLDP.
  */
-import { broadcastOf, formatIpv4, formatMac, formatSubnet, gatewayOf } from '../../wire/address.ts';
+import { createHash } from 'node:crypto';
+import { broadcastOf, formatIpv4, formatMac, formatSubnet, gatewayOf, parseMac } from '../../wire/address.ts';
 import type { DesiredNetwork, DesiredNic, DesiredRule } from '../engine.ts';
 import { BRIDGES, bridgeMac, DHCP_PORTS, DNS_PORT, PLUG_PREFIX, SEGMENT_PREFIX, tapName } from './names.ts';
+import { ipv6Chains, ipv6Sets } from './ruleset-ipv6.ts';
 
 /** A card with what was learned of it. */
 export interface RuledNic {
@@ -27,12 +29,23 @@ export interface RuledNic {
 }
 
 /** Reasons for which the guard drops, in the order of the sets. */
-export const DROP_REASONS = ['mac_spoof', 'arp_spoof', 'ip_spoof', 'rogue_dhcp', 'rogue_ra', 'nd_spoof', 'ethertype', 'isolated'] as const;
-export type DropReason = (typeof DROP_REASONS)[number];
+const GUARD_REASONS = [
+  'mac_spoof',
+  'arp_spoof',
+  'ip_spoof',
+  'rogue_dhcp',
+  'rogue_ra',
+  'nd_spoof',
+  'source_route',
+  'address_limit',
+  'malformed',
+  'ethertype',
+  'isolated',
+] as const;
+/** All reasons: with that of what is not carried from this network to there. */
+export const DROP_REASONS = [...GUARD_REASONS, 'prohibited'] as const;
 
 const CLAIM_TIMEOUT = '10m';
-/** MARK_FORGED of bpf/mac-translate.bpf.c. */
-const FORGED_MARK = '0x616e6b61';
 /** Sets of the addresses of bridged guests: claimed by ARP, given by DHCP. */
 export const ADDRESS_SETS = ['seen', 'given'] as const;
 const SEEN_TIMEOUT = '1h';
@@ -40,12 +53,16 @@ const SEEN_TIMEOUT = '1h';
 const list = (items: readonly string[]): string => (items.length > 0 ? ` elements = { ${items.join(', ')} }` : '');
 const q = (name: string): string => `"${name}"`;
 
-/** The address that an interface gives itself from its MAC (RFC 4291, 2.5.1), all digits written out. */
-function linkLocal(mac: string): string {
-  const [a, b, c, d, e, f] = mac.split(':') as [string, string, string, string, string, string];
-  const first = (Number.parseInt(a, 16) ^ 2).toString(16).padStart(2, '0');
-  return `fe80:0000:0000:0000:${first}${b}:${c}ff:fe${d}:${e}${f}`;
+/** Where addresses of IPv6 are one card's or another's: the network, or the VLAN of a bridge. In names of sets and chains. */
+export function domainOf(nic: DesiredNic): string {
+  if (nic.type !== 'bridge') return nic.type;
+  return createHash('sha256')
+    .update(`${nic.bridge ?? ''}/${nic.vlan ?? ''}`)
+    .digest('hex')
+    .slice(0, 8);
 }
+
+const dropAs = (reason: string, key: 'iifname' | 'ether saddr'): string => `update @drop_${reason} { ${key} counter } drop`;
 
 /** A rule is in force where there is a gateway: shared and host (B66), and a guest with an address. */
 function liveRules(nics: readonly RuledNic[]): { rule: DesiredRule; ip: number }[] {
@@ -92,8 +109,11 @@ function ipTable(networks: readonly DesiredNetwork[], nics: readonly RuledNic[])
     (n) =>
       `    iifname ${q(BRIDGES[n.name])} ${n.name === 'host' ? 'fib daddr type local' : `ip daddr ${formatIpv4(gatewayOf(n.subnet))}`} meta l4proto { tcp, udp } th dport 53 redirect to :${DNS_PORT}`,
   );
+  const [prohibited, isolatedDrop] = [dropAs('prohibited', 'ether saddr'), dropAs('isolated', 'ether saddr')];
   if (networks.length === 0) return 'table ip anka {\n}';
   return `table ip anka {
+  set drop_prohibited { type ether_addr; size 65535; flags dynamic; }
+  set drop_isolated { type ether_addr; size 65535; flags dynamic; }
   map forward_any { type inet_proto . inet_service : ipv4_addr . inet_service;${list(any)}; }
   map forward_one { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service;${list(one)}; }
   set forward_live { type inet_proto . inet_service . ipv4_addr . inet_service;${list(live)}; }
@@ -104,9 +124,9 @@ function ipTable(networks: readonly DesiredNetwork[], nics: readonly RuledNic[])
 ${networks
   .map(
     (n) => `  chain from_${n.name} {
-    ip daddr 127.0.0.0/8 counter drop comment "the host's loopback is its own"
-    ip saddr 127.0.0.0/8 counter drop
-${n.name === 'host' && shared ? `    ip daddr ${formatSubnet(shared.subnet)} counter drop comment "not even the other gateway"\n` : ''}    udp dport 67 udp dport set ${DHCP_PORTS[n.name]}
+    ip daddr 127.0.0.0/8 ${prohibited} comment "the host's loopback is its own"
+    ip saddr 127.0.0.0/8 ${prohibited}
+${n.name === 'host' && shared ? `    ip daddr ${formatSubnet(shared.subnet)} ${prohibited} comment "not even the other gateway"\n` : ''}    udp dport 67 udp dport set ${DHCP_PORTS[n.name]}
   }`,
   )
   .join('\n')}
@@ -157,15 +177,16 @@ ${shared ? `    ip saddr ${formatSubnet(shared.subnet)} oifname != ${ours} masqu
     iifname != ${ours} oifname ${ours} tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
     ct status dnat ct direction original oifname ${ours} goto forwarded
     ct status dnat ct direction reply iifname ${ours} goto answered
-    iifname ${ours} oifname ${ours} ip saddr @isolated counter drop comment "--no-local, by way of the gateway"
-    iifname ${ours} oifname ${ours} ip daddr @isolated counter drop
+    iifname ${ours} oifname ${ours} ip saddr @isolated ${isolatedDrop} comment "--no-local, by way of the gateway"
+    iifname ${ours} oifname ${ours} ip daddr @isolated ${isolatedDrop}
 ${shared ? `    iifname ${q(BRIDGES.shared)} oifname != ${ours} ip saddr ${formatSubnet(shared.subnet)} accept\n    iifname != ${ours} oifname ${q(BRIDGES.shared)} ct state established,related accept` : ''}
 ${networks.map((n) => `    iifname ${q(BRIDGES[n.name])} oifname ${q(BRIDGES[n.name])} accept comment "between VMs; seen here only with br_netfilter"`).join('\n')}
     iifname ${q(BRIDGES.host)} ct direction reply ct status dnat accept
-    iifname ${q(BRIDGES.host)} counter drop comment "host network: nothing leaves the host"
+    iifname ${q(BRIDGES.host)} ${prohibited} comment "host network: nothing leaves the host"
     oifname ${q(BRIDGES.host)} ct status dnat accept
+    iifname ${ours} oifname ${q(BRIDGES.host)} ${prohibited}
     oifname ${q(BRIDGES.host)} counter drop
-${shared ? `    iifname ${q(BRIDGES.shared)} ip saddr != ${formatSubnet(shared.subnet)} counter drop` : ''}
+${shared ? `    iifname ${q(BRIDGES.shared)} ip saddr != ${formatSubnet(shared.subnet)} ${prohibited}` : ''}
     iifname ${q(BRIDGES.shared)} accept
     oifname ${q(BRIDGES.shared)} ct state established,related accept
     oifname ${q(BRIDGES.shared)} ct status dnat accept
@@ -176,7 +197,7 @@ ${shared ? `    iifname ${q(BRIDGES.shared)} ip saddr != ${formatSubnet(shared.s
     iifname ${ours} ip saddr @isolated ct state established,related accept
     iifname ${ours} ip saddr @isolated udp dport { 67, ${networks.map((n) => DHCP_PORTS[n.name]).join(', ')}, ${DNS_PORT} } accept
     iifname ${ours} ip saddr @isolated tcp dport ${DNS_PORT} accept
-    iifname ${ours} ip saddr @isolated counter drop comment "--no-local"
+    iifname ${ours} ip saddr @isolated ${isolatedDrop} comment "--no-local"
   }
   chain output {
     type filter hook output priority filter - 5; policy accept;
@@ -191,24 +212,31 @@ ${shared ? `    iifname ${q(BRIDGES.shared)} ip saddr != ${formatSubnet(shared.s
 function ip6Table(networks: readonly DesiredNetwork[]): string {
   if (networks.length === 0) return 'table ip6 anka {\n}';
   const ours = `{ ${networks.map((n) => q(BRIDGES[n.name])).join(', ')} }`;
+  const prohibited = dropAs('prohibited', 'ether saddr');
   return `table ip6 anka {
+  set drop_prohibited { type ether_addr; size 65535; flags dynamic; }
   chain forward {
     type filter hook forward priority filter - 5; policy accept;
 ${networks.map((n) => `    iifname ${q(BRIDGES[n.name])} oifname ${q(BRIDGES[n.name])} accept comment "between VMs; seen here only with br_netfilter"`).join('\n')}
-    iifname ${ours} counter drop comment "IPv6 stays on its network"
+    iifname ${ours} ${prohibited} comment "IPv6 stays on its network"
     oifname ${ours} counter drop
+  }
+  chain arrive {
+    type filter hook prerouting priority raw; policy accept;
+${networks.map((n) => `    iifname ${q(BRIDGES[n.name])} ether daddr ${bridgeMac(n.name)} ip6 daddr != { fe80::/10, ff00::/8 } fib daddr type != local ${prohibited} comment "the host is no router of it"`).join('\n')}
   }
   chain input {
     type filter hook input priority filter - 5; policy accept;
-    iifname ${q(BRIDGES.host)} meta l4proto { tcp, udp } th dport 53 counter drop comment "host network: names of outside stay unknown"
+    iifname ${q(BRIDGES.host)} meta l4proto { tcp, udp } th dport 53 ${prohibited} comment "host network: names of outside stay unknown"
   }
 }`;
 }
 
 function bridgeTable(networks: readonly DesiredNetwork[], nics: readonly RuledNic[], segments: Segments): string {
   const plugged = nics.filter(({ nic }) => nic.type !== 'disconnected');
+  const bridged = plugged.filter(({ nic }) => nic.type === 'bridge');
   const served = plugged.filter(({ nic }) => nic.type !== 'bridge');
-  const taps = plugged.map(({ nic }) => `${q(tapName(nic.id))} : ${nic.type === 'bridge' ? 'jump bridged' : `jump on_${nic.type}`}`);
+  const taps = plugged.map(({ nic }) => `${q(tapName(nic.id))} : jump ${nic.type === 'bridge' ? `bridged_${domainOf(nic)}` : `on_${nic.type}`}`);
   const macs = plugged.map(({ nic }) => `${q(tapName(nic.id))} . ${formatMac(nic.outsideMac)}`);
   const owned = new Set<string>();
   const addresses = new Set<string>();
@@ -221,19 +249,20 @@ function bridgeTable(networks: readonly DesiredNetwork[], nics: readonly RuledNi
   }
   for (const n of networks) for (const a of [n.subnet.base, gatewayOf(n.subnet), broadcastOf(n.subnet)]) owned.add(formatIpv4(a));
   const known = served.flatMap(({ nic, ip }) => (ip === null ? [] : [`${q(tapName(nic.id))} . ${formatMac(nic.outsideMac)} . ${formatIpv4(ip)}`]));
-  const gateways6 = networks.map((n) => linkLocal(bridgeMac(n.name)));
   const isolated = served.filter(({ nic }) => nic.isolated).map(({ nic }) => q(tapName(nic.id)));
   const lone = plugged.filter(({ nic }) => nic.isolated && nic.type === 'bridge').map(({ nic }) => q(tapName(nic.id)));
   const all = plugged.map(({ nic }) => q(tapName(nic.id)));
-  const bridged = plugged.filter(({ nic }) => nic.type === 'bridge');
   const inSegments = bridged.filter(({ nic }) => segments.cards.has(nic.id)).map(({ nic }) => q(tapName(nic.id)));
-  const drop = (reason: DropReason): string => `update @drop_${reason} { iifname counter } drop`;
+  const drop = (reason: (typeof GUARD_REASONS)[number]): string => dropAs(reason, 'iifname');
+  const bridges = [...new Set(bridged.map(({ nic }) => domainOf(nic)))];
+  const domains = [...networks.map((n) => n.name as string), ...bridges];
+  const gatewayMacs = networks.map((n) => parseMac(bridgeMac(n.name)) as number);
   const onNetwork = networks.map(
     (n) => `  chain on_${n.name} {
     iifname . ether saddr != @mac ${drop('mac_spoof')}
     ether type arp jump arp_${n.name}
     ether type ip jump check_ip4
-    ether type ip6 jump check_ip6
+    ether type ip6 goto ip6_${n.name}
     ${drop('ethertype')}
   }
   chain arp_${n.name} {
@@ -246,7 +275,7 @@ function bridgeTable(networks: readonly DesiredNetwork[], nics: readonly RuledNi
   }`,
   );
   return `table bridge anka {
-${DROP_REASONS.map((r) => `  set drop_${r} { type ifname; size 65535; flags dynamic; }`).join('\n')}
+${GUARD_REASONS.map((r) => `  set drop_${r} { type ifname; size 65535; flags dynamic; }`).join('\n')}
   set mac { type ifname . ether_addr;${list(macs)}; }
   set address { type ifname . ipv4_addr;${list([...addresses])}; }
   set known { type ifname . ether_addr . ipv4_addr;${list(known)}; }
@@ -258,25 +287,31 @@ ${DROP_REASONS.map((r) => `  set drop_${r} { type ifname; size 65535; flags dyna
 
   set seen { type ether_addr . ipv4_addr; size 4096; flags dynamic,timeout; timeout ${SEEN_TIMEOUT}; }
   set given { typeof @th,288,48 . @th,192,32; size 4096; flags dynamic,timeout; timeout ${SEEN_TIMEOUT}; }
+${ipv6Sets(
+  domains,
+  plugged.map(({ nic }) => ({ tap: tapName(nic.id), nic })),
+  gatewayMacs,
+)}
   set in_segment { type ifname;${list(inSegments)}; }
   set host_addresses { type ipv4_addr;${list(segments.hostAddresses)}; }
 
   chain check_ip4 {
     ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept
-    udp sport 67 udp dport 68 ${drop('rogue_dhcp')}
+    jump no_server
     iifname . ip saddr @address accept
     ip saddr @owned ${drop('ip_spoof')}
     iifname @isolated ${drop('isolated')}
     iifname . ip saddr @claim accept
     ${drop('ip_spoof')}
   }
-  chain check_ip6 {
-    icmpv6 type { nd-router-advert, nd-redirect } ${drop('rogue_ra')}
-    udp sport 547 udp dport 546 ${drop('rogue_dhcp')}
-    icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } meta mark ${FORGED_MARK} ${drop('nd_spoof')}
-    icmpv6 type nd-neighbor-advert @th,64,128 { ${gateways6.map((a) => `0x${a.replaceAll(':', '')}`).join(', ')} } ${drop('nd_spoof')}
-    ip6 saddr { ${gateways6.join(', ')} } ${drop('ip_spoof')}
-    accept
+  chain no_server {
+    @nh,0,8 & 0x0f != 5 jump ip_options
+    meta protocol ip icmp type { redirect, router-advertisement } ${drop('rogue_ra')}
+    udp sport 67 udp dport 68 ${drop('rogue_dhcp')}
+  }
+  chain ip_options {
+    meta protocol ip ip option lsrr exists ${drop('source_route')}
+    meta protocol ip ip option ssrr exists ${drop('source_route')}
   }
   chain bridged {
     ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 ${drop('ethertype')} comment "groups of the link itself: no guest speaks spanning tree to a switch"
@@ -285,13 +320,23 @@ ${DROP_REASONS.map((r) => `  set drop_${r} { type ifname; size 65535; flags dyna
     meta protocol arp arp saddr ip @host_addresses ${drop('arp_spoof')}
     ip saddr @host_addresses ${drop('ip_spoof')}
     meta protocol arp arp saddr ip != 0.0.0.0 update @seen { ether saddr . arp saddr ip timeout ${SEEN_TIMEOUT} }
-    accept
+    meta protocol ip jump no_server
   }
+${bridges
+  .map(
+    (d) => `  chain bridged_${d} {
+    jump bridged
+    meta protocol ip6 goto ip6_${d}
+    accept
+  }`,
+  )
+  .join('\n')}
+${domains.map((d) => ipv6Chains(d, drop)).join('\n')}
 ${onNetwork.join('\n')}
   map nic { type ifname : verdict;${list(taps)}; }
   chain guard {
     type filter hook prerouting priority -300; policy accept;
-    ip protocol tcp iifname . ether saddr . ip saddr @known accept comment "nearly all: one look"
+    ip protocol tcp @nh,0,8 0x45 iifname . ether saddr . ip saddr @known accept comment "nearly all: one look"
     iifname vmap @nic
   }
   chain forward {
@@ -304,6 +349,7 @@ ${bridged.length > 0 ? '    udp sport 67 udp dport 68 @th,192,32 != 0 update @gi
   }
   chain input {
     type filter hook input priority -200; policy accept;
+    iifname @cards ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 ${drop('ethertype')} comment "of the link: LLDP and the like"
     iifname ${q(`${PLUG_PREFIX}*`)} drop comment "segments are no network of the host"
     iifname @in_segment drop
     iifname @isolated ether type ip6 ${drop('isolated')}

@@ -115,6 +115,7 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
     this.#dnsService = new DnsService(this.dns, (x, m) => o.log.info(x, m));
     this.#guard = new Guard(
       network.subnet,
+      this.#gatewayMac,
       () => this.#addressesChanged(),
       (card, ip) => this.#askWhose(card.id, ip),
     );
