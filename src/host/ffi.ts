@@ -27,8 +27,8 @@ const SO_ATTACH_FILTER = 26;
 const SO_SNDBUF = 7;
 const SO_SNDBUFFORCE = 32;
 const AF_INET = 2;
-const SOCK_DGRAM_CLOEXEC = 0x80002;
-const IPPROTO_ICMP = 1;
+const SOCK_DGRAM_CLOEXEC_NONBLOCK = 0x80802;
+const MSG_ERRQUEUE_DONTWAIT = 0x2040;
 const PR_SET_NO_NEW_PRIVS = 38;
 const SOL_PACKET = 263;
 const PACKET_ADD_MEMBERSHIP = 1;
@@ -54,6 +54,7 @@ interface Libc {
   setsockopt(fd: number, level: number, name: number, value: Uint8Array, length: number): number;
   attachFilter(fd: number, level: number, name: number, value: { len: number; filter: Uint8Array }, length: number): number;
   sendmsg(fd: number, message: object, flags: number): number;
+  recvmsg(fd: number, message: object, flags: number): number;
   socket(domain: number, type: number, protocol: number): number;
   bind(fd: number, address: Uint8Array, length: number): number;
   mmap(address: null, length: number, protection: number, flags: number, fd: number, offset: number): unknown;
@@ -74,7 +75,7 @@ function load(): Libc {
   koffi.struct('sock_fprog', { len: 'uint16_t', filter: 'uint8_t *' });
   koffi.struct('anka_iovec', { base: 'uint8_t *', length: 'size_t' });
   koffi.struct('anka_msghdr', {
-    name: 'void *',
+    name: 'uint8_t *',
     nameLength: 'uint32_t',
     parts: 'anka_iovec *',
     partCount: 'size_t',
@@ -96,6 +97,7 @@ function load(): Libc {
     setsockopt: c.func('int setsockopt(int, int, int, uint8_t *, uint32_t)'),
     attachFilter: c.func('int setsockopt(int, int, int, sock_fprog *, uint32_t)'),
     sendmsg: c.func('long sendmsg(int, anka_msghdr *, int)'),
+    recvmsg: c.func('long recvmsg(int, anka_msghdr *, int)'),
     socket: c.func('int socket(int, int, int)'),
     bind: c.func('int bind(int, uint8_t *, uint32_t)'),
     mmap: c.func('void *mmap(void *, size_t, int, int, int, long)'),
@@ -271,11 +273,31 @@ export function enlargeSendBuffer(socket: Socket, bytes: number): void {
   if (load().setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, value, 4) < 0) load().setsockopt(fd, SOL_SOCKET, SO_SNDBUF, value, 4);
 }
 
-/** An ICMP echo socket for an ordinary user (icmp(7)), or why there is none: `ping_group_range` does not have our group, or this is no Linux. The caller closes it. */
-export function openPingSocket(): { fd: number } | { error: string } {
-  if (process.platform !== 'linux') return { error: 'echo sockets are used on Linux only' };
-  const fd = load().socket(AF_INET, SOCK_DGRAM_CLOEXEC, IPPROTO_ICMP);
-  return fd >= 0 ? { fd } : { error: `the kernel refuses echo sockets (errno ${load().errno()}); see net.ipv4.ping_group_range` };
+/** A datagram socket for IPv4, which does not block, or errno. The caller closes it. */
+export function openDatagram(protocol: number): { fd: number } | { errno: number } {
+  const fd = load().socket(AF_INET, SOCK_DGRAM_CLOEXEC_NONBLOCK, protocol);
+  return fd >= 0 ? { fd } : { errno: load().errno() };
+}
+
+/** Sets an option whose value is an `int`; false when the kernel refuses. */
+export function setIntOption(fd: number, level: number, name: number, value: number): boolean {
+  const bytes = Buffer.alloc(4);
+  bytes.writeInt32LE(value);
+  return load().setsockopt(fd, level, name, bytes, bytes.length) === 0;
+}
+
+/** Takes the next message of a socket's error queue (ip(7), IP_RECVERR): bytes of the payload, or -1 when there is none. What is not written to stays as it was. */
+export function receiveError(fd: number, name: Buffer, payload: Buffer, control: Buffer): number {
+  const message = {
+    name,
+    nameLength: name.length,
+    parts: { base: payload, length: payload.length },
+    partCount: 1,
+    control,
+    controlLength: control.length,
+    flags: 0,
+  };
+  return load().recvmsg(fd, message, MSG_ERRQUEUE_DONTWAIT);
 }
 
 /** No program that this process may ever run gains rights by it (no_new_privs, prctl(2)). Does nothing where there is no Linux. */

@@ -143,10 +143,9 @@ class FromUserCard extends FromCard<UserSurroundings> {
     if (to >= MULTICAST.base) return this.drop('the gateway', `${show(to)} is no address of one machine`);
     if (protocol === 'icmp' && !s.mayPing) return this.#noPing();
     const route = routeTo(s, to);
-    if (!route && protocol === 'tcp') return way.refuse(this.begin, 'the host’s routing', `the host has no route to ${show(to)}: the guest is told`);
-    if (!route) return this.drop('the host’s routing', `the host has no route to ${show(to)}`);
+    if (!route) return way.refuse(this.begin, 'the host’s routing', `the host has no route to ${show(to)}: the guest is told`);
     if (s.addresses.some((a) => a.prefix < 31 && broadcastOf({ base: a.address, prefix: a.prefix }) === to))
-      return this.drop('the host’s sockets', `${show(to)} is a broadcast address of a network of the host: only one machine can be spoken to`);
+      return way.refuse(this.begin, 'the host’s sockets', `${show(to)} is a broadcast address of a network of the host: only one machine can be spoken to`);
     const own = s.addresses.find((a) => a.dev === route.dev)?.address ?? s.primary;
     way.step('gateway', `a socket of the host carries it, from ${own === null ? `the host's address on ${route.dev}` : formatIpv4(own)}`, 'host socket');
     if (own !== null) way.source = own;

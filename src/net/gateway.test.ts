@@ -166,7 +166,15 @@ describe('switch and gateway', () => {
   test('a datagram in fragments is one datagram', () => {
     run(a, ip4('c0a84002', '08080808', '11', '4141414141', { fragment: 1 }), ip4('c0a84002', '08080808', '11', '10002000000d0000', { fragment: 0x2000 }));
     expect(datagrams).toEqual([
-      { source: 0xc0a84002, sourcePort: 0x1000, destination: 0x08080808, destinationPort: 0x2000, payload: Uint8Array.from(Buffer.from('AAAAA')) },
+      {
+        source: 0xc0a84002,
+        sourcePort: 0x1000,
+        destination: 0x08080808,
+        destinationPort: 0x2000,
+        payload: Uint8Array.from(Buffer.from('AAAAA')),
+        ttl: 63,
+        whole: false,
+      },
     ]);
   });
 

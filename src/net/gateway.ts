@@ -11,7 +11,7 @@ import { ArpOp, arpOp, arpSenderIp, arpSenderMac, arpTargetIp, checkArp } from '
 import { checksum16, fold16, get16, get32, sum16 } from '../wire/bytes.ts';
 import { ETH, ETH_HEADER, EtherType, readMac } from '../wire/ethernet.ts';
 import { checkIcmp, IcmpType, sealIcmp, Unreachable } from '../wire/icmp.ts';
-import { IPV4, IPV4_HEADER, IpProtocol } from '../wire/ipv4.ts';
+import { DONT_FRAGMENT, emitIpv4, IPV4, IPV4_HEADER, IpProtocol } from '../wire/ipv4.ts';
 import { checkUdp, UDP_HEADER, udpChecksumOk, udpDestination, udpSource } from '../wire/udp.ts';
 import type { Drop } from './drops.ts';
 import { clampMss } from './mss-clamp.ts';
@@ -29,6 +29,10 @@ export interface GuestDatagram {
   destination: number;
   destinationPort: number;
   payload: Uint8Array;
+  /** Hops that it may take beyond the gateway, 1–254. */
+  ttl: number;
+  /** Its sender forbids that it be cut into fragments. */
+  whole: boolean;
 }
 
 /** An echo request of a guest to an address that is not the gateway's. The message is whole, and not kept after the call. */
@@ -36,6 +40,16 @@ export interface GuestEcho {
   source: number;
   destination: number;
   message: Uint8Array;
+  /** Hops that it may take beyond the gateway, 1–254. */
+  ttl: number;
+}
+
+/** A packet that did not arrive, as far as it is known. */
+export interface LostPacket {
+  protocol: number;
+  source: number;
+  destination: number;
+  payload: Uint8Array;
 }
 
 /** What an attempt came to: done, or why not. A reason with an ICMP answer of its own is told to the guest. */
@@ -47,7 +61,7 @@ export interface Carriers<P> {
   datagram(from: P, d: GuestDatagram): Carried;
   echo(from: P, e: GuestEcho): Carried;
   tcpRun(from: P, start: number, end: number): void;
-  /** A packet that came in fragments: it is not in packet memory. */
+  /** A packet by itself, which is not in packet memory. */
   tcpPacket(from: P, packet: Uint8Array): void;
 }
 
@@ -134,7 +148,7 @@ export class GatewayMachine<P extends GatewayPort> {
       return void this.#tell(from, b, ip, end, IcmpType.timeExceeded, 0);
     }
     if (protocol === IpProtocol.icmp) return void this.#onIcmp(from, b, ip, at, end);
-    if (protocol === IpProtocol.tcp) return void this.#carriers.tcpPacket(from, b);
+    if (protocol === IpProtocol.tcp) return void this.#carriers.tcpPacket(from, b.slice(ip, end));
     from.drops.add('protocol');
     this.#tell(from, b, ip, end, IcmpType.unreachable, Unreachable.protocol);
   }
@@ -156,7 +170,9 @@ export class GatewayMachine<P extends GatewayPort> {
       from.drops.add('ttl');
       return void this.#tell(from, b, ip, packetEnd, IcmpType.timeExceeded, 0);
     }
-    this.#settle(from, b, ip, packetEnd, this.#carriers.datagram(from, { source, sourcePort, destination, destinationPort, payload }));
+    const ttl = Math.max(1, b[ip + IPV4.ttl] - 1);
+    const whole = (get16(b, ip + IPV4.fragment) & DONT_FRAGMENT) !== 0;
+    this.#settle(from, b, ip, packetEnd, this.#carriers.datagram(from, { source, sourcePort, destination, destinationPort, payload, ttl, whole }));
   }
 
   /** A client may only ask for itself: the lease belongs to the hardware address inside. */
@@ -174,7 +190,10 @@ export class GatewayMachine<P extends GatewayPort> {
     if (b[at] !== IcmpType.echo) return; // errors about what we sent: the flow ends by its own time
     const source = get32(b, ip + IPV4.source);
     const destination = get32(b, ip + IPV4.destination);
-    if (destination !== this.ip) return void this.#settle(from, b, ip, end, this.#carriers.echo(from, { source, destination, message: b.subarray(at, end) }));
+    if (destination !== this.ip) {
+      const echo = { source, destination, message: b.subarray(at, end), ttl: b[ip + IPV4.ttl] - 1 };
+      return void this.#settle(from, b, ip, end, this.#carriers.echo(from, echo));
+    }
     if (from.isolated) {
       from.drops.add('isolated');
       return;
@@ -201,6 +220,14 @@ export class GatewayMachine<P extends GatewayPort> {
   /** A TCP connection could not be made: the SYN's IPv4 header stands at `ip` in packet memory. */
   tellUnreachable(to: P, ip: number, code: number): void {
     this.#tell(to, this.#b, ip, ip + get16(this.#b, ip + IPV4.total), IcmpType.unreachable, code);
+  }
+
+  /** What a guest's packet met beyond the gateway: `lost` is as the guest sent it, by `source` it is told. */
+  relayError(to: P, source: number, error: { type: number; code: number; info: number }, lost: LostPacket): void {
+    const quoted = new Uint8Array(IPV4_HEADER + lost.payload.length);
+    emitIpv4(quoted, 0, { ...lost, total: quoted.length, id: 0, fragment: 0 });
+    quoted.set(lost.payload, IPV4_HEADER);
+    this.#writer.icmpError(to, source, lost.source, error.type, error.code, error.info, quoted, 0, quoted.length);
   }
 
   onTooBig(from: P, to: P, frame: number, frameEnd: number): void {

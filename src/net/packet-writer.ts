@@ -8,7 +8,7 @@ import { ARP_SIZE, type Arp, ArpOp, emitArp } from '../wire/arp.ts';
 import { checksum16, get16, put16, put32 } from '../wire/bytes.ts';
 import { ETH, ETH_HEADER, EtherType, writeMac } from '../wire/ethernet.ts';
 import { emitIcmpError, icmpErrorSize } from '../wire/icmp.ts';
-import { DONT_FRAGMENT, IPV4, IPV4_HEADER, IpProtocol } from '../wire/ipv4.ts';
+import { DONT_FRAGMENT, emitIpv4, IPV4, IPV4_HEADER, IpProtocol } from '../wire/ipv4.ts';
 import { emitUdp, UDP_HEADER } from '../wire/udp.ts';
 import type { DropCounts } from './drops.ts';
 
@@ -31,7 +31,6 @@ export interface Datagram {
 
 const MORE_FRAGMENTS = 0x2000;
 const LENGTH_PREFIX = 4;
-const TTL = 64;
 const MAX_DATAGRAM = 65_535 - IPV4_HEADER;
 
 export class PacketWriter {
@@ -97,7 +96,7 @@ export class PacketWriter {
       if (ip < 0) return;
       const b = this.#b;
       const field = ((at - start) >> 3) | (at + n < end ? MORE_FRAGMENTS : 0);
-      this.#header(ip, IPV4_HEADER + n, id, field, protocol, source, destination);
+      emitIpv4(b, ip, { total: IPV4_HEADER + n, id, fragment: field, protocol, source, destination });
       b.set(payload.subarray(at, at + n), ip + IPV4_HEADER);
       this.#commit(to, IPV4_HEADER + n);
       if (n === 0) return;
@@ -130,21 +129,6 @@ export class PacketWriter {
   #nextId(): number {
     this.#id = this.#id === 0xffff ? 1 : this.#id + 1;
     return this.#id;
-  }
-
-  #header(ip: number, total: number, id: number, field: number, protocol: number, source: number, destination: number): void {
-    const b = this.#b;
-    b[ip] = 0x45;
-    b[ip + IPV4.tos] = 0;
-    put16(b, ip + IPV4.total, total);
-    put16(b, ip + IPV4.id, id);
-    put16(b, ip + IPV4.fragment, field);
-    b[ip + IPV4.ttl] = TTL;
-    b[ip + IPV4.protocol] = protocol;
-    put16(b, ip + IPV4.checksum, 0);
-    put32(b, ip + IPV4.source, source);
-    put32(b, ip + IPV4.destination, destination);
-    put16(b, ip + IPV4.checksum, checksum16(b, ip, ip + IPV4_HEADER));
   }
 
   /** Begins a frame with room for `size` bytes behind its header; where they go, or -1. */

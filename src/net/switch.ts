@@ -31,7 +31,7 @@ export interface SwitchPort {
 export interface Gateway<P> {
   readonly ip: number;
   readonly mac: number;
-  /** A run of unfragmented TCP over IPv4 for the gateway's MAC. */
+  /** A run of unfragmented TCP over IPv4 for the gateway's MAC, with hops left. */
   onTcpRun(from: P, start: number, end: number): void;
   /** Any other frame for the gateway, or for all; `frame` is the offset of its Ethernet header. */
   onFrame(from: P, frame: number, end: number): void;
@@ -41,6 +41,8 @@ export interface Gateway<P> {
   onOpening(from: P, to: P, frame: number, end: number): void;
 }
 
+/** Offset of the time to live in a frame. */
+const TTL = 22;
 /** Places other than a port. */
 const NOWHERE = 0;
 const TCP_PATH = 1;
@@ -88,7 +90,7 @@ export class Switch<P extends SwitchPort> {
         const high = get16(b, o);
         const low = get32(b, o + 2);
         if (high & 0x100) place = this.#groupPlace(o, next);
-        else if (high === this.#gatewayHigh && low === this.#gatewayLow) place = isPlainTcp(b, o, next) ? TCP_PATH : GATEWAY;
+        else if (high === this.#gatewayHigh && low === this.#gatewayLow) place = isPlainTcp(b, o, next) && b[o + TTL] > 1 ? TCP_PATH : GATEWAY;
         else {
           if (high !== lastHigh || low !== lastLow) {
             lastHigh = high;

@@ -30,7 +30,7 @@ const ROWS: Row[] = [
   [1, 'vm1', 'other', '-', INTERNET, 0, 'allowed/refused'],
   [1, 'vm1', 'tcp', '-', OUT, 8080, 'allowed'],
   [5, 'vm5', 'tcp', '-', INTERNET, 8080, 'allowed'],
-  [1, 'vm1', 'udp', '-', '203.0.113.7', 5000, 'refused/dropped'],
+  [1, 'vm1', 'udp', '-', '203.0.113.7', 5000, 'refused'],
   [1, 'vm1', 'tcp', '-', '203.0.113.7', 8080, 'refused'],
   [3, 'vm3', 'tcp', '-', INTERNET, 8080, 'dropped'],
   [3, 'vm3', 'udp', '-', OUT, 5000, 'dropped'],
@@ -49,7 +49,7 @@ const ROWS: Row[] = [
   [5, 'vm5', 'tcp', '-', GW, 8080, 'dropped'],
   [5, 'vm5', 'icmp', '-', GW, 0, 'dropped'],
   [5, 'vm5', 'udp', '-', HOST, 5000, 'dropped'],
-  [1, 'vm1', 'udp', '-', '10.9.0.255', 5000, 'allowed/dropped'],
+  [1, 'vm1', 'udp', '-', '10.9.0.255', 5000, 'allowed/refused'],
   // DNS and DHCP
   [1, 'vm1', 'udp', '-', GW, 53, 'allowed'],
   [1, 'vm1', 'tcp', '-', GW, 53, 'allowed'],

@@ -10,12 +10,13 @@
  */
 import { randomBytes, randomInt } from 'node:crypto';
 import { createServer, type Server, type Socket } from 'node:net';
+import type { SocketError } from '../../host/datagram-sockets.ts';
 import { DhcpServer } from '../../net/dhcp-server.ts';
 import { DnsForwarder } from '../../net/dns.ts';
 import { type Carried, type Carriers, GatewayMachine, type GuestDatagram, type GuestEcho } from '../../net/gateway.ts';
 import { Guard, GuardedCard } from '../../net/guard.ts';
 import type { GuestPort, TcpPath, TcpRefusal, TcpTarget } from '../../net/nat/tcp-path.ts';
-import { UdpNat } from '../../net/nat/udp.ts';
+import { type UdpFlow, UdpNat } from '../../net/nat/udp.ts';
 import type { PacketMemory } from '../../net/packet-memory.ts';
 import { PacketWriter } from '../../net/packet-writer.ts';
 import { Switch } from '../../net/switch.ts';
@@ -24,6 +25,8 @@ import { put16 } from '../../wire/bytes.ts';
 import { DhcpType } from '../../wire/dhcpv4.ts';
 import { ETH, ETH_HEADER, EtherType, writeMac } from '../../wire/ethernet.ts';
 import { Unreachable } from '../../wire/icmp.ts';
+import { IpProtocol } from '../../wire/ipv4.ts';
+import { emitUdp, UDP_HEADER } from '../../wire/udp.ts';
 import { DnsService } from '../dns-service.ts';
 import type { NicStats, ObservedNetwork, ObservedNic } from '../engine.ts';
 import { ForwardRule } from './forward.ts';
@@ -123,14 +126,15 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
     this.#machine = new GatewayMachine(this.#gatewayIp, this.#gatewayMac, o.memory.u8, this.#writer, this, Date.now);
     this.#switch = new Switch(o.memory.u8, this.#guard, this.#machine);
     this.#udp = new UdpNat((flow) =>
-      openUdp(
-        (bytes, ip, port) => {
+      openUdp({
+        onMessage: (bytes, ip, port) => {
           const peer = this.#udp.peerOf(flow, ip, Date.now());
           if (peer === null) flow.port.drops.add('udp_unasked');
           else this.#writer.udp(flow.port, { source: peer, sourcePort: port, destination: flow.guestIp, destinationPort: flow.guestPort }, bytes);
         },
-        () => this.#udp.failed(flow),
-      ),
+        onLost: (error) => this.#datagramLost(flow, error),
+        onFailed: () => this.#udp.failed(flow),
+      }),
     );
     this.#tcp = o.createTcp({
       memory: o.memory,
@@ -372,17 +376,38 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
     for (const rule of this.#cables.get(from.id)?.rules.values() ?? []) if (rule.rule.protocol === 'udp' && rule.onAnswer(d)) return null;
     const real = this.#realAddress(from, d.destination, 'udp', d.destinationPort);
     if (typeof real === 'string') return real;
-    const sent = this.#udp.send(from, d.source, d.sourcePort, d.destination, real, d.destinationPort, d.payload, Date.now());
+    const sent = this.#udp.send(from, d, real, Date.now());
     return sent ? null : 'udp_flows';
+  }
+
+  #datagramLost(flow: UdpFlow<Port>, error: SocketError): void {
+    const asked = this.#udp.knownAs(flow, error.destination);
+    if (asked === null) return;
+    const payload = new Uint8Array(UDP_HEADER + error.payload.length);
+    payload.set(error.payload, UDP_HEADER);
+    const d = { source: flow.guestIp, sourcePort: flow.guestPort, destination: asked, destinationPort: error.port };
+    emitUdp(payload, 0, payload.length, d);
+    this.#machine.relayError(flow.port, this.#tellsAs(error, asked), error, { ...d, protocol: IpProtocol.udp, payload });
+  }
+
+  /** Who tells a guest of an error about what it sent to `asked`: the host appears as the gateway, or as it was asked. */
+  #tellsAs(error: SocketError, asked: number): number {
+    if (error.offender === error.destination) return asked;
+    const { offender } = error;
+    return offender === null || isLoopback(offender) || this.#host.isOwn(offender) ? this.#gatewayIp : offender;
   }
 
   echo(from: Port, e: GuestEcho): Carried {
     const real = this.#realAddress(from, e.destination, 'icmp', 0);
     if (typeof real === 'string') return real;
     const { source, destination } = e;
-    const sent = this.#pings.send(`${from.index} ${source} ${destination}`, real, e.message, (_from, message) =>
-      this.#writer.icmp(from, destination, source, message),
-    );
+    const sent = this.#pings.send(`${from.index} ${source} ${destination}`, real, e.message, e.ttl, {
+      onReply: (_from, message) => this.#writer.icmp(from, destination, source, message),
+      onLost: (error) => {
+        const lost = { protocol: IpProtocol.icmp, source, destination, payload: error.payload };
+        this.#machine.relayError(from, this.#tellsAs(error, destination), error, lost);
+      },
+    });
     return sent ? null : 'no_ping_right';
   }
 

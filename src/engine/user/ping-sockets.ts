@@ -3,13 +3,14 @@
  *
  * Theory of operation: one socket per (card, guest address, identifier). The kernel gives it an identifier of its own; answers get the guest's back. Node takes the
  * descriptor as that of a datagram socket, which it is.
- * Limits: 64 sockets per network, the longest silent gives way, 30 s of silence each; errors about echoes (unreachable) are not carried back.
+ * Errors about echoes (unreachable, time exceeded) are carried back, and the guest's time to live goes with its echo, so that traceroute works.
+ * Limits: 64 sockets per network, the longest silent gives way, 30 s of silence each.
  */
 import { createSocket, type Socket } from 'node:dgram';
 import { closeSync } from 'node:fs';
-import { openPingSocket } from '../../host/ffi.ts';
+import { noWay, openTellingSocket, readSocketErrors, type SocketError, setTimeToLive } from '../../host/datagram-sockets.ts';
 import { formatIpv4, parseIpv4 } from '../../wire/address.ts';
-import { get16, put16 } from '../../wire/bytes.ts';
+import { fold16, get16, put16 } from '../../wire/bytes.ts';
 import { ICMP_HEADER, IcmpType, sealIcmp } from '../../wire/icmp.ts';
 
 const MAX_SOCKETS = 64;
@@ -18,7 +19,17 @@ const IDENTIFIER = 4;
 
 interface Pinger {
   socket: Socket;
+  fd: number;
+  ttl: number;
   lastAt: number;
+}
+
+/** What a guest gets to hear of its echoes. */
+export interface EchoEvents {
+  /** A whole message with the guest's identifier. */
+  onReply(source: number, message: Uint8Array): void;
+  /** One did not arrive. Its beginning has the guest's identifier. */
+  onLost(error: SocketError): void;
 }
 
 export class PingSockets {
@@ -32,13 +43,13 @@ export class PingSockets {
 
   /** Whether there is a right to send echoes now. */
   allowed(): boolean {
-    const opened = openPingSocket();
+    const opened = openEcho();
     if ('fd' in opened) closeSync(opened.fd);
     return 'fd' in opened;
   }
 
-  /** Sends a guest's echo request; false when there is no right to. `onReply` gets whole messages with the guest's identifier; `who` names card and address. */
-  send(who: string, destination: number, request: Uint8Array, onReply: (source: number, message: Uint8Array) => void): boolean {
+  /** Sends a guest's echo request; false when there is no right to. `who` names card and address. */
+  send(who: string, destination: number, request: Uint8Array, ttl: number, events: EchoEvents): boolean {
     const message = Buffer.from(request);
     const identifier = get16(message, IDENTIFIER);
     const key = `${who} ${identifier}`;
@@ -46,13 +57,21 @@ export class PingSockets {
     if (p) this.#sockets.delete(key);
     else {
       if (this.#sockets.size >= MAX_SOCKETS) this.#end(this.#sockets.keys().next().value as string);
-      const socket = this.#open(key, identifier, onReply);
-      if (!socket) return false;
-      p = { socket, lastAt: 0 };
+      const opened = this.#open(key, identifier, events);
+      if (!opened) return false;
+      p = opened;
     }
     p.lastAt = Date.now();
     this.#sockets.set(key, p);
-    p.socket.send(message, 1, formatIpv4(destination), () => {}); // no route is a lost echo
+    if (p.ttl !== ttl) setTimeToLive(p.fd, ttl);
+    p.ttl = ttl;
+    const { fd, socket } = p;
+    socket.send(message, 1, formatIpv4(destination), (error) => {
+      if (!error || this.#sockets.get(key)?.socket !== socket || tellErrors(fd, identifier, events)) return;
+      const code = noWay(error);
+      if (code === undefined) return;
+      events.onLost({ type: IcmpType.unreachable, code, info: 0, offender: null, destination, port: 0, payload: new Uint8Array(message.subarray(0, 512)) });
+    });
     return true;
   }
 
@@ -64,33 +83,56 @@ export class PingSockets {
     for (const key of [...this.#sockets.keys()]) this.#end(key);
   }
 
-  #open(key: string, identifier: number, onReply: (source: number, message: Uint8Array) => void): Socket | null {
-    const opened = openPingSocket();
+  #open(key: string, identifier: number, events: EchoEvents): Pinger | null {
+    const opened = openEcho();
     if ('error' in opened) {
       this.#refused = opened.error;
       return null;
     }
     this.#refused = '';
+    const { fd } = opened;
     const socket = createSocket('udp4');
     socket.on('message', (bytes, from) => {
       if (bytes.length < ICMP_HEADER || bytes[0] !== IcmpType.echoReply) return;
       put16(bytes, IDENTIFIER, identifier);
       sealIcmp(bytes, 0, bytes.length, IcmpType.echoReply, 0);
-      onReply(parseIpv4(from.address) ?? 0, bytes);
+      events.onReply(parseIpv4(from.address) ?? 0, bytes);
     });
-    socket.on('error', () => this.#end(key));
+    socket.on('error', () => {
+      if (this.#sockets.get(key)?.socket === socket && !tellErrors(fd, identifier, events)) this.#end(key);
+    });
     try {
-      socket.bind({ fd: opened.fd });
+      socket.bind({ fd });
     } catch (cause) {
-      closeSync(opened.fd);
+      closeSync(fd);
       this.#refused = (cause as Error).message;
       return null;
     }
-    return socket;
+    return { socket, fd, ttl: 0, lastAt: 0 };
   }
 
   #end(key: string): void {
     this.#sockets.get(key)?.socket.close();
     this.#sockets.delete(key);
   }
+}
+
+function openEcho(): { fd: number } | { error: string } {
+  if (process.platform !== 'linux') return { error: 'echo sockets are used on Linux only' };
+  const opened = openTellingSocket('echo');
+  return 'fd' in opened ? opened : { error: `${opened.error}; see net.ipv4.ping_group_range` };
+}
+
+/** True when there were some. The kernel's identifier is exchanged for the guest's, with the checksum (RFC 1624). */
+function tellErrors(fd: number, identifier: number, events: EchoEvents): boolean {
+  const errors = readSocketErrors(fd);
+  for (const e of errors) {
+    if (e.payload.length >= ICMP_HEADER) {
+      const sum = (~get16(e.payload, 2) & 0xffff) + (~get16(e.payload, IDENTIFIER) & 0xffff) + identifier;
+      put16(e.payload, 2, ~fold16(sum) & 0xffff);
+      put16(e.payload, IDENTIFIER, identifier);
+    }
+    events.onLost(e);
+  }
+  return errors.length > 0;
 }

@@ -24,33 +24,40 @@ beforeEach(() => {
     flows.push(flow);
     const name = `${flow.port.name}:${flow.guestPort}`;
     log.push(`open ${name}`);
-    return { send: (_b, ip, port) => log.push(`send ${name} to ${ip.toString(16)}:${port}`), close: () => log.push(`close ${name}`) };
+    return {
+      send: (_b, ip, port, ttl, whole) => log.push(`send ${name} to ${ip.toString(16)}:${port}${ttl === 63 && whole ? '' : ' otherwise'}`),
+      close: () => log.push(`close ${name}`),
+    };
   });
 });
 
+const send = (card: Card, source: number, sourcePort: number, destination: number, real: number, destinationPort: number, now: number): boolean =>
+  nat.send(card, { source, sourcePort, destination, destinationPort, payload: bytes, ttl: 63, whole: true }, real, now);
+
 test('RFC 4787 REQ-1: one socket for a guest’s port, whatever it talks to; another for another card', () => {
-  nat.send(A as Card, ME, 5000, REMOTE, REMOTE, 80, bytes, 0);
-  nat.send(A as Card, ME, 5000, REMOTE + 1, REMOTE + 1, 81, bytes, 0);
-  nat.send(B as Card, ME, 5000, REMOTE, REMOTE, 80, bytes, 0);
+  send(A as Card, ME, 5000, REMOTE, REMOTE, 80, 0);
+  send(A as Card, ME, 5000, REMOTE + 1, REMOTE + 1, 81, 0);
+  send(B as Card, ME, 5000, REMOTE, REMOTE, 80, 0);
   expect(log).toEqual(['open a:5000', 'send a:5000 to c6336401:80', 'send a:5000 to c6336402:81', 'open b:5000', 'send b:5000 to c6336401:80']);
 });
 
 test('RFC 4787 REQ-8: only who was asked may answer, from any port', () => {
-  nat.send(A as Card, ME, 5000, REMOTE, REMOTE, 80, bytes, 0);
+  send(A as Card, ME, 5000, REMOTE, REMOTE, 80, 0);
   expect(nat.peerOf(flows[0] as UdpFlow<Card>, REMOTE, 1)).toBe(REMOTE);
   expect(nat.peerOf(flows[0] as UdpFlow<Card>, REMOTE + 1, 1)).toBeNull();
 });
 
 test('an address that was exchanged is exchanged back, as the guest used it last', () => {
-  nat.send(A as Card, ME, 5000, GATEWAY, HOST, 80, bytes, 0);
+  send(A as Card, ME, 5000, GATEWAY, HOST, 80, 0);
   expect(nat.peerOf(flows[0] as UdpFlow<Card>, HOST, 1)).toBe(GATEWAY);
-  nat.send(A as Card, ME, 5000, HOST, HOST, 80, bytes, 2);
+  expect([nat.knownAs(flows[0] as UdpFlow<Card>, HOST), nat.knownAs(flows[0] as UdpFlow<Card>, REMOTE)]).toEqual([GATEWAY, null]);
+  send(A as Card, ME, 5000, HOST, HOST, 80, 2);
   expect(nat.peerOf(flows[0] as UdpFlow<Card>, HOST, 3)).toBe(HOST);
 });
 
 test('RFC 4787 REQ-5: five minutes of silence, counted from the last word of either side; DNS half a minute', () => {
-  nat.send(A as Card, ME, 5000, REMOTE, REMOTE, 80, bytes, 0);
-  nat.send(A as Card, ME, 5353, REMOTE, REMOTE, 53, bytes, 0);
+  send(A as Card, ME, 5000, REMOTE, REMOTE, 80, 0);
+  send(A as Card, ME, 5353, REMOTE, REMOTE, 53, 0);
   nat.peerOf(flows[0] as UdpFlow<Card>, REMOTE, 10_000);
   nat.poll(29_999);
   expect(nat.size).toBe(2);
@@ -63,24 +70,24 @@ test('RFC 4787 REQ-5: five minutes of silence, counted from the last word of eit
 });
 
 test('bounds: 1024 flows per card, the longest silent gives way; 64 peers per flow', () => {
-  for (let p = 1; p <= 1024; p++) nat.send(A as Card, ME, p, REMOTE, REMOTE, 80, bytes, p);
-  nat.send(A as Card, ME, 1, REMOTE, REMOTE, 80, bytes, 2000);
-  nat.send(A as Card, ME, 3000, REMOTE, REMOTE, 80, bytes, 2001);
+  for (let p = 1; p <= 1024; p++) send(A as Card, ME, p, REMOTE, REMOTE, 80, p);
+  send(A as Card, ME, 1, REMOTE, REMOTE, 80, 2000);
+  send(A as Card, ME, 3000, REMOTE, REMOTE, 80, 2001);
   expect([nat.size, nat.evicted]).toEqual([1024, 1]);
   expect(log.filter((l) => l.startsWith('close'))).toEqual(['close a:2']);
-  for (let i = 0; i < 100; i++) nat.send(A as Card, ME, 3000, REMOTE + i, REMOTE + i, 80, bytes, 2002);
+  for (let i = 0; i < 100; i++) send(A as Card, ME, 3000, REMOTE + i, REMOTE + i, 80, 2002);
   expect(flows.at(-1)?.peers.size).toBe(64);
 });
 
 test('no socket to be had, a socket that fails, a card that goes, an address that goes', () => {
   refuse = true;
-  expect(nat.send(A as Card, ME, 5000, REMOTE, REMOTE, 80, bytes, 0)).toBe(false);
+  expect(send(A as Card, ME, 5000, REMOTE, REMOTE, 80, 0)).toBe(false);
   refuse = false;
-  nat.send(A as Card, ME, 5000, REMOTE, REMOTE, 80, bytes, 0);
+  send(A as Card, ME, 5000, REMOTE, REMOTE, 80, 0);
   nat.failed(flows[0] as UdpFlow<Card>);
-  nat.send(A as Card, ME, 5001, REMOTE, REMOTE, 80, bytes, 0);
-  nat.send(A as Card, ME + 1, 5001, REMOTE, REMOTE, 80, bytes, 0);
-  nat.send(B as Card, ME, 5001, REMOTE, REMOTE, 80, bytes, 0);
+  send(A as Card, ME, 5001, REMOTE, REMOTE, 80, 0);
+  send(A as Card, ME + 1, 5001, REMOTE, REMOTE, 80, 0);
+  send(B as Card, ME, 5001, REMOTE, REMOTE, 80, 0);
   nat.forget(A as Card, ME);
   expect(nat.size).toBe(2);
   nat.forget(A as Card);

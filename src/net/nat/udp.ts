@@ -8,6 +8,8 @@
  *
  * Limits: 1024 flows per card, the longest silent gives way; 64 peers remembered per flow, the oldest gives way.
  */
+import type { GuestDatagram } from '../gateway.ts';
+
 const IDLE_MS = 300_000;
 const DNS_IDLE_MS = 30_000;
 const MAX_FLOWS = 1024;
@@ -16,8 +18,8 @@ const DNS_PORT = 53;
 
 /** The host's side of one flow. */
 export interface HostDatagrams {
-  /** `bytes` is not kept after the call. */
-  send(bytes: Uint8Array, ip: number, port: number): void;
+  /** `bytes` is not kept after the call. `ttl`: hops that it may still take; `whole`: it must not be cut into fragments. */
+  send(bytes: Uint8Array, ip: number, port: number, ttl: number, whole: boolean): void;
   close(): void;
 }
 
@@ -54,8 +56,9 @@ export class UdpNat<P extends object> {
     return this.#evicted;
   }
 
-  /** A guest's datagram for `ip`, which really goes to `realIp`. False when no socket could be had. */
-  send(port: P, guestIp: number, guestPort: number, ip: number, realIp: number, remotePort: number, bytes: Uint8Array, now: number): boolean {
+  /** A guest's datagram, which really goes to `realIp`. False when no socket could be had. */
+  send(port: P, d: GuestDatagram, realIp: number, now: number): boolean {
+    const { source: guestIp, sourcePort: guestPort, destination: ip, destinationPort: remotePort } = d;
     let flows = this.#flows.get(port);
     if (!flows) {
       flows = new Map();
@@ -81,7 +84,7 @@ export class UdpNat<P extends object> {
       flow.peers.set(realIp, ip);
       if (flow.peers.size > MAX_PEERS) flow.peers.delete(flow.peers.keys().next().value as number);
     }
-    flow.socket?.send(bytes, realIp, remotePort);
+    flow.socket?.send(d.payload, realIp, remotePort, d.ttl, d.whole);
     return true;
   }
 
@@ -91,6 +94,11 @@ export class UdpNat<P extends object> {
     if (ip === undefined) return null;
     flow.lastAt = now;
     return ip;
+  }
+
+  /** The address that the guest knows by that real one; null when it has not sent there, or long ago. */
+  knownAs(flow: UdpFlow<P>, realIp: number): number | null {
+    return flow.peers.get(realIp) ?? null;
   }
 
   /** The socket of a flow has failed for good. */

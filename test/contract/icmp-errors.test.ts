@@ -1,0 +1,114 @@
+/**
+ * What a guest is told by ICMP about what did not arrive (issue of the user engine, gateway and UDP): by its own kernel's error queue, on both engines.
+ * Behind the outside machine there is one more network with a small MTU, where nobody answers.
+ */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { RemoteEngine } from '../world/remote-engine.ts';
+import { shimmedGuest } from '../world/shim.ts';
+import { missing, type Namespace, until, World } from '../world/world.ts';
+import { dhcp, guest, macText, nic, serve, state, vmId } from './guest-tools.ts';
+
+const ENGINES = [
+  { kind: 'kernel' as const, why: missing('root', 'netns') },
+  { kind: 'user' as const, why: missing('root', 'netns', 'tun', 'cc') },
+];
+const SUITES = ENGINES.map((x) => [`ICMP errors, ${x.kind} engine${x.why === null ? '' : ` (${x.why})`}`, x] as const);
+const INTERNET = '198.51.100.1';
+const OUT = '10.9.0.1';
+const GW = '192.168.64.1';
+const FAR = '203.0.113.9';
+const CLOSED = 9;
+
+/** argv: udp|echo ttl whole(0|1) size destination port. Prints type, code, who says so, and the MTU; or `answered`, or `silent`. */
+const PROBE = `
+import socket, struct, sys
+kind, ttl, whole, size, dst, port = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5], int(sys.argv[6])
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 17 if kind == 'udp' else 1); s.settimeout(8)
+s.setsockopt(0, 11, 1); s.setsockopt(0, 2, ttl); s.setsockopt(0, 10, 3 if whole else 0)
+s.sendto((b'' if kind == 'udp' else bytes([8, 0, 0, 0, 0, 0, 0, 1])) + b'x' * size, (dst, port))
+try: s.recv(65535); print('answered')
+except socket.timeout: print('silent')
+except OSError:
+    for level, name, b in s.recvmsg(2048, 512, 0x2000)[1]:
+        if (level, name) == (0, 11):
+            e = struct.unpack('IBBBBII', b[:16]); print(e[2], e[3], socket.inet_ntoa(b[20:24]), e[5])
+`;
+
+describe.each(SUITES)('%s', (_suite, { kind, why }) => {
+  let w: World;
+  let e: RemoteEngine;
+  let vm1: Namespace;
+  let probe = '';
+
+  beforeEach((test) => test.skip(why !== null));
+
+  beforeAll(async () => {
+    if (why !== null) return;
+    w = new World('ic-');
+    w.host.run('sysctl -qw net.ipv4.ping_group_range="0 2147483647"');
+    w.outside.run(
+      'ip link add far0 type veth peer name far1 && ip link set far1 up && ip link set far0 mtu 1300 up && ip route add 203.0.113.0/24 dev far0 && sysctl -qw net.ipv4.conf.all.forwarding=1 net.ipv4.icmp_ratelimit=0',
+    );
+    if (kind === 'kernel') vm1 = guest(w, 1);
+    e = new RemoteEngine(w, kind);
+    expect(await e.apply(state(nic(1)))).toEqual([]);
+    if (kind === 'user') vm1 = await shimmedGuest(w, 'g1', macText(1), (await e.openNic(vmId(1))).path);
+    vm1.run('sysctl -qw net.ipv4.ping_group_range="0 2147483647"');
+    await dhcp(w, vm1);
+    await serve(w.outside, 8080, 'outside');
+    probe = join(w.dir, 'probe.py');
+    writeFileSync(probe, PROBE);
+    await until('outside is reached', () => vm1.pings(INTERNET));
+  });
+
+  afterAll(async () => {
+    if (!w) return;
+    await e.reset();
+    w.close();
+  });
+
+  const told = async (what: 'udp' | 'echo', to: string, { ttl = 64, whole = false, size = 20, port = CLOSED } = {}): Promise<string> =>
+    ((await vm1.ask(`python3 ${probe} ${what} ${ttl} ${whole ? 1 : 0} ${size} ${to} ${port}`)) ?? 'the probe failed').trim();
+
+  test('a closed port: port unreachable, at once, outside and at the gateway', async () => {
+    expect(await told('udp', INTERNET)).toBe(`3 3 ${INTERNET} 0`);
+    expect(await told('udp', GW)).toBe(`3 3 ${GW} 0`);
+  });
+
+  test('after an error the same flow goes on to who answers', async () => {
+    const both = `import socket\\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\\ns.settimeout(5)\\ns.bind(('',5001))\\nfor i in range(3): s.sendto(b'x',('${OUT}',${CLOSED}))\\ns.sendto(b'x',('${OUT}',8080))\\nprint(s.recv(99).decode())`;
+    expect((await vm1.ask(`printf "${both.replaceAll("'", '\\047')}" | python3`))?.trim()).toBe('outside sees 10.9.0.2');
+  });
+
+  test('nobody has the address: host unreachable', async () => {
+    expect(await told('udp', '10.9.0.77')).toMatch(/^3 1 /);
+    expect(await told('echo', '10.9.0.77')).toMatch(/^3 1 /);
+  });
+
+  test('the time to live ends at the gateway, and at the router beyond: traceroute, by UDP and by echo', async () => {
+    for (const what of ['udp', 'echo'] as const) {
+      expect(await told(what, FAR, { ttl: 1 }), what).toBe(`11 0 ${GW} 0`);
+      expect(await told(what, FAR, { ttl: 2 }), what).toBe(`11 0 10.9.0.1 0`);
+    }
+    expect(await told('udp', INTERNET, { ttl: 2 })).toBe(`3 3 ${INTERNET} 0`);
+    expect(await told('echo', INTERNET, { ttl: 2 })).toBe('answered');
+    expect(await told('udp', GW, { ttl: 1, port: 53 })).not.toMatch(/^11/);
+  });
+
+  test('by TCP too: a SYN whose time ends at the gateway', async () => {
+    const tcp = `python3 -c "import socket; s=socket.socket(); s.setsockopt(0,2,1); s.setsockopt(0,11,1); s.settimeout(8)\ntry: s.connect(('${INTERNET}',8080)); print('connected')\nexcept OSError as e: print(e.errno)"`;
+    expect((await vm1.ask(tcp))?.trim()).toBe('113');
+  });
+
+  test('too large for a link beyond, and not to be cut: fragmentation needed with that link’s MTU, the second time too', async () => {
+    expect(await told('udp', FAR, { whole: true, size: 1400 })).toMatch(/^3 4 \S+ 1300$/);
+    expect(await told('udp', FAR, { whole: true, size: 1400 })).toMatch(/^3 4 \S+ 1300$/);
+  });
+
+  test('what may be cut is cut: 8000 bytes there and back', async () => {
+    const program = `python3 -c "import socket; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.settimeout(5); s.setsockopt(0,10,0); s.sendto(b'x'*8000,('${OUT}',8080)); print(s.recv(99).decode())"`;
+    expect((await vm1.ask(program))?.trim()).toBe('outside sees 10.9.0.2');
+  });
+});
