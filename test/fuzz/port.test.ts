@@ -1,9 +1,10 @@
 /**
- * Any chunking of any bytes into a port: a network with two cards and everything behind them is fed over a real unix socket.
+ * Any chunking of any bytes into a port: a network with three cards and everything behind them is fed over real unix sockets. Two guests send frames that nearly make sense, among them TCP segments of
+ * every kind that follow what the gateway said last, to an echo server; the third one only pings, and must get every answer.
  * ANKA_FUZZ_FRAMES sets the number of frames (20,000 without it), ANKA_FUZZ_SEED the seed, which is told on failure. Memory is watched.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
-import { createServer, type Server, type Socket } from 'node:net';
+import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
@@ -20,8 +21,12 @@ import { until } from '../world/world.ts';
 const FRAMES = Number(process.env['ANKA_FUZZ_FRAMES'] ?? 20_000);
 const SEED = Number(process.env['ANKA_FUZZ_SEED'] ?? 1);
 const dir = mkdtempSync(join(tmpdir(), 'anka-fuzz-'));
-const MACS = [0x564545000001, 0x564545000002];
-const INSIDE = [0x564545000001, 0x020000000007];
+const MACS = [0x564545000001, 0x564545000002, 0x564545000003];
+const INSIDE = [0x564545000001, 0x020000000007, 0x564545000003];
+const GATEWAY_MAC = 0x5a4545008001;
+const GATEWAY = 0xc0a84001;
+/** Of the one that pings. */
+const PINGER = 0xc0a84009;
 
 /** Numbers from a seed (xorshift). */
 class Random {
@@ -37,15 +42,22 @@ class Random {
   }
 }
 
-/** A QEMU: listens, and takes one connection after the other. */
-function listen(path: string): Promise<{ server: Server; socket(): Socket | null; connections(): number }> {
+/** A QEMU: listens, and takes one connection after the other. `onFrame` sees what comes. */
+function listen(path: string, onFrame: (frame: Buffer) => void): Promise<{ server: Server; socket(): Socket | null; connections(): number }> {
   let current: Socket | null = null;
   let n = 0;
   const server = createServer((s) => {
     current = s;
     n++;
     s.setMaxListeners(0);
-    s.on('data', () => {});
+    let rest: Buffer = Buffer.alloc(0);
+    s.on('data', (d: Buffer) => {
+      rest = rest.length === 0 ? d : Buffer.concat([rest, d]);
+      let at = 0;
+      for (; at + 4 <= rest.length && at + 4 + rest.readUInt32BE(at) <= rest.length; at += 4 + rest.readUInt32BE(at))
+        onFrame(rest.subarray(at + 4, at + 4 + rest.readUInt32BE(at)));
+      rest = rest.subarray(at);
+    });
     s.on('error', () => {});
     s.on('close', () => {
       if (current === s) current = null;
@@ -92,6 +104,57 @@ function frame(r: Random, me: number): Buffer {
   return f;
 }
 
+/** What the gateway said last on a connection of a guest, by the guest's port: where its next segment begins, and what it has got. */
+type Heard = Map<number, { next: number; got: number }>;
+
+function hear(heard: Heard, f: Buffer): void {
+  if (f.length < 54 || f.readUInt16BE(12) !== 0x0800 || f[23] !== 6) return;
+  const length = f.readUInt16BE(16) - 20 - (((f[46] as number) >> 4) << 2);
+  const size = length + ((f[47] as number) & 3 ? 1 : 0);
+  heard.set(f.readUInt16BE(36), { next: (f.readUInt32BE(38) + size) >>> 0, got: f.readUInt32BE(42) });
+}
+
+/** A segment of one of eight connections, with any flags, at or near the place where it should be. */
+function segment(r: Random, me: number, heard: Heard): Buffer {
+  const port = 3000 + r.below(8);
+  const known = heard.get(port);
+  const near = (n: number): number => (n + (r.below(3) > 0 ? 0 : r.below(6000) - 3000)) >>> 0;
+  const data = Buffer.alloc(r.below(3) === 0 ? r.below(1400) : 0, 'x');
+  const flags = known && r.below(6) > 0 ? ([16, 24, 17, 16, 20, 4, 18, 16][r.below(8)] as number) : r.below(5) > 0 ? 2 : r.below(256);
+  const tcp = Buffer.alloc(20 + data.length);
+  tcp.writeUInt16BE(port, 0);
+  tcp.writeUInt16BE(80, 2);
+  tcp.writeUInt32BE(known ? near(known.got) : r.below(2 ** 31), 4);
+  tcp.writeUInt32BE(known ? near(known.next) : r.below(2 ** 31), 8);
+  tcp[12] = 5 << 4;
+  tcp[13] = flags;
+  tcp.writeUInt16BE(r.below(10) === 0 ? 0 : r.below(65_536), 14);
+  data.copy(tcp, 20);
+  return packet(INSIDE[me] as number, 0xc0a84002 + me, 6, 16, tcp);
+}
+
+/** A frame to the gateway with right checksums: of IPv4, and of what is in it, at `checksumAt` there. */
+function packet(source: number, ip: number, protocol: number, checksumAt: number, payload: Buffer): Buffer {
+  const f = Buffer.alloc(34 + payload.length);
+  f.writeUIntBE(GATEWAY_MAC, 0, 6);
+  f.writeUIntBE(source, 6, 6);
+  f.writeUInt16BE(0x0800, 12);
+  f[14] = 0x45;
+  f.writeUInt16BE(20 + payload.length, 16);
+  f[22] = 64;
+  f[23] = protocol;
+  f.writeUInt32BE(ip, 26);
+  f.writeUInt32BE(GATEWAY, 30);
+  payload.copy(f, 34);
+  mend(f);
+  const pseudo = protocol === 6 ? f.subarray(26, 34) : Buffer.alloc(0);
+  let sum = protocol === 6 ? 6 + payload.length : 0;
+  for (const part of [pseudo, payload]) for (let i = 0; i < part.length; i += 2) sum += ((part[i] as number) << 8) | (part[i + 1] ?? 0);
+  while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16);
+  f.writeUInt16BE(~sum & 0xffff, 34 + checksumAt);
+  return f;
+}
+
 /** The header checksum of IPv4. */
 function mend(f: Buffer): void {
   f.writeUInt16BE(0, 24);
@@ -105,8 +168,24 @@ afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
 test(`any chunking of any bytes into a port: ${FRAMES} frames`, async () => {
   const r = new Random(SEED);
-  const paths = [join(dir, 'a'), join(dir, 'b')];
-  const guests = [await listen(paths[0] as string), await listen(paths[1] as string)];
+  const paths = [join(dir, 'a'), join(dir, 'b'), join(dir, 'c')];
+  const heard: Heard[] = [new Map(), new Map()];
+  let answers = 0;
+  const guests = [
+    await listen(paths[0] as string, (f) => hear(heard[0] as Heard, f)),
+    await listen(paths[1] as string, (f) => hear(heard[1] as Heard, f)),
+    await listen(paths[2] as string, (f) => {
+      if (f.readUInt16BE(12) === 0x0800 && f[23] === 1 && f[34] === 0 && f.readUInt32BE(26) === GATEWAY) answers++;
+    }),
+  ];
+  const echo = createServer((s) =>
+    s
+      .on('error', () => {})
+      .pipe(s)
+      .on('error', () => {}),
+  );
+  await new Promise<void>((resolve) => echo.listen(0, '127.0.0.1', resolve));
+  const resolve = () => ({ host: '127.0.0.1', port: (echo.address() as AddressInfo).port });
   const config: NetworkConfig = {
     // no subnet is in use on the host by that: nothing of it leaves this process
     network: { name: 'host', subnet: { base: 0xc0a84000, prefix: 24 } },
@@ -127,6 +206,7 @@ test(`any chunking of any bytes into a port: ${FRAMES} frames`, async () => {
   };
   const memory = new PacketMemory();
   const kernels = loadKernels(memory);
+  let tcp: TcpGateway | null = null;
   const network = new UserNetwork({
     config,
     memory,
@@ -134,14 +214,33 @@ test(`any chunking of any bytes into a port: ${FRAMES} frames`, async () => {
     log: { info() {}, warn() {} },
     onLeases() {},
     onChanged() {},
-    createTcp: (seam) => new TcpGateway({ ...seam, kernels }),
+    createTcp: (seam) => {
+      tcp = new TcpGateway({ ...seam, kernels, resolve });
+      return tcp;
+    },
   });
   try {
     network.configure(config);
-    await until('both cables are in', () => network.observedNics().every((n) => n.healthy));
+    await until('the cables are in', () => network.observedNics().every((n) => n.healthy));
     let left = FRAMES;
     let pending = [Buffer.alloc(0), Buffer.alloc(0)];
     let heap = 0;
+    let asked = 0;
+    const pinger = guests[2]?.socket() as Socket;
+    const claim = Buffer.alloc(4 + 42);
+    claim.writeUInt32BE(42);
+    Buffer.from(`ffffffffffff5645450000030806000108000604000156454500000300000000${'0'.repeat(12)}c0a84009`, 'hex').copy(claim, 4);
+    claim.writeUInt32BE(PINGER, 4 + 28);
+    pinger.write(claim);
+    const ping = async (): Promise<void> => {
+      const echoRequest = packet(INSIDE[2] as number, PINGER, 1, 2, Buffer.from(`080000000007${(asked & 0xffff).toString(16).padStart(4, '0')}`, 'hex'));
+      const length = Buffer.alloc(4);
+      length.writeUInt32BE(echoRequest.length);
+      pinger.write(Buffer.concat([length, echoRequest]));
+      asked++;
+      await until(`answer ${asked} to the one that pings (seed ${SEED})`, () => answers === asked);
+    };
+    await ping();
     while (left > 0) {
       const g = r.below(2);
       const socket = guests[g]?.socket();
@@ -152,9 +251,9 @@ test(`any chunking of any bytes into a port: ${FRAMES} frames`, async () => {
       }
       const frames: Buffer[] = [];
       for (let i = 1 + r.below(30); i > 0 && left > 0; i--, left--) {
-        const f = frame(r, g);
+        const f = r.below(3) === 0 ? segment(r, g, heard[g] as Heard) : frame(r, g);
         const length = Buffer.alloc(4);
-        length.writeUInt32BE(r.below(2000) === 0 ? r.below(2 ** 31) : f.length);
+        length.writeUInt32BE(r.below(Math.max(2000, FRAMES / 100)) === 0 ? r.below(2 ** 31) : f.length);
         frames.push(length, f);
       }
       const all = Buffer.concat([pending[g] as Buffer, ...frames]);
@@ -162,9 +261,12 @@ test(`any chunking of any bytes into a port: ${FRAMES} frames`, async () => {
       pending[g] = all.subarray(cut);
       if (cut > 0 && !socket.write(all.subarray(0, cut))) await drained(socket);
       if (r.below(8) === 0) await turn();
+      if (r.below(400) === 0) await ping();
       if (left < FRAMES / 2 && heap === 0) heap = process.memoryUsage().rss;
     }
-    await turn();
+    await ping();
+    const counts = (tcp as TcpGateway | null)?.stats() ?? {};
+    for (const what of ['opened', 'outOfOrder', 'duplicates', 'challenges', 'guestResets']) expect(counts[what], `${what}, seed ${SEED}`).toBeGreaterThan(0);
     const nics = network.observedNics();
     for (const n of nics) for (const reason of Object.keys(n.drops)) expect(DROPS as readonly string[], `seed ${SEED}`).toContain(reason);
     const dropped = nics.reduce((sum, n) => sum + Object.values(n.drops).reduce((a, b) => a + b, 0), 0);
@@ -172,6 +274,7 @@ test(`any chunking of any bytes into a port: ${FRAMES} frames`, async () => {
     expect(process.memoryUsage().rss - heap, 'resident memory in the second half').toBeLessThan(200 << 20);
   } finally {
     network.close();
+    echo.close();
     for (const g of guests) {
       g.socket()?.destroy();
       g.server.close();

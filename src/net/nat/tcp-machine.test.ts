@@ -18,6 +18,16 @@ describe('opening by the guest', () => {
     expect(r.take()).toEqual(['write 5', '. seq 1 ack 6']);
   });
 
+  test('payload and FIN in the segment that completes the handshake are taken; before our answer nothing is', () => {
+    const r = new TcpRig();
+    r.guest('S');
+    r.guest('F.', { seq: 1, ack: 1, data: 'too early' });
+    expect(r.take()).toEqual(['connect 198.51.100.1:80']);
+    r.machine.onConnected(r.flow!, r.now);
+    r.guest('FP.', { seq: 1, ack: 1, data: 'GET /' });
+    expect(r.take()).toEqual(['S. seq 0 ack 1 mss 1460 scale 7', 'write 5', 'end', '. seq 1 ack 7']);
+  });
+
   test('a guest that does not scale windows gets none scaled, and no MSS means 536', () => {
     const r = new TcpRig();
     r.guest('S', { windowScale: -1 });
@@ -135,6 +145,16 @@ describe('opening towards the guest (B67)', () => {
     expect(r.take()).toEqual(['P. seq 1 ack 1 len 7']);
     r.guest('P.', { ...toGuest, seq: 1, ack: 8, data: 'hello' });
     expect(r.take()).toEqual(['write 5', '. seq 8 ack 6']);
+  });
+
+  test('a client that has said everything, and ended, before the guest has answered: all of it is kept', () => {
+    const r = new TcpRig();
+    accept(r);
+    r.host('GET /');
+    r.machine.onHostEnd(r.flow!, r.now);
+    expect(r.take()).toEqual(['S seq 0 mss 1460 scale 7 sack']);
+    r.guest('S.', { ...toGuest, ack: 1 });
+    expect(r.take()).toEqual(['P. seq 1 ack 1 len 5', 'F. seq 6 ack 1']);
   });
 
   test('B65: no listener is a refusal, silence a timeout', () => {
