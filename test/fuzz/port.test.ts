@@ -251,7 +251,7 @@ test(`any chunking of any bytes into a port: ${FRAMES} frames`, async () => {
       }
       const frames: Buffer[] = [];
       for (let i = 1 + r.below(30); i > 0 && left > 0; i--, left--) {
-        const f = r.below(3) === 0 ? segment(r, g, heard[g] as Heard) : frame(r, g);
+        const f = r.below(6) === 0 ? segment(r, g, heard[g] as Heard) : frame(r, g);
         const length = Buffer.alloc(4);
         length.writeUInt32BE(r.below(Math.max(2000, FRAMES / 100)) === 0 ? r.below(2 ** 31) : f.length);
         frames.push(length, f);
