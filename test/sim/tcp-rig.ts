@@ -176,7 +176,7 @@ export class TcpRig {
   onSegment: ((s: Segment) => void) | null = null;
   readonly #rx: number;
 
-  constructor(options: { mtu?: number; isn?: number; limits?: TcpMachineOptions['limits'] } = {}) {
+  constructor(options: { mtu?: number; isn?: number; limits?: TcpMachineOptions['limits']; ackDelay?: number } = {}) {
     this.isn = options.isn ?? 1000;
     this.#rx = this.memory.alloc(1 << 20);
     this.port = new FakePort(this.memory, 0, options.mtu ?? 1500, (start, end) => {
@@ -216,6 +216,7 @@ export class TcpRig {
       host,
       secret: Buffer.alloc(16, 7),
       now: this.now,
+      ackDelay: options.ackDelay ?? 0, // so that most traces need no clock
       ...(options.limits ? { limits: options.limits } : {}),
     });
   }

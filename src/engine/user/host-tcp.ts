@@ -17,6 +17,7 @@ import { Happened, type TcpFlow } from '../../net/nat/tcp-flow.ts';
 import { type HostSide, type TcpLimits, TcpMachine } from '../../net/nat/tcp-machine.ts';
 import type { GuestPort, ResolveTarget, TcpFlowRef, TcpPath, TcpRefusal, TellUnreachable } from '../../net/nat/tcp-path.ts';
 import type { PacketMemory } from '../../net/packet-memory.ts';
+import { stayAwake } from './stay-awake.ts';
 
 /** A read of at least this many bytes earns a socket chunks of its own. */
 const BUSY_READ = 16 << 10;
@@ -306,6 +307,7 @@ export class TcpGateway implements TcpPath {
   }
 
   #onData(h: HostSocket, bytes: number): boolean {
+    stayAwake();
     const flow = h.flow;
     if (h.detached) return true;
     const chunk = h.chunk;

@@ -21,6 +21,7 @@ import type { GuestPort } from '../../net/nat/tcp-path.ts';
 import type { PacketMemory } from '../../net/packet-memory.ts';
 import type { SwitchPort } from '../../net/switch.ts';
 import { get32, put32 } from '../../wire/bytes.ts';
+import { stayAwake } from './stay-awake.ts';
 
 const REDIAL_MS = 200;
 const MAX_FRAME = 65_600;
@@ -238,6 +239,7 @@ export class Port implements GuestPort, SwitchPort {
   // ---- from the guest
 
   #onRead(n: number): boolean {
+    stayAwake();
     const read = this.#read;
     const b = this.#memory.mem.u8;
     const start = read.at - this.#rest;
@@ -348,7 +350,7 @@ export class Port implements GuestPort, SwitchPort {
     this.#finish(at, at + bytes);
     if (this.#flushPlanned) return;
     this.#flushPlanned = true;
-    process.nextTick(() => {
+    setImmediate(() => {
       this.#flushPlanned = false;
       this.#flush();
     });

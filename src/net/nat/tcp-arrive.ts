@@ -31,8 +31,8 @@ export interface ArriveActions {
   onGuestEnd(flow: TcpFlow): void;
   /** The guest gave up. */
   onGuestReset(flow: TcpFlow): void;
-  /** The end of this run owes an ACK. */
-  mark(flow: TcpFlow): void;
+  /** The end of this run owes an ACK, which may wait for an answer if it is for one small segment. */
+  mark(flow: TcpFlow, small: boolean): void;
 }
 
 export class TcpArrivals {
@@ -69,7 +69,7 @@ export class TcpArrivals {
       // wholly old, a keep-alive probe, or beyond the window: the answer is where we are
       if (old > 0) this.duplicates++;
       else this.overWindow++;
-      if (length > 0 || fin || old > 0) this.#actions.mark(flow);
+      if (length > 0 || fin || old > 0) this.#actions.mark(flow, false);
       if (old <= 0 || seqDiff(ack, flow.sndUna) <= 0) return;
     }
     if (!this.#ack(flow, seq, ack, window, length + fin, now)) return;
@@ -79,9 +79,9 @@ export class TcpArrivals {
         flow.rcvNxt = seqAdd(flow.rcvNxt, 1);
         if (seqDiff(flow.rcvEdge, flow.rcvNxt) < 0) flow.rcvEdge = flow.rcvNxt;
         flow.events |= Happened.finIn;
-        this.#actions.mark(flow);
+        this.#actions.mark(flow, false);
         this.#actions.onGuestEnd(flow);
-      } else this.#actions.mark(flow);
+      } else this.#actions.mark(flow, false);
     }
   }
 
@@ -117,7 +117,7 @@ export class TcpArrivals {
       for (let i = Math.min(segments, MAX_DUPLICATES); i > 0; i--) this.#sender.acknowledge(flow);
       return;
     }
-    this.#actions.mark(flow);
+    this.#actions.mark(flow, old === 0 && length < flow.mss && flow.early === null);
     let n = length - old;
     const open = seqDiff(flow.rcvEdge, flow.rcvNxt);
     if (n > open) {

@@ -89,7 +89,7 @@ export class TcpEmitter {
     this.#u8[t + T + TCP.flags] = flags;
     this.#view.setInt32(t + T + TCP.ack, flags & TcpFlag.ack ? flow.rcvNxt : 0);
     this.#view.setUint16(t + T + TCP.window, flags & TcpFlag.syn ? Math.min(65535, this.#window(flow)) : this.#window(flow) >>> flow.shiftIn);
-    flow.ackDue = false;
+    flow.ackDue = flow.ackNow = false;
   }
 
   /** Bytes from `rcvNxt` that the guest may send. The edge never moves left, and right only in steps worth a segment (RFC 9293 3.8.6.2.2). */

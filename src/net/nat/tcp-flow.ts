@@ -61,7 +61,13 @@ export class TcpFlow {
   shiftIn = 0;
   /** Payload that the host socket has not taken yet, bytes. */
   queued = 0;
+  /** It owes an ACK; `ackNow`: one that cannot wait. */
   ackDue = false;
+  ackNow = false;
+  /** Since when it is owed (ms), whether it is in the list of those that wait, and small segments that are acknowledged at once. Owned by tcp-ack-delay.ts. */
+  ackSince = 0;
+  ackHeld = false;
+  quickAcks = 0;
   /** The guest takes selective acknowledgements. */
   sack = false;
   /** Payload out of order; null until there is some. */

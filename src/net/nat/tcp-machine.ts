@@ -2,7 +2,7 @@
  * The TCP path as a machine: connections are terminated towards the guest, and carried on by host sockets.
  *
  * Theory of operation. A guest's SYN opens a host socket first; the SYN is answered when that is connected, so that the guest sees what is really there: a refusal is a RST, an unreachable host an ICMP error.
- * From then on bytes are handed over: in-order payload of a whole run goes to the host socket in one write, and is acknowledged at once, as the window counts what the socket has not taken; what the socket
+ * From then on bytes are handed over: in-order payload of a whole run goes to the host socket in one write, and is acknowledged then (tcp-ack-delay.ts says when), as the window counts what the socket has not taken; what the socket
  * brings stays in a send buffer until the guest has acknowledged it, and the socket is not read while enough waits. So a peer that does not read stops the one who sends, and memory is bounded on both ways.
  * FINs are passed on as half-closes, RSTs as RSTs.
  *
@@ -17,6 +17,7 @@ import { DEFAULT_MSS, parseSynOptions, TCP_HEADER, TcpFlag } from '../../wire/tc
 import { DESCRIPTOR_WORDS, Descriptor, type Kernels } from '../kernels.ts';
 import type { PacketMemory } from '../packet-memory.ts';
 import { ChunkPool } from './packet-chunks.ts';
+import { TcpAckDelay } from './tcp-ack-delay.ts';
 import { TcpArrivals } from './tcp-arrive.ts';
 import { PORT_QUEUE_CAP, TcpEmitter, WINDOW, WINDOW_SHIFT } from './tcp-emit.ts';
 import { Happened, TcpFlow } from './tcp-flow.ts';
@@ -69,9 +70,12 @@ export interface TcpMachineOptions {
   secret: Buffer;
   now: number;
   limits?: Partial<TcpLimits>;
+  /** How long the ACK of a small segment waits for an answer that carries it, ms. */
+  ackDelay?: number;
 }
 
 const TIME_WAIT = 2000;
+const ACK_DELAY = 2;
 /** Our SYN to a guest, or our answer to its SYN, is sent this often; the first wait is ms, and doubles. */
 const SYN_TRIES = 6;
 const SYN_WAIT = 250;
@@ -91,6 +95,7 @@ export class TcpMachine {
   readonly #descriptors: number;
   readonly #table: TcpTable;
   readonly #timers: TcpTimers;
+  readonly #delay: TcpAckDelay;
   readonly #emit: TcpEmitter;
   readonly #sender: TcpSender;
   readonly #arrive: TcpArrivals;
@@ -123,6 +128,7 @@ export class TcpMachine {
     this.#descriptors = o.memory.alloc(64 + MAX_DESCRIPTORS * DESCRIPTOR_WORDS * 4) + 64;
     this.#table = new TcpTable(o.secret.readInt32LE(0));
     this.#timers = new TcpTimers(o.now);
+    this.#delay = new TcpAckDelay(o.ackDelay ?? ACK_DELAY);
     this.#emit = new TcpEmitter(o.memory, o.kernels, o.gatewayMac);
     this.#sender = new TcpSender(this.#emit, this.#timers);
     this.#arrive = new TcpArrivals(this.#sender, {
@@ -130,7 +136,7 @@ export class TcpMachine {
       onEarly: (flow, seq, at, length) => this.#early(flow, seq, at, length),
       onGuestEnd: (flow) => o.host.end(flow),
       onGuestReset: (flow) => this.#guestReset(flow),
-      mark: (flow) => this.#mark(flow),
+      mark: (flow, small) => this.#mark(flow, small),
     });
   }
 
@@ -158,7 +164,7 @@ export class TcpMachine {
       const flow = this.#marked[i]!;
       flow.marked = false;
       if (flow.events & Happened.gone) continue;
-      if (flow.ackDue) this.#sender.acknowledge(flow);
+      if (flow.ackDue && (flow.ackNow || !this.#delay.mayWait(flow))) this.#sender.acknowledge(flow);
       this.#settle(flow);
     }
     this.#marked.length = 0;
@@ -166,7 +172,9 @@ export class TcpMachine {
     if (state.waiting.length > 0 && port.room() > 0) this.onRoom(port, now);
   }
 
-  #mark(flow: TcpFlow): void {
+  #mark(flow: TcpFlow, small: boolean): void {
+    if (flow.ackDue || !small) flow.ackNow = true;
+    else flow.ackSince = this.#now;
     flow.ackDue = true;
     this.#touch(flow);
   }
@@ -333,7 +341,7 @@ export class TcpMachine {
     this.#establish(flow, ack);
     flow.wl2 = ack;
     this.#tell(flow, null);
-    this.#mark(flow);
+    this.#mark(flow, false);
     this.#sender.pump(flow, this.#now);
   }
 
@@ -583,11 +591,12 @@ export class TcpMachine {
   }
 
   nextAt(): number {
-    return this.#timers.nextAt();
+    return Math.min(this.#timers.nextAt(), this.#delay.nextAt());
   }
 
   run(now: number): void {
     this.#now = now;
+    this.#delay.run(now, (flow) => this.#sender.acknowledge(flow));
     this.#timers.run(now, (flow) => this.#deadline(flow));
   }
 
