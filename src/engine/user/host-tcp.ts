@@ -5,7 +5,7 @@
  * its reads gets chunks of its own, into which the kernel writes what will later be sent and sent again, without a copy. Writes go from the guest's run straight to the kernel when nothing is queued;
  * when the kernel takes only a part, the run's memory is pinned until it has taken the rest. Where it cannot be pinned, payload is copied first.
  *
- * At most 64 are dialled in one turn of the event loop, so that a guest's burst of SYNs does not keep the others waiting.
+ * At most 256 are dialled in one turn of the event loop, so that a guest's burst of SYNs does not keep the others waiting.
  *
  * Limits. Sockets that come from outside are re-wrapped, so that they too read into packet memory; one from which something has been read already is left as it is, and copied from. SO_SNDBUF and
  * SO_RCVBUF stay the kernel's: its own tuning goes further than an unprivileged process may ask for.
@@ -24,7 +24,7 @@ const BUSY_READ = 16 << 10;
 /** A chunk with less room than this is not read into again. */
 const MIN_READ = 16 << 10;
 /** New host sockets in one turn of the event loop: each costs 40–100 µs. */
-const DIALS_PER_TURN = 64;
+const DIALS_PER_TURN = 256;
 
 const REFUSALS: Record<string, TcpRefusal['kind']> = {
   ECONNREFUSED: 'refused',
