@@ -4,7 +4,7 @@ import { createServer, type Server } from 'node:http';
 import type { Socket } from 'node:net';
 import { dirname } from 'node:path';
 import { getRequestListener } from '@hono/node-server';
-import { peerCredentials } from '../host/ffi.ts';
+import { peerUser } from '../host/ffi.ts';
 import type { createApp } from './routes.ts';
 
 /** Listens on `path`, replacing a socket left by a daemon that is gone (the caller holds the lock). */
@@ -18,7 +18,7 @@ export function serveApi(app: ReturnType<typeof createApp>, path: string): Promi
   const own = process.getuid?.() ?? 0;
   server.on('connection', (socket: Socket) => {
     const fd = (socket as unknown as { _handle?: { fd: number } })._handle?.fd ?? -1;
-    const { uid } = peerCredentials(fd);
+    const uid = peerUser(fd);
     if (uid !== own && uid !== 0) socket.destroy();
   });
   const mask = process.umask(0o177);

@@ -1,6 +1,6 @@
 /**
  * The few calls into libc that Node lacks. Sole importer of koffi, which is loaded at the first call, so that start-up stays fast. Never used per packet.
- * Limits: Linux on little-endian 64-bit machines.
+ * Limits: Linux on little-endian 64-bit machines. On macOS only the lock and the peer's user are thought of, untested.
  */
 import { closeSync, openSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -63,6 +63,8 @@ interface Libc {
   address(value: unknown): bigint;
   bpf(number: number, command: number, attributes: object, size: number): number;
   prctl(option: number, a: number, b: number, c: number, d: number): number;
+  /** macOS only. */
+  getpeereid(fd: number, user: Uint32Array, group: Uint32Array): number;
   errno(): number;
 }
 
@@ -71,7 +73,9 @@ let libc: Libc | null = null;
 function load(): Libc {
   if (libc) return libc;
   const koffi = createRequire(import.meta.url)('koffi') as typeof import('koffi');
-  const c = koffi.load('libc.so.6');
+  const linux = process.platform === 'linux';
+  const c = koffi.load(linux ? 'libc.so.6' : 'libSystem.B.dylib');
+  const linuxOnly = (declaration: string) => (linux ? c.func(declaration) : () => -1);
   koffi.struct('sock_fprog', { len: 'uint16_t', filter: 'uint8_t *' });
   koffi.struct('anka_iovec', { base: 'uint8_t *', length: 'size_t' });
   koffi.struct('anka_msghdr', {
@@ -105,7 +109,8 @@ function load(): Libc {
     view: (address, length) => koffi.view(address, length),
     address: (value) => koffi.address(value),
     bpf: c.func('long syscall(long, int, anka_bpf_load *, uint32_t)'),
-    prctl: c.func('int prctl(int, unsigned long, unsigned long, unsigned long, unsigned long)'),
+    prctl: linuxOnly('int prctl(int, unsigned long, unsigned long, unsigned long, unsigned long)'),
+    getpeereid: linux ? () => -1 : c.func('int getpeereid(int, _Out_ uint32_t *, _Out_ uint32_t *)'),
     errno: () => koffi.errno(),
   };
   return libc;
@@ -158,12 +163,18 @@ export function openNetlink(protocol: number): number {
   return fd;
 }
 
-/** User, group and process on the other side of a connected unix socket. */
-export function peerCredentials(fd: number): { pid: number; uid: number; gid: number } {
+/** User id of the process on the other side of a connected unix socket. */
+export function peerUser(fd: number): number {
+  const c = load();
+  if (process.platform !== 'linux') {
+    const [user, group] = [Uint32Array.of(0), Uint32Array.of(0)];
+    if (c.getpeereid(fd, user, group) < 0) throw new AnkaError('internal', `getpeereid failed (errno ${c.errno()})`);
+    return user[0] as number;
+  }
   const value = Buffer.alloc(12);
-  const length = Uint32Array.of(value.length);
-  if (load().getsockopt(fd, SOL_SOCKET, SO_PEERCRED, value, length) < 0) throw new AnkaError('internal', `SO_PEERCRED failed (errno ${load().errno()})`);
-  return { pid: value.readInt32LE(0), uid: value.readUInt32LE(4), gid: value.readUInt32LE(8) };
+  if (c.getsockopt(fd, SOL_SOCKET, SO_PEERCRED, value, Uint32Array.of(value.length)) < 0)
+    throw new AnkaError('internal', `SO_PEERCRED failed (errno ${c.errno()})`);
+  return value.readUInt32LE(4);
 }
 
 /** Takes the exclusive lock of an open file (flock(2)), which the kernel lets go of when the descriptor is closed or its process ends. False when another has it. */

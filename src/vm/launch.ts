@@ -13,6 +13,7 @@ import { chown, mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/pro
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { NicBackend } from '../engine/engine.ts';
+import { runsWith } from '../host/process.ts';
 import { AnkaError, wrap } from '../lib/errors.ts';
 import { probeAccelerator } from './accelerator.ts';
 import type { Accelerator, Machine, MachineExit, MachineRunner, MachineSpec } from './machine.ts';
@@ -20,14 +21,6 @@ import { cardProperties, machineFiles, NETDEV, NIC_ID, qemuArguments } from './q
 import { Qmp } from './qmp.ts';
 
 const QEMU = 'qemu-system-x86_64';
-
-/** True while the process of that pid lives and was started with that word among its arguments. */
-async function runsWith(pid: number, word: string): Promise<boolean> {
-  const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
-  if (!line.split('\0').includes(word)) return false;
-  const state = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
-  return state !== '' && !/\) [ZX] /.test(state);
-}
 
 async function lastLines(path: string, count = 3): Promise<string> {
   const text = await readFile(path, 'utf8').catch(() => '');

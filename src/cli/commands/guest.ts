@@ -7,6 +7,7 @@ import type { GuestAccess, VmListEntry, VmShow } from '../../api/types.ts';
 import { beginStream } from '../../lib/begin-stream.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import { type SshTarget, scpArguments, shellLine, shellQuote, sshArguments } from '../../lib/guest-ssh.ts';
+import { joinStreams } from '../../lib/join-streams.ts';
 import { type Session, vmPath } from '../session.ts';
 import { integer } from './modify.ts';
 
@@ -190,13 +191,7 @@ export async function nc(s: Session, host: string, port: string): Promise<void> 
   const socket = await opened.catch((e: Error) => {
     throw new AnkaError('network', `${host} port ${number}: ${e.message}`);
   });
-  await new Promise<void>((resolve, reject) => {
-    socket.once('error', (e) => reject(new AnkaError('network', `${host} port ${number}: ${e.message}`)));
-    process.stdin.pipe(socket);
-    socket.pipe(process.stdout);
-    socket.once('close', () => {
-      process.stdin.pause();
-      resolve();
-    });
+  await joinStreams(socket, process.stdin, process.stdout).catch((e: Error) => {
+    throw new AnkaError('network', `${host} port ${number}: ${e.message}`);
   });
 }

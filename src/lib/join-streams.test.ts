@@ -1,0 +1,61 @@
+import { once } from 'node:events';
+import { connect, createServer, type Socket } from 'node:net';
+import { PassThrough, Writable } from 'node:stream';
+import { afterEach, expect, test } from 'vitest';
+import { joinStreams } from './join-streams.ts';
+
+const open: { close(): void }[] = [];
+afterEach(() => {
+  for (const o of open.splice(0)) o.close();
+});
+
+/** Both ends of a connection. */
+async function pair(): Promise<[Socket, Socket]> {
+  const server = createServer({ allowHalfOpen: true }).listen(0, '127.0.0.1');
+  open.push(server);
+  await once(server, 'listening');
+  const near = connect({ port: (server.address() as { port: number }).port, host: '127.0.0.1', allowHalfOpen: true });
+  const [far] = (await once(server, 'connection')) as [Socket];
+  open.push({ close: () => far.destroy() }, { close: () => near.destroy() });
+  return [near, far];
+}
+
+test('B14: each direction ends by itself', async () => {
+  const [near, far] = await pair();
+  const input = new PassThrough();
+  const output = new PassThrough();
+  const over = joinStreams(near, input, output);
+  input.end('question');
+  expect(String((await once(far, 'data'))[0])).toBe('question');
+  await once(far, 'end');
+  far.end('answer');
+  expect(String((await once(output, 'data'))[0])).toBe('answer');
+  await over;
+});
+
+test('B14: an input that breaks ends the connection without an error; so does an output that is gone', async () => {
+  const [near, far] = await pair();
+  const input = new PassThrough();
+  const over = joinStreams(near, input, new PassThrough());
+  input.destroy(Object.assign(new Error('read'), { code: 'ECONNRESET' }));
+  await once(far.resume(), 'end');
+  far.end();
+  await over;
+  const [near2, far2] = await pair();
+  const gone = new Writable({ write: (_c, _e, done) => done(Object.assign(new Error('write'), { code: 'EPIPE' })) });
+  const over2 = joinStreams(near2, new PassThrough(), gone);
+  far2.write('nobody reads this');
+  await over2;
+});
+
+test('B14: writing to who is gone already is no error, a reset is one', async () => {
+  const [near, far] = await pair();
+  const over = joinStreams(near, new PassThrough(), new PassThrough());
+  near.destroy(Object.assign(new Error('write EPIPE'), { code: 'EPIPE' }));
+  await over;
+  far.destroy();
+  const [near2, far2] = await pair();
+  const over2 = joinStreams(near2, new PassThrough(), new PassThrough());
+  far2.resetAndDestroy();
+  await expect(over2).rejects.toThrow('ECONNRESET');
+});
