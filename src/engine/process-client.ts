@@ -23,6 +23,8 @@ export interface ProcessOptions {
   socket: string;
   leases: string;
   log: string;
+  /** More arguments for it. */
+  arguments?: string[];
   /** It said that something changed. */
   onChanged: () => void;
   /** It is gone without having been asked to. */
@@ -96,10 +98,14 @@ export class ProcessClient<M extends { [K in keyof M]: { params: unknown; result
   }
 
   async #start(): Promise<void> {
-    const { program, socket, leases, log } = this.#options;
+    const { program, socket, leases, log, arguments: more = [] } = this.#options;
     await mkdir(dirname(socket), { recursive: true, mode: 0o700 });
     const [node, ...args] = ownProgram(program);
-    const child = spawn(node as string, [...args, '--control', socket, '--leases', leases, '--log', log], { detached: true, stdio: 'ignore', cwd: '/' });
+    const child = spawn(node as string, [...args, '--control', socket, '--leases', leases, '--log', log, ...more], {
+      detached: true,
+      stdio: 'ignore',
+      cwd: '/',
+    });
     child.on('error', () => {}); // the wait for its socket tells
     child.unref();
   }

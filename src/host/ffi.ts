@@ -30,6 +30,9 @@ const AF_INET = 2;
 const SOCK_DGRAM_CLOEXEC_NONBLOCK = 0x80802;
 const MSG_ERRQUEUE_DONTWAIT = 0x2040;
 const PR_SET_NO_NEW_PRIVS = 38;
+const PR_SET_KEEPCAPS = 8;
+const CAPABILITY_VERSION_3 = 0x20080522;
+const CAP_NET_BIND_SERVICE = 10;
 const SOL_PACKET = 263;
 const PACKET_ADD_MEMBERSHIP = 1;
 const PACKET_RX_RING = 5;
@@ -63,6 +66,7 @@ interface Libc {
   address(value: unknown): bigint;
   bpf(number: number, command: number, attributes: object, size: number): number;
   prctl(option: number, a: number, b: number, c: number, d: number): number;
+  capset(header: Uint8Array, data: Uint8Array): number;
   /** macOS only. */
   getpeereid(fd: number, user: Uint32Array, group: Uint32Array): number;
   errno(): number;
@@ -110,6 +114,7 @@ function load(): Libc {
     address: (value) => koffi.address(value),
     bpf: c.func('long syscall(long, int, anka_bpf_load *, uint32_t)'),
     prctl: linuxOnly('int prctl(int, unsigned long, unsigned long, unsigned long, unsigned long)'),
+    capset: linuxOnly('int capset(uint8_t *, uint8_t *)'),
     getpeereid: linux ? () => -1 : c.func('int getpeereid(int, _Out_ uint32_t *, _Out_ uint32_t *)'),
     errno: () => koffi.errno(),
   };
@@ -309,6 +314,27 @@ export function receiveError(fd: number, name: Buffer, payload: Buffer, control:
     flags: 0,
   };
   return load().recvmsg(fd, message, MSG_ERRQUEUE_DONTWAIT);
+}
+
+/**
+ * Root becomes an ordinary user for good, and keeps one right: to listen on ports below 1024 (capabilities(7)). Throws `internal` when the kernel refuses, as in
+ * a container that does not have that user.
+ */
+export function becomeUser(uid: number, gid: number): void {
+  const c = load();
+  try {
+    c.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0);
+    process.setgroups?.([]);
+    process.setgid?.(gid);
+    process.setuid?.(uid);
+  } catch (cause) {
+    throw new AnkaError('internal', `root cannot become user ${uid}: ${(cause as Error).message}`, { cause });
+  }
+  const header = Buffer.alloc(8);
+  header.writeUInt32LE(CAPABILITY_VERSION_3);
+  const sets = Buffer.alloc(24); // effective, permitted, inheritable; low words, then high ones
+  for (const at of [0, 4]) sets.writeUInt32LE(1 << CAP_NET_BIND_SERVICE, at);
+  if (c.capset(header, sets) < 0) throw new AnkaError('internal', `capset failed (errno ${c.errno()})`);
 }
 
 /** No program that this process may ever run gains rights by it (no_new_privs, prctl(2)). Does nothing where there is no Linux. */

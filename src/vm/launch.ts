@@ -234,6 +234,8 @@ export function createMachineRunner(cacheDir: string): MachineRunner {
       if (old && old.size > 4 << 20) await rename(files.consoleLog, join(spec.runDir, 'console.log.1'));
       const log = openSync(files.log, 'a');
       const fd = backend?.kind === 'tap-fd' ? backend.fd : ('ignore' as const);
+      // root's network process, a user of its own, gets to the socket by the group of its folder
+      const mask = root && backend?.kind === 'stream' ? process.umask(0o007) : null;
       const child = spawn(QEMU, qemuArguments(spec, backend), {
         detached: true,
         stdio: ['ignore', log, log, fd],
@@ -241,6 +243,7 @@ export function createMachineRunner(cacheDir: string): MachineRunner {
         ...(root ? { uid: spec.uid, gid: spec.gid } : {}),
         env: { PATH: process.env['PATH'] ?? '', HOME: spec.stateDir },
       });
+      if (mask !== null) process.umask(mask);
       closeSync(log);
       let ended: string | null = null;
       child.once('error', (e: NodeJS.ErrnoException) => {

@@ -25,14 +25,16 @@ export class RemoteEngine {
   #waiting = new Map<number, { resolve: (v: unknown) => void; reject: (e: Error) => void }>();
   readonly ready: Promise<void>;
 
-  constructor(world: World, kind: 'kernel' | 'user', rights: 'all' | 'no-ebpf' = 'all') {
+  /** `root`: the user engine, too, is root's. */
+  constructor(world: World, kind: 'kernel' | 'user', rights: 'usual' | 'no-ebpf' | 'root' = 'usual') {
+    const ordinary = kind === 'user' && rights !== 'root';
     const run = join(world.dir, 'run');
     const state = join(world.dir, 'state');
     mkdirSync(run, { recursive: true });
     mkdirSync(state, { recursive: true });
     const program = [process.execPath, '--import', 'tsx', fileURLToPath(new URL('engine-process.ts', import.meta.url)), kind, run, state];
-    if (kind === 'user') for (const dir of [run, state]) chownSync(dir, ORDINARY, ORDINARY);
-    this.child = world.host.spawn(kind === 'user' ? [...AS_ORDINARY_USER, ...program] : rights === 'no-ebpf' ? [...WITHOUT_EBPF, ...program] : program);
+    if (ordinary) for (const dir of [run, state]) chownSync(dir, ORDINARY, ORDINARY);
+    this.child = world.host.spawn(ordinary ? [...AS_ORDINARY_USER, ...program] : rights === 'no-ebpf' ? [...WITHOUT_EBPF, ...program] : program);
     let ready: () => void;
     let failed: (e: Error) => void;
     this.ready = new Promise((resolve, reject) => {

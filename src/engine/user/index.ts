@@ -9,8 +9,8 @@
  * Limits: flows end with the network process; bridge type is refused; the host has no interface on these networks (`anka ssh` and `anka nc` lead in).
  */
 import { readFileSync } from 'node:fs';
-import { chown, mkdir, readdir, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { chmod, chown, mkdir, readdir, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { AnkaError } from '../../lib/errors.ts';
 import type { Explanation, Packet } from '../../net/explain.ts';
@@ -58,6 +58,11 @@ const BRIDGE_REFUSAL = "bridge type needs the kernel engine: run anka as root ('
 
 type Name = (typeof NAMES)[number];
 
+/** Whom root's network processes become: below the users of its VMs (daemon/desired.ts), and like them nobody's. */
+const NETWORK_UIDS: Record<Name, number> = { shared: 1_639_999_001, host: 1_639_999_002 };
+const NETWORK_GID = 1_639_999_000;
+const isRoot = (): boolean => process.getuid?.() === 0;
+
 /** One network's process as we know it. */
 interface Attached {
   client: ProcessClient<NetworkMethods>;
@@ -87,8 +92,8 @@ class UserEngine implements Engine {
   }
 
   #attach(name: Name): Attached {
-    const { runDir, stateDir, log } = this.#options;
-    const leases = join(stateDir, `leases-${name}.json`);
+    const { log } = this.#options;
+    const { socket, leases, logFile, more } = this.#place(name);
     const attached: Attached = {
       leases,
       config: '',
@@ -97,9 +102,10 @@ class UserEngine implements Engine {
       client: new ProcessClient<NetworkMethods>({
         title: `the ${name} network's process`,
         program: new URL('./network-main.ts', import.meta.url),
-        socket: join(runDir, `net-${name}.sock`),
+        socket,
         leases,
-        log: join(stateDir, `net-${name}.log`),
+        log: logFile,
+        arguments: more,
         onChanged: () => this.#tell(),
         onGone: () => {
           attached.config = '';
@@ -111,6 +117,16 @@ class UserEngine implements Engine {
       }),
     };
     return attached;
+  }
+
+  /** Where a process's files are. Root's belong to another user (docs/decisions/0012), and are in folders of its own. */
+  #place(name: Name): { socket: string; leases: string; logFile: string; more: string[] } {
+    const { runDir, stateDir } = this.#options;
+    if (!isRoot())
+      return { socket: join(runDir, `net-${name}.sock`), leases: join(stateDir, `leases-${name}.json`), logFile: join(stateDir, `net-${name}.log`), more: [] };
+    const [run, state] = [join(runDir, `net-${name}`), join(stateDir, `net-${name}`)];
+    const more = ['--user', String(NETWORK_UIDS[name]), '--group', String(NETWORK_GID)];
+    return { socket: join(run, 'control.sock'), leases: join(state, 'leases.json'), logFile: join(state, 'log'), more };
   }
 
   async validate(desired: DesiredState): Promise<EngineProblem[]> {
@@ -243,7 +259,11 @@ class UserEngine implements Engine {
     await mkdir(join(this.#options.runDir, 'nic'), { recursive: true, mode: 0o711 });
     const dir = join(path, '..');
     await mkdir(dir, { recursive: true, mode: 0o700 });
-    if (process.getuid?.() === 0) await chown(dir, nic.ownerUid, -1);
+    if (isRoot()) {
+      // the socket that QEMU makes here belongs to the group of the network processes
+      await chown(dir, nic.ownerUid, NETWORK_GID);
+      await chmod(dir, 0o2710);
+    }
     return { kind: 'stream', path, release() {} };
   }
 
@@ -304,6 +324,7 @@ class UserEngine implements Engine {
       for (const [name, a] of this.#networks) {
         const pid = await this.#end(a);
         if (pid !== null) removed.push(`${name} network's process (pid ${pid})`);
+        if (isRoot()) await rm(dirname(a.client.socket), { recursive: true, force: true });
       }
       const dir = join(this.#options.runDir, 'nic');
       for (const nic of await readdir(dir).catch(() => [])) {

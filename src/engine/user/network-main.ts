@@ -3,14 +3,16 @@
  * A network process of the user engine: one network's switch, gateway and host sockets (network-config.ts says how it is talked to).
  *
  * Theory of operation: it is configured as a whole by `configure`; what is already as wanted is left alone, so flows, leases and cables are untouched. It goes on
- * when the daemon is gone. It holds no right that it does not need: what it creates is for its user alone, and neither it nor a child may gain privileges.
+ * when the daemon is gone. It holds no right that it does not need: what it creates is for its user alone, neither it nor a child may gain privileges, and root's becomes an
+ * ordinary user who may listen on low ports (docs/decisions/0012).
  * Limits: one per control socket; a second one ends at once when the first still answers. A changed subnet begins the network anew.
  */
-import { chmodSync, rmSync } from 'node:fs';
+import { chmodSync, chownSync, existsSync, mkdirSync, rmSync } from 'node:fs';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
+import { dirname } from 'node:path';
 import { parseArgs } from 'node:util';
 import pino from 'pino';
-import { dropPrivilegeGain } from '../../host/ffi.ts';
+import { becomeUser, dropPrivilegeGain } from '../../host/ffi.ts';
 import { readResolvers, watchResolvers } from '../../host/resolvers.ts';
 import { serveLines } from '../../lib/json-lines.ts';
 import { loadKernels } from '../../net/kernels.ts';
@@ -27,9 +29,10 @@ import { serveStream } from './streams.ts';
 /** Address space for frames: used only where there are cards and flows. */
 const MEMORY_BYTES = 768 << 20;
 
-const { values } = parseArgs({ options: { control: { type: 'string' }, leases: { type: 'string' }, log: { type: 'string' } } });
+const text = { type: 'string' } as const;
+const { values } = parseArgs({ options: { control: text, leases: text, log: text, user: text, group: text } });
 if (!values.control || !values.leases || !values.log) {
-  console.error('usage: network-main --control SOCKET --leases FILE --log FILE');
+  console.error('usage: network-main --control SOCKET --leases FILE --log FILE [--user UID --group GID]');
   process.exit(2);
 }
 const control = values.control;
@@ -163,6 +166,15 @@ process.on('uncaughtException', (e) => {
   process.exitCode = 1;
   setTimeout(() => process.exit(1), 50);
 });
+/** Root's process becomes a user of its own, to whom its folders belong. */
+function giveUpRoot(uid: number, gid: number): void {
+  mkdirSync(dirname(leaseFile), { recursive: true, mode: 0o700 });
+  for (const path of [dirname(control), dirname(leaseFile)]) chownSync(path, uid, gid);
+  if (existsSync(leaseFile)) chownSync(leaseFile, uid, gid);
+  becomeUser(uid, gid);
+}
+
+if (values.user && process.getuid?.() === 0) giveUpRoot(Number(values.user), Number(values.group));
 dropPrivilegeGain();
 watchResolvers(refreshUpstreams);
 begin();
