@@ -60,6 +60,7 @@ export class RemoteEngine {
 
   async #call<T>(method: string, ...params: unknown[]): Promise<T> {
     await this.ready;
+    if (this.child.exitCode !== null || this.child.signalCode !== null) throw new Error('the engine’s process has ended');
     const id = this.#next++;
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve: resolve as (v: unknown) => void, reject });

@@ -87,7 +87,7 @@ export class UplinkKeeper {
   ): Promise<void> {
     const problem = this.validate(cards[0] as DesiredNic);
     if (problem) {
-      if (this.#keepPlugged(uplink, cards, links, plugs)) noTouch.add(uplink);
+      if (await this.#keepPlugged(uplink, cards, plugs)) noTouch.add(uplink);
       throw new Error(problem);
     }
     const c = classifyInterface(uplink);
@@ -120,7 +120,9 @@ export class UplinkKeeper {
   }
 
   /** The interface is gone, what was made for it is not: the VMs stay in it. True when they are in a no-touch segment, where they reach each other. */
-  #keepPlugged(name: string, cards: readonly DesiredNic[], links: readonly Link[], plugs: Map<string, Plug>): boolean {
+  async #keepPlugged(name: string, cards: readonly DesiredNic[], plugs: Map<string, Plug>): Promise<boolean> {
+    // looked at again: it may have gone since the look before
+    const links = await listLinks();
     if (links.some((l) => l.name === name)) return false;
     const names = segmentNames(name);
     const bridge = links.find((l) => l.name === names.bridge);
