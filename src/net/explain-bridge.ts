@@ -63,6 +63,9 @@ export function fromBridged(s: Surroundings, card: ExplainedCard, way: Way, begi
   if (to === card.ip && begin === card.ip) return way.allow(begin, 'the guest itself', 'never leaves the guest', way.arrival(name));
   if (ownAddresses(s, card).some((a) => a.address === begin))
     return way.drop(begin, 'guard: ip_spoof', `${show(begin)} is the host's address, and not for ${name} to use`);
+  const { protocol, sourcePort, port } = way.packet;
+  if (protocol === 'udp' && ((sourcePort === 67 && port === 68) || (sourcePort === 547 && port === 546)))
+    return way.drop(begin, 'guard: rogue_dhcp', `${name} is no DHCP server`);
   way.step('guard', 'the MAC address is its own; other addresses are the outside network’s business', 'guard: mac');
   if (typeof to === 'number' && subnetContains(LOOPBACK, to)) return way.drop(begin, 'the guest itself', 'a guest keeps its loopback to itself');
   const wire = `that network decides on the rest${card.vlan === undefined ? '' : `; its frames are tagged with VLAN ${card.vlan}`}`;

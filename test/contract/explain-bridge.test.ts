@@ -71,6 +71,7 @@ const ROWS: Row[] = [
   // other sources
   [1, 'vm1', 'udp', HOST, OUT, 5000, 'dropped'],
   [1, 'vm1', 'udp', '203.0.113.9', OUT, 5000, 'allowed'],
+  [1, 'vm1', 'udp', '-', '255.255.255.255', 68, 'dropped', 67],
   // to many
   [1, 'vm1', 'udp', '-', '255.255.255.255', 5000, 'allowed'],
   [1, 'vm1', 'udp', '-', '10.9.0.255', 5000, 'allowed'],
@@ -94,7 +95,11 @@ const VLAN_ROWS: Row[] = [
 describe.skipIf(why !== null).each(['ebpf', 'macvlan'] as const)(`explain, bridge by %s${why ? ` (${why})` : ''}`, (bridgeMethod) => {
   let w: World;
   let e: RemoteEngine;
-  const rows = ROWS.map((r): Row => [r[0], r[1], r[2], r[3], r[4], r[5], r[6].split('/').at(bridgeMethod === 'macvlan' ? -1 : 0) as string]);
+  const rows = ROWS.map((r): Row => {
+    const row: Row = [...r];
+    row[6] = r[6].split('/').at(bridgeMethod === 'macvlan' ? -1 : 0) as string;
+    return row;
+  });
   const table = new PacketTable([...rows, ...VLAN_ROWS]);
   const bridged = (n: number, rest: object = {}) => nic(n, 'bridge', { bridge: 'en0', ...rest });
   const cards = (second: object): DesiredState =>
