@@ -132,7 +132,7 @@ export class OurNetwork {
   /** Plugs in a card, whose guest listens already. */
   async plug(n: number, rules = n === 1 ? FORWARDS.map(([h, g]) => rule(h, g)) : []): Promise<void> {
     const mac = 0x564545000000 + n;
-    this.#nics.push({ ...nic(n), id: `nic${n}`, vmName: `vm${n}`, outsideMac: mac, insideMac: mac, rules, socket: this.socket(n) });
+    this.#nics.push({ ...nic(n), id: `nic${n}`, vmName: `vm${n}`, outsideMac: mac, insideMac: mac, mtu: this.#mtu, rules, socket: this.socket(n) });
     const network = { name: 'shared', subnet: SUBNETS.shared, mtu: this.#mtu } as const;
     const config: NetworkConfig = { network, dnsServers: [], dnsForward: true, nics: this.#nics };
     await this.#client?.call('configure', config);

@@ -12,6 +12,9 @@ import { median, spread, table } from './stats.ts';
 const OUTSIDE = '198.51.100.1';
 const HOST = '10.9.0.2';
 const IDLE_VMS = 16;
+const ROUNDS = 3;
+/** New guests ask for routers and groups; then they are quiet. */
+const SETTLE_MS = 15_000;
 
 type Figures = Record<string, number[]>;
 
@@ -71,7 +74,7 @@ async function compare(mtu: number, quick: boolean): Promise<Record<string, Figu
     }
     await sleep(1000);
     const idle = peers.map(([, p]) => resident(p.pids()));
-    for (let r = 0; r < (quick ? 1 : 5); r++) {
+    for (let r = 0; r < (quick ? 1 : ROUNDS); r++) {
       for (const [name, peer] of peers) {
         process.stderr.write(`\r\x1b[KMTU ${mtu}, round ${r + 1}: ${name}`);
         await round(peer, quick, figures[name] as Figures);
@@ -115,12 +118,12 @@ async function alone(quick: boolean): Promise<Figures> {
     await few.start();
     await many.start();
     for (let n = 1; n <= IDLE_VMS; n++) await many.addGuest(n);
-    await sleep(3000);
+    await sleep(quick ? 3000 : SETTLE_MS);
     const [before, began] = [cpu(many.pids()), performance.now()];
     await sleep(quick ? 5000 : 30_000);
     figures['idle with 16 VMs, CPU %'] = [((cpu(many.pids()) - before) / (performance.now() - began)) * 1e5];
     figures['idle with 16 VMs, memory MiB'] = [resident(many.pids())];
-    for (let r = 0; r < (quick ? 1 : 5); r++) {
+    for (let r = 0; r < (quick ? 1 : ROUNDS); r++) {
       figures['two cards, Gbit/s']?.push((await throughSwitch(few, 100 + 2 * r, seconds)).gbps);
       figures['two cards, with 16 idle VMs, Gbit/s']?.push((await throughSwitch(many, 100 + 2 * r, seconds)).gbps);
     }

@@ -307,7 +307,7 @@ export class TcpGateway implements TcpPath {
   }
 
   #onData(h: HostSocket, bytes: number): boolean {
-    stayAwake();
+    stayAwake(bytes);
     const flow = h.flow;
     if (h.detached) return true;
     const chunk = h.chunk;

@@ -239,7 +239,7 @@ export class Port implements GuestPort, SwitchPort {
   // ---- from the guest
 
   #onRead(n: number): boolean {
-    stayAwake();
+    stayAwake(n);
     const read = this.#read;
     const b = this.#memory.mem.u8;
     const start = read.at - this.#rest;
