@@ -372,6 +372,28 @@ describe.each(SUITES)('%s', (_name, t) => {
     flow.kill();
   });
 
+  test.skipIf(!kernel)('B14, B40: a VM that starts again with another outside address is reached by the host, which had noted the one before', async () => {
+    const other = '56:45:45:00:00:0a';
+    // what the host has noted stays good for a day, so that only forgetting it helps; the guest says nothing by itself
+    const reachable = (ms: number) => w.host.run(`sysctl -qw net.ipv4.neigh.anka-shared.base_reachable_time_ms=${ms}`);
+    const become = (mac: string) => vm2.run(`ip link set eth0 down; ip link set eth0 address ${mac}; ip link set eth0 up`);
+    reachable(86_400_000);
+    w.host.run(`ip neigh replace ${ip2} lladdr ${macText(2)} dev anka-shared nud reachable`);
+    expect(w.host.pings(ip2)).toBe(true);
+    become(other);
+    expect(w.host.pings(ip2), 'the host sends to the old address').toBe(false);
+    const rest = [nic(3, 'host', { rules: [rule(10005, 8080)] }), nic(4, 'host')];
+    const again = nic(2, 'shared', { outsideMac: 0x56454500000a, insideMac: 0x56454500000a });
+    expect(await e.apply(state(nic(1, 'shared', { rules }), again, ...rest))).toEqual([]);
+    await until('the host reaches it', () => w.host.pings(ip2));
+    expect(w.host.run(`ip neigh show ${ip2} dev anka-shared`)).toContain(other);
+    reachable(30_000);
+    become(macText(2));
+    await e.apply(desired());
+    vm2.run('ip route replace default via 192.168.64.1');
+    await until('all is as before', () => w.host.pings(ip2) && vm2.pings(INTERNET));
+  });
+
   describe('B90: the network heals itself within two seconds', () => {
     const damages: [string, string][] = !kernel
       ? []
