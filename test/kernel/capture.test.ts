@@ -213,6 +213,12 @@ describe.skipIf(whyGuest !== null)(`anka capture${whyGuest ? ` (${whyGuest})` : 
     expect(tty).toMatch(/status 2/);
   });
 
+  test('B93: a full disk is told, and ends the capture', async () => {
+    const r = await anka.run(['capture', 'vm1', '-w', '/dev/full']);
+    expect(r.status).not.toBe(0);
+    expect(r.stderr).toMatch(/^(capturing .*\n)?anka: \/dev\/full cannot be written: ENOSPC: no space left on device.*\n$/);
+  });
+
   test('B93: the capture ends by itself when the VM stops', async () => {
     const file = join(w.dir, 'c.pcapng');
     const { exited } = start(`capture vm1 -w ${file}`);

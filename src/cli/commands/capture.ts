@@ -21,6 +21,10 @@ function openFile(path: string): number {
   }
 }
 
+async function pour(from: AsyncIterable<Uint8Array>, sink: Writable): Promise<void> {
+  for await (const chunk of from) if (!sink.write(chunk)) await new Promise<void>((resolve) => sink.once('drain', () => resolve()));
+}
+
 export async function capture(s: Session, vm: string, words: readonly string[], o: CaptureOptions): Promise<void> {
   const side = o.side ?? 'inside';
   if (side !== 'inside' && side !== 'outside') throw new AnkaError('usage', `Invalid value for '--side': '${side}' is not one of 'inside', 'outside'.`);
@@ -41,18 +45,23 @@ export async function capture(s: Session, vm: string, words: readonly string[], 
   };
   process.on('SIGINT', end);
   process.on('SIGTERM', end);
-  sink.on('error', (e: NodeJS.ErrnoException) => {
-    response.destroy();
-    if (e.code === 'EPIPE') process.exit(0); // the reader has enough
+  const failed = new Promise<never>((_resolve, reject) => {
+    sink.on('error', (e: NodeJS.ErrnoException) => {
+      response.destroy();
+      if (e.code === 'EPIPE') process.exit(0); // the reader has enough
+      reject(new AnkaError('badValue', `${path === '-' ? 'standard output' : path} cannot be written: ${e.message}`, { cause: e }));
+    });
   });
+  failed.catch(() => {}); // told below
   s.out.note(`capturing the ${side} of ${vm}${path === '-' ? '' : ` into ${path}`}; Ctrl-C ends it`);
   try {
-    for await (const chunk of response) if (!sink.write(chunk)) await new Promise<void>((resolve) => sink.once('drain', () => resolve()));
+    await Promise.race([failed, pour(response, sink)]);
     if (path !== '-') {
       sink.end();
-      await finished(sink);
+      await Promise.race([failed, finished(sink)]);
     }
   } catch (cause) {
+    if (sink.errored) await failed;
     throw new AnkaError('daemon', `the capture was cut off: ${(cause as Error).message}`, { cause });
   } finally {
     process.off('SIGINT', end);
