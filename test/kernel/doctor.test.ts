@@ -68,6 +68,36 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
     await heals('resolver.none', 'warning', /names no server/, /dns_servers/, () => w.setResolver('10.9.0.1'));
   });
 
+  test.each(['kernel', 'user'] as const)(
+    'B93, B25: %s engine: a process of ours that asks an old resolver, as the file that it sees is another',
+    async (kind) => {
+      const world = kind === 'kernel' ? w : new World('du-');
+      const first = kind === 'kernel' ? e : new RemoteEngine(world, 'user');
+      const wanted = kind === 'kernel' ? desired() : state(nic(2));
+      if (kind === 'user') world.outside.spawn(dnsmasq('10.9.0.1'));
+      expect(await first.apply(wanted)).toEqual([]);
+      world.replaceResolver('10.9.0.1');
+      world.replaceResolver('10.9.0.2');
+      world.host.spawn(dnsmasq('10.9.0.2'));
+      // the daemon anew: what it started before goes on, with what it saw then
+      await first.kill();
+      const second = new RemoteEngine(world, kind);
+      expect(await second.apply(wanted)).toEqual([]);
+      const find = async () => (await second.doctor()).find((f) => f.id === 'resolver.outdated');
+      const found = await until('it is told', find);
+      expect(found.message).toMatch(/asks 10\.9\.0\.1 for names, but \/etc\/resolv\.conf names 10\.9\.0\.2/);
+      world.host.run(/'(kill \d+)'/.exec(found.remedy)?.[1] as string);
+      await until('it is mended', async () => !(await find()));
+      if (kind === 'kernel') {
+        e = second;
+        world.setResolver('10.9.0.1');
+      } else {
+        await second.reset();
+        world.close();
+      }
+    },
+  );
+
   test('B93: a subnet that clashes', async () => {
     w.host.run('ip link add clash0 type bridge; ip link set clash0 up; ip route add 192.168.64.128/25 dev clash0');
     await heals(
@@ -126,7 +156,7 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
     for (const p of ['ip', 'nft', 'ps', 'setpriv']) symlinkSync(w.host.run(`command -v ${p}`).trim(), `${bin}/${p}`);
     const world = w;
     const text = world.host.run(
-      `mount -t tmpfs tmpfs /dev/net 2>/dev/null || true; PATH=${bin} ${process.execPath} --import tsx -e "import('${new URL('../../src/engine/kernel/doctor.ts', import.meta.url).pathname}').then(async (m) => console.log(JSON.stringify(await m.examineHost({ networks: [], nics: [], dnsServers: [] }, []))))"`,
+      `mount -t tmpfs tmpfs /dev/net 2>/dev/null || true; PATH=${bin} ${process.execPath} --import tsx -e "import('${new URL('../../src/engine/kernel/doctor.ts', import.meta.url).pathname}').then(async (m) => console.log(JSON.stringify(await m.examineHost({ networks: [], nics: [], dnsServers: [] }, [], []))))"`,
     );
     const findings = JSON.parse(text.trim().split('\n').at(-1) as string) as DoctorFinding[];
     expect(findings.find((f) => f.id === 'rights.tun')).toMatchObject({ level: 'error', message: expect.stringContaining('/dev/net/tun') });

@@ -6,7 +6,7 @@
  * Everything lives in namespaces whose names begin with the world's prefix; `close` removes them, and ends every process in them.
  */
 import { type ChildProcess, type ExecFileSyncOptions, execFileSync, spawn } from 'node:child_process';
-import { accessSync, chmodSync, constants, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { accessSync, chmodSync, constants, existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -156,6 +156,13 @@ export class World {
   /** Replaces the host's resolv.conf as NetworkManager and VPNs do: in place, as the namespace sees a bind mount. */
   setResolver(server: string): void {
     writeFileSync(join(this.#resolv, 'resolv.conf'), `nameserver ${server}\n`);
+  }
+
+  /** Puts another resolv.conf in its place: programs that run in the host already go on with the old one. */
+  replaceResolver(server: string): void {
+    const file = join(this.#resolv, 'resolv.conf');
+    writeFileSync(`${file}.new`, `nameserver ${server}\n`);
+    renameSync(`${file}.new`, file);
   }
 
   /** One more namespace, joined to nothing. */

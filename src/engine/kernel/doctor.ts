@@ -5,10 +5,10 @@ import { run } from '../../host/exec.ts';
 import { ebpfRefusal } from '../../host/ffi.ts';
 import { listLinks, listRoutes } from '../../host/links.ts';
 import { listTable } from '../../host/nft.ts';
-import { asksResolver, readResolvers } from '../../host/resolvers.ts';
 import { readSysctl } from '../../host/sysctl.ts';
 import { formatSubnet, subnetsOverlap } from '../../wire/address.ts';
 import type { DesiredState, DoctorFinding, ObservedNic } from '../engine.ts';
+import { type Asker, resolverFindings } from '../resolver-findings.ts';
 import { findFirewalls } from './firewalls.ts';
 import { BRIDGES, cardBridgeNames, segmentNames, TABLES, tapName } from './names.ts';
 import { isOurs } from './plan.ts';
@@ -22,7 +22,7 @@ const NEEDED: [program: string, args: string[], pkg: string][] = [
 ];
 
 /** `seen` are the cards as the engine observes them. */
-export async function examineHost(desired: DesiredState, seen: readonly ObservedNic[]): Promise<DoctorFinding[]> {
+export async function examineHost(desired: DesiredState, seen: readonly ObservedNic[], askers: readonly Asker[]): Promise<DoctorFinding[]> {
   return [
     ...(await programs()),
     rights(),
@@ -30,7 +30,7 @@ export async function examineHost(desired: DesiredState, seen: readonly Observed
     ...(await subnets(desired)),
     ...(await forwarding(desired)),
     ...ports(desired, seen),
-    ...(await resolvers(desired)),
+    ...(await resolverFindings(desired, askers)),
     ...interfaces(desired, seen),
     ...ebpf(),
     ...(await leftovers(desired)),
@@ -60,11 +60,11 @@ function rights(): DoctorFinding {
 
 async function firewalls(): Promise<DoctorFinding[]> {
   const found = await findFirewalls();
-  if (found.length === 0) return [{ id: 'firewall', level: 'ok', message: 'no other firewall drops by policy', remedy: '' }];
+  if (found.length === 0) return [{ id: 'firewall', level: 'ok', message: 'no other firewall drops what it does not know', remedy: '' }];
   return found.map((f) => ({
     id: `firewall.${f.owner}`,
     level: f.allowed ? 'ok' : 'warning',
-    message: `${f.owner} drops by policy in chain ${f.family} ${f.table} ${f.chain} (${f.hook})${f.allowed ? '; our accept is in it' : ''}`,
+    message: `${f.owner} drops what it does not know in chain ${f.family} ${f.table} ${f.chain} (${f.hook})${f.allowed ? '; our accept is in it' : ''}`,
     remedy: f.allowed
       ? ''
       : f.owner === 'ufw'
@@ -118,34 +118,6 @@ function ports(desired: DesiredState, seen: readonly ObservedNic[]): DoctorFindi
     level: 'error',
     message: `rule '${rule.name}' of ${nic.vmName} is not in force: ${reason}`,
     remedy: `end that program ('ss -H -l${rule.protocol === 'tcp' ? 't' : 'u'}np sport = :${rule.hostPort}' names it), or give the rule another port`,
-  }));
-}
-
-/** Each server is asked for the root's name servers, which every resolver knows. */
-async function resolvers(desired: DesiredState): Promise<DoctorFinding[]> {
-  const configured = desired.dnsServers.length > 0;
-  const servers = configured ? desired.dnsServers : readResolvers();
-  const where = configured ? 'the setting dns_servers' : '/etc/resolv.conf';
-  if (servers.length === 0)
-    return [
-      {
-        id: 'resolver.none',
-        level: 'warning',
-        message: '/etc/resolv.conf names no server: guests cannot resolve outside names',
-        remedy: "name one there, or 'anka config dns_servers ADDRESS'",
-      },
-    ];
-  const answers = await Promise.all(servers.map((server) => asksResolver(server)));
-  const silent = servers.filter((_s, i) => !answers[i]);
-  if (silent.length === 0) return [{ id: 'resolver', level: 'ok', message: `names are asked of ${servers.join(', ')}`, remedy: '' }];
-  return silent.map((server) => ({
-    id: 'resolver.stale',
-    // one that answers is enough, if late
-    level: silent.length === servers.length ? 'error' : 'warning',
-    message: `the resolver ${server} of ${where} does not answer: guests wait for names${silent.length === servers.length ? ', and get none' : ''}`,
-    remedy: /^127\./.test(server)
-      ? "start the resolver of this host ('systemctl restart systemd-resolved'), or 'anka config dns_servers ADDRESS'"
-      : `take it out of ${where}, or 'anka config dns_servers ADDRESS' with one that answers`,
   }));
 }
 

@@ -264,7 +264,9 @@ class KernelEngine implements Engine {
   }
 
   async doctor(): Promise<DoctorFinding[]> {
-    return examineHost(this.#desired, (await this.observe()).nics);
+    const service = this.#desired.networks.length === 0 ? null : await this.#service.callIfRunning('status', {}).catch(() => null);
+    const askers = service ? [{ title: 'the network service', pid: service.pid, servers: service.upstreams }] : [];
+    return examineHost(this.#desired, (await this.observe()).nics, askers);
   }
 
   reset(): Promise<string[]> {

@@ -1,9 +1,9 @@
 /** What on this host limits or breaks the networks of the user engine, and how to mend it (B93). Looks only, changes nothing. */
 import { accessSync, constants } from 'node:fs';
 import { run } from '../../host/exec.ts';
-import { readResolvers } from '../../host/resolvers.ts';
 import { readSysctl } from '../../host/sysctl.ts';
 import type { DesiredState, DoctorFinding, EngineProblem } from '../engine.ts';
+import { type Asker, resolverFindings } from '../resolver-findings.ts';
 
 const NEEDED: [program: string, args: string[], pkg: string][] = [
   ['qemu-system-x86_64', ['--version'], 'qemu-system-x86'],
@@ -12,8 +12,8 @@ const NEEDED: [program: string, args: string[], pkg: string][] = [
 ];
 
 /** `clashes` are the subnet problems that `validate` finds. */
-export async function examineHost(desired: DesiredState, clashes: readonly EngineProblem[]): Promise<DoctorFinding[]> {
-  return [await programs(), acceleration(), await ping(), await lowPorts(desired), ...subnets(clashes), resolvers()];
+export async function examineHost(desired: DesiredState, clashes: readonly EngineProblem[], askers: readonly Asker[]): Promise<DoctorFinding[]> {
+  return [await programs(), acceleration(), await ping(), await lowPorts(desired), ...subnets(clashes), ...(await resolverFindings(desired, askers))];
 }
 
 async function programs(): Promise<DoctorFinding> {
@@ -72,15 +72,4 @@ function subnets(clashes: readonly EngineProblem[]): DoctorFinding[] {
     message: c.message,
     remedy: "'anka config shared_subnet' or 'host_subnet' with a free one",
   }));
-}
-
-function resolvers(): DoctorFinding {
-  const servers = readResolvers();
-  if (servers.length > 0) return { id: 'resolver', level: 'ok', message: `names are asked of ${servers.join(', ')}`, remedy: '' };
-  return {
-    id: 'resolver',
-    level: 'warning',
-    message: '/etc/resolv.conf names no server: guests cannot resolve outside names',
-    remedy: "name one there, or 'anka config dns_servers ADDRESS'",
-  };
 }

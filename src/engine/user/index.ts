@@ -309,10 +309,12 @@ class UserEngine implements Engine {
   }
 
   async doctor(): Promise<DoctorFinding[]> {
-    return examineHost(
-      this.#desired,
-      (await this.validate(this.#desired)).filter((p) => p.object.startsWith('network:')),
-    );
+    const shared = await this.#networks
+      .get('shared')
+      ?.client.callIfRunning('status', {})
+      .catch(() => null);
+    const clashes = (await this.validate(this.#desired)).filter((p) => p.object.startsWith('network:'));
+    return examineHost(this.#desired, clashes, shared?.observed.name ? [{ title: 'the shared network', pid: shared.pid, servers: shared.upstreams }] : []);
   }
 
   reset(): Promise<string[]> {
