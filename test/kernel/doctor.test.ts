@@ -109,6 +109,35 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
     );
   });
 
+  test('B93: the user engine: no right to ping, a subnet that clashes, a silent resolver, no QEMU', async () => {
+    const world = new World('dv-');
+    const user = new RemoteEngine(world, 'user');
+    try {
+      expect(await user.apply(state(nic(2)))).toEqual([]);
+      const find = async (id: string) => (await user.doctor()).find((f) => f.id === id && f.level !== 'ok');
+      world.host.run("sysctl -qw net.ipv4.ping_group_range='1 0'");
+      expect(await find('rights.ping')).toMatchObject({ level: 'warning', remedy: expect.stringContaining('ping_group_range') });
+      world.host.run("sysctl -qw net.ipv4.ping_group_range='0 2147483647'");
+      expect(await find('rights.ping')).toBeUndefined();
+      world.host.run('ip link add clash0 type bridge; ip link set clash0 up; ip route add 192.168.64.128/25 dev clash0');
+      expect((await find('subnet.clash'))?.message).toMatch(/192\.168\.64\.128\/25 through clash0/);
+      world.host.run('ip link del clash0');
+      expect(await find('subnet.clash')).toBeUndefined();
+      expect(await find('resolver.stale'), 'nobody answers at 10.9.0.1').toMatchObject({ level: 'error' });
+      world.outside.spawn(dnsmasq('10.9.0.1'));
+      await until('the resolver answers', async () => !(await find('resolver.stale')));
+      const module = new URL('../../src/engine/user/doctor.ts', import.meta.url).pathname;
+      const text = world.host.run(
+        `PATH=/nonexistent ${process.execPath} --import tsx -e "import('${module}').then(async (m) => console.log(JSON.stringify(await m.examineHost({ networks: [], nics: [], dnsServers: [] }, [], []))))"`,
+      );
+      const findings = JSON.parse(text.trim().split('\n').at(-1) as string) as DoctorFinding[];
+      expect(findings.find((f) => f.id === 'programs')).toMatchObject({ level: 'error', remedy: expect.stringContaining('qemu-system-x86') });
+    } finally {
+      await user.reset();
+      world.close();
+    }
+  });
+
   test('B93: another firewall that drops by policy: told while our accept is not in it', async () => {
     // the engine mends it by itself at its next look, so it is looked at by an engine that wants nothing
     const idle = new World('di-');
