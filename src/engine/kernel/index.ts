@@ -425,8 +425,9 @@ class KernelEngine implements Engine {
     }));
     const wanted = desired.networks.length === 0 ? removeTables() : renderRuleset(desired.networks, ruled, this.#segments(desired));
     if (this.#applied?.wanted !== wanted || (await this.#rulesInForce()) !== this.#applied.inForce) {
-      // a claim that came since the last look would go with the table that it stands in
+      // what was claimed since the last look would go with the table that it stands in
       const unread = this.#applied === null ? [] : await this.#guests.unreadClaims();
+      if (this.#applied !== null) await this.#bridged.look(desired.nics);
       const claims = unread.length === 0 ? '' : `add element bridge anka claim { ${unread.join(', ')} }`;
       const kept = desired.networks.length === 0 ? [] : [claims, await keptElements(desired.nics, wanted)];
       await applyNft([wanted, ...kept].join('\n'));
