@@ -170,6 +170,19 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
       return w.host.run(`tcpdump -nr ${file} 2>/dev/null || true`).includes('ICMP echo reply');
     });
     child.kill('SIGINT');
+    const live = w.host.spawn(['sh', '-c', `${anka.commandLine('capture vm1')} | tshark -n -l -i - -c 5 -T fields -e ip.src 2>/dev/null`]);
+    let shown = '';
+    live.stdout?.on('data', (d: Buffer) => {
+      shown += d.toString();
+    });
+    const over = new Promise<number | null>((resolve) => live.once('exit', resolve));
+    await until('tshark has enough', async () => {
+      await anka.run(['run', 'vm1', 'ping', '-c', '1', '-W', '2', '192.168.64.1']);
+      return live.exitCode !== null;
+    });
+    expect(await over, 'the end of the reader is the end of the capture').toBe(0);
+    expect(shown).toMatch(/^192\.168\.64\.\d+$/m);
+    expect((await anka.run(['capture', 'vm1', '-w', file, 'no', 'such', 'filter'])).stderr).toMatch(/^anka: the filter 'no such filter' is not understood/);
   });
 
   test('B93: doctor tells what an ordinary user lacks', async () => {
