@@ -6,7 +6,7 @@
  * row begin it, a few long ones end it, and nothing at all ends it within `AWAKE_MS`. A network with now and then a packet never stays awake, and one that moves much does not either: there a moment's
  * sleep gathers more for one read.
  *
- * Measured (bench/, 2 cores): a round trip of 64 bytes takes 60 to 70 µs instead of 110 to 120; throughput is the same. docs/decisions/0011 has the figures.
+ * Measured (bench/, 2 cores): a round trip of 64 bytes takes 60 to 70 µs instead of 110 to 120; throughput is the same. docs/decisions/0013 has the figures.
  */
 
 /** Longest gap that is worth staying awake for, ms. */
