@@ -33,7 +33,7 @@ function cpu(pids: readonly number[]): number {
 }
 
 async function round(peer: Peer, quick: boolean, into: Figures): Promise<void> {
-  const seconds = quick ? 1 : 3;
+  const seconds = quick ? 1 : 2;
   const note = (what: string, value: number): void => {
     into[what] ??= [];
     into[what].push(value);
@@ -48,10 +48,10 @@ async function round(peer: Peer, quick: boolean, into: Figures): Promise<void> {
   await moved('guest → outside', () => throughput(peer.guest, OUTSIDE, IPERF_PORT, seconds));
   await moved('outside → guest', () => throughput(peer.guest, OUTSIDE, IPERF_PORT, seconds, true));
   await moved('outside → forwarded port', () => throughput(peer.world.outside, HOST, HOST_IPERF, seconds));
-  const out = await latency(peer.guest, OUTSIDE, PROBE_PORT, quick ? 1 : 2);
+  const out = await latency(peer.guest, OUTSIDE, PROBE_PORT, 1);
   note('round trip guest → outside, µs', out.median);
   note('round trip guest → outside, p99, µs', out.p99);
-  note('round trip outside → forwarded port, µs', (await latency(peer.world.outside, HOST, HOST_PROBE, quick ? 1 : 2)).median);
+  note('round trip outside → forwarded port, µs', (await latency(peer.world.outside, HOST, HOST_PROBE, 1)).median);
   note('new connections guest → outside, /s', (await connects(peer.guest, OUTSIDE, PROBE_PORT, seconds, 8)).rate);
   note('new connections outside → forwarded port, /s', (await connects(peer.world.outside, HOST, HOST_PROBE, seconds, 8)).rate);
 }
@@ -111,7 +111,7 @@ async function throughSwitch(net: OurNetwork, n: number, seconds: number): Promi
 /** VM to VM, and an idle network. */
 async function alone(quick: boolean): Promise<Figures> {
   const figures: Figures = { 'two cards, Gbit/s': [], 'two cards, with 16 idle VMs, Gbit/s': [] };
-  const seconds = quick ? 1 : 3;
+  const seconds = quick ? 1 : 2;
   const few = new OurNetwork('b2-', 1500);
   const many = new OurNetwork('bm-', 1500);
   try {
