@@ -1,9 +1,9 @@
 /** What a user waits for, and what the daemon costs, through the real command, in a namespace of its own. */
-import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { Anka } from '../test/world/anka.ts';
 import { debianGuest, tinyGuest } from '../test/world/images.ts';
 import { World } from '../test/world/world.ts';
+import { cpu, resident } from './cost.ts';
 import { spread, table } from './stats.ts';
 
 const clock = (): number => Number(process.hrtime.bigint() / 1000n) / 1000;
@@ -18,18 +18,6 @@ async function rounds(count: number, work: (n: number) => Promise<unknown>): Pro
   const all: number[] = [];
   for (let i = 0; i < count; i++) all.push(await timed(() => work(i)));
   return all;
-}
-
-/** Resident bytes of a process. */
-function resident(pid: number): number {
-  return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) * 1024;
-}
-
-/** CPU seconds that a process has used. */
-function cpu(pid: number): number {
-  const text = readFileSync(`/proc/${pid}/stat`, 'utf8');
-  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-  return (Number(fields[11]) + Number(fields[12])) / 100;
 }
 
 async function guestTimes(w: World, image: string, label: string, memory: string, quick: boolean): Promise<string[][]> {
@@ -78,13 +66,11 @@ export async function benchTimes(quick: boolean): Promise<object> {
     rows.push(['show of a running VM, the whole command', `${spread(await direct('show vm0'), 0)} ms`]);
     rows.push(['version (nothing but start-up)', `${spread(await direct('version'), 0)} ms`]);
     const pid = anka.daemonPid() as number;
-    rows.push(['memory of the daemon with 100 VMs', `${(resident(pid) / 1048576).toFixed(0)} MiB`]);
-    const [before, began] = [cpu(pid), clock()];
+    rows.push(['memory of the daemon with 100 VMs', `${resident([pid]).toFixed(0)} MiB`]);
+    const [before, began] = [cpu([pid]), clock()];
     await new Promise((resolve) => setTimeout(resolve, quick ? 5000 : 20_000));
-    rows.push(['CPU of the daemon, idle, one VM running', `${(((cpu(pid) - before) / (clock() - began)) * 1e5).toFixed(2)} %`]);
-    await anka.ok('delete --yes --all');
-    await anka.ok('network reset');
-    await anka.ok('daemon stop');
+    rows.push(['CPU of the daemon, idle, one VM running', `${(((cpu([pid]) - before) / (clock() - began)) * 1e5).toFixed(2)} %`]);
+    await anka.end();
     console.log(`\n${table(['', 'median (range)'], rows)}`);
     return Object.fromEntries(rows);
   } finally {

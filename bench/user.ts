@@ -2,9 +2,9 @@
  * The user engine beside passt, libslirp in QEMU, slirp4netns and gvproxy, in one run: rounds of all of them, one after the other, the median of each. The guest is
  * a namespace whose tap is joined to the program's stream socket (test/world/shim.c); then the switch by itself, and what an idle network costs.
  */
-import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { compiled } from '../test/world/compile.ts';
+import { cpu, resident } from './cost.ts';
 import { HOST_IPERF, HOST_PROBE, OurNetwork, PEERS, type Peer } from './peers.ts';
 import { connects, IPERF_PORT, latency, PROBE_PORT, serveAll, throughput } from './probe.ts';
 import { median, spread, table } from './stats.ts';
@@ -17,20 +17,6 @@ const ROUNDS = 3;
 const SETTLE_MS = 15_000;
 
 type Figures = Record<string, number[]>;
-
-/** Resident memory of processes, MiB. */
-function resident(pids: readonly number[]): number {
-  return pids.reduce((sum, p) => sum + Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${p}/status`, 'utf8'))?.[1] ?? 0) / 1024, 0);
-}
-
-/** CPU seconds that processes have used. */
-function cpu(pids: readonly number[]): number {
-  return pids.reduce((sum, p) => {
-    const text = readFileSync(`/proc/${p}/stat`, 'utf8');
-    const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-    return sum + (Number(fields[11]) + Number(fields[12])) / 100;
-  }, 0);
-}
 
 async function round(peer: Peer, quick: boolean, into: Figures): Promise<void> {
   const seconds = quick ? 1 : 2;

@@ -1,0 +1,16 @@
+/** What processes cost, read from /proc. */
+import { readFileSync } from 'node:fs';
+
+/** Resident memory of processes, MiB. */
+export function resident(pids: readonly number[]): number {
+  return pids.reduce((sum, p) => sum + Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${p}/status`, 'utf8'))?.[1] ?? 0) / 1024, 0);
+}
+
+/** CPU seconds that processes have used. */
+export function cpu(pids: readonly number[]): number {
+  return pids.reduce((sum, p) => {
+    const text = readFileSync(`/proc/${p}/stat`, 'utf8');
+    const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+    return sum + (Number(fields[11]) + Number(fields[12])) / 100;
+  }, 0);
+}
