@@ -88,9 +88,7 @@ describe.skipIf(why !== null)(`wrong input${why ? ` (${why})` : ''}`, () => {
   afterAll(async () => {
     if (!w) return;
     if (process.env['ANKA_UPDATE'] && written.length === cases.length) writeFileSync(FILE, `${HEAD}${written.join('\n\n')}\n`);
-    await anka.ok('delete --yes --all');
-    await anka.ok('network reset');
-    await anka.ok('daemon stop');
+    await anka.end();
     w.close();
   });
 

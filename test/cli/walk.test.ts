@@ -42,9 +42,7 @@ describe.skipIf(why !== null)(`a walk through the seed page${why ? ` (${why})` :
 
   afterAll(async () => {
     if (!w) return;
-    await anka.ok('delete --yes --all');
-    await anka.ok('network reset');
-    await anka.ok('daemon stop');
+    await anka.end();
     w.close();
   });
 

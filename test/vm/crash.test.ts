@@ -82,9 +82,7 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
 
   afterAll(async () => {
     if (!w) return;
-    await anka.ok('delete --yes --all');
-    await anka.ok('network reset');
-    await anka.ok('daemon stop');
+    await anka.end();
     expect(readdirSync(join(anka.home, 'vms')), 'no folder is left').toEqual([]);
     expect(readdirSync(join(anka.home, 'run/vm')), 'no socket is left').toEqual([]);
     expect(

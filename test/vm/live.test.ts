@@ -37,9 +37,7 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
 
   afterAll(async () => {
     if (!w) return;
-    await anka.ok('delete --yes --all');
-    await anka.ok('network reset');
-    await anka.ok('daemon stop');
+    await anka.end();
     w.close();
   });
 

@@ -58,9 +58,7 @@ describe.skipIf(why !== null)(`real guests with one MAC address${why ? ` (${why}
 
   afterAll(async () => {
     if (!w) return;
-    await anka.ok('delete --yes --all');
-    await anka.ok('network reset');
-    await anka.ok('daemon stop');
+    await anka.end();
     w.close();
   });
 

@@ -33,9 +33,7 @@ describe.each(ENGINES)('the MTU of real guests, %s', (_name, ordinary, why) => {
   });
   afterAll(async () => {
     if (!w) return;
-    await anka.ok('delete --yes --all');
-    await anka.ok('network reset');
-    await anka.ok('daemon stop');
+    await anka.end();
     w.close();
   });
 

@@ -23,9 +23,7 @@ describe.skipIf(why !== null)(`a real guest on root's user engine${why ? ` (${wh
 
   afterAll(async () => {
     if (!w) return;
-    await anka.ok('delete --yes --all');
-    await anka.ok('network reset');
-    await anka.ok('daemon stop');
+    await anka.end();
     w.close();
   });
 

@@ -43,9 +43,7 @@ describe.each(SUITES)('a real guest speaks only as itself: %s', (_name, t) => {
 
   afterAll(async () => {
     if (!w) return;
-    await anka.ok('delete --yes --all');
-    await anka.ok('network reset');
-    await anka.ok('daemon stop');
+    await anka.end();
     w.close();
   });
 

@@ -36,9 +36,7 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
 
   afterAll(async () => {
     if (!w) return;
-    await anka.ok('delete --yes --all');
-    await anka.ok('network reset');
-    await anka.ok('daemon stop');
+    await anka.end();
     await until('no process is left', () => processes(/qemu-system|ankad|daemon.main|network-main/).length === 0);
     expect(existsSync(join(anka.home, 'run/nic'))).toBe(false);
     expect(readdirSync(join(anka.home, 'vms'))).toEqual([]);

@@ -36,6 +36,13 @@ export class Anka {
     this.env['ANKA_BASE_IMAGE'] = image;
   }
 
+  /** Removes every VM and all that was made for the networks, and ends the daemon. */
+  async end(): Promise<void> {
+    await this.ok('delete --yes --all');
+    await this.ok('network reset');
+    await this.ok('daemon stop');
+  }
+
   /** The command line of `anka` with these words, for a shell in the namespace. */
   commandLine(words: string): string {
     const env = Object.entries(this.env).map(([k, v]) => `${k}=${v}`);
