@@ -5,6 +5,7 @@
 import { closeSync, openSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import type { Socket } from 'node:net';
+import { constants } from 'node:os';
 import { getSystemErrorName } from 'node:util';
 import { AnkaError } from '../lib/errors.ts';
 
@@ -47,6 +48,8 @@ const SYS_BPF: Record<string, number> = { x64: 321, arm64: 280 };
 const BPF_PROG_LOAD = 5;
 const BPF_PROG_TYPE_SCHED_CLS = 3;
 const BPF_ATTR_SIZE = 120;
+/** A try takes some 50 µs. */
+const BPF_TRIES = 100;
 /** r0 = 0; exit */
 const BPF_NOTHING = Buffer.from('b7000000000000009500000000000000', 'hex');
 
@@ -342,7 +345,10 @@ export function dropPrivilegeGain(): void {
   if (process.platform === 'linux') load().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
-/** Why this kernel takes no eBPF program for tc from us, found out by loading one that does nothing; null when it does. */
+/**
+ * Why this kernel takes no eBPF program for tc from us, found out by loading one that does nothing; null when it does. The kernel gives up a load with EAGAIN when
+ * a signal is pending, and ours come at any time (a child has ended or was stopped): that is no refusal, and the load is tried again.
+ */
 export function ebpfRefusal(): string | null {
   const number = SYS_BPF[process.arch];
   if (process.platform !== 'linux' || number === undefined) return `eBPF is not used on ${process.platform} ${process.arch}`;
@@ -353,7 +359,11 @@ export function ebpfRefusal(): string | null {
     license: 'Apache-2.0',
     rest: new Uint8Array(BPF_ATTR_SIZE - 24),
   };
-  const fd = load().bpf(number, BPF_PROG_LOAD, program, BPF_ATTR_SIZE);
+  let fd = -1;
+  for (let tries = 0; fd < 0 && tries < BPF_TRIES; tries++) {
+    fd = load().bpf(number, BPF_PROG_LOAD, program, BPF_ATTR_SIZE);
+    if (fd < 0 && load().errno() !== constants.errno.EAGAIN) break;
+  }
   if (fd < 0) return `this kernel takes no eBPF from us (${getSystemErrorName(-load().errno())})`;
   closeSync(fd);
   return null;

@@ -61,3 +61,8 @@ test.skipIf(rights !== null)(
     expect(result['gone']).toEqual([false, []]);
   },
 );
+
+test.skipIf(rights !== null)(`B41: signals that come while the kernel checks a program are not taken for a refusal${rights ? ` (${rights})` : ''}`, () => {
+  const result = JSON.parse(execFileSync(process.execPath, ['--import', 'tsx', 'test/world/ebpf-signals-process.ts'], { cwd: root, encoding: 'utf8' }));
+  expect(result).toEqual({ refusals: [] });
+});

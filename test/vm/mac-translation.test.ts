@@ -25,11 +25,16 @@ describe.skipIf(why !== null)(`real guests with one MAC address${why ? ` (${why}
     const uuid = (await anka.ok(`show ${vm} uuid`)).trim();
     const socket = createConnection(join(anka.home, 'run/vm', uuid.slice(0, 8), 'console.sock'));
     let text = '';
+    let failure: Error | null = null;
+    socket.on('error', (error) => {
+      failure = error;
+    });
     socket.on('data', (d: Buffer) => {
       text += d.toString('latin1');
     });
     let typed = 0;
     const found = await until(`${vm} did: ${line}`, () => {
+      if (failure) throw failure;
       // again when nothing happens: a shell that is just starting forgets what was typed
       if (!text.includes('BEGIN') && Date.now() - typed > 5000) {
         typed = Date.now();
