@@ -4,7 +4,8 @@
  */
 import { loadKernels } from '../../src/net/kernels.ts';
 import type { TcpFlow } from '../../src/net/nat/tcp-flow.ts';
-import { type HostSide, TcpMachine, type TcpMachineOptions } from '../../src/net/nat/tcp-machine.ts';
+import { TcpMachine, type TcpMachineOptions } from '../../src/net/nat/tcp-machine.ts';
+import type { HostSide } from '../../src/net/nat/tcp-parts.ts';
 import type { GuestPort } from '../../src/net/nat/tcp-path.ts';
 import { PacketMemory } from '../../src/net/packet-memory.ts';
 import { formatIpv4 } from '../../src/wire/address.ts';
