@@ -1,4 +1,5 @@
-/** Other processes, as `/proc` or, where there is none, `ps` tells of them. */
+/** Processes, as `/proc` or, where there is none, `ps` tells of them. */
+import { readFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { run } from './exec.ts';
 
@@ -12,4 +13,11 @@ export async function runsWith(pid: number, word: string): Promise<boolean> {
   if (!line.split('\0').includes(word)) return false;
   const state = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
   return state !== '' && !/\) [ZX] /.test(state);
+}
+
+/** Descriptors that this process may have open; Node has raised the limit as far as it may be. Where it is not told, a number that every system gives. */
+export function openFilesLimit(): number {
+  if (process.platform !== 'linux') return 8192;
+  const row = /^Max open files +(\d+|unlimited)/m.exec(readFileSync('/proc/self/limits', 'utf8'));
+  return row?.[1] === undefined ? 1024 : row[1] === 'unlimited' ? Number.POSITIVE_INFINITY : Number(row[1]);
 }

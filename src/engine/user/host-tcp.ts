@@ -5,14 +5,17 @@
  * its reads gets chunks of its own, into which the kernel writes what will later be sent and sent again, without a copy. Writes go from the guest's run straight to the kernel when nothing is queued;
  * when the kernel takes only a part, the run's memory is pinned until it has taken the rest. Where it cannot be pinned, payload is copied first.
  *
- * At most 256 are dialled in one turn of the event loop, so that a guest's burst of SYNs does not keep the others waiting.
+ * At most 64 are dialled in one turn of the event loop, so that a guest's burst of SYNs does not keep the others waiting; tcp-dial-queue.ts says which go first. When the process has no descriptor left, or the host
+ * no port, the guest hears nothing, and tries again.
  *
  * Limits. Sockets that come from outside are re-wrapped, so that they too read into packet memory; one from which something has been read already is left as it is, and copied from. SO_SNDBUF and
  * SO_RCVBUF stay the kernel's: its own tuning goes further than an unprivileged process may ask for.
  */
 import { connect, Socket } from 'node:net';
+import { openFilesLimit } from '../../host/process.ts';
 import type { Kernels } from '../../net/kernels.ts';
 import { type Chunk, LARGE_CHUNK } from '../../net/nat/packet-chunks.ts';
+import { type Dial, TcpDialQueue } from '../../net/nat/tcp-dial-queue.ts';
 import { Happened, type TcpFlow } from '../../net/nat/tcp-flow.ts';
 import { TcpMachine } from '../../net/nat/tcp-machine.ts';
 import type { HostSide, TcpLimits } from '../../net/nat/tcp-parts.ts';
@@ -25,7 +28,12 @@ const BUSY_READ = 16 << 10;
 /** A chunk with less room than this is not read into again. */
 const MIN_READ = 16 << 10;
 /** New host sockets in one turn of the event loop: each costs 40–100 µs. */
-const DIALS_PER_TURN = 256;
+const DIALS_PER_TURN = 64;
+
+/** Descriptors that are left to everything else: guests' cards, UDP, DNS, listeners. */
+const OTHER_FILES = 256;
+/** No fault of the peer's. */
+const NO_SOCKET = new Set(['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM', 'EADDRNOTAVAIL']);
 
 const REFUSALS: Record<string, TcpRefusal['kind']> = {
   ECONNREFUSED: 'refused',
@@ -33,7 +41,6 @@ const REFUSALS: Record<string, TcpRefusal['kind']> = {
   EHOSTUNREACH: 'host-unreachable',
   EHOSTDOWN: 'host-unreachable',
   ENETUNREACH: 'net-unreachable',
-  EADDRNOTAVAIL: 'net-unreachable',
   ETIMEDOUT: 'timeout',
   EACCES: 'prohibited',
   EPERM: 'prohibited',
@@ -88,7 +95,7 @@ export class TcpGateway implements TcpPath {
   readonly #detached = new Set<HostSocket>();
   /** Host sockets opened in this turn of the loop, and those that wait for the next. */
   #dialled = 0;
-  readonly #toDial: { flow: TcpFlow; host: string; port: number }[] = [];
+  readonly #toDial = new TcpDialQueue();
   #run: GuestPort | null = null;
   #timer: NodeJS.Timeout | null = null;
   #timerAt = Number.POSITIVE_INFINITY;
@@ -99,14 +106,16 @@ export class TcpGateway implements TcpPath {
     this.#shared = o.memory.alloc(LARGE_CHUNK);
     this.#sharedView = o.memory.buffer(this.#shared, LARGE_CHUNK);
     const host: HostSide = {
-      connect: (flow, address, port) => this.#connect(flow, address, port),
+      connect: (flow, host, port, urgency) => this.#connect({ flow, host, port }, urgency),
       write: (flow, at, length, queued) => this.#write(flow, at, length, queued),
       end: (flow) => this.#socket(flow)?.end(),
       close: (flow) => this.#close(flow),
       reset: (flow) => this.#reset(flow.host as HostSocket | null),
       read: (flow, on) => this.#read(flow, on),
     };
-    this.#machine = new TcpMachine({ ...o, host, now: performance.now() });
+    const files = openFilesLimit();
+    const limits = { sockets: Math.max(files / 2, files - OTHER_FILES), ...o.limits };
+    this.#machine = new TcpMachine({ ...o, host, limits, now: performance.now() });
   }
 
   // ---- what the network process calls
@@ -200,26 +209,22 @@ export class TcpGateway implements TcpPath {
   }
 
   /** Dials, but not too often in a turn: a burst of SYNs must not keep the other cards waiting. What the machine evicts meanwhile costs no socket. */
-  #connect(flow: TcpFlow, host: string, port: number): void {
+  #connect(dial: Dial, urgency: number): void {
     if (this.#dialled === 0) setImmediate(() => this.#dialMore());
-    if (this.#dialled++ < DIALS_PER_TURN) this.#dial(flow, host, port);
-    else this.#toDial.push({ flow, host, port });
+    if (this.#dialled++ < DIALS_PER_TURN) this.#dial(dial);
+    else this.#toDial.push(dial, urgency);
   }
 
   #dialMore(): void {
     this.#dialled = 0;
-    let seen = 0;
-    for (; seen < this.#toDial.length && this.#dialled < DIALS_PER_TURN; seen++) {
-      const { flow, host, port } = this.#toDial[seen]!;
-      if (flow.ended) continue;
-      this.#dialled++;
-      this.#dial(flow, host, port);
+    for (let dial = this.#toDial.next(); dial; dial = this.#toDial.next()) {
+      this.#dial(dial);
+      if (++this.#dialled >= DIALS_PER_TURN) break;
     }
-    this.#toDial.splice(0, seen);
     if (this.#dialled > 0) setImmediate(() => this.#dialMore());
   }
 
-  #dial(flow: TcpFlow, host: string, port: number): void {
+  #dial({ flow, host, port }: Dial): void {
     const h = new HostSocket(flow);
     flow.host = h;
     const socket = connect({ host, port, allowHalfOpen: true, noDelay: true, onread: this.#onread(h) as never });
@@ -264,6 +269,7 @@ export class TcpGateway implements TcpPath {
     if (h.detached) return;
     const now = performance.now();
     if (h.connected) this.#machine.onHostReset(h.flow, now);
+    else if (NO_SOCKET.has(error.code ?? '')) this.#machine.onNoSocket(h.flow, now);
     else this.#machine.onNotConnected(h.flow, { kind: REFUSALS[error.code ?? ''] ?? 'host-unreachable' }, now);
     this.#arm();
   }

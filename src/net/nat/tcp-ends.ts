@@ -32,9 +32,10 @@ export class TcpEnds {
     // the one whose FIN was first waits for late segments; when that was the guest, it waits itself
     if (flow.finFirst) {
       const state = flow.owner;
-      if (state.timeWait.size >= p.limits.timeWait) this.evict(state.timeWait);
+      if (state.timeWait.size >= p.limits.timeWait) this.evict(state.timeWait.values().next().value as TcpFlow);
       flow.events |= Happened.timeWait;
       state.timeWait.add(flow);
+      p.lingering++;
       p.timers.set(flow, p.now + TIME_WAIT);
     } else this.remove(flow);
   }
@@ -54,12 +55,10 @@ export class TcpEnds {
     return false;
   }
 
-  /** The first of these makes room. */
-  evict(flows: Set<TcpFlow>): void {
-    const oldest = flows.values().next().value;
-    if (!oldest) return;
+  /** It makes room for another; the guest hears nothing, and comes again if it still wants to. */
+  evict(flow: TcpFlow): void {
     this.#p.counts.evicted++;
-    this.abandon(oldest);
+    this.abandon(flow);
   }
 
   guestReset(flow: TcpFlow): void {
@@ -91,8 +90,8 @@ export class TcpEnds {
     this.#p.timers.remove(flow);
     const state = flow.owner;
     state.flows.delete(flow);
-    state.connecting.delete(flow);
-    state.timeWait.delete(flow);
+    if (flow.lane) (flow.forwarded ? state.calling : state.dialling).delete(flow);
+    if (state.timeWait.delete(flow)) this.#p.lingering--;
     flow.send.clear();
     flow.early?.clear();
     this.#p.emit.giveTemplate(flow.template);

@@ -1,6 +1,7 @@
 /** One TCP connection of a guest: what is known about it. Sequence numbers are signed 32-bit; times are milliseconds. Behaviour is in the files beside this one. */
 
 import type { TcpRefusal } from './tcp-path.ts';
+import type { TcpLane } from './tcp-pending.ts';
 import type { TcpPortState } from './tcp-ports.ts';
 import type { TcpReassembly } from './tcp-reassembly.ts';
 import type { TcpSendBuffer } from './tcp-send-buffer.ts';
@@ -115,6 +116,11 @@ export class TcpFlow {
   slot = -1;
   before: TcpFlow | null = null;
   after: TcpFlow | null = null;
+
+  /** Among those that are not yet connected. Owned by tcp-pending.ts. */
+  lane: TcpLane | null = null;
+  laneBefore: TcpFlow | null = null;
+  laneAfter: TcpFlow | null = null;
 
   /** The host socket is being read. */
   reading = true;

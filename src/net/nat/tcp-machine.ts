@@ -169,6 +169,14 @@ export class TcpMachine {
     this.#open.onNotConnected(flow, why);
   }
 
+  /** There is no host socket to be had just now: as if the SYN had been lost, so that the guest tries again. */
+  onNoSocket(flow: TcpFlow, now: number): void {
+    this.#p.now = now;
+    if (flow.events & Happened.gone) return;
+    this.#p.counts.noSocket++;
+    this.#ends.abandon(flow);
+  }
+
   /** The host socket brought payload, which is in the send buffer now, or did not fit: then it is not read for the time being. */
   onHostData(flow: TcpFlow, now: number): void {
     this.#p.now = now;
@@ -319,7 +327,7 @@ export class TcpMachine {
     for (const s of this.#ports) {
       if (!s) continue;
       queued += s.queued;
-      connecting += s.connecting.size;
+      connecting += s.dialling.size + s.calling.size;
       timeWait += s.timeWait.size;
     }
     const a = this.#arrive;

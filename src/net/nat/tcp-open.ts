@@ -19,6 +19,7 @@ import { Happened, TcpFlow } from './tcp-flow.ts';
 import { initialSequence } from './tcp-isn.ts';
 import type { TcpParts } from './tcp-parts.ts';
 import type { ResolveTarget, TcpRefusal, TellUnreachable } from './tcp-path.ts';
+import type { TcpPending } from './tcp-pending.ts';
 import type { TcpPortState } from './tcp-ports.ts';
 import { TcpSendBuffer } from './tcp-send-buffer.ts';
 
@@ -26,6 +27,11 @@ import { TcpSendBuffer } from './tcp-send-buffer.ts';
 const SYN_WAIT = 250;
 /** It is sent this often. */
 const SYN_TRIES = 6;
+
+/** A number that names what is to answer: the peer's address and port, or the guest's port. */
+function endOf(flow: TcpFlow): number {
+  return flow.forwarded ? flow.ports >>> 16 : (flow.peerIp >>> 0) * 65_536 + (flow.ports & 0xffff);
+}
 
 export interface TcpOpenOptions {
   memory: PacketMemory;
@@ -54,39 +60,50 @@ export class TcpOpen {
   #make(state: TcpPortState, guestIp: number, peerIp: number, ports: number, forwarded: boolean): TcpFlow {
     const template = this.#p.emit.takeTemplate(guestIp, peerIp, ports);
     const flow = new TcpFlow(++this.#serial, state, guestIp, peerIp, ports, template, new TcpSendBuffer(this.#p.pool, state), forwarded);
-    flow.iss = initialSequence(this.#o.secret, guestIp, peerIp, ports, this.#p.now);
-    flow.sndUna = flow.sndNxt = flow.sndMax = flow.iss;
     this.#p.table.add(flow);
     state.flows.add(flow);
     return flow;
   }
 
-  /** Whether one more flow may be. */
-  #admit(state: TcpPortState): boolean {
-    if (state.connecting.size >= this.#p.limits.connecting) this.#ends.evict(state.connecting);
-    if (state.flows.size < this.#p.limits.flows) return true;
-    if (state.timeWait.size > 0) this.#ends.evict(state.timeWait);
-    else if (state.connecting.size > 0) this.#ends.evict(state.connecting);
-    else {
-      this.#p.counts.flowLimit++;
-      return false;
-    }
+  /** Whether one more flow may be; others make room for it. */
+  #admit(state: TcpPortState, pending: TcpPending): boolean {
+    const p = this.#p;
+    if (pending.size >= p.limits.connecting) this.#makeRoom(pending);
+    const sockets = state.flows.size - state.timeWait.size;
+    const larger = state.dialling.size >= state.calling.size ? state.dialling : state.calling;
+    if (sockets >= p.limits.sockets - (p.table.size - p.lingering) && !this.#makeRoom(larger)) return this.#refuse();
+    if (state.flows.size < p.limits.flows) return true;
+    const lingering = state.timeWait.values().next().value;
+    if (lingering) this.#ends.evict(lingering);
+    else if (!this.#makeRoom(larger)) return this.#refuse();
     return true;
+  }
+
+  #makeRoom(pending: TcpPending): boolean {
+    const victim = pending.victim();
+    if (!victim) return false;
+    pending.unanswered(endOf(victim));
+    this.#ends.evict(victim);
+    return true;
+  }
+
+  #refuse(): false {
+    this.#p.counts.flowLimit++;
+    return false;
   }
 
   /** A SYN of the guest for a connection that we do not know. */
   open(state: TcpPortState, d: number, guestIp: number, peerIp: number, ports: number, seq: number, window: number): void {
     const to = this.#o.resolve(state.port, peerIp >>> 0, ports & 0xffff);
     if (to === 'drop') return;
-    if (to === 'reset' || !this.#admit(state)) {
+    if (to === 'reset' || !this.#admit(state, state.dialling)) {
       this.#p.stray(state.port, guestIp, peerIp, ports, TcpFlag.syn, seq, 0, 0);
       return;
     }
     this.#p.counts.opened++;
     const flow = this.#make(state, guestIp, peerIp, ports, false);
     this.#takeSyn(flow, d, seq, window);
-    state.connecting.add(flow);
-    this.#p.host.connect(flow, to.host, to.port);
+    this.#p.host.connect(flow, to.host, to.port, state.dialling.add(flow, peerIp, endOf(flow)));
   }
 
   /** What the guest's SYN says. */
@@ -99,7 +116,6 @@ export class TcpOpen {
     flow.rcvNxt = flow.rcvEdge = seqAdd(seq, 1);
     flow.sndWnd = window;
     flow.wl1 = seq;
-    flow.wl2 = flow.iss;
     flow.mss = Math.max(64, Math.min(options.mss || DEFAULT_MSS, flow.owner.port.mtu - 40));
     flow.shiftOut = Math.max(0, options.windowScale);
     flow.shiftIn = options.windowScale < 0 ? 0 : WINDOW_SHIFT;
@@ -160,12 +176,17 @@ export class TcpOpen {
     flow.events |= Happened.established;
     flow.sndUna = ack;
     flow.retries = flow.silent = 0;
-    flow.owner.connecting.delete(flow);
+    const pending = flow.forwarded ? flow.owner.calling : flow.owner.dialling;
+    pending.delete(flow);
+    pending.answered(endOf(flow));
     this.#p.sender.restart(flow, this.#p.now);
   }
 
   /** Our SYN (to a forwarded guest), or SYN and ACK. */
   #sendSyn(flow: TcpFlow): void {
+    // only now, as it costs more than all the rest of a SYN that nobody answers
+    if (!(flow.events & Happened.synOut))
+      flow.iss = flow.wl2 = flow.sndUna = initialSequence(this.#o.secret, flow.guestIp, flow.peerIp, flow.ports, this.#p.now);
     if (flow.owner.port.room() > 0) this.#p.emit.control(flow, flow.forwarded ? TcpFlag.syn : TcpFlag.syn | TcpFlag.ack, flow.iss);
     else this.#p.counts.noRoom++;
     flow.events |= Happened.synOut;
@@ -200,12 +221,12 @@ export class TcpOpen {
     const old = this.#p.table.find(port.index, guestIp | 0, source | 0, ports);
     if (old?.has(Happened.timeWait)) this.#ends.remove(old);
     else if (old) return null;
-    if (!this.#admit(state)) return null;
+    if (!this.#admit(state, state.calling)) return null;
     this.#p.counts.forwarded++;
     const flow = this.#make(state, guestIp | 0, source | 0, ports, true);
     flow.shiftIn = WINDOW_SHIFT;
     flow.mss = port.mtu - 40;
-    state.connecting.add(flow);
+    state.calling.add(flow, source, endOf(flow));
     this.#sendSyn(flow);
     return flow;
   }
@@ -222,6 +243,7 @@ export class TcpOpen {
       this.#p.stray(flow.owner.port, flow.guestIp, flow.peerIp, flow.ports, TcpFlag.syn, flow.irs, 0, 0);
     } else {
       this.#p.counts.unreachable++;
+      flow.owner.dialling.unanswered(endOf(flow));
       this.#o.onUnreachable(flow.owner.port, why, this.#p.emit.quoteSyn(flow));
     }
     flow.events |= Happened.hostDone;

@@ -13,8 +13,8 @@ import type { TcpTimers } from './tcp-timers.ts';
 
 /** What the machine asks of the host's sockets. None of these calls back before it returns. */
 export interface HostSide {
-  /** Answered by `onConnected` or `onNotConnected`. */
-  connect(flow: TcpFlow, host: string, port: number): void;
+  /** Answered by `onConnected`, `onNotConnected` or `onNoSocket`. `urgency`: what to dial first, when there is more than can be dialled at once (tcp-pending.ts). */
+  connect(flow: TcpFlow, host: string, port: number, urgency: number): void;
   /** Payload for the socket, at an offset in packet memory that is good during the call; it is in the guest's run, unless `queued`. Sets `flow.queued` to the bytes that are not taken yet. */
   write(flow: TcpFlow, at: number, length: number, queued: boolean): void;
   /** The guest sends no more: FIN, after what is queued. */
@@ -30,15 +30,17 @@ export interface HostSide {
 export interface TcpLimits {
   /** Connections per NIC. */
   flows: number;
-  /** Of those, not yet connected outside; the oldest makes room for a new one. */
+  /** Of those, not yet connected, in either direction; tcp-pending.ts says which makes room for a new one. */
   connecting: number;
+  /** Host sockets, all NICs together. A NIC may have as many as are still free: so there is always one left for another. */
+  sockets: number;
   /** Of those, in TIME-WAIT; the oldest makes room. */
   timeWait: number;
   /** Bytes of packet memory for what waits for acknowledgement, all NICs together. A NIC may take as much as is still free: so there is always something left for one more. */
   sendMemory: number;
 }
 
-export const DEFAULT_LIMITS: TcpLimits = { flows: 8192, connecting: 2048, timeWait: 2048, sendMemory: 256 << 20 };
+export const DEFAULT_LIMITS: TcpLimits = { flows: 16_384, connecting: 12_288, sockets: Number.POSITIVE_INFINITY, timeWait: 2048, sendMemory: 256 << 20 };
 
 export interface TcpTools {
   host: HostSide;
@@ -60,6 +62,8 @@ export class TcpParts implements TcpTools {
   readonly sender: TcpSender;
   /** Of the event that is being handled, ms. */
   now: number;
+  /** Flows in TIME-WAIT: those have no host socket. */
+  lingering = 0;
   /** Flows to be looked at once more at the end of the run. */
   readonly marked: TcpFlow[] = [];
   readonly counts = {
@@ -72,6 +76,7 @@ export class TcpParts implements TcpTools {
     strays: 0,
     flowLimit: 0,
     evicted: 0,
+    noSocket: 0,
     guestResets: 0,
     hostResets: 0,
     silent: 0,

@@ -1,12 +1,15 @@
 /** What the TCP path keeps per NIC: its flows, and the accounts that bound them. */
 import type { TcpFlow } from './tcp-flow.ts';
 import type { GuestPort } from './tcp-path.ts';
+import { TcpPending } from './tcp-pending.ts';
 
 export class TcpPortState {
   readonly port: GuestPort;
   readonly flows = new Set<TcpFlow>();
-  /** Those whose outside connection is not made yet, oldest first. */
-  readonly connecting = new Set<TcpFlow>();
+  /** Those whose outside connection is not made yet, or whose answer the guest has not acknowledged. */
+  readonly dialling = new TcpPending();
+  /** Those that came from outside, while the guest has not answered. */
+  readonly calling = new TcpPending();
   /** Those in TIME-WAIT, oldest first. */
   readonly timeWait = new Set<TcpFlow>();
   /** Those who wait for room to the guest, or for memory. */
