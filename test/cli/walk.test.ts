@@ -75,8 +75,8 @@ describe.skipIf(why !== null)(`a walk through the seed page${why ? ` (${why})` :
     ]);
     await new Promise((resolve) => server.stdout?.once('data', resolve));
     expect(await anka.ok('run vm1 curl -sS http://198.51.100.1:8000/')).toBe('seen as 10.9.0.2');
-    expect(await anka.ok('run vm1 ping -c1 -W5 -q 192.168.64.1')).toContain('1 received');
-    expect(await anka.ok('run vm1 ping -c1 -W5 -q 198.51.100.1')).toContain('1 received');
+    expect(await anka.ok('run vm1 ping -c1 -W60 -q 192.168.64.1')).toContain('1 received');
+    expect(await anka.ok('run vm1 ping -c1 -W60 -q 198.51.100.1')).toContain('1 received');
     expect(await anka.ok('run vm1 getent hosts vm1.anka.internal')).toContain((await show()).ip);
     server.kill();
   });
@@ -117,9 +117,9 @@ describe.skipIf(why !== null)(`a walk through the seed page${why ? ` (${why})` :
     expect(await anka.ok('modify vm1 set network-card -t host 0')).toMatch(/^vm1 is on host with address 192\.168\.128\.\d+\n$/);
     await anka.ok('run vm1 true');
     expect((await anka.run(['run', 'vm1', 'ping', '-c1', '-W2', '-q', '198.51.100.1'])).status).not.toBe(0);
-    expect(await anka.ok('run vm1 ping -c1 -W5 -q 192.168.128.1')).toContain('1 received');
+    expect(await anka.ok('run vm1 ping -c1 -W60 -q 192.168.128.1')).toContain('1 received');
     expect(await anka.ok('modify vm1 set network-card 0 -t shared')).toMatch(/^vm1 is on shared with address 192\.168\.64\.\d+\n$/);
-    expect(await anka.ok('run vm1 ping -c1 -W5 -q 198.51.100.1')).toContain('1 received');
+    expect(await anka.ok('run vm1 ping -c1 -W60 -q 198.51.100.1')).toContain('1 received');
   });
 
   test('B20: disconnected; and plugged in again', async () => {
@@ -148,7 +148,7 @@ describe.skipIf(why !== null)(`a walk through the seed page${why ? ` (${why})` :
     expect(a.ip).not.toBe(b.ip);
     expect(a.mac).not.toBe(b.mac);
     expect(b.port_forwarding).toMatchObject([{ name: 'ssh', host_port: 10001 }]);
-    expect(await anka.ok(`run vm2 ping -c1 -W5 -q ${a.ip}`)).toContain('1 received');
+    expect(await anka.ok(`run vm2 ping -c1 -W60 -q ${a.ip}`)).toContain('1 received');
     expect((await anka.ok('run vm2 hostname')).trim()).toBe('vm2');
     await anka.ok('stop vm2');
     expect((await show('vm2')).status).toBe('stopped');

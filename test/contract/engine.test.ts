@@ -10,7 +10,7 @@ import type { CapturedFrame } from '../../src/wire/pcapng.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
 import { shimmedGuest } from '../world/shim.ts';
 import { missing, type Namespace, until, World } from '../world/world.ts';
-import { dhcp, greet, guest, ipv4Hex, ipv4Packet, macText, nic, rule, sendFrames, serve, state, throughStream, vmId } from './guest-tools.ts';
+import { dhcp, greet, greeting, guest, ipv4Hex, ipv4Packet, macText, nic, rule, sendFrames, serve, state, throughStream, vmId } from './guest-tools.ts';
 
 /** Where the engines differ, and why. */
 const ENGINES = [
@@ -85,7 +85,7 @@ describe.each(SUITES)('%s', (_name, t) => {
       .filter((l) => l.includes('anka'));
     expect(left, 'nothing is left after reset').toEqual([]);
     expect(w.host.run('cat /proc/sys/net/ipv4/conf/en0/forwarding').trim(), 'forwarding is as it was').toBe('0');
-    expect(servicePids(), 'no process is left').toEqual([]);
+    await until('no process is left', () => servicePids().length === 0);
     expect(existsSync(join(w.dir, 'run/nic')), 'no socket is left').toBe(false);
     w.close();
   });
@@ -99,7 +99,8 @@ describe.each(SUITES)('%s', (_name, t) => {
     expect(ip2).toMatch(/^192\.168\.64\./);
     expect(ip1).not.toBe(ip2);
     await until('the engine sees both', async () => (await observedNic(1))?.ip && (await observedNic(2))?.ip);
-    expect(await observedNic(1)).toMatchObject({ source: 'lease', healthy: true });
+    await until('it is healthy', async () => (await observedNic(1))?.healthy);
+    expect(await observedNic(1)).toMatchObject({ source: 'lease' });
   });
 
   test('B11, B23: dhclient, with a client identifier of its own, gets the address that the card has', async () => {
@@ -124,16 +125,16 @@ describe.each(SUITES)('%s', (_name, t) => {
   });
 
   test('B12: from a shared guest: the host at .1, outside by TCP, UDP and ping through NAT', async () => {
-    expect(vm1.pings(GW)).toBe(true);
-    expect(vm1.pings(INTERNET)).toBe(true);
-    expect(await greet(vm1, 'tcp', INTERNET, 8080)).toBe(`outside sees ${HOST}`);
-    expect(await greet(vm1, 'udp', '10.9.0.1', 8080)).toBe(`outside sees ${HOST}`);
-    expect(await greet(vm1, 'tcp', GW, 8081)).toBe(`host sees ${kernel ? ip1 : HOST}`);
+    await vm1.reaches(GW);
+    await vm1.reaches(INTERNET);
+    expect(await greeting(vm1, 'tcp', INTERNET, 8080)).toBe(`outside sees ${HOST}`);
+    expect(await greeting(vm1, 'udp', '10.9.0.1', 8080)).toBe(`outside sees ${HOST}`);
+    expect(await greeting(vm1, 'tcp', GW, 8081)).toBe(`host sees ${kernel ? ip1 : HOST}`);
   });
 
   test('B13, B14: guests of shared reach each other, the host reaches them, the outside does not', async () => {
-    expect(await greet(vm1, 'tcp', ip2, 8080)).toBe(`vm2 sees ${ip1}`);
-    if (kernel) expect(await greet(w.host, 'tcp', ip1, 8080)).toBe(`vm1 sees ${GW}`);
+    expect(await greeting(vm1, 'tcp', ip2, 8080)).toBe(`vm2 sees ${ip1}`);
+    if (kernel) expect(await greeting(w.host, 'tcp', ip1, 8080)).toBe(`vm1 sees ${GW}`);
     else expect(await throughStream(await e.streamSocket(vmId(1)), vmId(1), 8080)).toBe(`vm1 sees ${GW}`);
     expect(w.outside.pings(ip1)).toBe(false);
     expect(await greet(w.outside, 'tcp', ip1, 8080)).toBe('timeout');
@@ -141,10 +142,10 @@ describe.each(SUITES)('%s', (_name, t) => {
   });
 
   test('B15: host guests reach each other and the host, and nothing beyond, by no trick', async () => {
-    expect(vm3.pings('192.168.128.1')).toBe(true);
-    expect(await greet(vm3, 'tcp', '192.168.128.1', 8081)).toBe(`host sees ${kernel ? ip3 : HOST}`);
+    await vm3.reaches('192.168.128.1');
+    expect(await greeting(vm3, 'tcp', '192.168.128.1', 8081)).toBe(`host sees ${kernel ? ip3 : HOST}`);
     const ip4 = await until('vm4 has an address', async () => (await observedNic(4))?.ip);
-    expect(vm3.pings([24, 16, 8, 0].map((s) => (ip4 >>> s) & 255).join('.'))).toBe(true);
+    await vm3.reaches([24, 16, 8, 0].map((s) => (ip4 >>> s) & 255).join('.'));
     for (const target of [INTERNET, '10.9.0.1', ip1, GW]) expect(vm3.pings(target), target).toBe(false);
     expect(await greet(vm3, 'tcp', INTERNET, 8080)).not.toMatch(/sees/);
     expect(await greet(vm3, 'udp', INTERNET, 8080)).toBe('timeout');
@@ -154,7 +155,7 @@ describe.each(SUITES)('%s', (_name, t) => {
     vm3.run('ip addr del 192.168.64.200/32 dev eth0');
     // IPv6 to the outside through the gateway's link-local address
     expect(vm3.attempt('ip -6 route add 2001:db8::/32 via fe80::5845:45ff:fe00:8001 dev eth0 && ping -6 -c1 -W1 -q 2001:db8::1')).toBeNull();
-    expect(await vm3.ask('dig +short +time=2 +tries=1 @192.168.128.1 outside.test')).toBe('');
+    expect(await vm3.ask('dig +short +time=5 +tries=9 @192.168.128.1 outside.test')).toBe('');
   });
 
   test('B13: shared and host networks are apart', async () => {
@@ -163,7 +164,7 @@ describe.each(SUITES)('%s', (_name, t) => {
   });
 
   test('B25: names of VMs and host, forward and reverse, by UDP and TCP; others through the host’s resolver, which may change', async () => {
-    const dig = async (g: Namespace, args: string) => ((await g.ask(`dig +short +time=2 +tries=2 @${GW} ${args}`)) ?? 'failed').trim();
+    const dig = async (g: Namespace, args: string) => ((await g.ask(`dig +short +time=5 +tries=9 @${GW} ${args}`)) ?? 'failed').trim();
     expect(await dig(vm1, 'vm2.anka.internal')).toBe(ip2);
     expect(await dig(vm1, '+tcp VM2.anka.internal')).toBe(ip2);
     expect(await dig(vm1, 'host.anka.internal')).toBe(GW);
@@ -194,26 +195,26 @@ describe.each(SUITES)('%s', (_name, t) => {
   });
 
   test.each(['tcp', 'udp'] as const)('B63, B67: %s forwarding from outside, host, loopback, another VM, and the VM itself', async (p) => {
-    expect(await greet(w.outside, p, HOST, 10001), 'outside: the real address').toBe('vm1 sees 10.9.0.1');
-    expect(await greet(w.host, p, HOST, 10001), 'host').toBe(`vm1 sees ${HOST}`);
-    expect(await greet(w.host, p, '127.0.0.1', 10001), 'loopback').toBe(`vm1 sees ${GW}`);
-    expect(await greet(vm2, p, HOST, 10001), 'another VM').toBe(`vm1 sees ${t.hairpin}`);
-    expect(await greet(vm2, p, GW, 10001), 'another VM by the gateway').toBe(`vm1 sees ${t.hairpin}`);
-    expect(await greet(vm1, p, HOST, 10001), 'itself').toBe(`vm1 sees ${t.hairpin}`);
+    expect(await greeting(w.outside, p, HOST, 10001), 'outside: the real address').toBe('vm1 sees 10.9.0.1');
+    expect(await greeting(w.host, p, HOST, 10001), 'host').toBe(`vm1 sees ${HOST}`);
+    expect(await greeting(w.host, p, '127.0.0.1', 10001), 'loopback').toBe(`vm1 sees ${GW}`);
+    expect(await greeting(vm2, p, HOST, 10001), 'another VM').toBe(`vm1 sees ${t.hairpin}`);
+    expect(await greeting(vm2, p, GW, 10001), 'another VM by the gateway').toBe(`vm1 sees ${t.hairpin}`);
+    expect(await greeting(vm1, p, HOST, 10001), 'itself').toBe(`vm1 sees ${t.hairpin}`);
   });
 
   test('B63: a rule for one address of the host answers there only', async () => {
-    expect(await greet(w.outside, 'tcp', HOST, 10002)).toBe('vm1 sees 10.9.0.1');
-    expect(await greet(w.host, 'tcp', '127.0.0.1', 10002)).toBe('refused');
+    expect(await greeting(w.outside, 'tcp', HOST, 10002)).toBe('vm1 sees 10.9.0.1');
+    expect(await greeting(w.host, 'tcp', '127.0.0.1', 10002)).toBe('refused');
   });
 
   test('B66: forwarding works for type host, from outside too', async () => {
-    expect(await greet(w.outside, 'tcp', HOST, 10005)).toBe('vm3 sees 10.9.0.1');
+    expect(await greeting(w.outside, 'tcp', HOST, 10005)).toBe('vm3 sees 10.9.0.1');
   });
 
   test('B65: no listener in the guest is a refusal', async () => {
-    expect(t.noListener).toContain(await greet(w.outside, 'tcp', HOST, 10003));
-    expect(['refused', 'reset', 'closed']).toContain(await greet(w.host, 'tcp', '127.0.0.1', 10003));
+    expect(t.noListener).toContain(await greeting(w.outside, 'tcp', HOST, 10003));
+    expect(['refused', 'reset', 'closed']).toContain(await greeting(w.host, 'tcp', '127.0.0.1', 10003));
   });
 
   test('B67: half-close and 64 MiB pass unchanged, from outside and through the listener', async () => {
@@ -244,7 +245,7 @@ describe.each(SUITES)('%s', (_name, t) => {
     await until('both flow', () => cut().includes('data') && kept().includes('data'));
     await e.apply(state(nic(1, 'shared', { rules: rules.slice(1) }), nic(2), nic(3, 'host', { rules: [rule(10005, 8080)] }), nic(4, 'host')));
     await until('the flow of the rule ends', () => /ECONNRESET|closed/.test(cut()));
-    expect(await greet(w.outside, 'tcp', HOST, 10001)).toBe('refused');
+    expect(await greeting(w.outside, 'tcp', HOST, 10001)).toBe('refused');
     const before = kept().length;
     await until('the other flow goes on', () => kept().length > before);
     expect(kept()).not.toMatch(/closed|ECONN/);
@@ -264,7 +265,7 @@ describe.each(SUITES)('%s', (_name, t) => {
   test('B92: no guest reaches what listens on the host’s loopback', async () => {
     w.host.spawn([process.execPath, '-e', "require('net').createServer(c=>c.end('secret')).listen(8099,'127.0.0.1')"]);
     await until('it listens', async () => (await greet(w.host, 'tcp', '127.0.0.1', 8099)) === 'secret');
-    expect(await greet(vm1, 'tcp', GW, 8099)).toBe('refused');
+    expect(await greeting(vm1, 'tcp', GW, 8099)).toBe('refused');
     if (!kernel) return;
     const dropped = async () => (await e.stats()).find((x) => x.id === vmId(1))?.drops['prohibited'] ?? 0;
     const before = await dropped();
@@ -313,12 +314,12 @@ describe.each(SUITES)('%s', (_name, t) => {
       await sendFrames(vm1, [frame()]);
       await until(`${reason} is counted`, async () => ((await observedNic(1))?.drops[reason] ?? 0) === before + 1);
     });
-    test('an honest guest goes on working', () => expect(vm1.pings(GW)).toBe(true));
+    test('an honest guest goes on working', () => vm1.reaches(GW));
   });
 
   test('B50: a guest that sets its address by itself: traffic passes, it is seen, forwarding follows, nobody else gets it', async () => {
     vm2.run('ip -4 addr flush dev eth0; ip addr add 192.168.64.77/24 dev eth0; ip route replace default via 192.168.64.1');
-    expect(vm2.pings(INTERNET)).toBe(true);
+    await vm2.reaches(INTERNET);
     await until('it is seen', async () => (await observedNic(2))?.ip === 0xc0a8404d);
     expect((await observedNic(2))?.source).toBe('static');
     await e.apply(state(nic(1, 'shared', { rules }), nic(2, 'shared', { rules: [rule(10008, 8080)] }), nic(3, 'host'), nic(4, 'host')));
@@ -338,9 +339,9 @@ describe.each(SUITES)('%s', (_name, t) => {
     expect(vm1.pings(ip2)).toBe(false);
     expect(vm1.pings(GW)).toBe(false);
     expect(w.host.pings(ip1)).toBe(false);
-    expect(vm1.pings(INTERNET)).toBe(true);
-    expect(await greet(w.outside, 'tcp', HOST, 10001)).toBe('vm1 sees 10.9.0.1');
-    expect((await vm1.ask(`dig +short +time=2 +tries=2 @${GW} host.anka.internal`))?.trim()).toBe(GW);
+    await vm1.reaches(INTERNET);
+    expect(await greeting(w.outside, 'tcp', HOST, 10001)).toBe('vm1 sees 10.9.0.1');
+    expect((await vm1.ask(`dig +short +time=5 +tries=9 @${GW} host.anka.internal`))?.trim()).toBe(GW);
     await e.apply(desired());
     await until('local again', () => vm2.pings(ip1));
   });
@@ -356,7 +357,7 @@ describe.each(SUITES)('%s', (_name, t) => {
   test('B23: after an application and a new daemon the same guest gets the same address', async () => {
     expect((await dhcp(w, vm1))?.ip).toBe(ip1);
     await e.kill();
-    expect(vm1.pings(INTERNET), 'the network goes on without the engine').toBe(true);
+    await vm1.reaches(INTERNET, 'the network goes on without the engine');
     expect((await dhcp(w, vm1))?.ip, 'so does DHCP').toBe(ip1);
     e = new RemoteEngine(w, t.kind);
     const flow = w.outside.spawn([
@@ -381,7 +382,7 @@ describe.each(SUITES)('%s', (_name, t) => {
     const become = (mac: string) => vm2.run(`ip link set eth0 down; ip link set eth0 address ${mac}; ip link set eth0 up`);
     reachable(86_400_000);
     w.host.run(`ip neigh replace ${ip2} lladdr ${macText(2)} dev anka-shared nud reachable`);
-    expect(w.host.pings(ip2)).toBe(true);
+    await w.host.reaches(ip2);
     become(other);
     expect(w.host.pings(ip2), 'the host sends to the old address').toBe(false);
     const rest = [nic(3, 'host', { rules: [rule(10005, 8080)] }), nic(4, 'host')];
@@ -412,7 +413,7 @@ describe.each(SUITES)('%s', (_name, t) => {
           ['forwarding switched off', 'sysctl -qw net.ipv4.conf.anka-shared.forwarding=0 net.ipv4.conf.en0.forwarding=0; ip link set anka-host down'],
         ];
     test.each(damages)('%s', async (_what, command) => {
-      expect(vm1.pings(INTERNET)).toBe(true);
+      await vm1.reaches(INTERNET);
       const traffic = vm2.spawn(['ping', '-i', '0.05', '-q', INTERNET]);
       w.host.run(command);
       const since = Date.now();
@@ -421,12 +422,12 @@ describe.each(SUITES)('%s', (_name, t) => {
       await until('forwarding works again', async () => (await greet(w.outside, 'tcp', HOST, 10001)).includes('vm1 sees'));
       traffic.kill();
       console.log(`    healed in ${took} ms`);
-      expect((await e.observe()).problems).toEqual([]);
+      await until('nothing is wrong any more', async () => (await e.observe()).problems.length === 0);
     });
 
     test('the service killed: DHCP, DNS and listeners are back', async () => {
-      const pids = servicePids();
-      expect(pids).toHaveLength(kernel ? 1 : 2);
+      // for an instant a process that is about to become another looks like its parent
+      const pids = await until('the processes', () => (servicePids().length === (kernel ? 1 : 2) ? servicePids() : null));
       for (const pid of pids) process.kill(pid, 'SIGKILL');
       const since = Date.now();
       await until('outside is reached again', () => vm1.pings(INTERNET));
@@ -439,11 +440,11 @@ describe.each(SUITES)('%s', (_name, t) => {
 
   test.skipIf(!kernel)('B13, B91: isolation holds with bridge-nf-call-iptables on', async (ctx) => {
     if (w.host.attempt('sysctl -qw net.bridge.bridge-nf-call-iptables=1') === null) ctx.skip();
-    expect(await greet(vm1, 'tcp', ip2, 8080)).toBe(`vm2 sees ${ip1}`);
-    expect(vm1.pings(INTERNET)).toBe(true);
+    expect(await greeting(vm1, 'tcp', ip2, 8080)).toBe(`vm2 sees ${ip1}`);
+    await vm1.reaches(INTERNET);
     expect(vm3.pings(INTERNET)).toBe(false);
     expect(w.outside.pings(ip1)).toBe(false);
-    expect(await greet(w.outside, 'tcp', HOST, 10001)).toBe('vm1 sees 10.9.0.1');
+    expect(await greeting(w.outside, 'tcp', HOST, 10001)).toBe('vm1 sees 10.9.0.1');
     expect((await dhcp(w, vm1))?.ip).toBe(ip1);
     w.host.run('sysctl -qw net.bridge.bridge-nf-call-iptables=0');
   });
@@ -493,7 +494,7 @@ describe.each(SUITES)('%s', (_name, t) => {
 
   test.skipIf(kernel)('B93: a capture without rights, filtered, with both directions', async () => {
     const capture = await openCapture((await e.streamSocket(vmId(1))) as string, nic(1), 'inside', 'icmp');
-    expect(vm1.pings(GW)).toBe(true);
+    await vm1.reaches(GW);
     const frames: CapturedFrame[] = [];
     while (frames.length < 2) frames.push(...((await capture.next()) ?? []));
     capture.close();
@@ -509,7 +510,7 @@ describe.each(SUITES)('%s', (_name, t) => {
     expect(vm1.pings(INTERNET)).toBe(false);
     await e.apply(desired());
     expect((await dhcp(w, vm1))?.ip).toBe(ip1);
-    expect(vm1.pings(INTERNET)).toBe(true);
+    await vm1.reaches(INTERNET);
   });
 
   test.skipIf(kernel)('it runs without any right', () => {
@@ -523,9 +524,10 @@ describe.each(SUITES)('%s', (_name, t) => {
 
   test('statistics count both ways', async () => {
     // they begin when a card is plugged in: with the last change of type, or of the process
-    vm1.run(`ping -q -f -c 800 -s 1400 ${GW}`);
-    const s = (await e.stats()).find((x) => x.id === vmId(1));
-    expect(s?.rxBytes).toBeGreaterThan(1 << 20);
-    expect(s?.txBytes).toBeGreaterThan(1 << 20);
+    vm1.run(`ping -q -f -c 1200 -s 1400 ${GW}`);
+    await until('a megabyte is counted each way', async () => {
+      const s = (await e.stats()).find((x) => x.id === vmId(1));
+      return (s?.rxBytes ?? 0) > 1 << 20 && (s?.txBytes ?? 0) > 1 << 20;
+    });
   });
 });

@@ -125,7 +125,8 @@ describe.skipIf(why !== null).each(['ebpf', 'macvlan'] as const)(`explain, bridg
       table.words.set(`ip${n}`, `10.9.0.${n + 10}`);
       const ns = table.places.get(`vm${n}`) as Namespace;
       ns.run(`ip addr add 10.9.0.${n + 10}/24 brd + dev eth0; ip route add default via ${OUT}`);
-      ns.attempt(`ping -c1 -W1 ${OUT}`);
+      if (n !== 4) await ns.reaches(OUT);
+      else ns.attempt(`ping -c1 -W1 ${OUT}`); // nobody is in its VLAN yet
       // so that the packets themselves are sent, and the host does not tell, by and by, that ARP was not answered
       w.host.run(`ip neigh replace 10.9.0.${n + 10} lladdr ${macText(n)} dev en0`);
     }
@@ -147,7 +148,7 @@ describe.skipIf(why !== null).each(['ebpf', 'macvlan'] as const)(`explain, bridg
       const ns = table.places.get(name) as Namespace;
       // no link has bounced here, after which a guest asks by ARP again
       ns.run('ip neigh flush all');
-      expect(ns.pings(OUT)).toBe(true);
+      await ns.reaches(OUT);
     }
     await until('the addresses in the VLAN are seen', async () => (await e.observe()).nics.every((n) => n.ip !== null));
     await table.explainAndSend(e, {}, rows.length);

@@ -61,7 +61,7 @@ export async function dhcp(
     '#!/bin/sh\n[ "$1" = bound ] || exit 0\nip -4 addr flush dev $interface\nip addr add $ip/$mask dev $interface\nip route replace default via $router\necho "LEASE $ip $router $dns $serverid $mask"\n',
     { mode: 0o755 },
   );
-  const out = await g.ask(`udhcpc -f -q -n -t 6 -T 1 -i eth0 -s ${script} ${options} 2>/dev/null`);
+  const out = await g.ask(`udhcpc -f -q -n -t 30 -T 1 -i eth0 -s ${script} ${options} 2>/dev/null`);
   const m = /LEASE (\S+) (\S+) (\S+) (\S+) (\S+)/.exec(out ?? '');
   return m ? { ip: m[1] as string, router: m[2] as string, dns: m[3] as string, server: m[4] as string, mask: m[5] as string } : null;
 }
@@ -80,13 +80,18 @@ export async function serve(ns: Namespace, port: number, name: string, address =
   });
 }
 
-/** What a server says to a client in `ns`: its greeting, or `refused`, `timeout`, `reset`. */
-export async function greet(ns: Namespace, protocol: 'tcp' | 'udp', address: string, port: number): Promise<string> {
+/** What a server says to a client in `ns`: its greeting, or `refused`, `timeout`, `reset`. `seconds`: how long it is waited for, which a client that must be answered does patiently. */
+export async function greet(ns: Namespace, protocol: 'tcp' | 'udp', address: string, port: number, seconds = 3): Promise<string> {
   const program =
     protocol === 'tcp'
-      ? `const s = require('net').connect({ host: '${address}', port: ${port} }); s.setTimeout(3000, () => { console.log('timeout'); process.exit(); }); s.on('error', (e) => { console.log({ ECONNREFUSED: 'refused', ECONNRESET: 'reset', EHOSTUNREACH: 'unreachable', ENETUNREACH: 'unreachable' }[e.code] || e.code); process.exit(); }); s.on('end', () => { console.log('closed'); process.exit(); }); s.once('data', (d) => { console.log(String(d).trim()); process.exit(); });`
-      : `const u = require('dgram').createSocket('udp4'); let n = 0; const ask = () => { if (n++ === 6) { console.log('timeout'); process.exit(); } u.send('x', ${port}, '${address}', () => {}); setTimeout(ask, 500); }; u.on('error', () => {}); u.on('message', (m) => { console.log(String(m)); process.exit(); }); ask();`;
+      ? `const s = require('net').connect({ host: '${address}', port: ${port} }); s.setTimeout(${seconds * 1000}, () => { console.log('timeout'); process.exit(); }); s.on('error', (e) => { console.log({ ECONNREFUSED: 'refused', ECONNRESET: 'reset', EHOSTUNREACH: 'unreachable', ENETUNREACH: 'unreachable' }[e.code] || e.code); process.exit(); }); s.on('end', () => { console.log('closed'); process.exit(); }); s.once('data', (d) => { console.log(String(d).trim()); process.exit(); });`
+      : `const u = require('dgram').createSocket('udp4'); let n = 0; const ask = () => { if (n++ === ${seconds * 2}) { console.log('timeout'); process.exit(); } u.send('x', ${port}, '${address}', () => {}); setTimeout(ask, 500); }; u.on('error', () => {}); u.on('message', (m) => { console.log(String(m)); process.exit(); }); ask();`;
   return ((await ns.ask(`${process.execPath} -e "${program.replaceAll('"', '\\"')}"`)) ?? 'failed').trim();
+}
+
+/** As `greet`, of a server that must answer: however slow the machine is. */
+export function greeting(ns: Namespace, protocol: 'tcp' | 'udp', address: string, port: number): Promise<string> {
+  return greet(ns, protocol, address, port, 60);
 }
 
 /** What a server in a guest says to a stream through its network's process. */

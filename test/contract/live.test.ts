@@ -5,7 +5,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { RemoteEngine } from '../world/remote-engine.ts';
 import { missing, type Namespace, until, World } from '../world/world.ts';
-import { dhcp, type Flow, flow, greet, guest, ipv4Packet, macText, nic, rule, sendFrames, serve, state, vmId } from './guest-tools.ts';
+import { dhcp, type Flow, flow, greet, greeting, guest, ipv4Packet, macText, nic, rule, sendFrames, serve, state, vmId } from './guest-tools.ts';
 
 const why = missing('root', 'netns');
 const INTERNET = '198.51.100.1';
@@ -30,6 +30,13 @@ describe.skipIf(why !== null)(`live changes${why ? ` (${why})` : ''}`, () => {
     const f = await flow(ns, to, port);
     flows.push(f);
     return f;
+  };
+  /** A flow goes on without a pause that `control`, which has no part of ours in its way, did not make on a busy machine. */
+  const undisturbed = async (f: Flow, control: Flow): Promise<void> => {
+    const [{ bytes, gap }, busy] = [await f.echoed(), (await control.echoed()).gap];
+    console.log(`    longest pause ${gap} ms, of a flow outside ${busy} ms`);
+    expect(gap, 'no pause').toBeLessThan(1000 + 2 * busy);
+    await until('it goes on', async () => (await f.echoed()).bytes > bytes);
   };
   const address = async (g: Namespace) => (await dhcp(w, g))?.ip ?? '';
 
@@ -60,6 +67,7 @@ describe.skipIf(why !== null)(`live changes${why ? ` (${why})` : ''}`, () => {
   });
 
   test('B22: a change of network ends the connections inside the old one, of every kind, and disturbs nobody else’s', async () => {
+    const control = await begin(w.outside, INTERNET, 8080);
     const neighbours = [await begin(vm2, INTERNET, 8080), await begin(w.host, ip2, 8080)];
     const mine = {
       'from outside by the rule': await begin(w.outside, HOST, 10001),
@@ -75,13 +83,13 @@ describe.skipIf(why !== null)(`live changes${why ? ` (${why})` : ''}`, () => {
     }
     const there = await address(vm1);
     expect(there).toMatch(/^192\.168\.128\./);
-    expect(await greet(w.host, 'tcp', there, 8080)).toBe('vm1 sees 192.168.128.1');
+    expect(await greeting(w.host, 'tcp', there, 8080)).toBe('vm1 sees 192.168.128.1');
     await until('the rule follows', async () => (await greet(w.outside, 'tcp', HOST, 10001)) === 'vm1 sees 10.9.0.1');
     const before = (await mine['from another VM'].echoed()).bytes;
     expect((await mine['from another VM'].echoed()).bytes, 'nothing comes any more').toBe(before);
     for (const f of neighbours) {
       expect(f.end()).toBeNull();
-      expect((await f.echoed()).gap, 'no pause of a neighbour’s flow').toBeLessThan(200);
+      await undisturbed(f, control);
     }
     expect(await e.apply(desired())).toEqual([]);
     expect(await address(vm1), 'the same address again').toBe(ip1);
@@ -91,7 +99,7 @@ describe.skipIf(why !== null)(`live changes${why ? ` (${why})` : ''}`, () => {
     const f = await begin(w.outside, HOST, 10001);
     await e.apply(desired({}, 'disconnected'));
     await until('it ends', () => f.end());
-    expect(await greet(w.outside, 'tcp', HOST, 10001)).toBe('refused');
+    expect(await greeting(w.outside, 'tcp', HOST, 10001)).toBe('refused');
     await e.apply(desired());
     expect(await address(vm1)).toBe(ip1);
   });
@@ -138,7 +146,7 @@ describe.skipIf(why !== null)(`live changes${why ? ` (${why})` : ''}`, () => {
     vm1.run('ip addr del 192.168.64.99/24 dev eth0');
     await dhcp(w, vm1);
     for (const f of far) expect(f.end()).toBeNull();
-    expect(vm1.pings(INTERNET)).toBe(true);
+    await vm1.reaches(INTERNET);
     await until('the rule answers', async () => (await greet(w.outside, 'tcp', HOST, 10001)) === 'vm1 sees 10.9.0.1');
 
     expect(await e.apply(desired())).toEqual([]);
@@ -170,7 +178,7 @@ describe.skipIf(why !== null)(`live changes${why ? ` (${why})` : ''}`, () => {
       const program = `
 import socket,struct
 m=bytes.fromhex('${macText(2).replaceAll(':', '')}')
-s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.setsockopt(1,25,b'eth0'); s.setsockopt(1,6,1); s.bind(('0.0.0.0',68)); s.settimeout(5)
+s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.setsockopt(1,25,b'eth0'); s.setsockopt(1,6,1); s.bind(('0.0.0.0',68)); s.settimeout(60)
 b=struct.pack('!BBBBIHH',1,1,6,0,77,0,0)+socket.inet_aton('192.168.64.79')+bytes(12)+m+bytes(202)+bytes.fromhex('63825363350108ff')
 s.sendto(b,('192.168.64.1',67)); a=s.recv(1500); o={}; i=240
 while a[i]!=255:
@@ -178,17 +186,18 @@ while a[i]!=255:
 print(socket.inet_ntoa(a[16:20]), o[53][0], socket.inet_ntoa(o[3]), socket.inet_ntoa(o[6]), 51 in o)`;
       expect((await vm2.ask(`python3 -c "${program}"`))?.trim()).toBe(`0.0.0.0 5 ${GW} ${GW} False`);
       await shown('192.168.64.79');
-      expect(vm2.pings(INTERNET)).toBe(true);
+      await vm2.reaches(INTERNET);
     });
 
     test('the address of another VM, of the gateway, or a reservation cannot be taken; whose it is goes on', async () => {
+      const control = await begin(w.outside, INTERNET, 8080);
       const f = await begin(w.host, ip1, 8080);
       await e.apply(state(nic(1, 'shared', { rules, reservedIp: number('192.168.64.50') }), nic(2), nic(3, 'host')));
       for (const ip of [ip1, GW, '192.168.64.50']) {
         set(vm2, ip);
         expect(vm2.attempt(`ping -c1 -W1 -q -I ${ip} ${ip === GW ? ip1 : GW}`), ip).toBeNull();
       }
-      expect((await f.echoed()).gap).toBeLessThan(500);
+      await undisturbed(f, control);
       expect(await address(vm1), 'the reservation is given').toBe('192.168.64.50');
       await e.apply(desired());
       ip2 = await address(vm2);
@@ -216,7 +225,15 @@ print(socket.inet_ntoa(a[16:20]), o[53][0], socket.inet_ntoa(o[3]), socket.inet_
   describe('B15: no trick leads a host guest beyond the host', () => {
     /** Counts what the outside hears while something is tried. */
     const heard = async (attempt: () => Promise<unknown> | unknown): Promise<string> => {
-      const dump = w.outside.spawn(['tcpdump', '-i', 'ext0', '-n', '-l', '--immediate-mode', 'not arp and not (icmp6 and ip6[40] >= 133)']);
+      const dump = w.outside.spawn([
+        'tcpdump',
+        '-i',
+        'ext0',
+        '-n',
+        '-l',
+        '--immediate-mode',
+        'not arp and not (icmp6 and ip6[40] >= 133) and not (ip6[6] == 0 and ip6[40] == 58)',
+      ]);
       let out = '';
       dump.stdout?.on('data', (d: Buffer) => {
         out += d.toString();
@@ -278,12 +295,12 @@ print(socket.inet_ntoa(a[16:20]), o[53][0], socket.inet_ntoa(o[3]), socket.inet_
         'the host’s own resolver answers',
         async () => (await w.host.ask('dig +short +time=1 +tries=1 @10.9.0.2 outside.test'))?.trim() === '203.0.113.9',
       );
-      expect((await vm1.ask('dig +short +time=1 +tries=1 @10.9.0.2 outside.test'))?.trim(), 'a shared guest may').toBe('203.0.113.9');
+      expect((await vm1.ask('dig +short +time=5 +tries=9 @10.9.0.2 outside.test'))?.trim(), 'a shared guest may').toBe('203.0.113.9');
       for (const server of ['192.168.128.1', '10.9.0.2', '+tcp @10.9.0.3', '2001:db8:9::2'])
         expect((await vm3.ask(`dig +short +time=1 +tries=1 ${server.startsWith('+') ? server : `@${server}`} outside.test`)) ?? '', server).not.toContain(
           '203.0.113.9',
         );
-      expect((await vm3.ask('dig +short +time=2 +tries=2 @10.9.0.2 host.anka.internal'))?.trim()).toBe('192.168.128.1');
+      expect((await vm3.ask('dig +short +time=5 +tries=9 @10.9.0.2 host.anka.internal'))?.trim()).toBe('192.168.128.1');
       resolver.kill();
     });
 

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { RemoteEngine } from '../world/remote-engine.ts';
 import { shimmedGuest } from '../world/shim.ts';
-import { missing, type Namespace, World } from '../world/world.ts';
+import { missing, type Namespace, until, World } from '../world/world.ts';
 import { dhcp, guest, macText, nic, serve, state, vmId } from './guest-tools.ts';
 
 const ENGINES = [
@@ -41,14 +41,14 @@ while True:
 /** Sends 3 MB; prints what the sink said and the sender's own segment size. */
 const SEND = (to: string): string => `
 import socket
-s = socket.create_connection(('${to}', 7100), 20); m = s.getsockopt(6, 2); s.sendall(bytes(3000000)); s.shutdown(1)
+s = socket.create_connection(('${to}', 7100), 60); m = s.getsockopt(6, 2); s.sendall(bytes(3000000)); s.shutdown(1)
 print(m, s.recv(100).decode())
 `;
 
 /** A datagram of that size and its equally large answer; with \`whole\` it must not be fragmented: what the way takes is learned from ICMP, and printed. */
 const DATAGRAM = (to: string, size: number, whole: boolean): string => `
 import socket, errno
-u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(0.5); u.setsockopt(0, 10, ${whole ? 2 : 0}); u.connect(('${to}', 7100))
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(2); u.setsockopt(0, 10, ${whole ? 2 : 0}); u.connect(('${to}', 7100))
 r = 'nothing'
 for i in range(10):
     try:
@@ -138,7 +138,7 @@ describe.each(ENGINES)('%s', (_name, kernel, why) => {
     expect(await python(g[1] as Namespace, DATAGRAM(ip[0] as string, 1472, true))).toBe('1472');
     g[0]?.run('ip route flush cache');
     const ping = (from: number, to: string, size: number): Promise<string | null> =>
-      (g[from] as Namespace).ask(`ping -M do -c 3 -i 0.2 -W 2 -s ${size} ${to} || true`);
+      (g[from] as Namespace).ask(`ping -M do -c 3 -i 0.2 -W 30 -s ${size} ${to} || true`);
     expect(await ping(0, ip[1] as string, 1473)).toMatch(/From 192.168.64.1 .*Frag needed and DF set \(mtu = 1500\)/);
     expect(await ping(0, ip[1] as string, 1472)).toMatch(/ 0% packet loss/);
     expect(await ping(0, ip[2] as string, 8973)).toMatch(/Frag needed and DF set \(mtu = 9000\)/);
@@ -161,14 +161,17 @@ describe.each(ENGINES)('%s', (_name, kernel, why) => {
 
   test("a card's MTU is changed while others have flows, which go on", async () => {
     await serve(g[1] as Namespace, 7200, 'vm2');
-    const flow = g[2]?.spawn(['python3', '-c', FLOW(ip[1] as string)]);
+    const flow = (g[2] as Namespace).spawn(['python3', '-c', FLOW(ip[1] as string)]);
+    const ended = new Promise((resolve) => flow.once('close', resolve));
     let said = '';
-    flow?.stdout?.on('data', (d: Buffer) => {
+    flow.stdout?.on('data', (d: Buffer) => {
       said += d.toString();
     });
+    await until('it flows', () => said.includes('flows'));
     expect(await e.apply(state(nic(1, 'shared', { mtu: 1500 }), nic(2), nic(3, 'shared', { mtu: 9000 })))).toEqual([]);
-    await new Promise((resolve) => flow?.once('exit', resolve));
-    expect(said.trim()).toBe('whole');
+    flow.stdin?.end();
+    await ended;
+    expect(said.trim()).toBe('flows\nwhole');
     expect(await python(g[2] as Namespace, SEND(ip[0] as string))).toMatch(/ 3000000 /);
   });
 });
@@ -180,13 +183,15 @@ const PAIRS = [
   [2, 1],
 ] as const;
 
-/** Echoes through a server for a second and a half. */
+/** Echoes through a server, and for half a second more when its standard input has ended. */
 const FLOW = (to: string): string => `
-import socket, time
-s = socket.create_connection(('${to}', 7200), 20); s.recv(100); end = time.time() + 1.5
-while time.time() < end:
+import select, socket, sys, time
+s = socket.create_connection(('${to}', 7200), 60); s.recv(100); rounds = 0; left = 25
+while left:
     s.sendall(b'x' * 5000); n = 0
     while n < 5000: n += len(s.recv(5000))
-    time.sleep(0.02)
+    time.sleep(0.02); rounds += 1
+    if rounds == 3: print('flows', flush=True)
+    if select.select([sys.stdin], [], [], 0)[0]: left -= 1
 print('whole')
 `;

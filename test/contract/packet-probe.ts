@@ -44,12 +44,12 @@ while True:
 `;
 
 /**
- * argv: kind token source destination sport dport. It ends when the answer is known, at the latest after three seconds. Packets to ports 53 and 67 are a
+ * argv: kind token source destination sport dport wait. It ends when the answer is known, at the latest after so many seconds. Packets to ports 53 and 67 are a
  * question by DNS and a DHCPDISCOVER, so that they are answered.
  */
 const SENDER = `
 import socket, struct, sys, time
-kind, token, src, dst, sport, dport = sys.argv[1:7]; sport = int(sport); dport = int(dport); t = token.encode()
+kind, token, src, dst, sport, dport = sys.argv[1:7]; sport = int(sport); dport = int(dport); wait = int(sys.argv[7]); t = token.encode()
 def csum(b):
     if len(b) % 2: b += b'\\0'
     n = sum(b[i] * 256 + b[i + 1] for i in range(0, len(b), 2))
@@ -67,7 +67,7 @@ def answered(m):
 def said(e):
     print({111: 'refused', 104: 'refused', 101: 'refused'}.get(e.errno, 'silent'))
 if kind == 'connect':
-    s = socket.socket(); s.settimeout(3)
+    s = socket.socket(); s.settimeout(wait)
     if src != '-': s.bind((src, 0))
     try:
         s.connect((dst, dport)); q = dns(); s.send(len(q).to_bytes(2, 'big') + q if dport == 53 else t)
@@ -100,7 +100,7 @@ else:
     r = socket.socket(17, 2, socket.htons(0x800)); r.settimeout(0.2)
     try: put()
     except OSError: pass
-    end = time.time() + 1; word = 'silent'
+    end = time.time() + wait; word = 'silent'
     while time.time() < end:
         try: m, at = r.recvfrom(4096)
         except socket.timeout: continue
@@ -140,8 +140,8 @@ export class Observers {
     await until(`the observer in ${at}`, () => ready);
   }
 
-  /** Sends one packet; what its sender is told: `silent`, `answered` or `refused`. */
-  async send(ns: Namespace, kind: string, token: string, source: string, destination: string, sport: number, dport: number): Promise<string> {
-    return ((await ns.ask(`python3 ${this.#sender} ${kind} ${token} ${source} ${destination} ${sport} ${dport}`)) ?? 'the sender failed').trim();
+  /** Sends one packet; what its sender is told within `wait` seconds: `silent`, `answered` or `refused`. */
+  async send(ns: Namespace, kind: string, token: string, source: string, destination: string, sport: number, dport: number, wait: number): Promise<string> {
+    return ((await ns.ask(`python3 ${this.#sender} ${kind} ${token} ${source} ${destination} ${sport} ${dport} ${wait}`)) ?? 'the sender failed').trim();
   }
 }

@@ -72,14 +72,17 @@ export class PacketTable {
         const own = source === '-' || source === `ip${n}` || sender === 'host' || sender === 'outside';
         const from = source !== '-' ? this.#word(source) : (fixed[sender] ?? this.#word(`ip${n}`));
         const kind = to.includes(':') ? 'udp6' : protocol === 'tcp' ? (own ? 'connect' : 'syn') : protocol;
-        this.#heard[i] = (await this.#observers?.send(this.places.get(sender) as Namespace, kind, token(i), from, to, sourcePort ?? 0, port)) ?? '';
+        // an answer that must come is waited for patiently
+        const told = this.#told[i] as Explanation;
+        const wait = told.verdict === 'refused' || told.arrives.some((a) => a.at === 'gateway') ? 60 : kind === 'connect' ? 3 : 1;
+        this.#heard[i] = (await this.#observers?.send(this.places.get(sender) as Namespace, kind, token(i), from, to, sourcePort ?? 0, port, wait)) ?? '';
       }
     };
     await Promise.all(Array.from({ length: 12 }, work));
     await until(
       'what was allowed has come out',
       () => this.#told.every((x, i) => x.arrives.length === 0 || x.arrives.every((a) => a.at === 'gateway' || this.#seenAt(i).some((s) => s.at === a.at))),
-      20_000,
+      60_000,
     ).catch(() => {});
   }
 

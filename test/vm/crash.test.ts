@@ -234,7 +234,7 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
     await anka.ok('start keeper');
     await anka.address('keeper');
     await anka.ok('run keeper true');
-    const banner = await until('ssh answers through the rule', () => w.outside.ask("timeout 5 bash -c 'exec 3<>/dev/tcp/10.9.0.2/12022 && head -c 4 <&3'"));
+    const banner = await until('ssh answers through the rule', () => w.outside.ask("timeout 20 bash -c 'exec 3<>/dev/tcp/10.9.0.2/12022 && head -c 4 <&3'"));
     expect(banner).toBe('SSH-');
     expect(existsSync(join(anka.home, 'anka.db'))).toBe(true);
   });

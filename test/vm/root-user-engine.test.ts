@@ -29,7 +29,7 @@ describe.skipIf(why !== null)(`a real guest on root's user engine${why ? ` (${wh
 
   test('B10, B12: it has an address and reaches outside; no process that guests speak to is root’s', async () => {
     expect(await anka.address('vm1')).toMatch(/^192\.168\.64\.\d+$/);
-    expect((await anka.run(['run', 'vm1', 'sh', '-c', 'echo | nc -w 5 10.9.0.1 8080'])).stdout).toMatch(/^outside sees 10\.9\.0\.2\n/);
+    expect((await anka.run(['run', 'vm1', 'sh', '-c', 'echo | nc -w 60 10.9.0.1 8080'])).stdout).toMatch(/^outside sees 10\.9\.0\.2\n/);
     const lines = w.host
       .run(`ip netns pids ${w.host.name} | while read p; do echo "$p $(tr '\\0' ' ' </proc/$p/cmdline 2>/dev/null)"; done; true`)
       .split('\n')

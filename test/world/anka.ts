@@ -51,20 +51,15 @@ export class Anka {
 
   /** One command line, its words apart. `input` goes to its standard input. */
   run(words: readonly string[], options: { env?: Record<string, string>; input?: string } = {}): Promise<Result> {
-    const child = this.ns.spawn([...this.#as, process.execPath, '-e', WRAPPER, MAIN, ...words], { ...this.env, ...options.env });
-    let out = '';
-    child.stdout?.on('data', (d: Buffer) => {
-      out += d.toString();
-    });
+    const child = this.ns.spawn([...this.#as, process.execPath, MAIN, ...words], { ...this.env, ...options.env }, 'pipe');
+    const out: Buffer[] = [];
+    const err: Buffer[] = [];
+    child.stdout?.on('data', (d: Buffer) => out.push(d));
+    child.stderr?.on('data', (d: Buffer) => err.push(d));
     child.stdin?.end(options.input ?? '');
     return new Promise((resolve, reject) => {
-      child.on('close', () => {
-        try {
-          resolve(JSON.parse(out) as Result);
-        } catch {
-          reject(new Error(`anka ${words.join(' ')}: ${out}`));
-        }
-      });
+      child.on('error', reject);
+      child.on('close', (status) => resolve({ status: status ?? 128, stdout: Buffer.concat(out).toString(), stderr: Buffer.concat(err).toString() }));
     });
   }
 
@@ -99,17 +94,13 @@ export class Anka {
     await until('the daemon is gone', () => !existsSync(`/proc/${pid}`) || / Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8')));
   }
 
+  /** Waits until a ping in the guest is answered. */
+  async reaches(vm: string, address: string): Promise<void> {
+    await until(`${vm} reaches ${address}`, async () => (await this.run(['run', vm, 'ping', '-c1', '-W5', address])).status === 0);
+  }
+
   /** Waits until a VM has an address, and gives it. */
   address(vm: string): Promise<string> {
     return until(`${vm} has an address`, async () => (await this.body<{ ip?: string }>(`show ${vm}`)).ip);
   }
 }
-
-/** Keeps standard output and error of the command apart and whole, and tells them as JSON. */
-const WRAPPER = `
-const { spawn } = require('child_process');
-const c = spawn(process.execPath, process.argv.slice(1), { stdio: ['inherit', 'pipe', 'pipe'] });
-let o = '', e = '';
-c.stdout.on('data', (d) => { o += d; }); c.stderr.on('data', (d) => { e += d; });
-c.on('close', (status, signal) => { process.stdout.write(JSON.stringify({ status: status ?? 128, stdout: o, stderr: e })); });
-`;

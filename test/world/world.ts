@@ -80,15 +80,23 @@ export class Namespace {
   }
 
   /** A program that goes on in the background until the world is closed. */
-  spawn(argv: readonly string[], env: Record<string, string> = {}): ChildProcess {
-    const child = spawn('ip', ['netns', 'exec', this.name, ...argv], { stdio: ['pipe', 'pipe', 'inherit'], env: { ...process.env, PATH, ...env } });
+  spawn(argv: readonly string[], env: Record<string, string> = {}, stderr: 'inherit' | 'pipe' = 'inherit'): ChildProcess {
+    const child = spawn('ip', ['netns', 'exec', this.name, ...argv], { stdio: ['pipe', 'pipe', stderr], env: { ...process.env, PATH, ...env } });
     this.#children.add(child);
     child.on('exit', () => this.#children.delete(child));
+    // a program that has ended reads no more; its end is what tests look at
+    child.stdin?.on('error', () => {});
     return child;
   }
 
+  /** Whether one ping is answered within a second: what tells that there is no way. */
   pings(address: string): boolean {
     return this.attempt(`ping -c1 -W1 -q ${address}`) !== null;
+  }
+
+  /** Waits until a ping is answered: what tells that there is a way, as a slow machine may miss a single one. */
+  async reaches(address: string, what = `${this.name} reaches ${address}`): Promise<void> {
+    await until(what, () => this.pings(address), 60_000);
   }
 
   close(): void {
@@ -110,7 +118,7 @@ function ip(...args: string[]): string {
 }
 
 /** Waits until `check` gives something truthy; fails with `what` after a limit that only a hang reaches. */
-export async function until<T>(what: string, check: () => T | Promise<T>, limitMs = 120_000): Promise<NonNullable<T>> {
+export async function until<T>(what: string, check: () => T | Promise<T>, limitMs = 300_000): Promise<NonNullable<T>> {
   const end = Date.now() + limitMs;
   for (;;) {
     const value = await check();
@@ -185,6 +193,7 @@ export class World {
     this.host.close();
     this.outside.close();
     rmSync(this.#resolv, { recursive: true, force: true });
-    rmSync(this.dir, { recursive: true, force: true });
+    // a killed process may be about to end still
+    rmSync(this.dir, { recursive: true, force: true, maxRetries: 10 });
   }
 }
