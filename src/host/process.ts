@@ -1,18 +1,26 @@
 /** Processes, as `/proc` or, where there is none, `ps` tells of them. */
 import { readFileSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { run } from './exec.ts';
 
-/** True while the process of that pid lives and was started with that word among its arguments. */
+/** Of the kernel's flags of a task: it is on its way out. */
+const PF_EXITING = 0x4;
+
+/**
+ * True while the process of that pid lives and was started with that word among its arguments. A process that ends has lost its arguments with its memory long before it lets go of
+ * its files, locks and taps: it lives until the last of its threads has done that.
+ */
 export async function runsWith(pid: number, word: string): Promise<boolean> {
   if (process.platform !== 'linux') {
     const line = await run('ps', ['-o', 'stat=,command=', '-p', String(pid)]).catch(() => '');
     return !/^[ZX]/.test(line.trim()) && line.trim().split(' ').includes(word);
   }
   const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
-  if (!line.split('\0').includes(word)) return false;
-  const state = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
-  return state !== '' && !/\) [ZX] /.test(state);
+  if (line !== '' && !line.split('\0').includes(word)) return false;
+  const [, state, flags] = /\) (\S)(?: -?\d+){5} (\d+) /.exec(await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '')) ?? [];
+  if (state === undefined) return false;
+  if (/[ZX]/.test(state)) return (await readdir(`/proc/${pid}/task`).catch(() => [])).length > 1;
+  return line !== '' || (Number(flags) & PF_EXITING) !== 0;
 }
 
 /** Descriptors that this process may have open; Node has raised the limit as far as it may be. Where it is not told, a number that every system gives. */
