@@ -16,6 +16,10 @@ import { AnkaError, type ErrorBody } from '../lib/errors.ts';
 import type { DaemonEvent, Progress } from './types.ts';
 
 const START_LIMIT_MS = 30_000;
+/** Between two tries while another daemon has the lock, and does not answer. */
+const AGAIN_MS = 200;
+/** The status of a daemon that finds another one. */
+export const ANOTHER_RUNS = 3;
 
 export interface CallOptions {
   onProgress?: (progress: Progress) => void;
@@ -156,19 +160,30 @@ async function startDaemon(paths: Paths): Promise<void> {
   const argv = existsSync(file) ? [file] : ['--import', import.meta.resolve('tsx'), file.replace(/\.js$/, '.ts')];
   const errors = join(paths.state, 'ankad.stderr');
   const fd = openSync(errors, 'w', 0o600);
-  const child = spawn(process.execPath, argv, { detached: true, stdio: ['ignore', fd, fd], cwd: '/' });
-  let ended = false;
-  child.once('exit', (code) => {
-    ended = code !== 3; // 3: another one was quicker
-  });
-  child.once('error', () => {
-    ended = true;
-  });
-  child.unref();
+  let state: 'starting' | 'ended' | 'another' = 'starting';
+  const start = (): void => {
+    state = 'starting';
+    const child = spawn(process.execPath, argv, { detached: true, stdio: ['ignore', fd, fd], cwd: '/' });
+    child.once('exit', (code) => {
+      state = code === ANOTHER_RUNS ? 'another' : 'ended';
+    });
+    child.once('error', () => {
+      state = 'ended';
+    });
+    child.unref();
+  };
+  // the compiler does not see that a callback changes it
+  const has = (s: typeof state): boolean => state === s;
+  start();
   const until = Date.now() + START_LIMIT_MS;
   while (Date.now() < until) {
     if (await isRunning(paths)) return;
-    if (ended) {
+    // another one was quicker, and will answer; or it is about to end, and has the lock still
+    if (has('another')) {
+      await sleep(AGAIN_MS);
+      if (!(await isRunning(paths))) start();
+    }
+    if (has('ended')) {
       const said = readFileSync(errors, 'utf8').trim().split('\n').at(-1);
       throw new AnkaError('daemon', said?.replace(/^ankad: /, '') || `the daemon did not start; its log is ${paths.log}`);
     }

@@ -9,7 +9,12 @@ export interface RunOptions {
   cwd?: string;
   /** Milliseconds after which the program is ended and an error thrown; none by default. */
   timeout?: number;
+  /** Words on standard error that tell that the answer may be wrong, and is asked for again, a few times. */
+  again?: RegExp;
 }
+
+/** Of `again`: the last answer is taken as it is. */
+const MOST_TRIES = 5;
 
 /** Which Debian package brings a program that is missing. */
 const PACKAGES: Record<string, string> = {
@@ -35,7 +40,15 @@ const PACKAGES: Record<string, string> = {
  */
 export async function run(file: string, args: readonly string[], options: RunOptions = {}): Promise<string> {
   if (process.env['ANKA_DEBUG']) process.stderr.write(`+ ${[file, ...args].join(' ')}${options.input ? ` <<\n${options.input}` : '\n'}`);
-  const result = await execa(file, args, {
+  for (let tries = 1; ; tries++) {
+    const result = await once(file, args, options);
+    if (result.failed) throw failure(file, args, options, result);
+    if (tries === MOST_TRIES || !options.again?.test(result.stderr)) return result.stdout;
+  }
+}
+
+function once(file: string, args: readonly string[], options: RunOptions) {
+  return execa(file, args, {
     ...(options.input === undefined ? { stdin: 'ignore' as const } : { input: options.input }),
     env: { ...options.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`, LC_ALL: 'C' },
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
@@ -44,10 +57,12 @@ export async function run(file: string, args: readonly string[], options: RunOpt
     stripFinalNewline: false,
     maxBuffer: 64 * 1024 * 1024,
   });
-  if (!result.failed) return result.stdout;
+}
+
+function failure(file: string, args: readonly string[], options: RunOptions, result: Awaited<ReturnType<typeof once>>): AnkaError {
   if (result.code === 'ENOENT') {
     const pkg = PACKAGES[file];
-    throw new AnkaError('missingProgram', `the program '${file}' is not installed${pkg ? `; 'apt-get install ${pkg}' brings it` : ''}`);
+    return new AnkaError('missingProgram', `the program '${file}' is not installed${pkg ? `; 'apt-get install ${pkg}' brings it` : ''}`);
   }
   const lines = result.stderr
     .trim()
@@ -56,5 +71,5 @@ export async function run(file: string, args: readonly string[], options: RunOpt
   const why = result.timedOut
     ? `did not end within ${options.timeout} ms`
     : (lines.find((l) => l.includes('Error:')) ?? lines.at(-1) ?? `ended with status ${result.exitCode ?? result.signal}`);
-  throw new AnkaError('internal', `${file} ${args.slice(0, 4).join(' ')}: ${why}`, { cause: result.stderr });
+  return new AnkaError('internal', `${file} ${args.slice(0, 4).join(' ')}: ${why}`, { cause: result.stderr });
 }

@@ -1,4 +1,4 @@
-/** The host's interfaces, addresses and routes, as `ip -j` tells them. */
+/** The host's interfaces, addresses and routes, as `ip -j` tells them; again when they changed while the kernel told them, as one may be missing then. */
 import { parseIpv4, type SubnetLike } from '../wire/address.ts';
 import { run } from './exec.ts';
 
@@ -35,7 +35,7 @@ interface IpLink {
 }
 
 async function ipJson<T>(args: string[]): Promise<T[]> {
-  const text = await run('ip', ['-j', ...args]);
+  const text = await run('ip', ['-j', ...args], { again: /Dump was interrupted/ });
   return text.trim() === '' ? [] : (JSON.parse(text) as T[]);
 }
 

@@ -18,6 +18,17 @@ export async function listTable(family: string, name: string): Promise<string | 
   }
 }
 
+/** What nft lists, as JSON; nothing where it is not there. Asked for twice before that is believed: a table that is just being replaced may seem to be gone. */
+async function readJson(what: readonly string[]): Promise<string> {
+  const read = (): Promise<string> => run('nft', ['-j', 'list', ...what]);
+  return read()
+    .catch(read)
+    .catch((cause: AnkaError) => {
+      if (cause.kind === 'missingProgram') throw cause;
+      return '{"nftables":[]}';
+    });
+}
+
 /** A table's text without the elements of its dynamic sets, which packets change. */
 export function withoutDynamicElements(table: string): string {
   return table.replaceAll(/(set (?:drop_\w+|claim|seen|given|new6|own6_\w+|held6_\w+) \{[^}]*?)\s*elements = \{[^}]*\}/g, '$1');
@@ -32,10 +43,7 @@ export interface AddressPair {
 
 /** Pairs in a set whose elements are an Ethernet and an IPv4 address, by their types or as bare numbers. None where the set is not there. */
 export async function readAddressPairs(family: string, table: string, set: string): Promise<AddressPair[]> {
-  const text = await run('nft', ['-j', 'list', 'set', family, table, set]).catch((cause: AnkaError) => {
-    if (cause.kind === 'missingProgram') throw cause;
-    return '{"nftables":[]}';
-  });
+  const text = await readJson(['set', family, table, set]);
   const { nftables } = JSON.parse(text) as { nftables: { set?: { elem?: { elem?: { val?: { concat?: (string | number)[] }; expires?: number } }[] } }[] };
   return nftables.flatMap(({ set: found }) =>
     (found?.elem ?? []).flatMap(({ elem }) => {
@@ -58,10 +66,7 @@ export interface SetElement {
 /** All sets of a table with their elements, by name. None where the table is not there. */
 export async function readSets(family: string, table: string): Promise<Map<string, SetElement[]>> {
   type Value = string | number | { concat?: (string | number)[] };
-  const text = await run('nft', ['-j', 'list', 'table', family, table]).catch((cause: AnkaError) => {
-    if (cause.kind === 'missingProgram') throw cause;
-    return '{"nftables":[]}';
-  });
+  const text = await readJson(['table', family, table]);
   const { nftables } = JSON.parse(text) as {
     nftables: { set?: { name: string; elem?: (Value | { elem?: { val: Value; counter?: { packets: number }; expires?: number } })[] } }[];
   };
@@ -85,7 +90,7 @@ export async function readSets(family: string, table: string): Promise<Map<strin
 
 /** Elements of a set whose type is an interface and an IPv4 address; empty when the set is not there. */
 export async function readAddressSet(family: string, table: string, set: string): Promise<{ dev: string; ip: number }[]> {
-  const text = await run('nft', ['-j', 'list', 'set', family, table, set]).catch(() => '{"nftables":[]}');
+  const text = await readJson(['set', family, table, set]);
   const { nftables } = JSON.parse(text) as { nftables: { set?: { elem?: { elem?: { val?: { concat?: string[] } } }[] } }[] };
   return nftables
     .flatMap((o) => o.set?.elem ?? [])

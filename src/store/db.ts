@@ -38,7 +38,7 @@ export function openDb(path: string): Db {
   let db: Db | null = null;
   try {
     db = new (sqlite())(path);
-    db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000');
+    db.exec('PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON');
     migrate(db, path);
     return db;
   } catch (cause) {

@@ -27,6 +27,14 @@ async function lastLines(path: string, count = 3): Promise<string> {
   return text.trim().split('\n').slice(-count).join('; ');
 }
 
+function killNow(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code !== 'ESRCH') throw cause; // else it has just ended
+  }
+}
+
 class QemuMachine implements Machine {
   readonly uuid: string;
   readonly pid: number;
@@ -67,14 +75,16 @@ class QemuMachine implements Machine {
   }
 
   async powerDown(): Promise<void> {
-    await this.#qmp.command('system_powerdown');
+    await this.#qmp.command('system_powerdown').catch((cause: Error) => {
+      if (!this.#qmp.gone) throw cause; // else it is ending by itself
+    });
   }
 
   async quit(): Promise<void> {
     this.#asked = true;
     await this.#qmp.command('quit').catch(() => {});
     const gone = await Promise.race([this.exited.then(() => true), sleep(5000, false, { ref: false })]);
-    if (!gone && (await runsWith(this.pid, this.uuid))) process.kill(this.pid, 'SIGKILL');
+    if (!gone && (await runsWith(this.pid, this.uuid))) killNow(this.pid);
     await this.exited;
   }
 

@@ -111,6 +111,11 @@ export class Qmp {
     return () => this.#listeners.delete(listener);
   }
 
+  /** QEMU has closed the connection. */
+  get gone(): boolean {
+    return this.#socket.destroyed;
+  }
+
   close(): void {
     this.#socket.destroy();
   }

@@ -107,6 +107,14 @@ describe.skipIf(why !== null)(`poor hosts${why ? ` (${why})` : ''}`, () => {
     expect(r.status).toBe(22);
   });
 
+  test('B6: a command that comes while the last daemon is about to end, and has its lock still, starts the next one', async () => {
+    mkdirSync(anka.home, { recursive: true });
+    const ending = w.host.spawn(['flock', join(anka.home, 'ankad.lock'), '-c', 'echo ready; sleep 2']);
+    await new Promise((resolve) => ending.stdout?.once('data', resolve));
+    expect(await anka.body('list')).toEqual([]);
+    await anka.ok('daemon stop');
+  });
+
   test('B6: two commands at once start one daemon', async () => {
     const all = await Promise.all(Array.from({ length: 6 }, () => anka.run(['-j', 'list'])));
     expect(all.map((r) => `${r.status} ${r.stdout}`)).toEqual(Array(6).fill('0 {"status":"OK","body":[],"message":"","code":0}'));

@@ -11,6 +11,8 @@ import { run } from '../../host/exec.ts';
 import { applyNft } from '../../host/nft.ts';
 
 const COMMENT = 'anka:v1';
+/** Waits for another iptables that has its lock, seconds. */
+const PATIENT = ['-w', '10'];
 
 export interface ForeignChain {
   family: string;
@@ -47,7 +49,7 @@ interface XtablesAccept {
 
 /** Rules of iptables, as it writes them. */
 async function xtablesRules(): Promise<string[]> {
-  return (await run('iptables', ['-S']).catch(() => '')).split('\n').filter((l) => l.startsWith('-A ')); // no iptables, no rules of it
+  return (await run('iptables', [...PATIENT, '-S']).catch(() => '')).split('\n').filter((l) => l.startsWith('-A ')); // no iptables, no rules of it
 }
 
 function xtablesAccepts(rules: readonly string[]): XtablesAccept[] {
@@ -117,7 +119,7 @@ export async function allowThroughFirewalls(found: readonly ForeignChain[], brid
     );
     const missing = wanted.filter((a) => !f.accepts.includes(`${a.direction} ${a.device}`));
     if (f.table === 'filter' && f.owner !== 'nftables') {
-      for (const a of missing) await run('iptables', ['-I', ...xtablesRule({ chain: f.chain, ...a })]);
+      for (const a of missing) await run('iptables', [...PATIENT, '-I', ...xtablesRule({ chain: f.chain, ...a })]);
     } else if (missing.length > 0) {
       const at = `${f.family} ${f.table} ${f.chain}`;
       const name = { '-i': 'iifname', '-o': 'oifname' };
@@ -130,7 +132,7 @@ export async function allowThroughFirewalls(found: readonly ForeignChain[], brid
 export async function removeFirewallAllowances(): Promise<string[]> {
   const removed: string[] = [];
   for (const a of xtablesAccepts(await xtablesRules())) {
-    await run('iptables', ['-D', ...xtablesRule(a)]);
+    await run('iptables', [...PATIENT, '-D', ...xtablesRule(a)]);
     removed.push(`accept in ip filter ${a.chain}`);
   }
   const objects = await listAll().catch(() => [] as NftObject[]);
