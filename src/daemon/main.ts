@@ -13,6 +13,7 @@ import { createApp } from '../api/routes.ts';
 import { serveApi } from '../api/server.ts';
 import type { Engine } from '../engine/engine.ts';
 import { run } from '../host/exec.ts';
+import { LogFile } from '../host/log-file.ts';
 import { resolvePaths } from '../host/paths.ts';
 import { AnkaError } from '../lib/errors.ts';
 import { version } from '../lib/version.ts';
@@ -92,7 +93,7 @@ async function main(): Promise<void> {
   mkdirSync(paths.run, { recursive: true, mode: 0o711 });
   if (!process.env['ANKA_HOME'] && process.getuid?.() !== 0) for (const dir of [dirname(paths.run), paths.run]) demandOwnFolder(dir);
   mkdirSync(join(paths.run, 'vm'), { recursive: true, mode: 0o711 });
-  const log = pino({ level: process.env['ANKA_DEBUG'] ? 'debug' : 'info' }, pino.destination({ dest: foreground ? 1 : paths.log, sync: true, mkdir: true }));
+  const log = pino({ level: process.env['ANKA_DEBUG'] ? 'debug' : 'info' }, foreground ? pino.destination({ dest: 1, sync: true }) : new LogFile(paths.log));
   const other = takeLock(join(paths.state, 'ankad.lock'));
   if (other !== null) {
     process.stderr.write(`ankad: another daemon runs already (pid ${other})\n`);

@@ -13,6 +13,8 @@ import { AnkaError } from '../lib/errors.ts';
 import { LineClient } from '../lib/json-lines.ts';
 
 const START_LIMIT_MS = 20_000;
+/** What a process of ours gets of the environment, which is that of whoever ran the first command: no secrets, and no options for Node. */
+const PASSED_ON = ['PATH', 'HOME', 'TMPDIR', 'TZ', 'LANG', 'LC_ALL', 'LD_LIBRARY_PATH', 'ANKA_DEBUG'];
 
 export interface ProcessOptions {
   /** What it is called in messages, e.g. `the network service`. */
@@ -105,6 +107,7 @@ export class ProcessClient<M extends { [K in keyof M]: { params: unknown; result
       detached: true,
       stdio: 'ignore',
       cwd: '/',
+      env: Object.fromEntries(Object.entries(process.env).filter(([name]) => PASSED_ON.includes(name))),
     });
     child.on('error', () => {}); // the wait for its socket tells
     child.unref();

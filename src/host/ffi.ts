@@ -32,6 +32,11 @@ const SOCK_DGRAM_CLOEXEC_NONBLOCK = 0x80802;
 const MSG_ERRQUEUE_DONTWAIT = 0x2040;
 const PR_SET_NO_NEW_PRIVS = 38;
 const PR_SET_KEEPCAPS = 8;
+const SECCOMP_SET_MODE_FILTER = 1;
+/** The filter is for every thread; and speculation stays as it was, which Linux before 5.16 would slow down. */
+const SECCOMP_TSYNC_SPEC_ALLOW = 5;
+/** seccomp(2) by machine, as Node names them. */
+const SYS_SECCOMP: Record<string, number> = { x64: 317, arm64: 277 };
 const CAPABILITY_VERSION_3 = 0x20080522;
 const CAP_NET_BIND_SERVICE = 10;
 const SOL_PACKET = 263;
@@ -53,12 +58,18 @@ const BPF_TRIES = 100;
 /** r0 = 0; exit */
 const BPF_NOTHING = Buffer.from('b7000000000000009500000000000000', 'hex');
 
+/** struct sock_fprog */
+interface ClassicProgram {
+  len: number;
+  filter: Uint8Array;
+}
+
 interface Libc {
   ioctl(fd: number, request: number, argument: Uint8Array): number;
   getsockopt(fd: number, level: number, name: number, value: Uint8Array, length: Uint32Array): number;
   flock(fd: number, operation: number): number;
   setsockopt(fd: number, level: number, name: number, value: Uint8Array, length: number): number;
-  attachFilter(fd: number, level: number, name: number, value: { len: number; filter: Uint8Array }, length: number): number;
+  attachFilter(fd: number, level: number, name: number, value: ClassicProgram, length: number): number;
   sendmsg(fd: number, message: object, flags: number): number;
   recvmsg(fd: number, message: object, flags: number): number;
   socket(domain: number, type: number, protocol: number): number;
@@ -69,6 +80,8 @@ interface Libc {
   address(value: unknown): bigint;
   bpf(number: number, command: number, attributes: object, size: number): number;
   prctl(option: number, a: number, b: number, c: number, d: number): number;
+  seccomp(number: number, operation: number, flags: number, program: ClassicProgram): number;
+  setrlimit(resource: number, limits: BigUint64Array): number;
   capset(header: Uint8Array, data: Uint8Array): number;
   /** macOS only. */
   getpeereid(fd: number, user: Uint32Array, group: Uint32Array): number;
@@ -117,6 +130,8 @@ function load(): Libc {
     address: (value) => koffi.address(value),
     bpf: c.func('long syscall(long, int, anka_bpf_load *, uint32_t)'),
     prctl: linuxOnly('int prctl(int, unsigned long, unsigned long, unsigned long, unsigned long)'),
+    seccomp: c.func('long syscall(long, unsigned int, unsigned int, sock_fprog *)'),
+    setrlimit: linuxOnly('int setrlimit(int, uint64_t *)'),
     capset: linuxOnly('int capset(uint8_t *, uint8_t *)'),
     getpeereid: linux ? () => -1 : c.func('int getpeereid(int, _Out_ uint32_t *, _Out_ uint32_t *)'),
     errno: () => koffi.errno(),
@@ -198,6 +213,17 @@ export interface BpfInstruction {
   k: number;
 }
 
+function classicProgram(instructions: readonly BpfInstruction[]): ClassicProgram {
+  const filter = Buffer.alloc(instructions.length * 8);
+  for (const [i, f] of instructions.entries()) {
+    filter.writeUInt16LE(f.code, i * 8);
+    filter[i * 8 + 2] = f.jumpTrue;
+    filter[i * 8 + 3] = f.jumpFalse;
+    filter.writeUInt32LE(f.k, i * 8 + 4);
+  }
+  return { len: instructions.length, filter };
+}
+
 /** A packet socket whose frames the kernel puts into memory that is shared with us (TPACKET_V3, packet(7)). */
 export interface PacketMemory {
   /** All blocks, one behind the other. Must not be touched after `close`. */
@@ -231,14 +257,7 @@ export function openPacketMemory(o: PacketMemoryOptions): PacketMemory {
     throw new AnkaError('network', `${what} of a packet socket failed (errno ${errno})`);
   };
   if (o.filter.length > 0) {
-    const program = Buffer.alloc(o.filter.length * 8);
-    for (const [i, f] of o.filter.entries()) {
-      program.writeUInt16LE(f.code, i * 8);
-      program[i * 8 + 2] = f.jumpTrue;
-      program[i * 8 + 3] = f.jumpFalse;
-      program.writeUInt32LE(f.k, i * 8 + 4);
-    }
-    demand('the filter', c.attachFilter(fd, SOL_SOCKET, SO_ATTACH_FILTER, { len: o.filter.length, filter: program }, 16));
+    demand('the filter', c.attachFilter(fd, SOL_SOCKET, SO_ATTACH_FILTER, classicProgram(o.filter), 16));
   }
   const int = (value: number): Buffer => {
     const b = Buffer.alloc(4);
@@ -343,6 +362,17 @@ export function becomeUser(uid: number, gid: number): void {
 /** No program that this process may ever run gains rights by it (no_new_privs, prctl(2)). Does nothing where there is no Linux. */
 export function dropPrivilegeGain(): void {
   if (process.platform === 'linux') load().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
+/** Sets both limits of a resource (setrlimit(2)) for this process; false when the kernel refuses, or there is no Linux. */
+export function setLimit(resource: number, value: number): boolean {
+  return load().setrlimit(resource, BigUint64Array.of(BigInt(value), BigInt(value))) === 0;
+}
+
+/** Every system call of every thread passes this filter from now on (seccomp(2)); false when the kernel refuses. It needs `dropPrivilegeGain` before. */
+export function filterSystemCalls(program: readonly BpfInstruction[]): boolean {
+  const number = process.platform === 'linux' ? SYS_SECCOMP[process.arch] : undefined;
+  return number !== undefined && load().seccomp(number, SECCOMP_SET_MODE_FILTER, SECCOMP_TSYNC_SPEC_ALLOW, classicProgram(program)) === 0;
 }
 
 /**

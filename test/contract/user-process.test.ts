@@ -1,5 +1,6 @@
 /** The network process of the user engine when root is its user: what it may, whom it belongs to, and that it outlives the daemon with its flows (docs/decisions/0012). */
-import { existsSync, readFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { RemoteEngine } from '../world/remote-engine.ts';
@@ -25,7 +26,11 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
       .split('\n')
       .filter((l) => l.includes('network-main.'))
       .map((l) => ({ pid: Number(l.split(' ')[0]), line: l }));
-  const pidOf = (name: string): number => processes().find((p) => p.line.includes(`net-${name}/`))?.pid ?? 0;
+  const pidOf = (name: string): number => {
+    const found = processes().find((p) => p.line.includes(`net-${name}/`));
+    if (!found) throw new Error(`no process of ${name}`);
+    return found.pid;
+  };
 
   beforeAll(async () => {
     w = new World('up-');
@@ -59,6 +64,64 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
     expect(status).toMatch(/^NoNewPrivs:\t1$/m);
   });
 
+  test.each(['shared', 'host'])('every thread of the %s network’s process is confined; it leaves no memory, makes no process, and knows no secret', (name) => {
+    const pid = pidOf(name);
+    const of = (file: string): string => readFileSync(`/proc/${pid}/${file}`, 'utf8');
+    const threads = readdirSync(`/proc/${pid}/task`).map((t) => of(`task/${t}/status`));
+    expect(threads.length).toBeGreaterThan(4);
+    for (const status of threads) {
+      expect(status).toMatch(/^NoNewPrivs:\t1$/m);
+      expect(status).toMatch(/^Seccomp:\t2$/m);
+      expect(status).toMatch(/^CapEff:\t0000000000000[04]00$/m);
+      expect(status).toMatch(/^Umask:\t0077$/m);
+    }
+    const limits = of('limits');
+    expect(limits).toMatch(/^Max core file size +0 +0 /m);
+    expect(limits).toMatch(/^Max processes +0 +0 /m);
+    expect(limits).toMatch(/^Max file size +67108864 +67108864 /m);
+    expect(limits, 'as many open files as this user may have').toMatch(/^Max open files +(\d+) +\1 /m);
+    const environment = of('environ').split('\0');
+    expect(environment.some((l) => l.startsWith('PATH='))).toBe(true);
+    expect(environment.filter((l) => /^(SECRET_OF_TEST|NODE_OPTIONS)=/.test(l))).toEqual([]);
+  });
+
+  test.each(['shared', 'host'])('the %s network’s process holds its log, its sockets, and nothing of the daemon’s', (name) => {
+    const open = (pid: number): string[] => readdirSync(`/proc/${pid}/fd`).map((fd) => `${fd} ${readlinkSync(`/proc/${pid}/fd/${fd}`)}`);
+    const mine = open(pidOf(name));
+    expect(mine.filter((l) => /^[012] /.test(l))).toEqual(['0 /dev/null', '1 /dev/null', '2 /dev/null']);
+    const files = mine.map((l) => l.slice(l.indexOf(' ') + 1)).filter((path) => path.startsWith('/') && !path.startsWith('/dev/'));
+    expect(files).toEqual([join(w.dir, `state/net-${name}/log`)]);
+    const daemons = w.host
+      .run(`ip netns pids ${w.host.name} | while read p; do echo "$p $(tr '\\0' ' ' </proc/$p/cmdline 2>/dev/null)"; done; true`)
+      .split('\n')
+      .filter((l) => l.includes('engine-process.ts'))
+      .map((l) => Number(l.split(' ')[0]));
+    expect(daemons.length).toBeGreaterThan(0);
+    const theirs = new Set(daemons.flatMap(open).map((l) => l.slice(l.indexOf(' ') + 1)));
+    expect(mine.filter((l) => /(socket|pipe):/.test(l) && theirs.has(l.slice(l.indexOf(' ') + 1)))).toEqual([]);
+    expect(theirs, 'its shell gave the daemon a descriptor').toContain('/etc/services');
+  });
+
+  test('a disk that is full costs no flow: the leases are saved when there is room again', async () => {
+    const pid = pidOf('shared');
+    const dir = join(w.dir, 'state/net-shared');
+    // the process sees mounts of its own
+    const mounts = (...argv: string[]) => execFileSync('nsenter', ['-m', '-t', String(pid), ...argv]);
+    const seen = join(`/proc/${pid}/root`, dir);
+    mounts('mount', '-t', 'tmpfs', '-o', 'size=16k,mode=700,uid=1639999001,gid=1639999000', 'tmpfs', dir);
+    try {
+      writeFileSync(join(seen, 'ballast'), Buffer.alloc(16 << 10));
+      expect(await dhcp(w, vm1)).not.toBeNull();
+      await until('the failure is in the log', () => readFileSync(join(dir, 'log'), 'utf8').includes('the leases cannot be saved'));
+      rmSync(join(seen, 'ballast'));
+      await until('they are saved', () => existsSync(join(seen, 'leases.json')));
+      expect(pidOf('shared')).toBe(pid);
+    } finally {
+      mounts('umount', '-l', dir);
+    }
+    expect(await greet(vm1, 'tcp', OUT, 8080)).toBe(`outside sees ${HOST}`);
+  });
+
   test('B60: a rule for a port below 1024 works, one that comes later too', async () => {
     expect(await greeting(w.outside, 'tcp', HOST, 80)).toBe(`vm1 sees ${OUT}`);
     const more = state(nic(1, 'shared', { ownerUid: VM_UID, rules: [rule(80, 8080), rule(443, 8080)] }), nic(2, 'host', { ownerUid: VM_UID + 1 }));
@@ -85,6 +148,30 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
     expect([out.end(), inwards.end(), pidOf('shared')]).toEqual([null, null, before]);
     out.stop();
     inwards.stop();
+  });
+
+  test('a link in its folder leads root nowhere: neither the next process nor the daemon follows it', async () => {
+    const precious = join(w.dir, 'precious');
+    writeFileSync(precious, 'precious');
+    expect(await e.apply({ ...state(), networks: [] })).toEqual([]);
+    expect(processes()).toEqual([]);
+    const dir = join(w.dir, 'state/net-shared');
+    const leases = JSON.parse(readFileSync(join(dir, 'leases.json'), 'utf8'));
+    leases.networks.shared.push({ ...leases.networks.shared[0], id: vmId(9), ip: 0xc0a840fa });
+    writeFileSync(join(dir, 'leases.json'), JSON.stringify(leases));
+    symlinkSync(precious, join(dir, 'leases.json.part'));
+    await e.forgetNic(vmId(9));
+    expect(readFileSync(join(dir, 'leases.json'), 'utf8')).not.toContain(vmId(9));
+    expect(statSync(join(dir, 'leases.json')).uid, 'it stays the process’s').toBe(1_639_999_001);
+    for (const file of ['log', 'leases.json']) {
+      rmSync(join(dir, file));
+      symlinkSync(precious, join(dir, file));
+    }
+    expect(await e.apply(desired())).toEqual([]);
+    expect(await dhcp(w, vm1)).not.toBeNull();
+    await until('the leases are saved', () => lstatSync(join(dir, 'leases.json')).isFile());
+    expect(lstatSync(join(dir, 'log')).isFile()).toBe(true);
+    expect([readFileSync(precious, 'utf8'), statSync(precious).uid]).toEqual(['precious', 0]);
   });
 
   test('B90: killed, it is back with its cables, its leases and its rules; the other network is not touched', async () => {

@@ -19,6 +19,9 @@ export const AS_ORDINARY_USER = [
 /** Runs a program as root from which the kernel takes no eBPF. */
 const WITHOUT_EBPF = ['setpriv', '--bounding-set=-sys_admin,-bpf,-perfmon', '--inh-caps=-sys_admin,-bpf,-perfmon'];
 
+/** Runs a program with what a user's shell may have open and in its environment, and what no helper process should get. */
+const FROM_A_SHELL = ['env', 'SECRET_OF_TEST=1', 'NODE_OPTIONS=--trace-warnings', 'bash', '-c', 'exec 9</etc/services 251</etc/services; exec "$@"', 'bash'];
+
 export class RemoteEngine {
   readonly child: ChildProcess;
   #next = 1;
@@ -34,7 +37,8 @@ export class RemoteEngine {
     mkdirSync(state, { recursive: true });
     const program = [process.execPath, '--import', 'tsx', fileURLToPath(new URL('engine-process.ts', import.meta.url)), kind, run, state];
     if (ordinary) for (const dir of [run, state]) chownSync(dir, ORDINARY, ORDINARY);
-    this.child = world.host.spawn(ordinary ? [...AS_ORDINARY_USER, ...program] : rights === 'no-ebpf' ? [...WITHOUT_EBPF, ...program] : program);
+    const as = ordinary ? AS_ORDINARY_USER : rights === 'no-ebpf' ? WITHOUT_EBPF : rights === 'root' ? FROM_A_SHELL : [];
+    this.child = world.host.spawn([...as, ...program]);
     let ready: () => void;
     let failed: (e: Error) => void;
     this.ready = new Promise((resolve, reject) => {

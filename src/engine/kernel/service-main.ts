@@ -9,11 +9,11 @@ import { chmodSync, rmSync } from 'node:fs';
 import { createConnection, createServer, type Socket } from 'node:net';
 import { parseArgs } from 'node:util';
 import pino from 'pino';
+import { LogFile } from '../../host/log-file.ts';
 import { readResolvers, watchResolvers } from '../../host/resolvers.ts';
 import { serveLines } from '../../lib/json-lines.ts';
-import type { Lease } from '../../net/pool.ts';
 import { formatIpv4, gatewayOf } from '../../wire/address.ts';
-import { loadLeases, saveLeases } from '../lease-file.ts';
+import { LeaseSaver, type Leases, loadLeases } from '../lease-file.ts';
 import type { ServiceConfig, ServiceNic, ServiceStatus } from './service-config.ts';
 import { RuleListener } from './service-forward.ts';
 import { ServedNetwork } from './service-network.ts';
@@ -25,25 +25,24 @@ if (!values.control || !values.leases || !values.log) {
 }
 const control = values.control;
 const leaseFile = values.leases;
-const log = pino(pino.destination({ dest: values.log, mkdir: true, sync: false }));
+const log = pino({}, new LogFile(values.log));
 
 const saved = loadLeases(leaseFile);
+const saver = new LeaseSaver(leaseFile, leasesNow, log);
 const networks = new Map<string, ServedNetwork>();
 const listeners = new Map<string, RuleListener>();
 let config: ServiceConfig = { networks: [], nics: [], dnsServers: [] };
 const clients = new Set<Socket>();
-let saveTimer: NodeJS.Timeout | null = null;
+
+function leasesNow(): Leases {
+  const all: Leases = { ...saved };
+  for (const [name, n] of networks) all[name] = n.dhcp.pool.snapshot();
+  return all;
+}
 
 /** Leases have changed: save them in a moment, tell names and clients. */
 function leasesChanged(): void {
-  if (!saveTimer) {
-    saveTimer = setTimeout(() => {
-      saveTimer = null;
-      const all: Record<string, Lease[]> = { ...saved };
-      for (const [name, n] of networks) all[name] = n.dhcp.pool.snapshot();
-      saveLeases(leaseFile, all);
-    }, 20);
-  }
+  saver.changed();
   changed();
 }
 

@@ -294,11 +294,12 @@ class UserEngine implements Engine {
   }
 
   async forgetNic(id: string): Promise<void> {
-    for (const a of this.#networks.values()) {
+    for (const [network, a] of this.#networks) {
       if ((await a.client.callIfRunning('forget', { id })) !== null) continue;
       const saved = loadLeases(a.leases);
       if (!Object.values(saved).some((l) => l.some((x) => x.id === id))) continue;
-      saveLeases(a.leases, Object.fromEntries(Object.entries(saved).map(([name, l]) => [name, l.filter((x) => x.id !== id)])));
+      const rest = Object.fromEntries(Object.entries(saved).map(([name, l]) => [name, l.filter((x) => x.id !== id)]));
+      saveLeases(a.leases, rest, isRoot() ? { uid: NETWORK_UIDS[network], gid: NETWORK_GID } : undefined);
     }
     await rm(join(this.#nicSocket(id), '..'), { recursive: true, force: true });
   }

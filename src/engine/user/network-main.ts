@@ -7,19 +7,20 @@
  * ordinary user who may listen on low ports (docs/decisions/0012).
  * Limits: one per control socket; a second one ends at once when the first still answers. A changed subnet begins the network anew.
  */
-import { chmodSync, chownSync, existsSync, mkdirSync, rmSync } from 'node:fs';
+import { chmodSync, lchownSync, mkdirSync, rmSync } from 'node:fs';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import { parseArgs } from 'node:util';
 import pino from 'pino';
-import { becomeUser, dropPrivilegeGain } from '../../host/ffi.ts';
+import { confine } from '../../host/confinement.ts';
+import { becomeUser } from '../../host/ffi.ts';
+import { LogFile } from '../../host/log-file.ts';
 import { readResolvers, watchResolvers } from '../../host/resolvers.ts';
 import { serveLines } from '../../lib/json-lines.ts';
 import { loadKernels } from '../../net/kernels.ts';
 import { PacketMemory } from '../../net/packet-memory.ts';
-import type { Lease } from '../../net/pool.ts';
 import { formatIpv4, gatewayOf } from '../../wire/address.ts';
-import { loadLeases, saveLeases } from '../lease-file.ts';
+import { LeaseSaver, loadLeases } from '../lease-file.ts';
 import { TcpGateway } from './host-tcp.ts';
 import { UserNetwork } from './network.ts';
 import type { NetworkConfig, NetworkStatus } from './network-config.ts';
@@ -38,26 +39,34 @@ if (!values.control || !values.leases || !values.log) {
 const control = values.control;
 const dial = `${control}.dial`;
 const leaseFile = values.leases;
-const log = pino(pino.destination({ dest: values.log, mkdir: true, sync: false }));
+process.umask(0o077);
+const log = pino({}, new LogFile(values.log));
+process.on('SIGHUP', () => {}); // a closing terminal is no reason to end
+process.on('uncaughtException', (e) => {
+  log.fatal({ error: e.stack }, 'uncaught');
+  process.exitCode = 1;
+  setTimeout(() => process.exit(1), 50);
+});
+if (values.user && process.getuid?.() === 0) giveUpRoot(Number(values.user), Number(values.group));
 
-const saved: Record<string, Lease[]> = loadLeases(leaseFile);
+const saved = loadLeases(leaseFile);
+const saver = new LeaseSaver(leaseFile, leasesNow, log);
 const memory = new PacketMemory(MEMORY_BYTES);
 const portMemory = new PortMemory(memory);
 const kernels = loadKernels(memory);
 const clients = new Set<Socket>();
 let config: NetworkConfig | null = null;
 let network: UserNetwork | null = null;
-let saveTimer: NodeJS.Timeout | null = null;
 let changeTold = false;
+
+function leasesNow(): typeof saved {
+  if (network && config) saved[config.network.name] = network.dhcp.pool.snapshot();
+  return saved;
+}
 
 /** Leases have changed: save them in a moment, tell clients. */
 function leasesChanged(): void {
-  if (saveTimer) return void changed();
-  saveTimer = setTimeout(() => {
-    saveTimer = null;
-    if (network && config) saved[config.network.name] = network.dhcp.pool.snapshot();
-    saveLeases(leaseFile, saved);
-  }, 20);
+  saver.changed();
   changed();
 }
 
@@ -155,26 +164,18 @@ function begin(): void {
     process.exit(0);
   });
   probe.on('error', () => {
-    process.umask(0o177);
     listenAt(streams, dial, () => listenAt(server, control, () => log.info({ pid: process.pid }, 'network process started')));
   });
 }
 
-process.on('SIGHUP', () => {}); // a closing terminal is no reason to end
-process.on('uncaughtException', (e) => {
-  log.fatal({ error: e.stack }, 'uncaught');
-  process.exitCode = 1;
-  setTimeout(() => process.exit(1), 50);
-});
-/** Root's process becomes a user of its own, to whom its folders belong. */
+/** Root's process becomes a user of its own, to whom its folders belong. Nothing in them is touched as root, for that user may have put a link there. */
 function giveUpRoot(uid: number, gid: number): void {
   mkdirSync(dirname(leaseFile), { recursive: true, mode: 0o700 });
-  for (const path of [dirname(control), dirname(leaseFile)]) chownSync(path, uid, gid);
-  if (existsSync(leaseFile)) chownSync(leaseFile, uid, gid);
+  for (const path of [dirname(control), dirname(leaseFile)]) lchownSync(path, uid, gid);
   becomeUser(uid, gid);
 }
 
-if (values.user && process.getuid?.() === 0) giveUpRoot(Number(values.user), Number(values.group));
-dropPrivilegeGain();
+const kept = await confine();
+if (kept.length > 0) log.warn({ kept }, 'this system did not let us give up all that is not needed');
 watchResolvers(refreshUpstreams);
 begin();
