@@ -110,7 +110,7 @@ export function segment(dst: usize, src: usize, n: i32, mss: i32, template: usiz
 
 /**
  * Walks the framed IPv4/TCP frames in [p, end), checks lengths and both checksums, and joins in-order payload of one flow in place (moved down), so that a run of
- * segments becomes one. Writes a descriptor per joined run; returns how many (at most max). Where it stopped is stored at descriptors - 4.
+ * segments becomes one. Of a joined run only the first one's options can be read, so an ACK without payload that has some is not joined. Writes a descriptor per joined run; returns how many (at most max). Where it stopped is stored at descriptors - 4.
  */
 export function coalesce(p: usize, end: usize, descriptors: usize, max: i32): i32 {
   let d = descriptors, count = 0;
@@ -145,7 +145,7 @@ export function coalesce(p: usize, end: usize, descriptors: usize, max: i32): i3
     const flags = <u32>load<u8>(tcp, 13), source = load<u32>(ip, 12), target = load<u32>(ip, 16), pair = load<u32>(tcp);
     const seq = bswap<u32>(load<u32>(tcp, 4)), ack = bswap<u32>(load<u32>(tcp, 8)), window = swap16(load<u16>(tcp, 14));
     let sum: u64 = <u64>checksum(tcp, header) + (source & 0xffff) + (source >> 16) + (target & 0xffff) + (target >> 16) + 0x0600 + swap16(<u32>(header + size));
-    if (open && source == from && target == to && pair == ports && seq == next && (flags & 0xf7) == 0x10 && (size > 0 || ack != lastAck)) {
+    if (open && source == from && target == to && pair == ports && seq == next && (flags & 0xf7) == 0x10 && (size > 0 || (ack != lastAck && header == 20))) {
       const have = load<u32>(open, 16);
       if (size > 0) {
         if (have) sum += copyChecksum(load<u32>(open, 12) + have, data, size);

@@ -68,6 +68,28 @@ export const MAX_OPTIONS = 40;
 /** Stretches of a selective acknowledgement that fit beside no other option. */
 export const MAX_SACK_BLOCKS = 4;
 
+/** Reads the first selective acknowledgement of the TCP header at `tcp` in u8's and view's memory into `edges`: pairs as in `writeSack`. Returns how many blocks; 0 when there are none, or when the options are malformed. */
+export function readSack(u8: Uint8Array, view: DataView, tcp: number, edges: Int32Array): number {
+  const end = tcp + ((u8[tcp + TCP.offset]! >> 4) << 2);
+  for (let i = tcp + TCP.options; i + 1 < end; ) {
+    const kind = u8[i]!;
+    if (kind === OPTION.end) return 0;
+    if (kind === OPTION.nop) {
+      i++;
+      continue;
+    }
+    const length = u8[i + 1]!;
+    if (length < 2 || i + length > end) return 0;
+    if (kind === OPTION.sack) {
+      const blocks = Math.min(MAX_SACK_BLOCKS, (length - 2) >> 3);
+      for (let b = 0; b < 2 * blocks; b++) edges[b] = view.getInt32(i + 2 + 4 * b);
+      return blocks;
+    }
+    i += length;
+  }
+  return 0;
+}
+
 /** Writes `blocks` pairs of `edges` (first sequence number, and the one after the last), for an ACK. Returns the bytes written, a multiple of 4. */
 export function writeSack(view: DataView, at: number, edges: Int32Array, blocks: number): number {
   view.setUint16(at, (OPTION.nop << 8) | OPTION.nop);

@@ -11,7 +11,7 @@ import { PacketMemory } from '../../src/net/packet-memory.ts';
 import { formatIpv4 } from '../../src/wire/address.ts';
 import { DONT_FRAGMENT, IPV4, IpProtocol } from '../../src/wire/ipv4.ts';
 import { seqAdd, seqDiff } from '../../src/wire/sequence.ts';
-import { parseSynOptions, TCP, TcpFlag, writeSynOptions } from '../../src/wire/tcp.ts';
+import { parseSynOptions, TCP, TcpFlag, writeSack, writeSynOptions } from '../../src/wire/tcp.ts';
 
 export const GUEST = 0xc0a84002;
 export const PEER = 0xc6336401;
@@ -53,6 +53,8 @@ export interface GuestSegment {
   mss?: number;
   windowScale?: number;
   sack?: boolean;
+  /** Selective acknowledgement: pairs of sequence numbers, counted as `ack` is. */
+  blocks?: number[];
   /** The port that it comes by, when not the rig's own. */
   by?: FakePort;
 }
@@ -90,8 +92,9 @@ export class FakePort implements GuestPort {
 export function writeFrame(memory: PacketMemory, at: number, source: number, destination: number, s: Segment): number {
   const v = memory.view;
   const kernels = loadKernelsOnce(memory);
-  memory.u8.fill(0, at, at + T + 20);
+  memory.u8.fill(0, at, at + T + 60);
   let header = 20;
+  if (s.blocks.length > 0) header += writeSack(v, at + T + TCP.options, Int32Array.from(s.blocks), s.blocks.length / 2);
   if (s.mss > 0) header += writeSynOptions(memory.u8, at + T + TCP.options, { mss: s.mss, windowScale: s.windowScale, sack: s.sack });
   const total = 20 + header + s.data.length;
   v.setUint32(at, 14 + total);
@@ -260,7 +263,7 @@ export class TcpRig {
       mss: syn ? (s.mss ?? 1460) : 0,
       windowScale: s.windowScale ?? 7,
       sack: s.sack ?? false,
-      blocks: [],
+      blocks: (s.blocks ?? []).map((b) => seqAdd(this.iss, b)),
       guestPort: s.guestPort ?? 40_000,
       peerPort: s.peerPort ?? 80,
     };

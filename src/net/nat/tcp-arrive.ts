@@ -4,9 +4,10 @@
  * Theory of operation. The order of RFC 9293 3.10.7.4: is it acceptable, RST, SYN, ACK and window, payload, FIN. Segments come joined by the `coalesce` kernel, so one call stands for a whole
  * chunk of the guest's stream, and one ACK at the end of the run answers all of it.
  *
- * What is out of order waits in a small queue, and each such segment is answered by a duplicate ACK at once, so that the guest sends again what is missing. What overlaps is trimmed.
+ * What is out of order waits in a small queue, and each such segment is answered by a duplicate ACK at once, so that the guest sends again what is missing. What overlaps is trimmed. Of a FIN out of order its place is
+ * remembered.
  *
- * Limits. A FIN out of order is not kept. Urgent data is ordinary data.
+ * Limits. Urgent data is ordinary data.
  *
  * Read first: RFC 9293, RFC 5961.
  */
@@ -49,8 +50,19 @@ export class TcpArrivals {
     this.#actions = actions;
   }
 
-  /** `window` as on the wire. `segments`: how many were joined. The flow is established. */
-  segment(flow: TcpFlow, flags: number, seq: number, ack: number, window: number, at: number, length: number, segments: number, now: number): void {
+  /** `window` as on the wire. `tcp`: offset of the first one's header in packet memory. `segments`: how many were joined. The flow is established. */
+  segment(
+    flow: TcpFlow,
+    flags: number,
+    seq: number,
+    ack: number,
+    window: number,
+    tcp: number,
+    at: number,
+    length: number,
+    segments: number,
+    now: number,
+  ): void {
     flow.silent = 0;
     const old = seqDiff(flow.rcvNxt, seq);
     const fin = flags & TcpFlag.fin ? 1 : 0;
@@ -72,21 +84,27 @@ export class TcpArrivals {
       if (length > 0 || fin || old > 0) this.#actions.mark(flow, false);
       if (old <= 0 || seqDiff(ack, flow.sndUna) <= 0) return;
     }
-    if (!this.#ack(flow, seq, ack, window, length + fin, now)) return;
+    if (!this.#ack(flow, seq, ack, window, tcp, length + fin, now)) return;
     if (length > 0) this.#payload(flow, seq, old, at, length, segments);
     if (fin && !(flow.events & Happened.finIn)) {
-      if (seqAdd(seq, length) === flow.rcvNxt && seqDiff(flow.rcvEdge, flow.rcvNxt) >= 0) {
-        flow.rcvNxt = seqAdd(flow.rcvNxt, 1);
-        if (seqDiff(flow.rcvEdge, flow.rcvNxt) < 0) flow.rcvEdge = flow.rcvNxt;
-        flow.events |= Happened.finIn;
-        this.#actions.mark(flow, false);
-        this.#actions.onGuestEnd(flow);
-      } else this.#actions.mark(flow, false);
+      flow.finSeq = seqAdd(seq, length);
+      flow.events |= Happened.finSeen;
+      this.#actions.mark(flow, false);
     }
+    if ((flow.events & (Happened.finSeen | Happened.finIn | Happened.gone)) === Happened.finSeen && flow.finSeq === flow.rcvNxt) this.#end(flow);
+  }
+
+  /** All that goes before the guest's FIN has come. */
+  #end(flow: TcpFlow): void {
+    flow.rcvNxt = seqAdd(flow.rcvNxt, 1);
+    if (seqDiff(flow.rcvEdge, flow.rcvNxt) < 0) flow.rcvEdge = flow.rcvNxt;
+    flow.events |= Happened.finIn;
+    this.#actions.mark(flow, false);
+    this.#actions.onGuestEnd(flow);
   }
 
   /** False when the segment is to be dropped. */
-  #ack(flow: TcpFlow, seq: number, ack: number, window: number, size: number, now: number): boolean {
+  #ack(flow: TcpFlow, seq: number, ack: number, window: number, tcp: number, size: number, now: number): boolean {
     const news = seqDiff(ack, flow.sndUna);
     if (seqDiff(ack, flow.sndMax) > 0) {
       this.challenge(flow, now);
@@ -94,7 +112,8 @@ export class TcpArrivals {
     }
     const wnd = window << flow.shiftOut;
     if (news > 0) this.#sender.acked(flow, ack, now);
-    else if (news === 0 && size === 0 && wnd === flow.sndWnd && flow.sndMax !== flow.sndUna) this.#sender.duplicate(flow, now);
+    if (flow.sack ? this.#sender.selective(flow, tcp) : news === 0 && size === 0 && wnd === flow.sndWnd && flow.sndMax !== flow.sndUna)
+      this.#sender.duplicate(flow, now);
     // what acknowledges something new is newer than what was heard before, also in a segment that is sent again
     if (news > 0 || (news === 0 && (seqDiff(seq, flow.wl1) > 0 || (seq === flow.wl1 && seqDiff(ack, flow.wl2) >= 0)))) {
       const opened = flow.sndWnd === 0 && wnd > 0;

@@ -4,10 +4,8 @@
  * Theory of operation. Each flow has a header of 58 bytes in packet memory (length prefix, Ethernet, IPv4, TCP) with addresses and ports filled in; a frame is that header with a few fields changed.
  * Payload goes out by the `segment` kernel, which cuts, copies and sums in one pass. Every segment carries the newest acknowledgement and window.
  *
- * Limits. No IP options, no TCP options but in a SYN. Timestamps (RFC 7323) are not offered: the round trip on a local link is measured without them, and its segments do not live long enough
- * for a sequence number to come round again. Selective acknowledgements (RFC 2018) are
- * sent, as a guest whose own queue drops a burst would otherwise send again one segment per round trip, and back off for seconds as nothing gives it a new measurement (RFC 6298 5.7). Those of the guest
- * are not read: NewReno is what a rare loss costs on the way to it.
+ * Limits. No IP options, no TCP options but in a SYN and in an ACK that tells of payload out of order (RFC 2018): a guest whose own queue drops a burst would otherwise send again one segment per round trip, and back off for
+ * seconds as nothing gives it a new measurement (RFC 6298 5.7). Timestamps (RFC 7323) are not offered: docs/decisions/0014.
  */
 import { ETH, ETH_HEADER, EtherType, writeMac } from '../../wire/ethernet.ts';
 import { DONT_FRAGMENT, IPV4, IPV4_HEADER, IpProtocol } from '../../wire/ipv4.ts';

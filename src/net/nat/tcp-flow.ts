@@ -4,6 +4,7 @@ import type { TcpRefusal } from './tcp-path.ts';
 import type { TcpLane } from './tcp-pending.ts';
 import type { TcpPortState } from './tcp-ports.ts';
 import type { TcpReassembly } from './tcp-reassembly.ts';
+import type { TcpScoreboard } from './tcp-scoreboard.ts';
 import type { TcpSendBuffer } from './tcp-send-buffer.ts';
 
 /** What has happened to a connection; a set, not a state: the textbook's states are sets of these. */
@@ -28,6 +29,8 @@ export const Happened = {
   timeWait: 256,
   /** Removed from the table. */
   gone: 512,
+  /** The guest's FIN has been seen, at `finSeq`; something before it may be missing. */
+  finSeen: 1024,
 } as const;
 
 /** Bytes in flight to the guest at most: its link is local, so only losses make this smaller. */
@@ -58,6 +61,8 @@ export class TcpFlow {
   rcvNxt = 0;
   /** Right edge of the window that the guest has been told; never moves left. */
   rcvEdge = 0;
+  /** Where the guest's FIN stands, once it was seen. */
+  finSeq = 0;
   /** How our windows are scaled; 0 when the guest does not scale. */
   shiftIn = 0;
   /** Payload that the host socket has not taken yet, bytes. */
@@ -90,9 +95,13 @@ export class TcpFlow {
   /** Our FIN went out before the guest's came: TIME-WAIT is ours. */
   finFirst = false;
   dupAcks = 0;
-  /** Fast recovery goes on until this is acknowledged; see `recovering`. */
+  /** Fast recovery goes on until this is acknowledged; see `recovering`. What is sent before it after a timeout begins no other. */
   recover = 0;
   recovering = false;
+  /** What the guest has received out of order; null until it tells of some. */
+  board: TcpScoreboard | null = null;
+  /** In recovery, all that was lost before this was sent again. */
+  again = 0;
   /** Bytes in flight that we allow ourselves, mss–MAX_FLIGHT. */
   limit = MAX_FLIGHT;
 

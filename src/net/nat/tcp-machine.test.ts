@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { FakePort, PEER, readFrames, TcpRig } from '../../../test/sim/tcp-rig.ts';
+import { readSack } from '../../wire/tcp.ts';
 
 const KB = Buffer.alloc(1024, 'x');
 
@@ -226,6 +227,24 @@ describe('payload of the guest', () => {
     expect(r.take()).toEqual(['write 10', 'write 10', '. seq 1 ack 21 sack 71 72 31 36 41 42 51 52']);
   });
 
+  test('a FIN that overtakes what goes before it is remembered: it need not come again', () => {
+    const r = new TcpRig().established({ sack: true });
+    r.guest('F.', { seq: 6, ack: 1, data: 'last' });
+    expect(r.take()).toEqual(['. seq 1 ack 1 sack 6 10', '. seq 1 ack 1 sack 6 10']);
+    r.guest('.', { seq: 1, ack: 1, data: 'first' });
+    expect(r.take()).toEqual(['write 5', 'write 4', 'end', '. seq 1 ack 11']);
+  });
+
+  test('a lone FIN that overtakes its payload too; what claims to come behind it is not taken', () => {
+    const r = new TcpRig().established();
+    r.guest('F.', { seq: 4, ack: 1 });
+    expect(r.take()).toEqual(['. seq 1 ack 1']);
+    r.guest('.', { seq: 1, ack: 1, data: 'abc' });
+    expect(r.take()).toEqual(['write 3', 'end', '. seq 1 ack 5']);
+    r.guest('.', { seq: 5, ack: 1, data: 'more' });
+    expect(r.take()).toEqual(['. seq 1 ack 5']);
+  });
+
   test('a keep-alive probe is answered', () => {
     const r = new TcpRig().established();
     r.guest('.', { seq: 0, ack: 1 });
@@ -378,6 +397,88 @@ describe('payload for the guest', () => {
     expect(r.take()).toEqual(['P. seq 4381 ack 1 len 1460']);
     r.guest('.', { seq: 1, ack: 14_601 });
     expect(r.take()).toEqual([]);
+  });
+
+  describe('a guest that tells what it has received (RFC 2018, RFC 6675)', () => {
+    /** Ten segments of 1,460 bytes are under way. */
+    const sending = (): TcpRig => {
+      const r = new TcpRig().established({ sack: true });
+      r.host(Buffer.alloc(14_600));
+      r.take();
+      return r;
+    };
+    const at = (segment: number): number => 1 + 1460 * segment;
+
+    test('only the holes are sent again, each once', () => {
+      const r = sending();
+      // 0, 3 and 4 are lost
+      for (const [from, to] of [
+        [1, 2],
+        [1, 3],
+        [5, 6],
+        [5, 7],
+      ] as const)
+        r.guest('.', { seq: 1, ack: 1, blocks: from === 5 ? [at(5), at(to), at(1), at(3)] : [at(from), at(to)] });
+      expect(r.take()).toEqual(['P. seq 1 ack 1 len 1460']);
+      r.guest('.', { seq: 1, ack: 1, blocks: [at(5), at(8), at(1), at(3)] });
+      expect(r.take()).toEqual([`. seq ${at(3)} ack 1 len 1460`, `P. seq ${at(4)} ack 1 len 1460`]);
+      r.guest('.', { seq: 1, ack: 1, blocks: [at(5), at(10), at(1), at(3)] });
+      r.guest('.', { seq: 1, ack: at(3), blocks: [at(5), at(10)] });
+      expect(r.take()).toEqual([]);
+      r.guest('.', { seq: 1, ack: at(10) });
+      expect([r.take(), r.machine.stats()['retransmissions']]).toEqual([[], 3]);
+    });
+
+    test('duplicate ACKs without news are no sign of loss', () => {
+      const r = sending();
+      for (let i = 0; i < 10; i++) r.guest('.', { seq: 1, ack: 1 });
+      for (let i = 0; i < 10; i++) r.guest('.', { seq: 1, ack: 1, blocks: [at(4), at(5)] });
+      expect(r.take()).toEqual([]);
+    });
+
+    test('what was never sent, or lies before the acknowledged, is not believed', () => {
+      const r = sending();
+      for (const blocks of [
+        [at(10), at(20)],
+        [-5000, -100],
+        [at(5), at(4)],
+        [at(0), at(3)],
+      ])
+        for (let i = 0; i < 5; i++) r.guest('.', { seq: 1, ack: 1, blocks });
+      expect(r.take()).toEqual([]);
+      r.guest('.', { seq: 1, ack: at(10) });
+      expect(r.flow!.send.length).toBe(0);
+    });
+
+    test('when fewer segments follow than make a loss sure, all of them do', () => {
+      const r = new TcpRig().established({ sack: true });
+      r.host(Buffer.alloc(2920));
+      r.take();
+      r.guest('.', { seq: 1, ack: 1, blocks: [at(1), at(2)] });
+      expect(r.take()).toEqual(['P. seq 1 ack 1 len 1460']);
+    });
+
+    test('after a timeout all is sent again but what the guest has told since', () => {
+      const r = sending();
+      r.guest('.', { seq: 1, ack: 1, blocks: [at(8), at(9)] });
+      r.next();
+      expect(r.take()).toEqual(['P. seq 1 ack 1 len 1460']);
+      r.guest('.', { seq: 1, ack: at(1), blocks: [at(2), at(4)] });
+      expect(r.take()).toEqual([`P. seq ${at(1)} ack 1 len 1460`, `P. seq ${at(4)} ack 1 len 1460`]);
+      r.guest('.', { seq: 1, ack: at(5) });
+      expect(r.take().length).toBe(5);
+    });
+
+    test('a block among other options, and one that is cut off', () => {
+      const u8 = Buffer.alloc(40);
+      const view = new DataView(u8.buffer, u8.byteOffset);
+      const edges = new Int32Array(8);
+      u8[12] = 9 << 4;
+      u8.set([1, 8, 2, 5, 10, 0, 0, 0, 7, 0, 0, 0, 9, 0, 0, 0], 20);
+      expect([readSack(u8, view, 0, edges), edges[0], edges[1]]).toEqual([1, 7, 9]);
+      u8[12] = 8 << 4;
+      expect(readSack(u8, view, 0, edges)).toBe(0);
+    });
   });
 
   test('a timeout begins again at the oldest byte, one segment first, and backs off', () => {

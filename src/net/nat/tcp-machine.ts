@@ -71,7 +71,7 @@ export class TcpMachine {
     this.pool = new ChunkPool(o.memory, limits.sendMemory);
     const timers = new TcpTimers(o.now);
     const emit = new TcpEmitter(o.memory, o.kernels, o.gatewayMac);
-    this.#sender = new TcpSender(emit, timers);
+    this.#sender = new TcpSender(o.memory, emit, timers);
     this.#p = new TcpParts({ host: o.host, limits, pool: this.pool, table: new TcpTable(o.secret.readInt32LE(0)), timers, emit, sender: this.#sender }, o.now);
     this.#delay = new TcpAckDelay(o.ackDelay ?? ACK_DELAY);
     this.#ends = new TcpEnds(this.#p);
@@ -145,7 +145,8 @@ export class TcpMachine {
       return;
     }
     if (!(flow.events & Happened.established) && !this.#open.segment(flow, d, flags, seq, ack, window, length)) return;
-    this.#arrive.segment(flow, flags, seq, ack, window, w[d + Descriptor.payload]!, length, w[d + Descriptor.segments]!, this.#p.now);
+    const tcp = w[d + Descriptor.tcp]!;
+    this.#arrive.segment(flow, flags, seq, ack, window, tcp, w[d + Descriptor.payload]!, length, w[d + Descriptor.segments]!, this.#p.now);
     if (flow.events & Happened.gone) return;
     this.#sender.pump(flow, this.#p.now);
     this.#p.touch(flow);

@@ -174,7 +174,7 @@ export class TcpOpen {
 
   #establish(flow: TcpFlow, ack: number): void {
     flow.events |= Happened.established;
-    flow.sndUna = ack;
+    flow.sndUna = flow.recover = ack;
     flow.retries = flow.silent = 0;
     const pending = flow.forwarded ? flow.owner.calling : flow.owner.dialling;
     pending.delete(flow);

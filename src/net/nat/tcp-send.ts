@@ -2,33 +2,45 @@
  * When what is sent to the guest: new payload, our FIN, what is lost.
  *
  * Theory of operation. `pump` sends what the guest's window, our own limit and the port's room allow, in one go per contiguous run. The limit stands at MAX_FLIGHT, as the link is local; a loss
- * cuts it (three duplicate ACKs: half, and NewReno's one segment per partial ACK; a timeout: one segment, and everything again from `sndUna`), and acknowledged bytes raise it again.
+ * cuts it (three duplicate ACKs: half; a timeout: one segment, and everything again from `sndUna`), and acknowledged bytes raise it again.
+ *
+ * What is lost is known by the guest's selective acknowledgements: in recovery the holes are sent again, each once, while less than the limit is under way (RFC 6675), then what is new. After a timeout what the guest has
+ * told since is left out. A guest that does not send them gets NewReno's one segment per partial ACK (RFC 6582).
+ *
  * A closed window is probed by an empty segment below the window, which the guest must answer.
  *
- * Limits. No congestion avoidance: the limit doubles per round trip until it is full again. What waits for room is pumped in order of arrival.
+ * Limits. No congestion avoidance: the limit doubles per round trip until it is full again. What waits for room is pumped in order of arrival. A segment that is sent again and lost again costs a timeout, and so
+ * does the last of all that was sent.
  *
- * Read first: RFC 5681, RFC 6582, RFC 6298 5, RFC 9293 3.8.
+ * Read first: RFC 5681, RFC 6582, RFC 6675, RFC 6298 5, RFC 9293 3.8.
  */
 import { seqAdd, seqDiff } from '../../wire/sequence.ts';
-import { TcpFlag } from '../../wire/tcp.ts';
+import { MAX_SACK_BLOCKS, readSack, TCP, TCP_HEADER, TcpFlag } from '../../wire/tcp.ts';
 import { SEGMENT_HEADERS } from '../kernels.ts';
+import type { PacketMemory } from '../packet-memory.ts';
 import type { TcpEmitter } from './tcp-emit.ts';
 import { Happened, MAX_FLIGHT, type TcpFlow } from './tcp-flow.ts';
+import { TcpScoreboard } from './tcp-scoreboard.ts';
 import { MAX_RTO, measure, type TcpTimers } from './tcp-timers.ts';
 
 /** Segments in flight that recovery begins with at least. */
 const MIN_LIMIT_SEGMENTS = 4;
+/** Segments received beyond a hole after which it is taken for lost (RFC 6675 2, DupThresh). */
+const BEYOND = 3;
 /** Idle time after which the guest is asked whether it is still there, ms (RFC 9293 3.8.4). */
 const KEEP_ALIVE = 7200_000;
 
 export class TcpSender {
+  readonly #memory: PacketMemory;
+  readonly #edges = new Int32Array(2 * MAX_SACK_BLOCKS);
   readonly #emit: TcpEmitter;
   readonly #timers: TcpTimers;
   retransmissions = 0;
   timeouts = 0;
   probes = 0;
 
-  constructor(emit: TcpEmitter, timers: TcpTimers) {
+  constructor(memory: PacketMemory, emit: TcpEmitter, timers: TcpTimers) {
+    this.#memory = memory;
     this.#emit = emit;
     this.#timers = timers;
   }
@@ -56,13 +68,17 @@ export class TcpSender {
   pump(flow: TcpFlow, now: number): void {
     if (!(flow.events & Happened.established) || flow.events & (Happened.gone | Happened.timeWait)) return;
     const port = flow.owner.port;
+    const board = flow.board !== null && !flow.board.empty ? flow.board : null;
+    if (board && flow.recovering) this.#repair(flow, board);
     for (;;) {
+      if (board && seqDiff(flow.sndMax, flow.sndNxt) > 0) flow.sndNxt = board.hole(flow.sndNxt, flow.sndMax);
       const position = flow.flight;
       const left = flow.send.length - position;
       if (left <= 0) break;
-      const space = Math.min(flow.sndWnd, flow.limit) - position;
+      const space = Math.min(flow.sndWnd - position, flow.limit - (board ? this.#underWay(flow, board) : position));
       flow.send.find(position);
       let n = Math.min(flow.send.run, space);
+      if (board && seqDiff(flow.sndMax, flow.sndNxt) > 0) n = Math.min(n, seqDiff(board.holeEnd, flow.sndNxt));
       if (n < flow.mss && n < left && n < flow.send.run && position > 0) break;
       if (n <= 0) break;
       if (n < flow.send.run && n > flow.mss) n -= n % flow.mss;
@@ -90,7 +106,46 @@ export class TcpSender {
         flow.timedAt = now;
       }
       flow.sndMax = flow.sndNxt;
-    } else this.retransmissions++;
+    } else this.retransmissions += Math.ceil(n / flow.mss);
+  }
+
+  /** Bytes that are neither received nor lost, as far as is known (RFC 6675 4, SetPipe). */
+  #underWay(flow: TcpFlow, board: TcpScoreboard): number {
+    if (!flow.recovering) return board.missing(flow.sndUna, flow.sndNxt);
+    const lost = board.lostBelow(this.#enough(flow), flow.sndUna);
+    return board.missing(flow.sndUna, flow.again) + board.missing(seqDiff(lost, flow.again) > 0 ? lost : flow.again, flow.sndNxt);
+  }
+
+  /** Bytes received beyond a hole that say that it is lost: all there can be, when too little is under way for more (RFC 5827). */
+  #enough(flow: TcpFlow): number {
+    const out = seqDiff(flow.sndMax, flow.sndUna);
+    return out <= BEYOND * flow.mss && flow.send.length <= out ? Math.max(1, out - flow.mss) : BEYOND * flow.mss;
+  }
+
+  /** Sends again what is lost, in order, each byte once. */
+  #repair(flow: TcpFlow, board: TcpScoreboard): void {
+    const port = flow.owner.port;
+    if (seqDiff(flow.again, flow.sndUna) < 0) flow.again = flow.sndUna;
+    const lost = board.lostBelow(this.#enough(flow), flow.sndUna);
+    let space = flow.limit - this.#underWay(flow, board);
+    while (space >= flow.mss) {
+      const from = board.hole(flow.again, lost);
+      if (seqDiff(from, lost) >= 0) return;
+      const position = seqDiff(from, flow.sndUna);
+      const room = port.room();
+      if (room <= 0) {
+        this.wait(flow);
+        return;
+      }
+      flow.send.find(position);
+      const fits = Math.max(1, Math.floor(Math.min(space / flow.mss, room / (flow.mss + SEGMENT_HEADERS)))) * flow.mss;
+      const n = Math.min(flow.send.run, fits, seqDiff(board.holeEnd, from), flow.send.length - position);
+      this.#emit.payload(flow, flow.send.at, n, from);
+      this.retransmissions += Math.ceil(n / flow.mss);
+      flow.timedAt = 0;
+      flow.again = seqAdd(from, n);
+      space -= n;
+    }
   }
 
   #fin(flow: TcpFlow): void {
@@ -129,6 +184,7 @@ export class TcpSender {
     const payload = Math.min(bytes, flow.send.length);
     flow.send.release(payload);
     flow.sndUna = ack;
+    flow.board?.release(ack);
     if (seqDiff(flow.sndNxt, ack) < 0) flow.sndNxt = ack;
     if (bytes > payload) flow.events |= Happened.finAcked;
     if (flow.timedAt !== 0 && seqDiff(ack, flow.timedSeq) >= 0) {
@@ -137,17 +193,42 @@ export class TcpSender {
     }
     flow.retries = 0;
     flow.dupAcks = 0;
-    if (flow.limit < MAX_FLIGHT) flow.limit = Math.min(MAX_FLIGHT, flow.limit + bytes);
+    if (flow.limit < MAX_FLIGHT && !(flow.recovering && flow.sack)) flow.limit = Math.min(MAX_FLIGHT, flow.limit + bytes);
     if (flow.recovering) {
       if (seqDiff(ack, flow.recover) >= 0) flow.recovering = false;
-      else this.#again(flow, now);
+      else if (!flow.board) this.#again(flow, now);
     }
+    if (!flow.recovering && flow.board && !flow.board.empty) this.#consider(flow, now);
     this.restart(flow, now);
   }
 
-  /** An ACK that acknowledges nothing new while something is in flight. */
+  /** Takes in a selective acknowledgement, if the TCP header at `tcp` has one; true when it is news. */
+  selective(flow: TcpFlow, tcp: number): boolean {
+    const u8 = this.#memory.u8;
+    if (u8[tcp + TCP.offset]! >> 4 === TCP_HEADER / 4 || flow.sndMax === flow.sndUna) return false;
+    const blocks = readSack(u8, this.#memory.view, tcp, this.#edges);
+    let news = false;
+    for (let i = 0; i < blocks; i++) {
+      const from = this.#edges[2 * i]!;
+      const to = this.#edges[2 * i + 1]!;
+      // what is below is a duplicate that it tells of (RFC 2883); what was never sent is a lie
+      if (seqDiff(from, flow.sndUna) <= 0 || seqDiff(to, from) <= 0 || seqDiff(to, flow.sndMax) > 0) continue;
+      flow.board ??= new TcpScoreboard();
+      if (flow.board.add(from, to)) news = true;
+    }
+    return news;
+  }
+
+  /** An ACK that acknowledges nothing new while something is in flight, or tells of something new behind a hole. */
   duplicate(flow: TcpFlow, now: number): void {
-    if (++flow.dupAcks !== 3 || flow.recovering) return;
+    flow.dupAcks++;
+    this.#consider(flow, now);
+  }
+
+  /** Begins recovery when the oldest segment is lost. */
+  #consider(flow: TcpFlow, now: number): void {
+    if (flow.recovering || (flow.sack && seqDiff(flow.sndUna, flow.recover) < 0)) return;
+    if (flow.dupAcks < BEYOND && !(flow.board && flow.board.bytes >= this.#enough(flow))) return;
     flow.recovering = true;
     flow.recover = flow.sndMax;
     flow.limit = Math.max(MIN_LIMIT_SEGMENTS * flow.mss, flow.flight >> 1);
@@ -163,7 +244,9 @@ export class TcpSender {
     flow.timedAt = 0;
     if (flow.send.length > 0) {
       flow.send.find(0);
-      this.#emit.payload(flow, flow.send.at, Math.min(flow.send.run, flow.mss, Math.max(1, seqDiff(flow.sndMax, flow.sndUna))), flow.sndUna);
+      const n = Math.min(flow.send.run, flow.mss, Math.max(1, seqDiff(flow.sndMax, flow.sndUna)));
+      this.#emit.payload(flow, flow.send.at, n, flow.sndUna);
+      flow.again = seqAdd(flow.sndUna, n);
       this.retransmissions++;
     } else if (flow.events & Happened.finOut && !(flow.events & Happened.finAcked)) {
       this.#emit.control(flow, TcpFlag.fin | TcpFlag.ack, flow.sndUna);
@@ -189,6 +272,8 @@ export class TcpSender {
       this.timeouts++;
       flow.timedAt = 0;
       flow.recovering = false;
+      flow.recover = flow.sndMax;
+      flow.board?.clear(); // the guest may have thrown away what it had (RFC 2018 8)
       flow.dupAcks = 0;
       flow.limit = flow.mss;
       flow.sndNxt = flow.sndUna;
