@@ -34,7 +34,7 @@
  * | POST /v1/networks/reset | | {removed: string[]} |
  * | GET /v1/doctor | | DoctorFinding[] |
  * | GET /v1/vms/:ref/capture?side=inside\|outside&filter=… | | pcapng, until it is ended; its id in the header `x-anka-capture` |
- * | DELETE /v1/captures/:id | | CaptureEnd; the statistics block follows in the stream |
+ * | DELETE /v1/captures/:id | | CaptureEnd, also of one that has ended with its card; the statistics block follows in the stream |
  * | POST /v1/base-image | {} | {} · long |
  */
 

@@ -2,7 +2,8 @@
  * Captures as bytes: what an engine sees of a card, as a pcapng file (B93).
  *
  * Theory of operation: `bytes` is pulled by the client's connection; while it is not, the engine drops and counts. `end` lets the rest of the blocks and the
- * statistics follow, so that the file is whole. Limits: 16 captures at a time.
+ * statistics follow, so that the file is whole. One that ends by itself, with its card, can be asked for its counts afterwards.
+ * Limits: 16 captures at a time; the counts of the last 16 are kept.
  */
 import { randomUUID } from 'node:crypto';
 import type { CaptureStream } from '../api/service.ts';
@@ -24,6 +25,8 @@ const nanoseconds = (): bigint => BigInt(Date.now()) * 1_000_000n;
 
 export class Captures {
   #running = new Map<string, Running>();
+  /** What the last ones caught. */
+  #over = new Map<string, CaptureEnd>();
 
   /** Begins one. */
   async begin(ctx: Context, vm: VmRow, side: CaptureSide, filter: string): Promise<CaptureStream> {
@@ -46,16 +49,18 @@ export class Captures {
     });
     const finish = (end: CaptureEnd): void => {
       this.#running.delete(id);
+      this.#over.set(id, end);
+      if (this.#over.size > LIMIT) this.#over.delete(this.#over.keys().next().value as string);
       tell(end);
     };
     return { id, bytes: pcapng(capture, vm.name, filter, finish), abort: () => capture.close() };
   }
 
   /** Ends one; tells what it caught once its last block is written. */
-  end(id: string): Promise<CaptureEnd> {
-    const running = this.#running.get(id);
-    if (!running) throw new AnkaError('badState', `no capture ${id} runs`);
-    return running.end();
+  async end(id: string): Promise<CaptureEnd> {
+    const end = (await this.#running.get(id)?.end()) ?? this.#over.get(id);
+    if (!end) throw new AnkaError('badState', `no capture ${id} runs`);
+    return end;
   }
 }
 

@@ -219,10 +219,15 @@ describe.skipIf(whyGuest !== null)(`anka capture${whyGuest ? ` (${whyGuest})` : 
 
   test('B93: the capture ends by itself when the VM stops', async () => {
     const file = join(w.dir, 'c.pcapng');
-    const { exited } = start(`capture vm1 -w ${file}`);
+    const { child, exited } = start(`capture vm1 -w ${file}`);
+    let said = '';
+    child.stdout?.on('data', (d: Buffer) => {
+      said += d.toString();
+    });
     await until('the capture has begun', () => w.host.attempt(`test -s ${file}`) !== null);
     await anka.ok('stop -f vm1');
     expect(await exited).toBe(0);
+    expect(said).toMatch(/^vm1 was stopped, or its cable pulled: \d+ frames captured, 0 dropped\n$/);
     expect(w.host.run(`capinfos -c ${file} 2>&1`)).toMatch(/Number of packets/);
     expect((await anka.run(['capture', 'vm1'])).stderr).toBe("anka: vm1 is stopped; 'anka start vm1' starts it\n");
   });

@@ -128,10 +128,30 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
       await until('the resolver answers', async () => !(await find('resolver.stale')));
       const module = new URL('../../src/engine/user/doctor.ts', import.meta.url).pathname;
       const text = world.host.run(
-        `PATH=/nonexistent ${process.execPath} --import tsx -e "import('${module}').then(async (m) => console.log(JSON.stringify(await m.examineHost({ networks: [], nics: [], dnsServers: [] }, [], []))))"`,
+        `PATH=/nonexistent ${process.execPath} --import tsx -e "import('${module}').then(async (m) => console.log(JSON.stringify(await m.examineHost({ networks: [], nics: [], dnsServers: [] }, [], [], { groups: [], whose: '', allowed: null }))))"`,
       );
       const findings = JSON.parse(text.trim().split('\n').at(-1) as string) as DoctorFinding[];
       expect(findings.find((f) => f.id === 'programs')).toMatchObject({ level: 'error', remedy: expect.stringContaining('qemu-system-x86') });
+    } finally {
+      await user.reset();
+      world.close();
+    }
+  });
+
+  test('B93: root’s user engine: the right to ping is that of its network process, which is not root', async () => {
+    const world = new World('dw-');
+    const user = new RemoteEngine(world, 'user', 'root');
+    try {
+      const find = async () => (await user.doctor()).find((f) => f.id === 'rights.ping');
+      const allow = (range: string) => world.host.run(`sysctl -qw net.ipv4.ping_group_range='${range}'`);
+      // before the process is there, and while it runs: root's group 0 does not count, its own does
+      for (const nics of [[], [nic(2)]]) {
+        expect(await user.apply(state(...nics))).toEqual([]);
+        allow('0 0');
+        expect(await find()).toMatchObject({ level: 'warning', message: expect.stringContaining("root's network processes (1639999000)") });
+        allow('1639999000 1639999000');
+        expect(await find()).toMatchObject({ level: 'ok' });
+      }
     } finally {
       await user.reset();
       world.close();

@@ -1,5 +1,5 @@
 /** Real guests (the tiny one) on the user engine, through the command, everything run by a user without any right. */
-import { execFileSync } from 'node:child_process';
+import { type ChildProcess, execFileSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -25,6 +25,15 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
   const networkProcess = (name: string): number => processes(new RegExp(`network-main.*net-${name}[.]sock`))[0]?.pid ?? 0;
   const reachesOutside = async (seconds = 60): Promise<boolean> =>
     (await anka.run(['run', 'vm1', 'sh', '-c', `echo | nc -w ${seconds} 10.9.0.1 8080`])).stdout.startsWith('outside sees 10.9.0.2\n');
+
+  /** What a program says on its standard output, and how it ends. */
+  const spoken = (child: ChildProcess): { text: string; exit: Promise<number | null> } => {
+    const said = { text: '', exit: new Promise<number | null>((resolve) => child.once('exit', resolve)) };
+    child.stdout?.on('data', (d: Buffer) => {
+      said.text += d.toString();
+    });
+    return said;
+  };
 
   beforeAll(async () => {
     w = new World('tu-');
@@ -161,13 +170,19 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
 
   test('B93: a capture, by the user', async () => {
     const file = join(anka.home, 'c.pcapng');
-    const child = w.host.spawn(['sh', '-c', anka.commandLine(`capture vm1 -w ${file} icmp`)]);
+    const child = w.host.spawn(['sh', '-c', `exec ${anka.commandLine(`capture vm1 -w ${file} icmp`)}`]);
     await until('it captures', () => existsSync(file) && statSync(file).size > 0);
     await until('pings are seen', async () => {
       await anka.run(['run', 'vm1', 'ping', '-c', '1', '-W', '2', '192.168.64.1']);
       return w.host.run(`tcpdump -nr ${file} 2>/dev/null || true`).includes('ICMP echo reply');
     });
+    const said = spoken(child);
     child.kill('SIGINT');
+    expect(await said.exit).toBe(0);
+    expect(said.text).toMatch(/^\d+ frames captured, 0 dropped\n$/m);
+    // whole to the last block, which are the statistics
+    expect(w.host.run(`capinfos -c ${file} 2>&1`)).toMatch(/Number of packets:\s+[1-9]/);
+    expect(w.host.run(`tail -c 100 ${file} | od -An -tx1 -v | tr -d ' \\n'`)).toMatch(/04000800[0-9a-f]{16}050008000{16}00000000[0-9a-f]{8}$/);
     const live = w.host.spawn(['sh', '-c', `${anka.commandLine('capture vm1')} | tshark -n -l -i - -c 5 -T fields -e ip.src 2>/dev/null`]);
     let shown = '';
     live.stdout?.on('data', (d: Buffer) => {
@@ -181,6 +196,18 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
     expect(await over, 'the end of the reader is the end of the capture').toBe(0);
     expect(shown).toMatch(/^192\.168\.64\.\d+$/m);
     expect((await anka.run(['capture', 'vm1', '-w', file, 'no', 'such', 'filter'])).stderr).toMatch(/^anka: the filter 'no such filter' is not understood/);
+  });
+
+  test('B93: a capture ends with the VM, says so, and is whole', async () => {
+    const file = join(anka.home, 'd.pcapng');
+    const said = spoken(w.host.spawn(['sh', '-c', `exec ${anka.commandLine(`capture vm1 -w ${file}`)}`]));
+    await until('it captures', () => existsSync(file) && statSync(file).size > 0);
+    await anka.ok('stop -f vm1');
+    expect(await said.exit).toBe(0);
+    expect(said.text).toMatch(/^vm1 was stopped, or its cable pulled: \d+ frames captured, 0 dropped\n$/m);
+    expect(w.host.run(`capinfos -c ${file} 2>&1`)).toMatch(/Number of packets:\s+\d/);
+    await anka.ok('start vm1');
+    await anka.address('vm1');
   });
 
   test('B93: doctor tells what an ordinary user lacks', async () => {

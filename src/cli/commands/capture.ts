@@ -38,8 +38,10 @@ export async function capture(s: Session, vm: string, words: readonly string[], 
   const sink: Writable = path === '-' ? process.stdout : createWriteStream('', { fd: openFile(path) });
 
   let ended: Promise<CaptureEnd> | null = null;
+  let asked = false;
   const end = (): void => {
-    if (ended) process.exit(130); // asked twice: at once
+    if (asked) process.exit(130); // asked twice: at once
+    asked = true;
     ended = daemon.delete<CaptureEnd>(`/v1/captures/${id}`);
     ended.catch(() => {}); // told below
   };
@@ -67,9 +69,10 @@ export async function capture(s: Session, vm: string, words: readonly string[], 
     process.off('SIGINT', end);
     process.off('SIGTERM', end);
   }
-  const told = ended as Promise<CaptureEnd> | null;
-  const counts = told ? await told : null;
-  const text = counts ? `${counts.frames} frames captured, ${counts.dropped} dropped` : `the card of ${vm} was unplugged`;
+  const byItself = !asked;
+  if (byItself) end();
+  const counts = await (ended as unknown as Promise<CaptureEnd>);
+  const text = `${byItself ? `${vm} was stopped, or its cable pulled: ` : ''}${counts.frames} frames captured, ${counts.dropped} dropped`;
   if (path === '-') s.out.note(text);
-  else s.out.done({ file: path, ...(counts ?? {}) }, text);
+  else s.out.done({ file: path, ...counts }, text);
 }

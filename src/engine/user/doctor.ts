@@ -11,9 +11,23 @@ const NEEDED: [program: string, args: string[], pkg: string][] = [
   ['ssh', ['-V'], 'openssh-client'],
 ];
 
+/** Who sends guests' echoes: not always this process (docs/decisions/0012). */
+export interface Pinger {
+  groups: readonly number[];
+  /** Whose groups they are, in words. */
+  whose: string;
+  /** What a network process that runs has found out; null when there is none. */
+  allowed: boolean | null;
+}
+
 /** `clashes` are the subnet problems that `validate` finds. */
-export async function examineHost(desired: DesiredState, clashes: readonly EngineProblem[], askers: readonly Asker[]): Promise<DoctorFinding[]> {
-  return [await programs(), acceleration(), await ping(), await lowPorts(desired), ...subnets(clashes), ...(await resolverFindings(desired, askers))];
+export async function examineHost(
+  desired: DesiredState,
+  clashes: readonly EngineProblem[],
+  askers: readonly Asker[],
+  pinger: Pinger,
+): Promise<DoctorFinding[]> {
+  return [await programs(), acceleration(), await ping(pinger), await lowPorts(desired), ...subnets(clashes), ...(await resolverFindings(desired, askers))];
 }
 
 async function programs(): Promise<DoctorFinding> {
@@ -38,16 +52,16 @@ function acceleration(): DoctorFinding {
   }
 }
 
-/** Ping sockets: whether this process's group is in the range that may open them. */
-async function ping(): Promise<DoctorFinding> {
+/** Ping sockets: whether the group of whoever pings is in the range that may open them. */
+async function ping(pinger: Pinger): Promise<DoctorFinding> {
   const text = await readSysctl('net/ipv4/ping_group_range');
   const [low, high] = (text ?? '1 0').trim().split(/\s+/).map(Number) as [number, number];
-  const groups = [process.getgid?.() ?? 0, ...(process.getgroups?.() ?? [])];
-  if (groups.some((g) => g >= low && g <= high)) return { id: 'rights.ping', level: 'ok', message: 'guests can ping outside addresses', remedy: '' };
+  const allowed = pinger.allowed ?? pinger.groups.some((g) => g >= low && g <= high);
+  if (allowed) return { id: 'rights.ping', level: 'ok', message: 'guests can ping outside addresses', remedy: '' };
   return {
     id: 'rights.ping',
     level: 'warning',
-    message: `guests cannot ping outside addresses: net.ipv4.ping_group_range (${low} ${high}) leaves your groups out; TCP and UDP are not concerned`,
+    message: `guests cannot ping outside addresses: net.ipv4.ping_group_range (${low} ${high}) leaves ${pinger.whose} out; TCP and UDP are not concerned`,
     remedy: "sysctl -w net.ipv4.ping_group_range='0 2147483647'",
   };
 }

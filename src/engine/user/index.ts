@@ -310,12 +310,16 @@ class UserEngine implements Engine {
   }
 
   async doctor(): Promise<DoctorFinding[]> {
-    const shared = await this.#networks
-      .get('shared')
-      ?.client.callIfRunning('status', {})
-      .catch(() => null);
+    const client = this.#networks.get('shared')?.client;
+    const shared = await client?.callIfRunning('status', {}).catch(() => null);
+    const runs = shared?.observed.name ? shared : null;
+    const facts = runs ? await client?.callIfRunning('facts', {}).catch(() => null) : null;
     const clashes = (await this.validate(this.#desired)).filter((p) => p.object.startsWith('network:'));
-    return examineHost(this.#desired, clashes, shared?.observed.name ? [{ title: 'the shared network', pid: shared.pid, servers: shared.upstreams }] : []);
+    const pinger = isRoot()
+      ? { groups: [NETWORK_GID], whose: `the group of root's network processes (${NETWORK_GID})` }
+      : { groups: [process.getgid?.() ?? 0, ...(process.getgroups?.() ?? [])], whose: 'your groups' };
+    const askers = runs ? [{ title: 'the shared network', pid: runs.pid, servers: runs.upstreams }] : [];
+    return examineHost(this.#desired, clashes, askers, { ...pinger, allowed: facts?.mayPing ?? null });
   }
 
   reset(): Promise<string[]> {
