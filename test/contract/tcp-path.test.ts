@@ -52,6 +52,10 @@ net.createServer({ allowHalfOpen: true }, (s) => {
 }).listen(7000, '0.0.0.0', () => console.log('ready'));
 `;
 
+/** What carries connections outside: the handles below node:net, or node:net itself, which serves where those are not known. */
+const SOCKETS = ['handles', 'plain'] as const;
+type Sockets = (typeof SOCKETS)[number];
+
 class Lab {
   readonly dir = mkdtempSync(join(tmpdir(), 'anka-tcp-'));
   readonly guest = new Namespace(`${prefix}tpguest`);
@@ -63,10 +67,10 @@ class Lab {
   readonly #socket = join(this.dir, 'nic.sock');
   readonly #damage: string[];
 
-  constructor(mtu: number, damage: string[] = [], rules = '') {
+  constructor(mtu: number, damage: string[] = [], rules = '', sockets: Sockets = 'handles') {
     this.#damage = damage;
     const socket = this.#socket;
-    this.process = this.host.spawn([process.execPath, '--import', 'tsx', join(root, 'test/world/tcp-path-process.ts'), socket, String(mtu), rules]);
+    this.process = this.host.spawn([process.execPath, '--import', 'tsx', join(root, 'test/world/tcp-path-process.ts'), socket, String(mtu), rules, sockets]);
     this.process.stdout?.on('data', (d) => {
       this.output += d;
     });
@@ -275,8 +279,8 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
     await down(4_000_000);
   });
 
-  test('B65, B67: refused, reset, half-closed', async () => {
-    lab = new Lab(1500);
+  test.each(SOCKETS)('B65, B67: refused, reset, half-closed, by %s', async (sockets) => {
+    lab = new Lab(1500, [], '', sockets);
     await lab.ready();
     const connect = (port: number, then: string) =>
       `const s=require('net').connect({port:${port},host:'192.168.64.1',allowHalfOpen:true});s.on('error',(e)=>console.log(e.code));s.on('connect',()=>{${then}});s.on('data',(d)=>console.log(String(d).trim()));s.on('end',()=>console.log('end'))`;
@@ -287,8 +291,8 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
     expect(stats).toMatchObject({ flows: 0, queued: 0 });
   });
 
-  test('a peer that does not read stops the guest, and memory stays bounded', async () => {
-    lab = new Lab(1500);
+  test.each(SOCKETS)('a peer that does not read stops the guest, and memory stays bounded, by %s', async (sockets) => {
+    lab = new Lab(1500, [], '', sockets);
     await lab.ready();
     const before = (await lab.stats())['rss']!;
     const sent = await lab.node(`
@@ -360,8 +364,8 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
     await until('all flows are gone', async () => (await lab!.stats())['flows'] === 0);
   });
 
-  test('B63, B67: forwarded connections reach the guest, and 500 resets by clients disturb nobody', async () => {
-    lab = new Lab(1500, [], '15000:7100');
+  test.each(SOCKETS)('B63, B67: forwarded connections reach the guest, and 500 resets by clients disturb nobody, by %s', async (sockets) => {
+    lab = new Lab(1500, [], '15000:7100', sockets);
     await lab.ready();
     lab.guest.spawn([process.execPath, '-e', "require('net').createServer((s)=>{s.on('error',()=>{});s.end(s.remoteAddress+'\\n')}).listen(7100,'0.0.0.0')"]);
     const ask = () =>

@@ -1,9 +1,10 @@
 /**
  * A network process with nothing but the TCP path: one NIC on a unix socket that it listens on, ARP, and forwarding. It is for tests and benches of the path by itself.
  *
- *   tcp-path-process.ts SOCKET MTU [HOST_PORT:GUEST_PORT,…]
+ *   tcp-path-process.ts SOCKET MTU [HOST_PORT:GUEST_PORT,…] [plain]
  *
- * Everything the guest connects to is dialled as it is, the gateway 192.168.64.1 as this host's 127.0.0.1. A line of JSON with the counters is printed per SIGUSR2.
+ * Everything the guest connects to is dialled as it is, the gateway 192.168.64.1 as this host's 127.0.0.1. A line of JSON with the counters is printed per SIGUSR2. `plain`: host sockets
+ * are node:net's, not the handles below it.
  */
 import { randomBytes } from 'node:crypto';
 import { rmSync } from 'node:fs';
@@ -16,7 +17,7 @@ import { formatIpv4 } from '../../src/wire/address.ts';
 import { ETH, EtherType, readMac, writeMac } from '../../src/wire/ethernet.ts';
 import { IPV4, IpProtocol } from '../../src/wire/ipv4.ts';
 
-const [path = '', mtuText = '1500', forwards = ''] = process.argv.slice(2);
+const [path = '', mtuText = '1500', forwards = '', sockets = ''] = process.argv.slice(2);
 const GATEWAY_MAC = 0x020000006401;
 const GATEWAY = 0xc0a84001;
 const GUEST = 0xc0a84002;
@@ -161,6 +162,7 @@ const gateway = new TcpGateway({
   resolve: (_port, ip, tcpPort) => ({ host: ip === GATEWAY ? '127.0.0.1' : formatIpv4(ip), port: tcpPort }),
   onUnreachable: () => undefined,
   secret: randomBytes(16),
+  plainSockets: sockets === 'plain',
 });
 
 rmSync(path, { force: true });

@@ -1,7 +1,7 @@
 /**
- * Host sockets of the TCP path: node:net on one side, the machine of src/net/nat on the other.
+ * Host sockets of the TCP path: the host's streams (host-stream.ts, handle-stream.ts) on one side, the machine of src/net/nat on the other.
  *
- * Theory of operation. Sockets read by `onread` into packet memory. A socket that trickles reads into one buffer that all share, from where payload is copied into its flow's send buffer; one that fills
+ * Theory of operation. Streams read into packet memory. A socket that trickles reads into one buffer that all share, from where payload is copied into its flow's send buffer; one that fills
  * its reads gets chunks of its own, into which the kernel writes what will later be sent and sent again, without a copy. Writes go from the guest's run straight to the kernel when nothing is queued;
  * when the kernel takes only a part, the run's memory is pinned until it has taken the rest. Where it cannot be pinned, payload is copied first.
  *
@@ -11,7 +11,7 @@
  * Limits. Sockets that come from outside are re-wrapped, so that they too read into packet memory; one from which something has been read already is left as it is, and copied from. SO_SNDBUF and
  * SO_RCVBUF stay the kernel's: its own tuning goes further than an unprivileged process may ask for.
  */
-import { connect, Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { openFilesLimit } from '../../host/process.ts';
 import type { Kernels } from '../../net/kernels.ts';
 import { type Chunk, LARGE_CHUNK } from '../../net/nat/packet-chunks.ts';
@@ -21,6 +21,8 @@ import { TcpMachine } from '../../net/nat/tcp-machine.ts';
 import type { HostSide, TcpLimits } from '../../net/nat/tcp-parts.ts';
 import type { GuestPort, ResolveTarget, TcpFlowRef, TcpPath, TcpRefusal, TellUnreachable } from '../../net/nat/tcp-path.ts';
 import type { PacketMemory } from '../../net/packet-memory.ts';
+import { HandleStream, hasHandles } from './handle-stream.ts';
+import { type HostStream, isFresh, NetStream, resetSocket, type StreamEvents, takeHandle } from './host-stream.ts';
 import { stayAwake } from './stay-awake.ts';
 
 /** A read of at least this many bytes earns a socket chunks of its own. */
@@ -55,11 +57,13 @@ export interface TcpGatewayOptions {
   /** At least 16 random bytes, for initial sequence numbers. */
   secret: Buffer;
   limits?: Partial<TcpLimits>;
+  /** Host sockets by node:net even where there is something cheaper. */
+  plainSockets?: boolean;
 }
 
 /** One host socket. */
 class HostSocket {
-  socket: Socket | null = null;
+  stream: HostStream | null = null;
   readonly flow: TcpFlow;
   /** The chunk that the kernel writes into, or null for the shared buffer. */
   chunk: Chunk | null = null;
@@ -68,23 +72,12 @@ class HostSocket {
   connected = false;
   /** The machine has forgotten the flow; what is queued still goes out. */
   detached = false;
-  /** Writes handed to the socket, and those that it has finished. */
-  written = 0;
-  done: (() => void) | null = null;
-  finished = 0;
-  /** The write that uses a guest's memory, and how to give that back. */
-  pinnedWrite = 0;
+  /** Gives back the guest's memory that the oldest queued write uses. */
   unpin: (() => void) | null = null;
 
   constructor(flow: TcpFlow) {
     this.flow = flow;
   }
-}
-
-/** Ends it so that its peer notices: a reset, where there is such a thing. */
-function resetSocket(socket: Socket): void {
-  if (socket.remoteAddress === undefined) socket.destroy();
-  else socket.resetAndDestroy();
 }
 
 export class TcpGateway implements TcpPath {
@@ -93,6 +86,17 @@ export class TcpGateway implements TcpPath {
   readonly #shared: number;
   readonly #sharedView: Buffer;
   readonly #detached = new Set<HostSocket>();
+  readonly #handles: boolean;
+  readonly #events: StreamEvents<HostSocket> = {
+    readBuffer: (h) => this.#readBuffer(h),
+    onConnect: (h) => this.#onConnect(h),
+    onData: (h, bytes) => this.#onData(h, bytes),
+    onCopied: (h, data) => this.#onCopied(h, data),
+    onEnd: (h) => this.#onEnd(h),
+    onWritten: (h) => this.#onWritten(h),
+    onFailed: (h, code) => this.#onFailed(h, code),
+    onClosed: (h) => this.#onClosed(h),
+  };
   /** Host sockets opened in this turn of the loop, and those that wait for the next. */
   #dialled = 0;
   readonly #toDial = new TcpDialQueue();
@@ -103,12 +107,13 @@ export class TcpGateway implements TcpPath {
 
   constructor(o: TcpGatewayOptions) {
     this.#memory = o.memory;
+    this.#handles = hasHandles && !o.plainSockets;
     this.#shared = o.memory.alloc(LARGE_CHUNK);
     this.#sharedView = o.memory.buffer(this.#shared, LARGE_CHUNK);
     const host: HostSide = {
       connect: (flow, host, port, urgency) => this.#connect({ flow, host, port }, urgency),
       write: (flow, at, length, queued) => this.#write(flow, at, length, queued),
-      end: (flow) => this.#socket(flow)?.end(),
+      end: (flow) => (flow.host as HostSocket | null)?.stream?.end(),
       close: (flow) => this.#close(flow),
       reset: (flow) => this.#reset(flow.host as HostSocket | null),
       read: (flow, on) => this.#read(flow, on),
@@ -160,7 +165,8 @@ export class TcpGateway implements TcpPath {
     const h = new HostSocket(flow);
     h.connected = true;
     flow.host = h;
-    this.#adopt(h, socket);
+    if (this.#handles && isFresh(socket)) h.stream = HandleStream.adopt(h, this.#events, takeHandle(socket));
+    else h.stream = NetStream.adopt(h, this.#events, socket);
     this.#arm();
     return flow;
   }
@@ -200,14 +206,6 @@ export class TcpGateway implements TcpPath {
 
   // ---- sockets
 
-  #socket(flow: TcpFlow): Socket | null {
-    return (flow.host as HostSocket | null)?.socket ?? null;
-  }
-
-  #onread(h: HostSocket): { buffer: () => Uint8Array; callback: (bytes: number) => boolean } {
-    return { buffer: () => this.#readBuffer(h), callback: (bytes) => this.#onData(h, bytes) };
-  }
-
   /** Dials, but not too often in a turn: a burst of SYNs must not keep the other cards waiting. What the machine evicts meanwhile costs no socket. */
   #connect(dial: Dial, urgency: number): void {
     if (this.#dialled === 0) setImmediate(() => this.#dialMore());
@@ -227,64 +225,40 @@ export class TcpGateway implements TcpPath {
   #dial({ flow, host, port }: Dial): void {
     const h = new HostSocket(flow);
     flow.host = h;
-    const socket = connect({ host, port, allowHalfOpen: true, noDelay: true, onread: this.#onread(h) as never });
-    this.#attach(h, socket);
-    socket.once('connect', () => {
-      h.connected = true;
-      this.#machine.onConnected(flow, performance.now());
-      this.#arm();
-    });
+    h.stream = this.#handles ? HandleStream.connect(h, this.#events, host, port) : NetStream.connect(h, this.#events, host, port);
   }
 
-  /** A socket from outside, paused: its handle is wrapped anew with our buffers, unless something was read from it. */
-  #adopt(h: HostSocket, given: Socket): void {
-    const inner = given as Socket & { _handle: (object & { reading?: boolean }) | null };
-    if (!inner._handle || given.readableLength > 0 || given.bytesRead > 0) {
-      this.#attach(h, given);
-      given.on('data', (data: Buffer) => this.#onCopied(h, data));
-      given.resume();
-      return;
-    }
-    const handle = inner._handle;
-    inner._handle = null;
-    given.destroy();
-    const socket = new Socket({ handle, allowHalfOpen: true, onread: this.#onread(h) } as never);
-    socket.setNoDelay(true);
-    this.#attach(h, socket);
-    socket.resume();
+  #onConnect(h: HostSocket): void {
+    h.connected = true;
+    this.#machine.onConnected(h.flow, performance.now());
+    this.#arm();
   }
 
-  #attach(h: HostSocket, socket: Socket): void {
-    h.socket = socket;
-    socket.on('end', () => {
-      if (!h.detached) this.#machine.onHostEnd(h.flow, performance.now());
-      this.#arm();
-    });
-    socket.on('error', (error: NodeJS.ErrnoException) => this.#onError(h, error));
-    socket.on('close', () => this.#onClose(h));
+  #onEnd(h: HostSocket): void {
+    if (!h.detached) this.#machine.onHostEnd(h.flow, performance.now());
+    this.#arm();
   }
 
-  #onError(h: HostSocket, error: NodeJS.ErrnoException): void {
+  #onFailed(h: HostSocket, code: string): void {
     this.#letGo(h);
     if (h.detached) return;
     const now = performance.now();
     if (h.connected) this.#machine.onHostReset(h.flow, now);
-    else if (NO_SOCKET.has(error.code ?? '')) this.#machine.onNoSocket(h.flow, now);
-    else this.#machine.onNotConnected(h.flow, { kind: REFUSALS[error.code ?? ''] ?? 'host-unreachable' }, now);
+    else if (NO_SOCKET.has(code)) this.#machine.onNoSocket(h.flow, now);
+    else this.#machine.onNotConnected(h.flow, { kind: REFUSALS[code] ?? 'host-unreachable' }, now);
     this.#arm();
   }
 
-  #onClose(h: HostSocket): void {
+  #onClosed(h: HostSocket): void {
     this.#letGo(h);
-    h.socket = null;
-    this.#detached.delete(h);
-    if (h.detached) return;
-    // closed without an end or an error: whatever was the cause, nothing more will pass
-    if (!h.flow.has(Happened.hostEnd)) this.#machine.onHostReset(h.flow, performance.now());
+    // without an end: whatever was the cause, nothing more will pass
+    if (!h.detached && !h.flow.has(Happened.hostEnd)) this.#machine.onHostReset(h.flow, performance.now());
   }
 
-  /** Gives back what the socket borrowed. */
+  /** It is over: gives back what it borrowed. */
   #letGo(h: HostSocket): void {
+    h.stream = null;
+    this.#detached.delete(h);
     h.unpin?.();
     h.unpin = null;
     h.flow.owner.queued -= h.flow.queued;
@@ -313,10 +287,10 @@ export class TcpGateway implements TcpPath {
     return this.#memory.buffer(chunk.end, room > h.flow.mss ? room - (room % h.flow.mss) : room);
   }
 
-  #onData(h: HostSocket, bytes: number): boolean {
+  #onData(h: HostSocket, bytes: number): void {
     stayAwake(bytes);
     const flow = h.flow;
-    if (h.detached) return true;
+    if (h.detached) return;
     const chunk = h.chunk;
     if (chunk) {
       flow.send.grow(chunk, bytes);
@@ -331,7 +305,6 @@ export class TcpGateway implements TcpPath {
     }
     this.#machine.onHostData(flow, performance.now());
     this.#arm();
-    return true;
   }
 
   #takeChunk(h: HostSocket): void {
@@ -366,10 +339,10 @@ export class TcpGateway implements TcpPath {
 
   #read(flow: TcpFlow, on: boolean): boolean {
     const h = flow.host as HostSocket | null;
-    const socket = h?.socket;
-    if (!h || !socket) return on;
+    const stream = h?.stream;
+    if (!h || !stream) return on;
     if (!on) {
-      socket.pause();
+      stream.pause();
       return false;
     }
     if (h.spill) {
@@ -378,7 +351,7 @@ export class TcpGateway implements TcpPath {
       this.#unspill(h, spill);
       if (h.spill) return false;
     }
-    socket.resume();
+    stream.resume();
     return true;
   }
 
@@ -386,68 +359,56 @@ export class TcpGateway implements TcpPath {
 
   #write(flow: TcpFlow, at: number, length: number, queued: boolean): void {
     const h = flow.host as HostSocket;
-    const socket = h.socket;
-    if (!socket || socket.destroyed) return;
-    const mark = ++h.written;
-    h.done ??= () => this.#onWritten(h);
-    if (socket.writableLength === 0 && h.unpin === null) {
+    const stream = h.stream;
+    if (!stream) return;
+    if (stream.queued === 0 && h.unpin === null) {
       const unpin = queued ? null : this.#run?.pinRun?.();
       if (unpin) {
-        socket.write(this.#memory.buffer(at, length), h.done);
-        if (socket.writableLength === 0) unpin();
-        else {
-          h.unpin = unpin;
-          h.pinnedWrite = mark;
-        }
-        this.#account(h);
+        stream.write(this.#memory.buffer(at, length));
+        if (stream.queued === 0) unpin();
+        else h.unpin = unpin;
+        this.#account(h, stream);
         return;
       }
     }
-    socket.write(Buffer.from(this.#memory.u8.subarray(at, at + length)), h.done);
-    this.#account(h);
+    stream.write(Buffer.from(this.#memory.u8.subarray(at, at + length)));
+    this.#account(h, stream);
   }
 
-  #account(h: HostSocket): void {
-    const queued = h.socket?.writableLength ?? 0;
+  #account(h: HostSocket, stream: HostStream): void {
+    const queued = stream.queued;
     h.flow.owner.queued += queued - h.flow.queued;
     h.flow.queued = queued;
   }
 
   #onWritten(h: HostSocket): void {
-    h.finished++;
-    if (h.unpin && h.finished >= h.pinnedWrite) {
-      h.unpin();
-      h.unpin = null;
-    }
-    if (h.flow.queued === 0 || !h.socket) return;
-    this.#account(h);
+    h.unpin?.();
+    h.unpin = null;
+    if (!h.stream) return;
+    this.#account(h, h.stream);
     if (!h.detached) this.#machine.onDrained(h.flow, performance.now());
   }
 
   // ---- ends
 
-  /** Both directions are done: what is queued goes out, and Node closes the socket after its FIN. */
+  /** Both directions are done: what is queued goes out, and the stream closes itself after its FIN. */
   #close(flow: TcpFlow): void {
     const h = flow.host as HostSocket | null;
     if (!h) return;
     h.detached = true;
     this.#dropChunk(h);
-    const socket = h.socket;
-    if (!socket) return;
+    const stream = h.stream;
+    if (!stream) return;
     this.#detached.add(h);
-    socket.end();
-    socket.resume();
+    stream.resume();
+    stream.end();
   }
 
   #reset(h: HostSocket | null): void {
     if (!h) return;
     h.detached = true;
+    const stream = h.stream;
     this.#letGo(h);
-    this.#detached.delete(h);
-    const socket = h.socket;
-    h.socket = null;
-    if (!socket) return;
-    if (h.connected) resetSocket(socket);
-    else socket.destroy();
+    stream?.reset();
   }
 }

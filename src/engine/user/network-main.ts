@@ -21,6 +21,7 @@ import { loadKernels } from '../../net/kernels.ts';
 import { PacketMemory } from '../../net/packet-memory.ts';
 import { formatIpv4, gatewayOf } from '../../wire/address.ts';
 import { LeaseSaver, loadLeases } from '../lease-file.ts';
+import { hasHandles } from './handle-stream.ts';
 import { TcpGateway } from './host-tcp.ts';
 import { UserNetwork } from './network.ts';
 import type { NetworkConfig, NetworkStatus } from './network-config.ts';
@@ -164,7 +165,9 @@ function begin(): void {
     process.exit(0);
   });
   probe.on('error', () => {
-    listenAt(streams, dial, () => listenAt(server, control, () => log.info({ pid: process.pid }, 'network process started')));
+    listenAt(streams, dial, () =>
+      listenAt(server, control, () => log.info({ pid: process.pid, sockets: hasHandles ? 'handles' : 'node:net' }, 'network process started')),
+    );
   });
 }
 
