@@ -4,7 +4,7 @@
  */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { RemoteEngine } from '../world/remote-engine.ts';
-import { missing, type Namespace, until, World } from '../world/world.ts';
+import { answered, missing, type Namespace, until, World } from '../world/world.ts';
 import { dhcp, type Flow, flow, greet, greeting, guest, ipv4Packet, macText, nic, rule, sendFrames, serve, state, vmId } from './guest-tools.ts';
 
 const why = missing('root', 'netns');
@@ -114,32 +114,25 @@ describe.skipIf(why !== null)(`live changes${why ? ` (${why})` : ''}`, () => {
 
     expect(await e.apply(desired({ isolated: true }))).toEqual([]);
     await until('the near one ends', () => near.end());
-    for (const [g, to] of [
-      [vm2, ip1],
-      [vm1, ip2],
-      [vm1, GW],
-      [vm1, HOST],
-      [w.host, ip1],
-    ] as const)
-      expect(g.pings(to), `${g.name} to ${to}`).toBe(false);
+    expect(await answered([vm2, ip1], [vm1, ip2], [vm1, GW], [vm1, HOST], [w.host, ip1])).toEqual([]);
     // by way of the gateway: the host would route it back
-    for (const [g, to] of [
-      [vm1, ip2],
-      [vm2, ip1],
-    ] as const) {
-      g.run(`ip route add ${to}/32 via ${GW}`);
-      expect(await greet(g, 'tcp', to, 8080)).not.toMatch(/sees/);
-      g.run(`ip route del ${to}/32`);
-    }
-    for (const [g, to, dev] of [
-      [vm1, link(vm2), 'eth0'],
-      [vm2, link(vm1), 'eth0'],
-      [vm1, bridge, 'eth0'],
-      [w.host, link(vm1), 'anka-shared'],
-    ] as const)
-      expect(ping6(g, to, dev), `${g.name} to ${to}`).toBe(false);
-    expect(vm2.attempt('ping -6 -c2 -i0.2 -W1 ff02::1%eth0') ?? '').not.toContain(link(vm1));
-    expect(vm2.attempt('ping -b -c2 -i0.2 -W1 192.168.64.255') ?? '').not.toContain(`from ${ip1}`);
+    await Promise.all(
+      (
+        [
+          [vm1, ip2],
+          [vm2, ip1],
+        ] as const
+      ).map(async ([g, to]) => {
+        g.run(`ip route add ${to}/32 via ${GW}`);
+        expect(await greet(g, 'tcp', to, 8080)).not.toMatch(/sees/);
+        g.run(`ip route del ${to}/32`);
+      }),
+    );
+    const groups = [vm2.ask('ping -6 -c2 -i0.2 -W1 ff02::1%eth0'), vm2.ask('ping -b -c2 -i0.2 -W1 192.168.64.255')];
+    const [of1, of2] = [link(vm1), link(vm2)].map((a) => `${a}%eth0`) as [string, string];
+    expect(await answered([vm1, of2], [vm2, of1], [vm1, `${bridge}%eth0`], [w.host, `${link(vm1)}%anka-shared`])).toEqual([]);
+    expect((await groups[0]) ?? '').not.toContain(link(vm1));
+    expect((await groups[1]) ?? '').not.toContain(`from ${ip1}`);
     // an address that it sets by hand does not get round it either
     vm1.run('ip addr add 192.168.64.99/24 dev eth0');
     for (let i = 0; i < 2; i++) expect(vm1.attempt(`ping -c1 -W1 -q -I 192.168.64.99 ${GW}`)).toBeNull();
@@ -306,11 +299,11 @@ print(socket.inet_ntoa(a[16:20]), o[53][0], socket.inet_ntoa(o[3]), socket.inet_
 
     test('by a shared VM or its gateway: not reached at all', async () => {
       const before = own();
-      for (const to of [ip1, ip2, GW, '192.168.64.255']) {
-        vm3.run(`ip route replace ${to}/32 via 192.168.128.1`);
-        expect(vm3.pings(to), to).toBe(false);
-      }
-      expect(await greet(vm3, 'udp', ip1, 8080)).toBe('timeout');
+      const ways = [ip1, ip2, GW, '192.168.64.255'];
+      for (const to of ways) vm3.run(`ip route replace ${to}/32 via 192.168.128.1`);
+      const udp = greet(vm3, 'udp', ip1, 8080);
+      expect(await answered(...ways.map((to) => [vm3, to] as const))).toEqual([]);
+      expect(await udp).toBe('timeout');
       // a shared VM that routes, and says that it is the way
       vm1.run(`sysctl -qw net.ipv4.ip_forward=1; ip route replace 192.168.128.0/24 via ${GW}`);
       expect(await heard(() => vm3.attempt(`ip route replace ${INTERNET}/32 via ${ip1} dev eth0 onlink; ping -c1 -W1 -q ${INTERNET}`))).toBe('');

@@ -180,7 +180,7 @@ describe.skipIf(whyGuest !== null)(`anka capture${whyGuest ? ` (${whyGuest})` : 
   test('B93: live into a pipe, without a filter', async () => {
     const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
     const child = w.host.spawn(
-      ['sh', '-c', `${process.execPath} ${main} capture vm1 | tshark -n -l -i - -c 200 -Y icmp -T fields -e ip.src 2>/dev/null`],
+      ['sh', '-c', `${process.execPath} ${main} capture vm1 | tshark -n -l -i - -c 100 -Y icmp -T fields -e ip.src 2>/dev/null`],
       anka.env,
     );
     const exited = new Promise<number | null>((resolve) => child.once('exit', resolve));
@@ -193,7 +193,7 @@ describe.skipIf(whyGuest !== null)(`anka capture${whyGuest ? ` (${whyGuest})` : 
       return out.includes('192.168.64.1');
     });
     expect(child.exitCode).toBeNull();
-    const more = w.host.spawn(['ping', '-i', '0.05', '-q', ip]);
+    const more = w.host.spawn(['ping', '-i', '0.01', '-q', ip]);
     expect(await exited, 'the end of the reader is the end of the capture').toBe(0);
     more.kill();
   });

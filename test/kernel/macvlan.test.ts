@@ -8,7 +8,7 @@ import type { DesiredState } from '../../src/engine/engine.ts';
 import { cardBridgeNames } from '../../src/engine/kernel/names.ts';
 import { dhcp, greeting, guest, ipv4Hex, macText, nic, sendFrames, serve, state, vmId } from '../contract/guest-tools.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
-import { missing, type Namespace, until, World } from '../world/world.ts';
+import { answered, missing, type Namespace, until, World } from '../world/world.ts';
 
 const why = missing('root', 'netns');
 process.env['ANKA_ALLOW_VIRTUAL_UPLINK'] = '1';
@@ -79,8 +79,7 @@ describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}
     });
     expect([24, 16, 8, 0].map((s) => ((seen.ip as number) >>> s) & 255).join('.')).toBe(ip1);
     expect(seen.limit).toBe('bridged to en0 by macvlan, as this kernel takes no eBPF from us: it and this host cannot reach each other');
-    expect(vm1.pings('10.9.0.2'), 'the limit is so').toBe(false);
-    expect(w.host.pings(ip1)).toBe(false);
+    expect(await answered([vm1, '10.9.0.2'], [w.host, ip1]), 'the limit is so').toEqual([]);
     const stats = (await e.stats()).find((s) => s.id === vmId(1));
     expect(stats?.rxPackets).toBeGreaterThan(0);
     expect(stats?.txPackets).toBeGreaterThan(0);
@@ -143,8 +142,7 @@ describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}
     expect(await e.apply(state(bridged(1, { isolated: true }), bridged(2)))).toEqual([]);
     await vm1.reaches('10.9.0.1');
     await w.outside.reaches(ip1);
-    expect(vm1.pings(ip2)).toBe(false);
-    expect(vm2.pings(ip1)).toBe(false);
+    expect(await answered([vm1, ip2], [vm2, ip1])).toEqual([]);
     expect(await e.apply(state(bridged(1), bridged(2)))).toEqual([]);
     await vm1.reaches(ip2, 'they meet again');
   });

@@ -7,6 +7,7 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { Client } from '../../src/api/client.ts';
 import { openDb } from '../../src/store/db.ts';
 import { Qmp } from '../../src/vm/qmp.ts';
 import { Anka } from '../world/anka.ts';
@@ -69,8 +70,9 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
   const qemus = () => processes().filter((p) => p.args[0]?.startsWith('qemu-system'));
   const services = () => processes().filter((p) => p.args.some((a) => a.endsWith('service-main.js')));
   const all = async (): Promise<Vm[]> => {
-    const names = (await anka.body<{ uuid: string }[]>('list')).map((v) => v.uuid);
-    return Promise.all(names.map((n) => anka.body<Vm>(`show ${n}`)));
+    const uuids = (await anka.body<{ uuid: string }[]>('list')).map((v) => v.uuid); // which starts a daemon where there is none
+    const api = new Client(join(anka.home, 'run/ankad.sock'));
+    return Promise.all(uuids.map((u) => api.get<Vm>(`/v1/vms/${u}`)));
   };
 
   beforeAll(async () => {

@@ -209,20 +209,23 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
     expect(seen[0]).toBe(ip);
     const macs = [(await show('vm1')).mac];
     const ports = [10000];
-    for (const name of ['running', 'suspended', 'stopped']) {
+    const clones = ['running', 'suspended', 'stopped'];
+    for (const name of clones) {
       const { network_cards } = await anka.body<{ network_cards: object[] }>(`describe ${name}`);
       expect(network_cards).toMatchObject([
         { mode: 'shared', mac_address: '52:54:00:12:34:56', local: false, port_forwarding_rules: [{ rule_name: 'ssh', guest_port: 22, host_port: 0 }] },
       ]);
       await anka.ok(`modify ${name} set network-card --no-mac --local`);
-      await anka.ok(`start ${name}`);
+    }
+    await anka.ok(`start ${clones.join(' ')}`);
+    for (const name of clones) {
       seen.push(await anka.address(name));
       const s = await show(name);
       macs.push(s.mac);
       ports.push(s.port_forwarding[0]?.host_port as number);
       await anka.reaches(name, INTERNET);
-      await anka.ok(`stop -f ${name}`);
     }
+    await anka.ok(`stop -f ${clones.join(' ')}`);
     expect(new Set(seen).size).toBe(4);
     expect(new Set(macs).size).toBe(4);
     expect(mac).toBeDefined();

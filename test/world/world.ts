@@ -128,6 +128,12 @@ export async function until<T>(what: string, check: () => T | Promise<T>, limitM
   }
 }
 
+/** Of these ways, as `name to address`, those on which a ping is answered within a second. All are tried at once. */
+export async function answered(...ways: readonly (readonly [Namespace, string])[]): Promise<string[]> {
+  const all = await Promise.all(ways.map(async ([from, to]) => ((await from.ask(`ping -c1 -W1 -q ${to}`)) === null ? [] : [`${from.name} to ${to}`])));
+  return all.flat();
+}
+
 export class World {
   readonly host: Namespace;
   readonly outside: Namespace;
