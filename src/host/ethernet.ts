@@ -43,7 +43,11 @@ class Interface {
 
   /** Interfaces that this one is made of. */
   lower(): string[] {
-    return readdirSync(this.#path).flatMap((f) => (f.startsWith('lower_') ? [f.slice(6)] : []));
+    try {
+      return readdirSync(this.#path).flatMap((f) => (f.startsWith('lower_') ? [f.slice(6)] : []));
+    } catch {
+      return []; // it has just gone, as a container's interface does
+    }
   }
 
   devType(): string {

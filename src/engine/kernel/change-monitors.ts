@@ -1,7 +1,7 @@
 /**
  * Cues that something on the host's network may have changed: `ip monitor`, `nft monitor` and `tc monitor`.
  *
- * Theory of operation: what they print is not read, only that they print. A monitor that ends is started again a second later. A daemon that is killed takes its monitors with it.
+ * Theory of operation: what they print is not read, only that they print. A monitor that ends, or cannot be started, is started again a second later. A daemon that is killed takes its monitors with it.
  * Limits: a change may cause many cues, and one may get lost while a monitor is down: whoever listens gathers them, and looks by itself now and then.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
@@ -43,14 +43,15 @@ export class ChangeMonitors {
     });
     this.#children.push(child);
     child.stdout.on('data', () => this.#cue());
-    child.on('error', () => {}); // whoever listens looks without cues, too
-    child.on('exit', () => {
+    const again = (): void => {
       if (!this.#children.includes(child)) return;
       this.#children = this.#children.filter((c) => c !== child);
       setTimeout(() => {
         if (this.#running) this.#start(command);
       }, RESTART_MS).unref();
-    });
+    };
+    child.on('error', again); // not even started: whoever listens looks without cues, too
+    child.on('exit', again);
     child.unref();
     (child.stdout as unknown as { unref(): void }).unref();
   }

@@ -12,6 +12,7 @@
  * interface has a route. Linux 5.3 and later, with tc of iproute2 5.10 and later.
  */
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ipBatch, type Link, listLinks } from '../../host/links.ts';
 import { setSysctl } from '../../host/sysctl.ts';
 import {
@@ -51,6 +52,9 @@ export interface BridgedVm {
 const OBJECT_PREFIX = 'anka-ntb-';
 /** Between what others put first (a CNI) and what the kernel numbers by itself (49152). */
 const PREFERENCE = 97;
+/** Until the kernel's refusal of a program is believed. */
+const ATTEMPTS = 3;
+const AGAIN_MS = 100;
 
 interface Program {
   at: 'nic' | 'port';
@@ -162,10 +166,17 @@ export class NoTouchBridges {
     };
     const fresh = PROGRAMS.some((p) => p.at === 'nic' && !at(p));
     if (fresh) {
-      const refusal = await attach('port').then(
-        () => null,
-        (cause: Error) => cause.message,
-      );
+      const tried = (): Promise<string | null> =>
+        attach('port').then(
+          () => null,
+          (cause: Error) => cause.message,
+        );
+      let refusal = await tried();
+      // what is refused here counts for as long as this process lives, so nothing that passes may be taken for it
+      for (let tries = 1; refusal !== null && tries < ATTEMPTS; tries++) {
+        await sleep(AGAIN_MS);
+        refusal = await tried();
+      }
       if (refusal !== null) return refusal;
     }
     const work = async (): Promise<void> => {
