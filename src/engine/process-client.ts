@@ -54,16 +54,27 @@ export class ProcessClient<M extends { [K in keyof M]: { params: unknown; result
     this.socket = options.socket;
   }
 
-  /** Runs a method; starts the process first when it does not answer. */
+  /** Runs a method; starts the process first when it does not answer. One that dies over it is started anew, and asked once more: every method may be run twice. */
   async call<K extends keyof M & string>(method: K, params: M[K]['params']): Promise<M[K]['result']> {
     const client = await this.#connect(true);
-    return (await client.call(method, params)) as M[K]['result'];
+    try {
+      return (await client.call(method, params)) as M[K]['result'];
+    } catch (cause) {
+      if (!client.gone || this.#closing) throw cause;
+      return (await (await this.#connect(true)).call(method, params)) as M[K]['result'];
+    }
   }
 
   /** As `call`, but null when no process runs. */
   async callIfRunning<K extends keyof M & string>(method: K, params: M[K]['params']): Promise<M[K]['result'] | null> {
     const client = await this.#connect(false).catch(() => null);
-    return client ? ((await client.call(method, params)) as M[K]['result']) : null;
+    if (!client) return null;
+    try {
+      return (await client.call(method, params)) as M[K]['result'];
+    } catch (cause) {
+      if (client.gone) return null;
+      throw cause;
+    }
   }
 
   /** Lets go; the process goes on. */
@@ -73,7 +84,7 @@ export class ProcessClient<M extends { [K in keyof M]: { params: unknown; result
   }
 
   async #connect(start: boolean): Promise<LineClient> {
-    if (this.#client) return this.#client;
+    if (this.#client && !this.#client.gone) return this.#client;
     const dialling = this.#connecting;
     if (dialling) {
       const client = await dialling.catch(() => null);
@@ -121,7 +132,7 @@ export class ProcessClient<M extends { [K in keyof M]: { params: unknown; result
         const client = new LineClient(socket, () => this.#options.onChanged());
         this.#client = client;
         void client.closed.then(() => {
-          this.#client = null;
+          if (this.#client === client) this.#client = null;
           if (!this.#closing) this.#options.onGone();
         });
         resolve(client);

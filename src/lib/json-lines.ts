@@ -73,6 +73,11 @@ export class LineClient {
     });
   }
 
+  /** The connection is over. */
+  get gone(): boolean {
+    return this.#stream.destroyed;
+  }
+
   close(): void {
     this.#stream.destroy();
   }

@@ -174,6 +174,18 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
     expect([readFileSync(precious, 'utf8'), statSync(precious).uid]).toEqual(['precious', 0]);
   });
 
+  test('B90: killed in the middle of a change, which is made all the same', async () => {
+    for (const port of [443, 444, 445]) {
+      const before = pidOf('shared');
+      const more = state(nic(1, 'shared', { ownerUid: VM_UID, rules: [rule(80, 8080), rule(port, 8080)] }), nic(2, 'host', { ownerUid: VM_UID + 1 }));
+      const applied = e.apply(more);
+      process.kill(before, 'SIGKILL');
+      expect(await applied).toEqual([]);
+      await until('the new rule works', async () => (await greet(w.outside, 'tcp', HOST, port)) === `vm1 sees ${OUT}`);
+    }
+    expect(await e.apply(desired())).toEqual([]);
+  });
+
   test('B90: killed, it is back with its cables, its leases and its rules; the other network is not touched', async () => {
     const other = pidOf('host');
     process.kill(pidOf('shared'), 'SIGKILL');
