@@ -1,11 +1,10 @@
 /** Runs the built `anka` in a namespace, with a state folder of its own. */
-import { chownSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { chownSync, cpSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { runsWith } from '../../src/host/process.ts';
+import { builtMain } from './built.ts';
 import { AS_ORDINARY_USER, ORDINARY } from './remote-engine.ts';
 import { type Namespace, until, type World } from './world.ts';
-
-const MAIN = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 
 export interface Result {
   status: number;
@@ -20,10 +19,10 @@ export class Anka {
 
   /** Words before the program's. */
   readonly #as: readonly string[];
+  readonly #main = builtMain();
 
   /** `ordinary`: everything runs as a user without any right, who has a copy of the image. */
   constructor(world: World, baseImage: string, options: { ordinary?: boolean } = {}) {
-    if (!existsSync(MAIN)) throw new Error("dist is not built: run 'npm run build'");
     this.ns = world.host;
     this.home = join(world.dir, 'h');
     this.#as = options.ordinary ? AS_ORDINARY_USER : [];
@@ -46,12 +45,12 @@ export class Anka {
   /** The command line of `anka` with these words, for a shell in the namespace. */
   commandLine(words: string): string {
     const env = Object.entries(this.env).map(([k, v]) => `${k}=${v}`);
-    return [...this.#as, ...(this.#as.length > 0 ? [] : ['env']), ...env, process.execPath, MAIN, words].join(' ');
+    return [...this.#as, ...(this.#as.length > 0 ? [] : ['env']), ...env, process.execPath, this.#main, words].join(' ');
   }
 
   /** One command line, its words apart. `input` goes to its standard input. */
   run(words: readonly string[], options: { env?: Record<string, string>; input?: string } = {}): Promise<Result> {
-    const child = this.ns.spawn([...this.#as, process.execPath, MAIN, ...words], { ...this.env, ...options.env }, 'pipe');
+    const child = this.ns.spawn([...this.#as, process.execPath, this.#main, ...words], { ...this.env, ...options.env }, 'pipe');
     const out: Buffer[] = [];
     const err: Buffer[] = [];
     child.stdout?.on('data', (d: Buffer) => out.push(d));
@@ -90,8 +89,9 @@ export class Anka {
   async killDaemon(): Promise<void> {
     const pid = this.daemonPid();
     if (pid === null) return;
+    const program = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')[1] as string;
     process.kill(pid, 'SIGKILL');
-    await until('the daemon is gone', () => !existsSync(`/proc/${pid}`) || / Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8')));
+    await until('the daemon is gone', async () => !(await runsWith(pid, program)));
   }
 
   /** Waits until a ping in the guest is answered. */

@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import type { DesiredState, DoctorFinding, EngineProblem, NicStats, ObservedState } from '../../src/engine/engine.ts';
 import type { Explanation, Packet } from '../../src/net/explain.ts';
+import { builtMain } from './built.ts';
 import type { World } from './world.ts';
 
 /** A user id that is nobody's. */
@@ -35,7 +36,8 @@ export class RemoteEngine {
     const state = join(world.dir, 'state');
     mkdirSync(run, { recursive: true });
     mkdirSync(state, { recursive: true });
-    const program = [process.execPath, '--import', 'tsx', fileURLToPath(new URL('engine-process.ts', import.meta.url)), kind, run, state];
+    builtMain();
+    const program = [process.execPath, fileURLToPath(new URL('engine-process.mjs', import.meta.url)), kind, run, state];
     if (ordinary) for (const dir of [run, state]) chownSync(dir, ORDINARY, ORDINARY);
     const as = ordinary ? AS_ORDINARY_USER : rights === 'no-ebpf' ? WITHOUT_EBPF : rights === 'root' ? FROM_A_SHELL : [];
     this.child = world.host.spawn([...as, ...program]);
