@@ -5,7 +5,7 @@
  * Payload goes out by the `segment` kernel, which cuts, copies and sums in one pass. Every segment carries the newest acknowledgement and window.
  *
  * Limits. No IP options, no TCP options but in a SYN and in an ACK that tells of payload out of order (RFC 2018): a guest whose own queue drops a burst would otherwise send again one segment per round trip, and back off for
- * seconds as nothing gives it a new measurement (RFC 6298 5.7). Timestamps (RFC 7323) are not offered: docs/decisions/0014.
+ * seconds as nothing gives it a new measurement (RFC 6298 5.7). Timestamps (RFC 7323) are not offered: docs/decisions/0015.
  */
 import { ETH, ETH_HEADER, EtherType, writeMac } from '../../wire/ethernet.ts';
 import { DONT_FRAGMENT, IPV4, IPV4_HEADER, IpProtocol } from '../../wire/ipv4.ts';
