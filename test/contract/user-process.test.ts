@@ -94,7 +94,7 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
     const daemons = w.host
       .run(`ip netns pids ${w.host.name} | while read p; do echo "$p $(tr '\\0' ' ' </proc/$p/cmdline 2>/dev/null)"; done; true`)
       .split('\n')
-      .filter((l) => l.includes('engine-process.ts'))
+      .filter((l) => l.includes('engine-process.'))
       .map((l) => Number(l.split(' ')[0]));
     expect(daemons.length).toBeGreaterThan(0);
     const theirs = new Set(daemons.flatMap(open).map((l) => l.slice(l.indexOf(' ') + 1)));
