@@ -26,6 +26,8 @@ const SOCK_RAW_CLOEXEC = 0x80003;
 const ETH_P_ALL = 3;
 const SO_ATTACH_FILTER = 26;
 const SO_SNDBUF = 7;
+const SO_KEEPALIVE = 9;
+const ONE = Buffer.from([1, 0, 0, 0]);
 const SO_SNDBUFFORCE = 32;
 const AF_INET = 2;
 const SOCK_DGRAM_CLOEXEC_NONBLOCK = 0x80802;
@@ -300,6 +302,13 @@ export function openPacketMemory(o: PacketMemoryOptions): PacketMemory {
 /** The descriptor of a socket of Node's own; -1 while it has none. */
 function descriptorOf(socket: object): number {
   return (socket as { _handle?: { fd?: number } | null })._handle?.fd ?? -1;
+}
+
+/** Has the kernel find out when a socket's peer is gone, at the times that the host is set to (on Linux `net.ipv4.tcp_keepalive_…`). */
+export function keepAlive(fd: number): void {
+  if (fd < 0) return;
+  if (process.platform === 'linux') load().setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, ONE, ONE.length);
+  else load().setsockopt(fd, 0xffff, 8, ONE, ONE.length);
 }
 
 /** Lets the kernel take more of a stream at once; as much as it allows an ordinary user, where we are one. Does nothing where there is no Linux. */

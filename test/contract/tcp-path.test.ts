@@ -4,7 +4,7 @@
  */
 import { type ChildProcess, execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -67,10 +67,13 @@ class Lab {
   readonly #socket = join(this.dir, 'nic.sock');
   readonly #damage: string[];
 
-  constructor(mtu: number, damage: string[] = [], rules = '', sockets: Sockets = 'handles') {
+  constructor(mtu: number, damage: string[] = [], rules = '', sockets: Sockets = 'handles', settings: Record<string, string> = {}) {
     this.#damage = damage;
     const socket = this.#socket;
-    this.process = this.host.spawn([process.execPath, '--import', 'tsx', join(root, 'test/world/tcp-path-process.ts'), socket, String(mtu), rules, sockets]);
+    this.process = this.host.spawn(
+      [process.execPath, '--import', 'tsx', join(root, 'test/world/tcp-path-process.ts'), socket, String(mtu), rules, sockets],
+      settings,
+    );
     this.process.stdout?.on('data', (d) => {
       this.output += d;
     });
@@ -101,14 +104,19 @@ class Lab {
     return this.guest.ask(`${process.execPath} ${join(this.dir, 'program.cjs')}`);
   }
 
-  async stats(): Promise<Record<string, number>> {
-    const before = this.output.length;
-    const pid = execFileSync('sh', ['-c', `ip netns pids ${this.host.name}`])
+  /** The network process's. */
+  pid(): number {
+    const pids = execFileSync('sh', ['-c', `ip netns pids ${this.host.name}`])
       .toString()
       .trim()
-      .split('\n')
-      .find((p) => readFileSync(`/proc/${p}/cmdline`, 'utf8').includes('tcp-path-process') && !readFileSync(`/proc/${p}/cmdline`, 'utf8').startsWith('ip'));
-    process.kill(Number(pid), 'SIGUSR2');
+      .split('\n');
+    const line = (pid: string): string => readFileSync(`/proc/${pid}/cmdline`, 'utf8');
+    return Number(pids.find((p) => line(p).includes('tcp-path-process') && !line(p).startsWith('ip')));
+  }
+
+  async stats(): Promise<Record<string, number>> {
+    const before = this.output.length;
+    process.kill(this.pid(), 'SIGUSR2');
     await until('the counters', () => this.output.slice(before).includes('\n'));
     return JSON.parse(this.output.slice(before)) as Record<string, number>;
   }
@@ -352,6 +360,59 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
     console.info(`10,000 SYNs to ${burst}: ${count} connections beside them, the slowest took ${slowest} ms`);
     expect(bad).toBe(0);
     expect(stats['opened']! - before, 'each of them was begun once: none was pushed out').toBe(10_000 + count!);
+  });
+
+  test('B67: an idle guest whose kernel is gone gives its connection and host socket back; one that lives keeps them', async () => {
+    lab = new Lab(1500, [], '', 'handles', { KEEP_ALIVE: '{"idle":200,"interval":100,"probes":3}' });
+    await lab.ready();
+    // else the kernel answers only one such probe in half a second
+    lab.guest.run('sysctl -qw net.ipv4.tcp_invalid_ratelimit=0');
+    const served = (): boolean => lab!.host.attempt('ss -Htn state established sport = :7000 | grep -q .') !== null;
+    lab.guest.spawn([process.execPath, '-e', "require('net').connect(7000,'192.168.64.1',function(){this.write('Ehello');this.on('error',()=>{})})"]);
+    await until('it is asked, and answers', async () => {
+      const stats = await lab!.stats();
+      return stats['probes']! >= 5 && stats['flows'] === 1;
+    });
+    expect([(await lab.stats())['silent'], served()]).toEqual([0, true]);
+    // from now on nobody there answers to that address, and nobody says so
+    lab.guest.run('ip addr del 192.168.64.2/24 dev tap0');
+    await until('the flow is gone', async () => (await lab!.stats())['flows'] === 0);
+    expect((await lab.stats())['silent']).toBe(1);
+    await until('the host socket is gone', () => !served());
+  });
+
+  test('B67: an idle peer that is gone is found out by the host’s keep-alive, and the guest hears of it', async () => {
+    lab = new Lab(1500);
+    await lab.ready();
+    const far = new Namespace(`${prefix}tpfar`);
+    try {
+      lab.host.run(`ip link add f0 type veth peer name f1 netns ${far.name}; ip addr add 10.77.0.1/24 dev f0; ip link set f0 up`);
+      far.run('ip addr add 10.77.0.2/24 dev f1; ip link set f1 up');
+      lab.host.run('sysctl -qw net.ipv4.tcp_keepalive_time=1 net.ipv4.tcp_keepalive_intvl=1 net.ipv4.tcp_keepalive_probes=2');
+      far.spawn([process.execPath, '-e', SERVER]);
+      await until('it listens', () => far.attempt('ss -Htln sport = :7000') !== '');
+      const told = lab.node(
+        "const s=require('net').connect(7000,'10.77.0.2',()=>s.write('Ehello'));s.on('data',(d)=>console.log(String(d)));s.on('error',(e)=>console.log(e.code));",
+      );
+      await until('they have spoken', () => lab!.host.attempt('ss -Htno dst 10.77.0.2 | grep keepalive') !== null);
+      far.run('ip addr del 10.77.0.2/24 dev f1');
+      expect(await told).toBe('hello\nECONNRESET\n');
+      await until('nothing is left', async () => (await lab!.stats())['flows'] === 0);
+    } finally {
+      far.close();
+    }
+  });
+
+  test('no descriptor is to be had: what is open goes on, and the rest come when the guest tries again', async () => {
+    lab = new Lab(1500);
+    await lab.ready();
+    const pid = lab.pid();
+    execFileSync('prlimit', ['--pid', String(pid), `--nofile=${readdirSync(`/proc/${pid}/fd`).length + 5}`]);
+    const got = await lab.node(`
+      const net = require('net'); let done = 0;
+      for (let i = 0; i < 12; i++) { const s = net.connect(7000, '192.168.64.1', () => setTimeout(() => s.write('Ex'), 200)); s.on('error', (e) => console.log(e.code)); s.on('data', () => s.destroy()); s.on('close', () => { if (++done === 12) console.log('all'); }); }`);
+    expect(got).toBe('all\n');
+    expect((await lab.stats())['noSocket']).toBeGreaterThan(0);
   });
 
   test('1,000 downloads at the same time', async () => {

@@ -12,6 +12,7 @@ import { createServer, Socket } from 'node:net';
 import { TcpGateway } from '../../src/engine/user/host-tcp.ts';
 import { loadKernels } from '../../src/net/kernels.ts';
 import type { GuestPort } from '../../src/net/nat/tcp-path.ts';
+import type { KeepAlive } from '../../src/net/nat/tcp-send.ts';
 import { PacketMemory } from '../../src/net/packet-memory.ts';
 import { formatIpv4 } from '../../src/wire/address.ts';
 import { ETH, EtherType, readMac, writeMac } from '../../src/wire/ethernet.ts';
@@ -163,6 +164,8 @@ const gateway = new TcpGateway({
   onUnreachable: () => undefined,
   secret: randomBytes(16),
   plainSockets: sockets === 'plain',
+  // idle, interval, probes
+  ...(process.env['KEEP_ALIVE'] ? { keepAlive: JSON.parse(process.env['KEEP_ALIVE']) as KeepAlive } : {}),
 });
 
 rmSync(path, { force: true });

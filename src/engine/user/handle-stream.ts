@@ -9,6 +9,7 @@
  * has the figures and the risk. IPv4 only.
  */
 import { getSystemErrorName } from 'node:util';
+import { keepAlive } from '../../host/ffi.ts';
 import type { HostStream, StreamEvents } from './host-stream.ts';
 
 /** Major releases of Node whose handles are known to behave as is expected here. */
@@ -18,6 +19,7 @@ interface Handle {
   onread: (this: Handle) => Uint8Array | undefined;
   /** Ours: whose it is. */
   stream?: HandleStream<unknown>;
+  readonly fd: number;
   connect(request: Request, address: string, port: number): number;
   readStart(): number;
   readStop(): number;
@@ -211,6 +213,10 @@ export class HandleStream<Owner> implements HostStream {
       request.bytes = bytes;
       this.queued += bytes.length;
     }
+  }
+
+  keepAlive(): void {
+    keepAlive(this.#handle.fd);
   }
 
   end(): void {

@@ -8,11 +8,14 @@
  * Limits. handle-stream.ts is the same below node:net, and a good deal cheaper; it serves wherever it can. Here is what serves elsewhere, and for sockets from which something has been read already.
  */
 import { connect, Socket } from 'node:net';
+import { keepAlive } from '../../host/ffi.ts';
 
 export interface HostStream {
   /** Bytes that were written and that the kernel has not taken yet. */
   readonly queued: number;
   write(bytes: Uint8Array): void;
+  /** Has the kernel find out when the peer is gone. Those from outside have it from their listener. */
+  keepAlive(): void;
   /** FIN, after what is queued. */
   end(): void;
   pause(): void;
@@ -40,7 +43,7 @@ export interface StreamEvents<Owner> {
 }
 
 /** What node:net keeps of a socket below itself. */
-export type SocketWithin = Socket & { _handle: (object & { reading?: boolean }) | null };
+export type SocketWithin = Socket & { _handle: (object & { reading?: boolean; fd?: number }) | null };
 
 /** Whether the handle of a socket that came from outside, paused, may be taken out of it: nothing has been read from it. */
 export function isFresh(socket: Socket): boolean {
@@ -123,6 +126,10 @@ export class NetStream<Owner> implements HostStream {
       if (!atOnce && !this.#over) this.#events.onWritten(this.#owner);
     });
     atOnce = this.#socket.writableLength === 0;
+  }
+
+  keepAlive(): void {
+    keepAlive((this.#socket as SocketWithin)._handle?.fd ?? -1);
   }
 
   end(): void {

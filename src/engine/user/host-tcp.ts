@@ -20,6 +20,7 @@ import { Happened, type TcpFlow } from '../../net/nat/tcp-flow.ts';
 import { TcpMachine } from '../../net/nat/tcp-machine.ts';
 import type { HostSide, TcpLimits } from '../../net/nat/tcp-parts.ts';
 import type { GuestPort, ResolveTarget, TcpFlowRef, TcpPath, TcpRefusal, TellUnreachable } from '../../net/nat/tcp-path.ts';
+import type { KeepAlive } from '../../net/nat/tcp-send.ts';
 import type { PacketMemory } from '../../net/packet-memory.ts';
 import { HandleStream, hasHandles } from './handle-stream.ts';
 import { type HostStream, isFresh, NetStream, resetSocket, type StreamEvents, takeHandle } from './host-stream.ts';
@@ -59,6 +60,7 @@ export interface TcpGatewayOptions {
   limits?: Partial<TcpLimits>;
   /** Host sockets by node:net even where there is something cheaper. */
   plainSockets?: boolean;
+  keepAlive?: KeepAlive;
 }
 
 /** One host socket. */
@@ -230,6 +232,7 @@ export class TcpGateway implements TcpPath {
 
   #onConnect(h: HostSocket): void {
     h.connected = true;
+    h.stream?.keepAlive();
     this.#machine.onConnected(h.flow, performance.now());
     this.#arm();
   }

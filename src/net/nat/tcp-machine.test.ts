@@ -509,6 +509,18 @@ describe('payload for the guest', () => {
     expect(r.take()).toEqual([]);
     r.pass(2_000);
     expect(r.take()).toEqual(['. seq 0 ack 1']);
+    r.guest('.', { seq: 1, ack: 1 });
+    r.pass(7_199_000);
+    expect(r.take(), 'it has answered: two hours again').toEqual([]);
+  });
+
+  test('an idle guest that is gone is asked nine times, every 75 seconds, and given up after 2 h 11 min', () => {
+    const r = new TcpRig().established();
+    r.pass(7_200_000 + 9 * 75_000 - 1000);
+    expect(r.take()).toEqual(new Array(9).fill('. seq 0 ack 1'));
+    r.pass(2000);
+    expect(r.take()).toEqual(['R. seq 1 ack 1', 'reset']);
+    expect(r.machine.stats()).toMatchObject({ flows: 0, silent: 1, probes: 9 });
   });
 
   test('no room to the guest: it waits, and the host socket is not read meanwhile', () => {

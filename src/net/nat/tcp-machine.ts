@@ -27,7 +27,7 @@ import { DEFAULT_LIMITS, type HostSide, type TcpLimits, TcpParts } from './tcp-p
 import type { GuestPort, TcpRefusal } from './tcp-path.ts';
 import { TcpPortState } from './tcp-ports.ts';
 import { TcpReassembly } from './tcp-reassembly.ts';
-import { TcpSender } from './tcp-send.ts';
+import { KEEP_ALIVE, type KeepAlive, TcpSender } from './tcp-send.ts';
 import { TcpTable } from './tcp-table.ts';
 import { TcpTimers } from './tcp-timers.ts';
 
@@ -39,11 +39,10 @@ export interface TcpMachineOptions extends TcpOpenOptions {
   limits?: Partial<TcpLimits>;
   /** How long the ACK of a small segment waits for an answer that carries it, ms. */
   ackDelay?: number;
+  keepAlive?: KeepAlive;
 }
 
 const ACK_DELAY = 2;
-/** Timeouts in a row without any word from the guest after which a connection is given up. */
-const MAX_SILENT = 12;
 /** A host socket is read while less than this waits unsent. */
 const ENOUGH_UNSENT = 128 << 10;
 const MAX_DESCRIPTORS = 1024;
@@ -71,7 +70,7 @@ export class TcpMachine {
     this.pool = new ChunkPool(o.memory, limits.sendMemory);
     const timers = new TcpTimers(o.now);
     const emit = new TcpEmitter(o.memory, o.kernels, o.gatewayMac);
-    this.#sender = new TcpSender(o.memory, emit, timers);
+    this.#sender = new TcpSender(o.memory, emit, timers, o.keepAlive ?? KEEP_ALIVE);
     this.#p = new TcpParts({ host: o.host, limits, pool: this.pool, table: new TcpTable(o.secret.readInt32LE(0)), timers, emit, sender: this.#sender }, o.now);
     this.#delay = new TcpAckDelay(o.ackDelay ?? ACK_DELAY);
     this.#ends = new TcpEnds(this.#p);
@@ -313,12 +312,10 @@ export class TcpMachine {
       this.#open.timeout(flow);
       return;
     }
-    this.#sender.timeout(flow, this.#p.now);
-    if (flow.silent > MAX_SILENT) {
-      this.#p.counts.silent++;
-      this.#ends.resetGuest(flow);
-      this.#ends.abandon(flow);
-    }
+    if (this.#sender.timeout(flow, this.#p.now)) return;
+    this.#p.counts.silent++;
+    this.#ends.resetGuest(flow);
+    this.#ends.abandon(flow);
   }
 
   stats(): Record<string, number> {

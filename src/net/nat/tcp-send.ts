@@ -27,19 +27,32 @@ import { MAX_RTO, measure, type TcpTimers } from './tcp-timers.ts';
 const MIN_LIMIT_SEGMENTS = 4;
 /** Segments received beyond a hole after which it is taken for lost (RFC 6675 2, DupThresh). */
 const BEYOND = 3;
-/** Idle time after which the guest is asked whether it is still there, ms (RFC 9293 3.8.4). */
-const KEEP_ALIVE = 7200_000;
+/** When a guest that says nothing, and has nothing to answer to, is asked whether it is still there (RFC 9293 3.8.4). */
+export interface KeepAlive {
+  /** Idle time before the first probe, and between one that is not answered and the next, ms. */
+  idle: number;
+  interval: number;
+  /** Unanswered probes after which it is given up. */
+  probes: number;
+}
+
+/** As Linux has it by default; RFC 5382 5 asks for two hours and four minutes at least before an idle connection is forgotten. */
+export const KEEP_ALIVE: KeepAlive = { idle: 7_200_000, interval: 75_000, probes: 9 };
+/** Timeouts in a row without any word from the guest after which a connection is given up that has something to say to it. */
+const MAX_SILENT = 12;
 
 export class TcpSender {
   readonly #memory: PacketMemory;
   readonly #edges = new Int32Array(2 * MAX_SACK_BLOCKS);
   readonly #emit: TcpEmitter;
   readonly #timers: TcpTimers;
+  readonly #keepAlive: KeepAlive;
   retransmissions = 0;
   timeouts = 0;
   probes = 0;
 
-  constructor(memory: PacketMemory, emit: TcpEmitter, timers: TcpTimers) {
+  constructor(memory: PacketMemory, emit: TcpEmitter, timers: TcpTimers, keepAlive: KeepAlive) {
+    this.#keepAlive = keepAlive;
     this.#memory = memory;
     this.#emit = emit;
     this.#timers = timers;
@@ -169,7 +182,7 @@ export class TcpSender {
       const wanted = now + Math.min(MAX_RTO, flow.rto * 2 ** flow.retries);
       // a timer that runs goes on; an ACK of new data restarts it (RFC 6298 5.1, 5.3)
       if (flow.deadline > wanted || flow.deadline === Number.POSITIVE_INFINITY) this.#timers.set(flow, wanted);
-    } else if (e & Happened.established) this.#timers.set(flow, now + KEEP_ALIVE);
+    } else if (e & Happened.established) this.#timers.set(flow, now + (flow.silent > 0 ? this.#keepAlive.interval : this.#keepAlive.idle));
   }
 
   /** Restarts the timer. */
@@ -255,8 +268,10 @@ export class TcpSender {
     this.restart(flow, now);
   }
 
-  /** The deadline has come for an established flow: all again from the oldest byte, or a probe. */
-  timeout(flow: TcpFlow, now: number): void {
+  /** The deadline has come for an established flow: all again from the oldest byte, or a probe. False when the guest has been silent for too long. */
+  timeout(flow: TcpFlow, now: number): boolean {
+    const idle = flow.sndMax === flow.sndUna && flow.send.length === 0;
+    if (flow.silent >= (idle ? this.#keepAlive.probes : MAX_SILENT)) return false;
     flow.retries++;
     flow.silent++;
     const probe = flow.sndMax === flow.sndUna || flow.sndWnd === 0;
@@ -280,5 +295,6 @@ export class TcpSender {
       this.pump(flow, now);
     }
     this.restart(flow, now);
+    return true;
   }
 }
