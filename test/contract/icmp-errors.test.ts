@@ -1,6 +1,6 @@
 /**
- * What a guest is told by ICMP about what did not arrive (issue of the user engine, gateway and UDP): by its own kernel's error queue, on both engines.
- * Behind the outside machine there is one more network with a small MTU, where nobody answers.
+ * UDP of a guest to outside, on both engines: which port it comes from, how large it may be, what stays on the network; and what a guest is told by ICMP about what did not arrive (by its own
+ * kernel's error queue). Behind the outside machine there is one more network with a small MTU, where nobody answers.
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -36,6 +36,23 @@ except OSError:
             e = struct.unpack('IBBBBII', b[:16]); print(e[2], e[3], socket.inet_ntoa(b[20:24]), e[5])
 `;
 
+/** Answers each datagram by itself and, in front, the address and port that it came from; what says "quiet" is kept, and told to who asks "heard". Three ports, and a group. */
+const ECHO = `
+import select, socket
+all = []
+for p in (7777, 7778, 7779):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', p)); s.setsockopt(0, 10, 0); all.append(s)
+s.setsockopt(0, 35, socket.inet_aton('239.1.2.3') + socket.inet_aton('10.9.0.1'))
+quiet = []
+while True:
+    for s in select.select(all, [], [])[0]:
+        data, peer = s.recvfrom(65535)
+        if data.startswith(b'quiet'): quiet.append(data.decode())
+        elif data == b'heard': s.sendto(' '.join(quiet).encode() or b'nothing', peer)
+        elif len(data) > 1000: s.sendto(data, peer)
+        else: s.sendto(('%s %d' % peer).encode(), peer)
+`;
+
 describe.each(SUITES)('%s', (_suite, { kind, why }) => {
   let w: World;
   let e: RemoteEngine;
@@ -59,6 +76,8 @@ describe.each(SUITES)('%s', (_suite, { kind, why }) => {
     vm1.run('sysctl -qw net.ipv4.ping_group_range="0 2147483647"');
     await dhcp(w, vm1);
     await serve(w.outside, 8080, 'outside');
+    w.outside.spawn(['python3', '-c', ECHO]);
+    await until('outside listens', () => w.outside.attempt('ss -Huln sport = :7779') !== '');
     probe = join(w.dir, 'probe.py');
     writeFileSync(probe, PROBE);
     await until('outside is reached', () => vm1.pings(INTERNET));
@@ -72,6 +91,47 @@ describe.each(SUITES)('%s', (_suite, { kind, why }) => {
 
   const told = async (what: 'udp' | 'echo', to: string, { ttl = 64, whole = false, size = 20, port = CLOSED, seconds = 60 } = {}): Promise<string> =>
     ((await vm1.ask(`python3 ${probe} ${what} ${ttl} ${whole ? 1 : 0} ${size} ${to} ${port} ${seconds}`)) ?? 'the probe failed').trim();
+
+  /** Runs a program of Python in the guest, with sockets at hand: what it prints. */
+  const python = async (program: string): Promise<string> => {
+    const path = join(w.dir, 'program.py');
+    writeFileSync(
+      path,
+      `import os, socket\ndef udp():\n    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(60); s.setsockopt(0, 10, 0); return s\n${program}`,
+    );
+    return ((await vm1.ask(`python3 ${path}`)) ?? 'the program failed').trim();
+  };
+
+  test('RFC 4787 REQ-1: a guest’s port comes from one port of the host, whatever it talks to; another one from another', async () => {
+    const seen = await python(`
+a, b = udp(), udp()
+def seen(s, to):
+    s.sendto(b'who', to); return s.recv(99).decode()
+print(seen(a, ('${OUT}', 7777)), seen(a, ('${INTERNET}', 7777)), seen(a, ('${OUT}', 7778)), seen(b, ('${OUT}', 7777)), sep='\\n')`);
+    const [first, second, third, other] = seen.split('\n');
+    expect(first).toMatch(/^10\.9\.0\.2 \d+$/);
+    expect([second, third]).toEqual([first, first]);
+    expect(other).toMatch(/^10\.9\.0\.2 \d+$/);
+    expect(other).not.toBe(first);
+  });
+
+  test('datagrams of up to 65,507 bytes, there and back, byte for byte', async () => {
+    const got = await python(`
+s = udp()
+for n in (1472, 1473, 9000, 60000, 65507):
+    data = os.urandom(n); s.sendto(data, ('${OUT}', 7777)); print(n, s.recv(65535) == data)`);
+    expect(got.split('\n')).toEqual([1472, 1473, 9000, 60_000, 65_507].map((n) => `${n} True`));
+  });
+
+  test('groups and broadcasts stay on the network', async () => {
+    const heard = await python(`
+s = udp(); s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1); s.setsockopt(0, 33, 8)
+for to in ('${OUT}', '239.1.2.3', '224.0.0.1', '255.255.255.255', '192.168.64.255', '10.9.0.255'):
+    try: s.sendto(b'quiet ' + to.encode(), (to, 7779))
+    except OSError: pass
+s.sendto(b'heard', ('${OUT}', 7779)); print(s.recv(999).decode())`);
+    expect(heard, 'only what was for outside is heard there').toBe(`quiet ${OUT}`);
+  });
 
   test('a closed port: port unreachable, at once, outside and at the gateway', async () => {
     expect(await told('udp', INTERNET)).toBe(`3 3 ${INTERNET} 0`);
