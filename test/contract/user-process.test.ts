@@ -119,7 +119,7 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
     } finally {
       mounts('umount', '-l', dir);
     }
-    expect(await greet(vm1, 'tcp', OUT, 8080)).toBe(`outside sees ${HOST}`);
+    expect(await greeting(vm1, 'tcp', OUT, 8080)).toBe(`outside sees ${HOST}`);
   });
 
   test('B60: a rule for a port below 1024 works, one that comes later too', async () => {
