@@ -35,6 +35,7 @@ describe.skipIf(why !== null)(`a walk through the seed page${why ? ` (${why})` :
   beforeAll(async () => {
     w = new World('aw-');
     anka = new Anka(w, await debianGuest());
+    anka.env['ANKA_STOP_TIMEOUT'] = '600'; // Debian takes its time to power off, on a busy machine without KVM
     askpass = join(w.dir, 'askpass');
     writeFileSync(askpass, '#!/bin/sh\necho admin\n');
     chmodSync(askpass, 0o700);
@@ -114,18 +115,18 @@ describe.skipIf(why !== null)(`a walk through the seed page${why ? ` (${why})` :
   });
 
   test('B15, B22: host type, changed while it runs, and back', async () => {
-    expect(await anka.ok('modify vm1 set network-card -t host 0')).toMatch(/^vm1 is on host with address 192\.168\.128\.\d+\n$/);
+    await anka.plug('modify vm1 set network-card -t host 0', 'vm1', 'host');
     await anka.ok('run vm1 true');
     expect((await anka.run(['run', 'vm1', 'ping', '-c1', '-W2', '-q', '198.51.100.1'])).status).not.toBe(0);
     expect(await anka.ok('run vm1 ping -c1 -W60 -q 192.168.128.1')).toContain('1 received');
-    expect(await anka.ok('modify vm1 set network-card 0 -t shared')).toMatch(/^vm1 is on shared with address 192\.168\.64\.\d+\n$/);
+    await anka.plug('modify vm1 set network-card 0 -t shared', 'vm1', 'shared');
     expect(await anka.ok('run vm1 ping -c1 -W60 -q 198.51.100.1')).toContain('1 received');
   });
 
   test('B20: disconnected; and plugged in again', async () => {
     expect(await anka.ok('modify vm1 set network-card -t disconnected')).toBe('vm1 is disconnected\n');
     expect(await show()).not.toHaveProperty('ip');
-    expect(await anka.ok('modify vm1 set network-card -t shared')).toMatch(/^vm1 is on shared with address 192\.168\.64\.\d+\n$/);
+    await anka.plug('modify vm1 set network-card -t shared', 'vm1', 'shared');
   });
 
   test('B4: suspend and resume: the same boot, the same address', async () => {

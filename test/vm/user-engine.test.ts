@@ -106,10 +106,10 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
   });
 
   test('B20, B22: the type is changed while it runs: host, disconnected, and back', async () => {
-    expect(await anka.ok('modify vm1 set network-card -t host')).toMatch(/^vm1 is on host with address 192\.168\.128\.\d+\n$/);
+    await anka.plug('modify vm1 set network-card -t host', 'vm1', 'host');
     expect(await reachesOutside(5)).toBe(false);
     expect(await anka.ok('modify vm1 set network-card 0 -t disconnected')).toBe('vm1 is disconnected\n');
-    expect(await anka.ok('modify vm1 set network-card -t shared')).toMatch(/^vm1 is on shared with address 192\.168\.64\.\d+\n$/);
+    await anka.plug('modify vm1 set network-card -t shared', 'vm1', 'shared');
     expect(await reachesOutside()).toBe(true);
   });
 

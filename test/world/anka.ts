@@ -94,6 +94,19 @@ export class Anka {
     await until('the daemon is gone', async () => !(await runsWith(pid, program)));
   }
 
+  /**
+   * Runs a command that plugs a VM's cable in, and gives the address that its guest then has. The command says it, unless its patience with the guest is over, which on a busy machine may
+   * be too early: then it is waited for. `ip`: the address that it has to be.
+   */
+  async plug(line: string, vm: string, type: 'shared' | 'host', ip = type === 'host' ? '192.168.128.' : '192.168.64.'): Promise<string> {
+    const said = await this.ok(line);
+    const told = /(?:^|; )(\w+) is on (\w+)(?: with address (\S+)|; its guest has not asked for an address \(it may have a manual one\))\n$/.exec(said);
+    if (told?.[1] !== vm || told[2] !== type) throw new Error(`anka ${line}: ${said}`);
+    if (told[3] === undefined) return until(`${vm} has an address of ${type}`, async () => ((await this.address(vm)).startsWith(ip) ? this.address(vm) : null));
+    if (!told[3].startsWith(ip)) throw new Error(`anka ${line}: ${said}`);
+    return told[3];
+  }
+
   /** Waits until a ping in the guest is answered. */
   async reaches(vm: string, address: string): Promise<void> {
     await until(`${vm} reaches ${address}`, async () => (await this.run(['run', vm, 'ping', '-c1', '-W5', address])).status === 0);
