@@ -8,9 +8,10 @@
  * Limits. The binding is inside Node, and deprecated in its documentation (DEP0111): it is used in those releases of Node for which the tests were run (`RELEASES`), and only when it looks as it does there; elsewhere node:net serves. docs/decisions/0014
  * has the figures and the risk. IPv4 only.
  */
+import type { Socket } from 'node:net';
 import { getSystemErrorName } from 'node:util';
 import { keepAlive } from '../../host/ffi.ts';
-import type { HostStream, StreamEvents } from './host-stream.ts';
+import { type HostStream, isFresh, NetStream, type StreamEvents, takeHandle } from './host-stream.ts';
 
 /** Major releases of Node whose handles are known to behave as is expected here. */
 const RELEASES = ['20', '22', '24'];
@@ -267,4 +268,9 @@ export class HandleStream<Owner> implements HostStream {
     this.#handle.close();
     this.#events.onFailed(this.#owner, getSystemErrorName(error));
   }
+}
+
+/** A stream out of a socket from outside, paused, by whatever serves it best. */
+export function adoptStream<Owner>(owner: Owner, events: StreamEvents<Owner>, given: Socket): HostStream {
+  return hasHandles && isFresh(given) ? HandleStream.adopt(owner, events, takeHandle(given)) : NetStream.adopt(owner, events, given);
 }

@@ -22,8 +22,8 @@ import type { HostSide, TcpLimits } from '../../net/nat/tcp-parts.ts';
 import type { GuestPort, ResolveTarget, TcpFlowRef, TcpPath, TcpRefusal, TellUnreachable } from '../../net/nat/tcp-path.ts';
 import type { KeepAlive } from '../../net/nat/tcp-send.ts';
 import type { PacketMemory } from '../../net/packet-memory.ts';
-import { HandleStream, hasHandles } from './handle-stream.ts';
-import { type HostStream, isFresh, NetStream, resetSocket, type StreamEvents, takeHandle } from './host-stream.ts';
+import { adoptStream, HandleStream, hasHandles } from './handle-stream.ts';
+import { type HostStream, NetStream, resetSocket, type StreamEvents } from './host-stream.ts';
 import { stayAwake } from './stay-awake.ts';
 
 /** A read of at least this many bytes earns a socket chunks of its own. */
@@ -167,8 +167,7 @@ export class TcpGateway implements TcpPath {
     const h = new HostSocket(flow);
     h.connected = true;
     flow.host = h;
-    if (this.#handles && isFresh(socket)) h.stream = HandleStream.adopt(h, this.#events, takeHandle(socket));
-    else h.stream = NetStream.adopt(h, this.#events, socket);
+    h.stream = this.#handles ? adoptStream(h, this.#events, socket) : NetStream.adopt(h, this.#events, socket);
     this.#arm();
     return flow;
   }

@@ -10,7 +10,7 @@
  *
  * Limits: at most 16 buffers are pinned for host sockets of one card, 256 in all (80 MiB); a stream that is no framing (a length below 14 or above 65,600) is closed and dialled again. Out at most 1 MiB is queued.
  */
-import { createConnection, type IpcNetConnectOpts, type Socket } from 'node:net';
+import { createConnection, type Socket } from 'node:net';
 import { enlargeSendBuffer } from '../../host/ffi.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import { DropCounts } from '../../net/drops.ts';
@@ -21,6 +21,8 @@ import type { GuestPort } from '../../net/nat/tcp-path.ts';
 import type { PacketMemory } from '../../net/packet-memory.ts';
 import type { SwitchPort } from '../../net/switch.ts';
 import { get32, put32 } from '../../wire/bytes.ts';
+import { adoptStream } from './handle-stream.ts';
+import type { HostStream, StreamEvents } from './host-stream.ts';
 import { stayAwake } from './stay-awake.ts';
 
 const REDIAL_MS = 200;
@@ -152,7 +154,9 @@ export class Port implements GuestPort, SwitchPort {
   #read: ReadBuffer;
   /** Bytes of the unfinished frame, which stand just before `#read.at`. */
   #rest = 0;
-  #socket: Socket | null = null;
+  /** While it dials, and then. */
+  #dialling: Socket | null = null;
+  #stream: HostStream | null = null;
   #redial: NodeJS.Timeout | null = null;
   #closed = false;
   /** A write that the kernel has not finished; memory that it reads from. */
@@ -192,10 +196,9 @@ export class Port implements GuestPort, SwitchPort {
     this.#closed = true;
     for (const tell of [...this.onClosed]) tell();
     if (this.#redial) clearTimeout(this.#redial);
-    const socket = this.#socket;
-    if (!socket) return void this.#free();
-    socket.once('close', () => this.#free());
-    socket.destroy();
+    this.#dialling?.removeAllListeners('close').destroy();
+    if (this.#stream) this.#hangUp();
+    this.#free();
   }
 
   #free(): void {
@@ -205,27 +208,40 @@ export class Port implements GuestPort, SwitchPort {
   }
 
   #dial(): void {
-    const options: IpcNetConnectOpts & { writableHighWaterMark: number } = {
-      path: this.socketPath,
-      writableHighWaterMark: 1, // so that 'drain' tells of every write that was not finished at once
-      onread: { buffer: () => this.#read.view, callback: (n) => this.#onRead(n) },
-    };
-    const socket = createConnection(options);
-    this.#socket = socket;
+    const socket = createConnection({ path: this.socketPath });
+    this.#dialling = socket;
     socket.on('connect', () => {
       enlargeSendBuffer(socket, SEND_BUFFER);
+      socket.removeAllListeners('close');
+      this.#dialling = null;
+      this.#stream = adoptStream(this, Port.#events, socket);
       this.connected = true;
       this.#owner.onLink(this);
     });
-    socket.on('drain', () => this.#onDrain());
     socket.on('error', () => {}); // 'close' follows
     socket.on('close', () => this.#onClose());
+  }
+
+  static readonly #events: StreamEvents<Port> = {
+    readBuffer: (port) => port.#read.view,
+    onConnect: () => {}, // it was connected before
+    onData: (port, bytes) => port.#onRead(bytes),
+    onCopied: () => {}, // nothing was read before
+    onEnd: (port) => port.#hangUp(),
+    onWritten: (port) => port.#onDrain(),
+    onFailed: (port) => port.#onClose(),
+    onClosed: (port) => port.#onClose(),
+  };
+
+  #hangUp(): void {
+    this.#stream?.reset();
+    this.#onClose();
   }
 
   #onClose(): void {
     const was = this.connected;
     this.connected = false;
-    this.#socket = null;
+    this.#dialling = this.#stream = null;
     this.#rest = 0;
     this.#writing = false;
     this.#holders = 0;
@@ -238,7 +254,7 @@ export class Port implements GuestPort, SwitchPort {
 
   // ---- from the guest
 
-  #onRead(n: number): boolean {
+  #onRead(n: number): void {
     stayAwake(n);
     const read = this.#read;
     const b = this.#memory.mem.u8;
@@ -250,8 +266,8 @@ export class Port implements GuestPort, SwitchPort {
       const length = get32(b, p);
       if (length < MIN_FRAME || length > MAX_FRAME) {
         this.drops.add('malformed');
-        this.#socket?.destroy();
-        return false;
+        this.#hangUp();
+        return;
       }
       if (p + 4 + length > end) break;
       p += 4 + length;
@@ -269,7 +285,6 @@ export class Port implements GuestPort, SwitchPort {
       read.left = true;
     }
     if (this.#rest > 0) b.copyWithin(this.#read.at - this.#rest, p, end);
-    return true;
   }
 
   /** Translates a run from inside to outside, and shows it to captures. */
@@ -311,11 +326,11 @@ export class Port implements GuestPort, SwitchPort {
 
   /** Stops reading from the guest until `release`, once for each call. */
   #hold(): void {
-    if (this.#holders++ === 0) this.#socket?.pause();
+    if (this.#holders++ === 0) this.#stream?.pause();
   }
 
   #release(): void {
-    if (this.#holders > 0 && --this.#holders === 0) this.#socket?.resume();
+    if (this.#holders > 0 && --this.#holders === 0) this.#stream?.resume();
   }
 
   // ---- to the guest
@@ -420,9 +435,9 @@ export class Port implements GuestPort, SwitchPort {
 
   /** Writes; true when the kernel took all of it at once. */
   #write(at: number, length: number): boolean {
-    const socket = this.#socket as Socket;
-    socket.write(this.#memory.mem.buffer(at, length));
-    this.#writing = socket.writableLength > 0;
+    const stream = this.#stream as HostStream;
+    stream.write(this.#memory.mem.buffer(at, length));
+    this.#writing = stream.queued > 0;
     return !this.#writing;
   }
 
@@ -438,7 +453,7 @@ export class Port implements GuestPort, SwitchPort {
   }
 
   #onDrain(): void {
-    if (!this.#writing || (this.#socket?.writableLength ?? 0) > 0) return;
+    if (!this.#writing || (this.#stream?.queued ?? 0) > 0) return;
     this.#writing = false;
     if (this.#pinned) this.#unpin();
     else this.#queue.done();
