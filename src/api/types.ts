@@ -209,14 +209,15 @@ export interface SettingValue {
   notice?: string;
 }
 
+/** One of our networks, or an interface that running VMs are bridged to, whose name is `bridge`: its addresses are not ours, hence null. */
 export interface NetworkStatus {
   name: string;
   interface: string | null;
-  subnet: string;
-  gateway: string;
+  subnet: string | null;
+  gateway: string | null;
   healthy: boolean;
-  leases: number;
-  pool_size: number;
+  leases: number | null;
+  pool_size: number | null;
   vms: string[];
   message: string;
 }

@@ -20,7 +20,7 @@ import type { Machine, MachineSpec } from '../vm/machine.ts';
 import { broadcastOf, formatIpv4, formatSubnet, gatewayOf, isMulticastMac, parseIpv4, parseMac, subnetContains } from '../wire/address.ts';
 import { bridgedMtuNote, guestMtu } from './card-mtu.ts';
 import type { Context } from './context.ts';
-import { desiredNetworks, desiredState, guestMac } from './desired.ts';
+import { desiredNetworks, desiredState, guestController, guestMac } from './desired.ts';
 import type { Reconciler } from './reconcile.ts';
 import { settlePorts } from './rules.ts';
 import { settingValue } from './settings.ts';
@@ -97,6 +97,11 @@ async function demandPossible(ctx: Context, vm: VmRow): Promise<void> {
   if (problem) throw new AnkaError('network', problem.message);
 }
 
+/** The built-in guest's kernel is Debian's for clouds. */
+function noDriverNote(vm: VmRow, changed: boolean): string {
+  return changed && vm.controller === 'e1000' && vm.app === '' ? 'the built-in Debian guest has no driver for an e1000 card, and will be without network' : '';
+}
+
 /** Applies a checked change; says what happened. */
 export async function changeCard(
   ctx: Context,
@@ -116,11 +121,12 @@ export async function changeCard(
   const moved = place(next) !== place(vm);
   const stored = { ...change, ...(machine ? { uplink: next.uplink } : {}) };
   const later = (['insideMac', 'controller'] as const).filter((k) => change[k] !== undefined && change[k] !== vm[k]);
-  const note = machine && later.length > 0 ? '; MAC address and controller change at the next start' : '';
+  const driver = noDriverNote(next, later.includes('controller'));
+  const note = machine && later.length > 0 ? `; MAC address and controller change at the next start${driver ? `; ${driver}` : ''}` : '';
   if (!machine) {
     ctx.vms.update(vm.uuid, stored);
-    if (vm.status !== 'suspended') return '';
-    return `${vm.name} will be on ${next.type} when it resumes${later.includes('insideMac') ? '; its MAC address changes when it is stopped and started' : ''}`;
+    if (vm.status !== 'suspended') return driver;
+    return `${vm.name} will be on ${next.type} when it resumes${later.length > 0 ? '; MAC address and controller change when it is stopped and started' : ''}`;
   }
   if (!moved) {
     ctx.vms.update(vm.uuid, stored);
@@ -177,7 +183,7 @@ export async function removeCard(ctx: Context, reconciler: Reconciler, vm: VmRow
   if (vm.status === 'suspended') throw new AnkaError('badState', `${vm.name} is suspended; start or stop it before its card is taken out`);
   const machine = ctx.machines.get(vm.uuid);
   if (machine && (await machine.hasCard())) await machine.removeCard();
-  ctx.vms.update(vm.uuid, { hasCard: false, reservedIp: null, guestMac: null, guestMtu: null });
+  ctx.vms.update(vm.uuid, { hasCard: false, reservedIp: null, guestMac: null, guestMtu: null, guestController: null });
   if (machine) await reconciler.apply();
 }
 
@@ -220,10 +226,17 @@ export async function addCard(
   progress('putting the card in');
   const since = Date.now();
   try {
-    ctx.vms.update(vm.uuid, { ...change, outsideMac: next.outsideMac, guestMac: guestMac(next), guestMtu: guestMtu(ctx, next), uplink: next.uplink });
+    ctx.vms.update(vm.uuid, {
+      ...change,
+      outsideMac: next.outsideMac,
+      guestMac: guestMac(next),
+      guestMtu: guestMtu(ctx, next),
+      guestController: next.controller,
+      uplink: next.uplink,
+    });
     await plugCard(ctx, reconciler, next, machine);
   } catch (cause) {
-    ctx.vms.update(vm.uuid, { hasCard: false, outsideMac: vm.outsideMac, guestMac: null, guestMtu: null });
+    ctx.vms.update(vm.uuid, { hasCard: false, outsideMac: vm.outsideMac, guestMac: null, guestMtu: null, guestController: null });
     await reconciler.apply().catch((e: Error) => ctx.log.warn({ vm: vm.name, error: e.message }, 'after a card that was not put in'));
     throw cause;
   }
@@ -245,7 +258,7 @@ export async function plugCard(ctx: Context, reconciler: Reconciler, vm: VmRow, 
 export function nicSpec(ctx: Context, vm: VmRow, linkUp: boolean): NonNullable<MachineSpec['nic']> {
   return {
     insideMac: guestMac(vm),
-    controller: vm.controller,
+    controller: guestController(vm),
     linkUp,
     mtu: guestMtu(ctx, vm),
   };

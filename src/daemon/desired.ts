@@ -22,6 +22,11 @@ export function guestMac(vm: VmRow): number {
   return vm.guestMac ?? vm.insideMac ?? (vm.outsideMac as number);
 }
 
+/** The model of its card, as `guestMac`. */
+export function guestController(vm: VmRow): VmRow['controller'] {
+  return vm.guestController ?? vm.controller;
+}
+
 export function desiredNic(ctx: Context, vm: VmRow): DesiredNic | null {
   if (!vm.hasCard || vm.outsideMac === null) return null;
   const bridge = vm.bridge || vm.uplink;

@@ -2,13 +2,13 @@
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { AnkaService } from '../api/service.ts';
-import type { NetworkStatus, SettingValue, VmShow } from '../api/types.ts';
+import type { SettingValue, VmShow } from '../api/types.ts';
 import type { ObservedState } from '../engine/engine.ts';
 import { AnkaError } from '../lib/errors.ts';
 import { checkSetting, findSetting } from '../lib/settings.ts';
 import { ensureBaseImage, findBaseImage } from '../vm/base-image.ts';
 import { machineFiles } from '../vm/qemu-args.ts';
-import { formatIpv4, formatSubnet, gatewayOf } from '../wire/address.ts';
+import { formatIpv4, formatSubnet } from '../wire/address.ts';
 import { Captures } from './capture.ts';
 import { mtuNotice } from './card-mtu.ts';
 import { addCard, cardChange, changeCard, removeCard, replug } from './cards.ts';
@@ -16,6 +16,7 @@ import type { Context } from './context.ts';
 import { desiredNetworks, desiredState } from './desired.ts';
 import { explainPacket } from './explain.ts';
 import { metricsText } from './metrics.ts';
+import { networks } from './networks.ts';
 import type { Reconciler } from './reconcile.ts';
 import { addRule, deleteRule } from './rules.ts';
 import { allSettings, settingValue } from './settings.ts';
@@ -179,26 +180,7 @@ export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, fa
       if (differs) await changed(key);
       return stored(key);
     },
-    async networks(): Promise<NetworkStatus[]> {
-      const state = await observed();
-      return desiredNetworks(ctx).map((n) => {
-        const seen = state?.networks.find((s) => s.name === n.name);
-        return {
-          name: n.name,
-          interface: seen?.interface ?? null,
-          subnet: formatSubnet(n.subnet),
-          gateway: formatIpv4(gatewayOf(n.subnet)),
-          healthy: seen?.healthy ?? true,
-          leases: seen?.leases ?? 0,
-          pool_size: seen?.poolSize ?? 2 ** (32 - n.subnet.prefix) - 3,
-          vms: ctx.vms
-            .all()
-            .filter((v) => v.hasCard && v.type === n.name && ctx.machines.has(v.uuid))
-            .map((v) => v.name),
-          message: seen?.message ?? 'not in use',
-        };
-      });
-    },
+    networks: async () => networks(ctx, await observed()),
     async resetNetworks() {
       if (ctx.machines.size > 0) {
         const names = [...ctx.machines.keys()].map((u) => ctx.vms.find(u)?.name ?? u);

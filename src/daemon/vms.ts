@@ -23,7 +23,7 @@ import { writeSeed } from '../vm/nocloud.ts';
 import { guestMtu } from './card-mtu.ts';
 import { addressAsked, chooseUplink, drawOutsideMac, nicSpec, PULSES_MS, plugCard } from './cards.ts';
 import { type Context, vmName } from './context.ts';
-import { guestMac, vmUid } from './desired.ts';
+import { guestController, guestMac, vmUid } from './desired.ts';
 import { checkVmName, hostName } from './names.ts';
 import type { Reconciler } from './reconcile.ts';
 import { settlePorts } from './rules.ts';
@@ -35,7 +35,7 @@ const DEFAULT_CPUS = 2;
 const DEFAULT_DISK = '80G';
 const MIB = 1 << 20;
 /** What a VM that does not run has of its card. */
-const NO_PLACE: Partial<VmRow> = { outsideMac: null, guestMac: null, guestMtu: null, uplink: '' };
+const NO_PLACE: Partial<VmRow> = { outsideMac: null, guestMac: null, guestMtu: null, guestController: null, uplink: '' };
 /** What a suspended VM becomes whose memory was loaded by a process that is gone. */
 const MEMORY_GONE: Partial<VmRow> = { status: 'failed', message: 'its saved memory is gone', ...NO_PLACE };
 
@@ -120,6 +120,7 @@ export class Vms {
       outsideMac: null,
       guestMac: null,
       guestMtu: null,
+      guestController: null,
     };
     this.#ctx.vms.insert(vm);
     return vm;
@@ -181,7 +182,13 @@ export class Vms {
         await settlePorts(ctx, vm, settings, progress);
         const uplink = vm.type === 'bridge' ? await chooseUplink(ctx, vm, settings) : '';
         const outsideMac = drawOutsideMac(ctx, vm, settings);
-        ctx.vms.update(vm.uuid, { outsideMac, guestMac: guestMac({ ...vm, outsideMac }), guestMtu: guestMtu(ctx, vm), uplink });
+        ctx.vms.update(vm.uuid, {
+          outsideMac,
+          guestMac: guestMac({ ...vm, outsideMac }),
+          guestMtu: guestMtu(ctx, vm),
+          guestController: guestController(vm),
+          uplink,
+        });
         vm = this.find(vm.uuid);
       }
       ctx.starting.add(vm.uuid);
@@ -346,7 +353,7 @@ export class Vms {
       const ctx = this.#ctx;
       checkVmName(name);
       this.#demandFreeName(name);
-      const { uuid: _u, name: _n, number: _m, outsideMac: _o, guestMac: _g, guestMtu: _t, reservedIp: _r, uplink: _l, ...rest } = source;
+      const { uuid: _u, name: _n, number: _m, outsideMac: _o, guestMac: _g, guestMtu: _t, guestController: _c, reservedIp: _r, uplink: _l, ...rest } = source;
       const vm = this.#newRow(name, rest);
       await this.#build(vm, progress, async () => {
         progress('copying the disk');

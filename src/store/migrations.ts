@@ -38,4 +38,5 @@ export const MIGRATIONS: readonly string[] = [
   `,
   'ALTER TABLE vms ADD COLUMN guest_mac INTEGER',
   'ALTER TABLE vms ADD COLUMN guest_mtu INTEGER',
+  'ALTER TABLE vms ADD COLUMN guest_controller TEXT',
 ];

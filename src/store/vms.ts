@@ -35,6 +35,8 @@ export interface VmRow {
   guestMac: number | null;
   /** Bytes of IP packet that the card of the guest that runs, or is suspended, takes; null while the VM is stopped. A new `mtu` setting waits for the next start. */
   guestMtu: number | null;
+  /** Model of the card of the guest that runs, or is suspended; null while the VM is stopped. A new one waits for the next start. */
+  guestController: 'virtio-net' | 'e1000' | null;
   reservedIp: number | null;
   local: boolean;
 }
@@ -61,6 +63,7 @@ const COLUMNS: Record<keyof VmRow, string> = {
   outsideMac: 'outside_mac',
   guestMac: 'guest_mac',
   guestMtu: 'guest_mtu',
+  guestController: 'guest_controller',
   reservedIp: 'reserved_ip',
   local: 'local',
 };

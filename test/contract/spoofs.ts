@@ -285,6 +285,24 @@ export const SPOOFS: readonly Spoof[] = [
       ),
   },
   {
+    what: 'a neighbour advertisement with an option of no length',
+    reason: 'malformed',
+    frame: (w, t) => by6(w, ipv6(mine6(w), NODES, 58, icmp6(136, `60000000${mine6(w)}0200${w.me.mac}${unknown(t)}`))),
+    right: rightAdvert,
+  },
+  {
+    what: 'a neighbour solicitation with an option of no length',
+    reason: 'malformed',
+    frame: (w, t) => by6(w, ipv6(mine6(w), NODES, 58, icmp6(135, `00000000${linkLocal(w.other.mac)}0100${w.me.mac}${unknown(t)}`))),
+    right: rightSolicit,
+  },
+  {
+    what: 'a router solicitation with an option of no length',
+    reason: 'malformed',
+    frame: (w, t) => by6(w, ipv6(mine6(w), NODES, 58, icmp6(133, `000000000100${w.me.mac}${unknown(t)}`))),
+    right: (w, t) => by6(w, ipv6(mine6(w), NODES, 58, icmp6(133, `00000000${link(1, w.me.mac)}${unknown(t)}`))),
+  },
+  {
     what: 'an IPv6 redirect',
     reason: 'rogue_ra',
     frame: (w, t) => by6(w, ipv6(mine6(w), NODES, 58, icmp6(137, `00000000${mine6(w)}${linkLocal(w.other.mac)}${unknown(t)}`))),

@@ -2,10 +2,11 @@
  * Translation of MAC addresses on the kernel engine (B40–B43), with namespaces for guests: two with one inside address on one network, at our server and at a
  * foreign one; hand-made frames with the address at every place, byte for byte; loss and repair; and neighbour discovery that lies (B91).
  */
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { DesiredState } from '../../src/engine/engine.ts';
+import { objectWith } from '../../src/engine/kernel/ebpf-constant.ts';
 import { dhcp, guest, macText, nic, state, vmId } from '../contract/guest-tools.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
 import { badPackets, Sniffer, sendRaw } from '../world/sniffer.ts';
@@ -142,6 +143,49 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
     expect(w.outside.run('ip neigh show dev net0')).not.toContain(INSIDE_TEXT);
     for (const s of [seen, all]) expect((await s.stop()).includes(Buffer.from(INSIDE, 'hex'))).toBe(false);
     expect(badPackets(w.host, all.file)).toEqual([]);
+  });
+
+  test('B41, B42: the same in a VLAN of it: leases, addresses by router advertisement, and talk, all in tagged frames without the inside address', async () => {
+    const vlan = 42;
+    const constant = Buffer.alloc(4);
+    constant.writeUInt32LE(vlan);
+    const object = join(w.dir, 'vlan.o');
+    writeFileSync(object, objectWith('vlan-tag', 'ANKAVLN', constant));
+    // the foreign server puts all that it sends into the VLAN, and sees nothing else
+    w.outside.run(
+      `tc qdisc add dev net0 clsact; tc filter add dev net0 egress bpf da obj ${object} sec tc/from_guest; tc filter add dev net0 ingress bpf da obj ${object} sec tc/to_guest`,
+    );
+    const tagged = (n: number) => nic(n, 'bridge', { ...same, bridge: 'br-ext', vlan });
+    expect(await e.apply(state(tagged(1), tagged(2), nic(3)))).toEqual([]);
+    const all = await Sniffer.start(w, w.host, 'br-ext');
+    // a link that has bounced asks for routers anew
+    for (const g of [vm1, vm2]) g.run('ip -4 addr flush dev eth0; ip link set eth0 down; ip link set eth0 up');
+    const [a, b] = [await dhcp(w, vm1), await dhcp(w, vm2)];
+    for (const lease of [a, b]) expect(lease).toMatchObject({ server: '10.77.0.1' });
+    expect(a?.ip).not.toBe(b?.ip);
+    const a6 = await until('vm1 has an address by advertisement', () => global6(vm1));
+    const b6 = await until('vm2 has an address by advertisement', () => global6(vm2));
+    await talk(vm1, vm2, [
+      [a?.ip as string, b?.ip as string],
+      [a6, b6],
+    ]);
+    await w.outside.reaches(a6);
+    expect(w.outside.run('ip neigh show dev net0')).not.toContain(INSIDE_TEXT);
+    const bytes = await all.stop();
+    expect(bytes.includes(Buffer.from(INSIDE, 'hex'))).toBe(false);
+    for (const n of [1, 2]) {
+      const from = all.frames().filter((f) => f.slice(12, 24) === outside(n));
+      expect(from.length, `frames of vm${n}`).toBeGreaterThan(10);
+      expect(from.filter((f) => f.slice(24, 32) !== '8100002a')).toEqual([]);
+      const tells = new RegExp(`^.{24}8100002a86dd.{80}8[78].*0[12]01${outside(n)}`);
+      expect(
+        from.some((f) => tells.test(f)),
+        `vm${n}’s own address is told by neighbour discovery`,
+      ).toBe(true);
+    }
+    expect(badPackets(w.host, all.file)).toEqual([]);
+    w.outside.run('tc qdisc del dev net0 clsact');
+    expect(await e.apply(bridged())).toEqual([]);
   });
 
   /** Sends frames at one place, and gives what arrives at another, up to a last frame that is known. */

@@ -3,7 +3,7 @@ import { chownSync, cpSync, mkdirSync, readdirSync, readFileSync } from 'node:fs
 import { join } from 'node:path';
 import { runsWith } from '../../src/host/process.ts';
 import { builtMain } from './built.ts';
-import { AS_ORDINARY_USER, ORDINARY } from './remote-engine.ts';
+import { AS_ORDINARY_USER, ORDINARY, WITHOUT_EBPF } from './remote-engine.ts';
 import { type Namespace, until, type World } from './world.ts';
 
 export interface Result {
@@ -21,11 +21,11 @@ export class Anka {
   readonly #as: readonly string[];
   readonly #main = builtMain();
 
-  /** `ordinary`: everything runs as a user without any right, who has a copy of the image. */
-  constructor(world: World, baseImage: string, options: { ordinary?: boolean } = {}) {
+  /** `ordinary`: everything runs as a user without any right, who has a copy of the image. `withoutEbpf`: as root from whom the kernel takes none. */
+  constructor(world: World, baseImage: string, options: { ordinary?: boolean; withoutEbpf?: boolean } = {}) {
     this.ns = world.host;
     this.home = join(world.dir, 'h');
-    this.#as = options.ordinary ? AS_ORDINARY_USER : [];
+    this.#as = options.ordinary ? AS_ORDINARY_USER : options.withoutEbpf ? WITHOUT_EBPF : [];
     mkdirSync(this.home, { recursive: true, mode: 0o755 });
     this.env = { ANKA_HOME: this.home, ANKA_BASE_IMAGE: baseImage };
     if (!options.ordinary) return;

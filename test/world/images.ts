@@ -8,14 +8,19 @@ import { ensureBaseImage } from '../../src/vm/base-image.ts';
 /** Where the tests keep what is built once. */
 export const CACHE = process.env['ANKA_TEST_CACHE'] ?? fileURLToPath(new URL('../../.cache', import.meta.url));
 
-/** Folder of the tiny guest, in the form that ANKA_BASE_IMAGE takes. */
-export function tinyGuest(): string {
-  const dir = join(CACHE, 'tiny');
+function tiny(name: string, ...kernel: string[]): string {
+  const dir = join(CACHE, name);
   mkdirSync(CACHE, { recursive: true, mode: 0o755 });
   if (!existsSync(join(dir, 'base.json')))
-    execFileSync('sh', [fileURLToPath(new URL('../vm/tiny/build.sh', import.meta.url)), dir], { stdio: ['ignore', 'inherit', 'inherit'] });
+    execFileSync('sh', [fileURLToPath(new URL('../vm/tiny/build.sh', import.meta.url)), dir, ...kernel], { stdio: ['ignore', 'inherit', 'inherit'] });
   return dir;
 }
+
+/** Folder of the tiny guest, in the form that ANKA_BASE_IMAGE takes. */
+export const tinyGuest = (): string => tiny('tiny');
+
+/** The same with Debian's kernel for all machines, which drives an e1000, too. */
+export const tinyGuestOfAllMachines = (): string => tiny('tiny-all', 'linux-image-amd64');
 
 /** Folder of the built-in Debian guest, built by the product's own code. */
 export async function debianGuest(): Promise<string> {

@@ -18,7 +18,7 @@ export const AS_ORDINARY_USER = [
 ];
 
 /** Runs a program as root from which the kernel takes no eBPF. */
-const WITHOUT_EBPF = ['setpriv', '--bounding-set=-sys_admin,-bpf,-perfmon', '--inh-caps=-sys_admin,-bpf,-perfmon'];
+export const WITHOUT_EBPF = ['setpriv', '--bounding-set=-sys_admin,-bpf,-perfmon', '--inh-caps=-sys_admin,-bpf,-perfmon'];
 
 /** Runs a program with what a user's shell may have open and in its environment, and what no helper process should get. */
 const FROM_A_SHELL = ['env', 'SECRET_OF_TEST=1', 'NODE_OPTIONS=--trace-warnings', 'bash', '-c', 'exec 9</etc/services 251</etc/services; exec "$@"', 'bash'];

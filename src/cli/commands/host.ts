@@ -44,7 +44,16 @@ export async function networkList(s: Session): Promise<void> {
     all,
     grid(
       ['name', 'subnet', 'gateway', 'interface', 'healthy', 'leases', 'vms', 'message'],
-      all.map((n) => [n.name, n.subnet, n.gateway, n.interface ?? '', n.healthy ? 'yes' : 'no', `${n.leases} of ${n.pool_size}`, n.vms.join(', '), n.message]),
+      all.map((n) => [
+        n.name,
+        n.subnet ?? '',
+        n.gateway ?? '',
+        n.interface ?? '',
+        n.healthy ? 'yes' : 'no',
+        n.leases === null ? '' : `${n.leases} of ${n.pool_size}`,
+        n.vms.join(', '),
+        n.message,
+      ]),
     ),
   );
 }

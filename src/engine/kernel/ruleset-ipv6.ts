@@ -12,7 +12,8 @@
  *
  * `meta protocol ip6` stands where nft would look at the type behind the addresses, which of a frame in a VLAN is the tag's.
  *
- * Limits: nft 1.0.6 does not know the target of an advertisement by name, hence the raw offsets; an authentication header ends the search, as for the kernel of the receiver, who must
+ * Limits: nft 1.0.6 does not know the target of an advertisement by name, nor options, hence the raw offsets; of options without length, with which every receiver throws the message
+ * away (RFC 4861, 4.6), only a first one is found, and counted; an authentication header ends the search, as for the kernel of the receiver, who must
  * have a key for it.
  */
 import type { RuledNic } from './ruleset.ts';
@@ -83,6 +84,8 @@ export function ipv6Chains(d: string, drop: Drop): string {
   chain nd6_${d} {
     meta mark ${FORGED_MARK} ${drop('nd_spoof')}
     meta protocol ip6 exthdr frag exists ${drop('nd_spoof')}
+    meta protocol ip6 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } @nh,32,16 >= 32 @th,200,8 0 ${drop('malformed')}
+    meta protocol ip6 icmpv6 type nd-router-solicit @nh,32,16 >= 16 @th,72,8 0 ${drop('malformed')}
     ip6 saddr :: icmpv6 type { nd-router-solicit, nd-neighbor-solicit } accept comment "is it free?"
     iifname . ${SOURCE} != @own6_${d} ${SOURCE} @held6_${d} ${drop('nd_spoof')}
     iifname . ${SOURCE_INTERFACE} != @born6 ${SOURCE_INTERFACE} @born6_any ${drop('nd_spoof')}

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the tiny guest of the tests into the folder $1: Debian's cloud kernel, busybox and dropbear in an initrd of some megabytes, and an empty disk.
+# Builds the tiny guest of the tests into the folder $1: Debian's cloud kernel, or that of the package $2 (the cloud kernel has no driver for an e1000), busybox and dropbear in an initrd of some megabytes, and an empty disk.
 # No root needed; packages are downloaded from the host's own sources, and not installed.
 set -eu
 export PATH=$PATH:/usr/sbin:/sbin
@@ -10,7 +10,7 @@ work=$(mktemp -d "$out/.work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/deb" "$work/x" "$work/r"
 cd "$work/deb"
-kernel=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -1)
+kernel=$(apt-cache depends "${2:-linux-image-cloud-amd64}" | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -1)
 apt-get -q download "$kernel" busybox-static dropbear-bin libtomcrypt1 libtommath1 libgmp10 zlib1g libcrypt1 libc6 >/dev/null
 for d in *.deb; do dpkg-deb -x "$d" "$work/x"; done
 x=$work/x
@@ -33,7 +33,7 @@ copy_libraries() {
 copy_libraries "$r/usr/sbin/dropbear"
 cp -L "$x/lib64/ld-linux-x86-64.so.2" "$r/lib64/"
 : >"$r/lib/mods/order"
-for m in virtio_pci virtio_net virtio_blk virtio_rng button evdev pciehp; do
+for m in virtio_pci virtio_net virtio_blk virtio_rng button evdev pciehp e1000; do
   modprobe -d "$x" -S "$version" --show-depends "$m" 2>/dev/null | awk '/^insmod/{print $2}' | while read -r f; do
     b=$(basename "$f")
     grep -qx "$b" "$r/lib/mods/order" || { echo "$b" >>"$r/lib/mods/order"; cp "$f" "$r/lib/mods/$b"; }
