@@ -9,7 +9,7 @@
  * Limits: Debian hosts only (apt must know a Debian suite); amd64 and arm64 kernels are named by the host's architecture.
  * `ANKA_BASE_IMAGE` names a folder with a `base.json` of one's own to be used instead (tests boot a tiny guest so).
  */
-import { chmod, copyFile, mkdir, open, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { chmod, copyFile, mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
@@ -37,6 +37,8 @@ const PACKAGES = [
 /** Modules that the root disk needs, each with what it depends on. */
 const BOOT_MODULES = ['virtio_pci', 'virtio_blk', 'virtio_net', 'virtio_rng', 'ext4'];
 const VERSION = 1;
+/** For so long a lock file may be without its owner's pid. */
+const YOUNG_MS = 5000;
 /** Size of the unpacked image before it grows to the VM's own disk size. */
 const IMAGE_SIZE = '3G';
 /** Share of the whole time that each step takes, as measured. */
@@ -122,6 +124,8 @@ async function takeLock(path: string): Promise<(() => Promise<void>) | null> {
     if ((cause as NodeJS.ErrnoException).code !== 'EEXIST') throw wrap(`locking ${path}`, cause);
   }
   const owner = Number(await readFile(path, 'utf8').catch(() => '0'));
+  // one that is empty was made just now, by who is about to write its pid
+  if (owner === 0 && Date.now() - ((await stat(path).catch(() => null))?.mtimeMs ?? 0) < YOUNG_MS) return null;
   const alive =
     owner > 0 &&
     (await readFile(`/proc/${owner}/stat`).then(
