@@ -3,7 +3,7 @@
  *   frames SOURCE-SOCKET MAC IP SINK-SOCKET MAC IP SIZE SECONDS
  *
  * Source and sink claim their addresses by ARP, then UDP frames of SIZE bytes go from one to the other, many a write, for SECONDS. Prints {"frames": per second at
- * the sink, "gbps": of them}. */
+ * the sink, "gbps": of them}. With `-` for the sink's socket there is none, and the frames go to whoever has that MAC and IP; printed is what was sent. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <signal.h>
@@ -61,7 +61,9 @@ static void claim(int s, const uint8_t *mac, const char *ip) {
   if (send(s, f, sizeof f, MSG_NOSIGNAL) != sizeof f) die("claim");
 }
 
-static void source(int s, const uint8_t *from, const char *from_ip, const uint8_t *to, const char *to_ip, int size, double length) {
+/* Sends for `length` seconds; frames. */
+static uint64_t source(int s, const uint8_t *from, const char *from_ip, const uint8_t *to, const char *to_ip, int size, double length) {
+  uint64_t sent = 0;
   static uint8_t burst[BURST];
   int frames = BURST / (4 + size), whole = frames * (4 + size);
   for (int i = 0; i < frames; i++) {
@@ -77,12 +79,17 @@ static void source(int s, const uint8_t *from, const char *from_ip, const uint8_
     ip[10] = ~sum >> 8, ip[11] = ~sum;
     ip[20] = 4, ip[22] = 4, memcpy(ip + 24, &udp, 2);
   }
-  for (double end = seconds() + length; seconds() < end;)
+  for (double end = seconds() + length; seconds() < end; sent += frames)
     for (int at = 0; at < whole;) {
       ssize_t n = send(s, burst + at, whole - at, MSG_NOSIGNAL);
       if (n <= 0) exit(0);
       at += n;
     }
+  return sent;
+}
+
+static void print(double frames, int size) {
+  printf("{\"frames\":%.0f,\"gbps\":%.3f}\n", frames, frames * size * 8 / 1e9);
 }
 
 /* Counts bytes for `length` seconds, after half a second of warming up. */
@@ -95,8 +102,7 @@ static void sink(int s, int size, double length) {
     if (n <= 0) break;
     if (now >= began) bytes += n;
   }
-  double frames = bytes / (4.0 + size) / length;
-  printf("{\"frames\":%.0f,\"gbps\":%.3f}\n", frames, frames * size * 8 / 1e9);
+  print(bytes / (4.0 + size) / length, size);
 }
 
 int main(int n, char **a) {
@@ -106,9 +112,16 @@ int main(int n, char **a) {
   }
   uint8_t from[6], to[6];
   mac_of(a[2], from), mac_of(a[5], to);
-  int size = atoi(a[7]), out = listen_at(a[1]), in = listen_at(a[4]);
+  int size = atoi(a[7]), out = listen_at(a[1]);
   double length = atof(a[8]);
-  int s = connected(out), r = connected(in);
+  if (!strcmp(a[4], "-")) {
+    int s = connected(out);
+    claim(s, from, a[3]);
+    usleep(200000);
+    print(source(s, from, a[3], to, a[6], size, length) / length, size);
+    return 0;
+  }
+  int in = listen_at(a[4]), s = connected(out), r = connected(in);
   claim(s, from, a[3]), claim(r, to, a[6]);
   usleep(200000);
   pid_t child = fork();

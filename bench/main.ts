@@ -2,6 +2,7 @@
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { missing } from '../test/world/world.ts';
+import { benchLoad } from './load.ts';
 import { benchNet } from './net.ts';
 import { benchTimes } from './times.ts';
 import { benchUser } from './user.ts';
@@ -10,10 +11,10 @@ const HELP = `Usage: npm run bench -- [OPTIONS]
 
 Measures anka beside what it is compared with, in one run.
 
-  --only net|user|times  Only the kernel engine's speed, only the user engine's, or only the commands' times and memory.
-  --quick                Fewer and shorter rounds: to see that it runs, not to compare.
-  --json FILE            Write the figures of every round to FILE.
-  --help                 Show this message.
+  --only net|user|load|times  Only the kernel engine's speed, only the user engine's, only what its guests do to each other, or only the commands' times and memory.
+  --quick                     Fewer and shorter rounds: to see that it runs, not to compare.
+  --json FILE                 Write the figures of every round to FILE.
+  --help                      Show this message.
 `;
 
 const { values } = parseArgs({
@@ -23,14 +24,15 @@ if (values.help) {
   process.stdout.write(HELP);
   process.exit(0);
 }
-if (values.only !== undefined && !['net', 'user', 'times'].includes(values.only)) {
-  process.stderr.write(`--only '${values.only}': must be net, user or times\n`);
+if (values.only !== undefined && !['net', 'user', 'load', 'times'].includes(values.only)) {
+  process.stderr.write(`--only '${values.only}': must be net, user, load or times\n`);
   process.exit(2);
 }
 const figures: Record<string, object> = {};
 for (const [name, needs, run] of [
   ['net', ['root', 'netns', 'cc'], benchNet],
   ['user', ['root', 'netns', 'tun', 'cc'], benchUser],
+  ['load', ['root', 'netns', 'tun', 'cc'], benchLoad],
   ['times', ['root', 'netns', 'tun', 'qemu'], benchTimes],
 ] as const) {
   if (values.only !== undefined && values.only !== name) continue;

@@ -6,7 +6,8 @@
  * the next read, and the run of whole frames is given to the network in one call. Out: a run from another port is written from where it lies, if the socket is idle;
  * what cannot be written at once, and what the gateway says, waits in a queue and leaves at the end of the turn, in one write. Memory under a write
  * that the kernel has not finished is pinned: the port that read it goes on in another buffer, and where too many are pinned already, bytes are copied. A receiver that falls behind holds its senders back for
- * a moment; if it takes nothing for 100 ms, they go on, and its frames are dropped as `queue_full`.
+ * a moment; if it is still behind after 100 ms, they go on, and what they send beyond a short queue is dropped as `queue_full` until it has caught up: so a guest that is flooded still hears the gateway
+ * within milliseconds.
  *
  * Limits: at most 16 buffers are pinned for host sockets of one card, 256 in all (80 MiB); a stream that is no framing (a length below 14 or above 65,600) is closed and dialled again. Out at most 1 MiB is queued.
  */
@@ -32,7 +33,7 @@ const MIN_FRAME = 14;
 const TAIL_ROOM = 65_664;
 const READ_SIZE = 256 << 10;
 const QUEUE_SIZE = 1 << 20;
-/** Bytes queued above which senders are held back, and below which they go on. */
+/** Bytes queued above which senders are held back, and below which they go on; for one that is deaf, what other guests may have queued. */
 const HIGH_WATER = 512 << 10;
 const LOW_WATER = 128 << 10;
 const DEAF_AFTER_MS = 100;
@@ -383,7 +384,7 @@ export class Port implements GuestPort, SwitchPort {
       return;
     }
     const length = end - start;
-    const at = this.#queue.reserve(length);
+    const at = this.#deaf ? -1 : this.#queue.reserve(length);
     if (at < 0) this.#copyWhatFits(start, end, from);
     else {
       this.#memory.mem.u8.copyWithin(at, start, end);
@@ -396,7 +397,7 @@ export class Port implements GuestPort, SwitchPort {
     const b = this.#memory.mem.u8;
     for (let p = start; p < end; ) {
       const next = p + 4 + get32(b, p);
-      const at = this.#queue.reserve(next - p);
+      const at = this.#deaf && this.#queue.used > LOW_WATER ? -1 : this.#queue.reserve(next - p);
       if (at < 0) from.drops.add('queue_full');
       else {
         b.copyWithin(at, p, next);
@@ -446,7 +447,7 @@ export class Port implements GuestPort, SwitchPort {
       if (!this.#writing) this.#queue.done();
     }
     if (this.#writing || this.#queue.used > LOW_WATER) return;
-    if (this.#held.size > 0) this.#letGo();
+    if (this.#held.size > 0 || this.#deaf) this.#letGo();
     if (!this.#starved || !this.connected) return;
     this.#starved = false;
     this.#owner.onRoom(this);
