@@ -27,6 +27,8 @@ const ETH_P_ALL = 3;
 const SO_ATTACH_FILTER = 26;
 const SO_SNDBUF = 7;
 const SO_KEEPALIVE = 9;
+const IPPROTO_TCP = 6;
+const TCP_NOTSENT_LOWAT = 25;
 const ONE = Buffer.from([1, 0, 0, 0]);
 const SO_SNDBUFFORCE = 32;
 const AF_INET = 2;
@@ -309,6 +311,11 @@ export function keepAlive(fd: number): void {
   if (fd < 0) return;
   if (process.platform === 'linux') load().setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, ONE, ONE.length);
   else load().setsockopt(fd, 0xffff, 8, ONE, ONE.length);
+}
+
+/** Has the kernel keep no more than `bytes` of a TCP socket's that it has not sent yet; what is on its way is not counted. Linux only. */
+export function limitUnsent(fd: number, bytes: number): void {
+  if (process.platform === 'linux' && fd >= 0) setIntOption(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, bytes);
 }
 
 /** Lets the kernel take more of a stream at once; as much as it allows an ordinary user, where we are one. Does nothing where there is no Linux. */

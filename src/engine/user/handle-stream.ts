@@ -10,7 +10,7 @@
  */
 import type { Socket } from 'node:net';
 import { getSystemErrorName } from 'node:util';
-import { keepAlive } from '../../host/ffi.ts';
+import { keepAlive, limitUnsent } from '../../host/ffi.ts';
 import { type HostStream, isFresh, NetStream, type StreamEvents, takeHandle } from './host-stream.ts';
 
 /** Major releases of Node whose handles are known to behave as is expected here. */
@@ -218,6 +218,10 @@ export class HandleStream<Owner> implements HostStream {
 
   keepAlive(): void {
     keepAlive(this.#handle.fd);
+  }
+
+  limitUnsent(bytes: number): void {
+    limitUnsent(this.#handle.fd, bytes);
   }
 
   end(): void {

@@ -8,7 +8,7 @@
  * Limits. handle-stream.ts is the same below node:net, and a good deal cheaper; it serves wherever it can. Here is what serves elsewhere, and for sockets from which something has been read already.
  */
 import { connect, Socket } from 'node:net';
-import { keepAlive } from '../../host/ffi.ts';
+import { keepAlive, limitUnsent } from '../../host/ffi.ts';
 
 export interface HostStream {
   /** Bytes that were written and that the kernel has not taken yet. */
@@ -16,6 +16,8 @@ export interface HostStream {
   write(bytes: Uint8Array): void;
   /** Has the kernel find out when the peer is gone. Those from outside have it from their listener. */
   keepAlive(): void;
+  /** Has the kernel keep no more than `bytes` that it has not sent yet. */
+  limitUnsent(bytes: number): void;
   /** FIN, after what is queued. */
   end(): void;
   pause(): void;
@@ -130,6 +132,10 @@ export class NetStream<Owner> implements HostStream {
 
   keepAlive(): void {
     keepAlive((this.#socket as SocketWithin)._handle?.fd ?? -1);
+  }
+
+  limitUnsent(bytes: number): void {
+    limitUnsent((this.#socket as SocketWithin)._handle?.fd ?? -1, bytes);
   }
 
   end(): void {

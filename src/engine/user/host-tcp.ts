@@ -9,7 +9,7 @@
  * no port, the guest hears nothing, and tries again.
  *
  * Limits. Sockets that come from outside are re-wrapped, so that they too read into packet memory; one from which something has been read already is left as it is, and copied from. SO_SNDBUF and
- * SO_RCVBUF stay the kernel's: its own tuning goes further than an unprivileged process may ask for.
+ * SO_RCVBUF stay the kernel's: its own tuning goes further than an unprivileged process may ask for; but what it keeps unsent is bounded.
  */
 import type { Socket } from 'node:net';
 import { openFilesLimit } from '../../host/process.ts';
@@ -28,6 +28,9 @@ import { stayAwake } from './stay-awake.ts';
 
 /** A read of at least this many bytes earns a socket chunks of its own. */
 const BUSY_READ = 16 << 10;
+/** What the kernel may keep unsent of a socket, bytes: else each whose peer stops reading leaves 4 MiB there (docs/endurance.md). Told once more than `SMALL` was written: most connections never come to that. */
+const UNSENT = 512 << 10;
+const SMALL = 64 << 10;
 /** A chunk with less room than this is not read into again. */
 const MIN_READ = 16 << 10;
 /** New host sockets in one turn of the event loop: each costs 40–100 µs. */
@@ -72,6 +75,8 @@ class HostSocket {
   /** Payload for which there was no packet memory. */
   spill: Buffer | null = null;
   connected = false;
+  /** Bytes written, up to the first more than `SMALL`. */
+  sent = 0;
   /** The machine has forgotten the flow; what is queued still goes out. */
   detached = false;
   /** Gives back the guest's memory that the oldest queued write uses. */
@@ -363,6 +368,10 @@ export class TcpGateway implements TcpPath {
     const h = flow.host as HostSocket;
     const stream = h.stream;
     if (!stream) return;
+    if (h.sent <= SMALL) {
+      h.sent += length;
+      if (h.sent > SMALL) stream.limitUnsent(UNSENT);
+    }
     if (stream.queued === 0 && h.unpin === null) {
       const unpin = queued ? null : this.#run?.pinRun?.();
       if (unpin) {
