@@ -11,6 +11,17 @@ import { dhcp, flow, greet, greeting, macText, nic, rule, serve, state, vmId } f
 const why = missing('root', 'netns', 'tun', 'cc');
 const HOST = '10.9.0.2';
 const OUT = '10.9.0.1';
+const HOST_GATEWAY = '192.168.128.1';
+/** Bytes of a transfer. */
+const MOVED = 32 << 20;
+/** Arguments: an echo server's address, and how many bytes it is sent (0: without an end). Says when the first came back, and then how many did; the server greets with a line. */
+const TRANSFER = `
+  const [host, n] = process.argv.slice(1); let sent = 0, got = -1;
+  const s = require('net').connect(8080, host), chunk = Buffer.alloc(65536);
+  const more = () => { while (n === '0' || sent < n) { sent += chunk.length; if (!s.write(chunk)) return; } s.end(); };
+  s.on('connect', more).on('drain', more).on('error', (e) => { console.log(e.code); process.exit(1); });
+  s.on('data', (d) => { if (got < 0) { const at = d.indexOf(10); if (at < 0) return; got = d.length - at - 1; console.log('begun'); } else got += d.length; });
+  s.on('end', () => console.log('echoed ' + got));`;
 /** As daemon/desired.ts gives them. */
 const VM_UID = 1_640_000_001;
 
@@ -40,6 +51,7 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
     vm2 = await shimmedGuest(w, 'g2', macText(2), (await e.openNic(vmId(2))).path);
     await serve(w.outside, 8080, 'outside');
     await serve(vm1, 8080, 'vm1');
+    await serve(w.host, 8080, 'host');
     expect((await dhcp(w, vm1))?.ip).toMatch(/^192\.168\.64\./);
     expect((await dhcp(w, vm2))?.ip).toMatch(/^192\.168\.128\./);
   });
@@ -184,6 +196,32 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
       await until('the new rule works', async () => (await greet(w.outside, 'tcp', HOST, port)) === `vm1 sees ${OUT}`);
     }
     expect(await e.apply(desired())).toEqual([]);
+  });
+
+  test('B90: while one network’s process is stopped, the other’s flows go on and new ones begin; afterwards its own go on too', async () => {
+    const [stopped, going] = [await flow(vm1, OUT, 8080), await flow(vm2, HOST_GATEWAY, 8080)];
+    const pid = pidOf('shared');
+    process.kill(pid, 'SIGSTOP');
+    try {
+      const before = await going.echoed();
+      await until('the other network’s flow goes on', async () => (await going.echoed()).bytes > before.bytes + 20);
+      expect(await greeting(vm2, 'tcp', HOST_GATEWAY, 8080)).toMatch(/^host sees /);
+    } finally {
+      process.kill(pid, 'SIGCONT');
+    }
+    const since = await stopped.echoed();
+    await until('its own flow goes on', async () => (await stopped.echoed()).bytes > since.bytes + 20);
+    expect([stopped.end(), going.end(), pidOf('shared')]).toEqual([null, null, pid]);
+    stopped.stop();
+    going.stop();
+  });
+
+  test('B67, B90: while a guest of one network sends all it can, a transfer of the other comes whole', async () => {
+    const load = vm1.spawn([process.execPath, '-e', TRANSFER, OUT, '0']);
+    await new Promise((resolve) => load.stdout?.once('data', resolve));
+    expect(await vm2.ask(`${process.execPath} -e "${TRANSFER}" ${HOST_GATEWAY} ${MOVED}`)).toContain(`echoed ${MOVED}`);
+    expect(load.exitCode).toBe(null);
+    load.kill('SIGKILL');
   });
 
   test('B90: killed, it is back with its cables, its leases and its rules; the other network is not touched', async () => {
