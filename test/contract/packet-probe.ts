@@ -105,6 +105,7 @@ else:
         try: m, at = r.recvfrom(4096)
         except socket.timeout: continue
         if at[2] == 4: continue # its own
+        if m[9] == 1 and m[20:22] == b'\\3\\1' and m[12:16] == socket.inet_aton(src): continue # its own kernel: ARP was not answered
         if m[9] == 1 and m[20] == 3 and t in m and m[21] in (0, 1, 2, 9, 10, 13): word = 'refused'; break
         if m[9] in (1, 17) and answered(m): word = 'answered'; break
     print(word)
