@@ -29,7 +29,6 @@ const SO_SNDBUF = 7;
 const SO_KEEPALIVE = 9;
 const IPPROTO_TCP = 6;
 const TCP_NOTSENT_LOWAT = 25;
-const ONE = Buffer.from([1, 0, 0, 0]);
 const SO_SNDBUFFORCE = 32;
 const AF_INET = 2;
 const SOCK_DGRAM_CLOEXEC_NONBLOCK = 0x80802;
@@ -309,8 +308,8 @@ function descriptorOf(socket: object): number {
 /** Has the kernel find out when a socket's peer is gone, at the times that the host is set to (on Linux `net.ipv4.tcp_keepalive_…`). */
 export function keepAlive(fd: number): void {
   if (fd < 0) return;
-  if (process.platform === 'linux') load().setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, ONE, ONE.length);
-  else load().setsockopt(fd, 0xffff, 8, ONE, ONE.length);
+  if (process.platform === 'linux') setIntOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+  else setIntOption(fd, 0xffff, 8, 1);
 }
 
 /** Has the kernel keep no more than `bytes` of a TCP socket's that it has not sent yet; what is on its way is not counted. Linux only. */
@@ -322,9 +321,7 @@ export function limitUnsent(fd: number, bytes: number): void {
 export function enlargeSendBuffer(socket: Socket, bytes: number): void {
   const fd = descriptorOf(socket);
   if (process.platform !== 'linux' || fd < 0) return;
-  const value = Buffer.alloc(4);
-  value.writeInt32LE(bytes);
-  if (load().setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, value, 4) < 0) load().setsockopt(fd, SOL_SOCKET, SO_SNDBUF, value, 4);
+  if (!setIntOption(fd, SOL_SOCKET, SO_SNDBUFFORCE, bytes)) setIntOption(fd, SOL_SOCKET, SO_SNDBUF, bytes);
 }
 
 /** A datagram socket for IPv4, which does not block, or errno. The caller closes it. */

@@ -2,13 +2,11 @@
  * B93 for type bridge: what `explain` says of a packet, and what then really happens to it, on the no-touch bridge and by macvlan. VLANs have a table of their own, as the outside is in
  * one VLAN at a time.
  */
-import { writeFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { DesiredState } from '../../src/engine/engine.ts';
-import { objectWith } from '../../src/engine/kernel/ebpf-constant.ts';
 import { linkLocalOf } from '../../src/wire/address6.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
+import { putInVlan } from '../world/vlan.ts';
 import { missing, type Namespace, until, World } from '../world/world.ts';
 import { dhcp, guest, macText, nic, rule, state } from './guest-tools.ts';
 import { PacketTable, type Row } from './packet-table.ts';
@@ -136,14 +134,8 @@ describe.skipIf(why !== null).each(['ebpf', 'macvlan'] as const)(`explain, bridg
     await until('all addresses are seen', async () => (await e.observe()).nics.every((n) => n.ip !== null));
     await table.watch(w, (name) => [table.words.get(`ip${name.slice(2)}`) as string], { outside: [OUT], host: [HOST, GW] });
     await table.explainAndSend(e, {}, 0, rows.length);
-    const constant = Buffer.alloc(4);
-    constant.writeUInt32LE(42);
-    const object = join(w.dir, 'vlan.o');
-    writeFileSync(object, objectWith('vlan-tag', 'ANKAVLN', constant));
     expect(await e.apply(cards({ vlan: 42 }))).toEqual([]);
-    w.outside.run(
-      `tc qdisc add dev ext0 clsact; tc filter add dev ext0 egress bpf da obj ${object} sec tc/from_guest; tc filter add dev ext0 ingress bpf da obj ${object} sec tc/to_guest`,
-    );
+    putInVlan(w, w.outside, 'ext0', 42);
     for (const name of ['vm2', 'vm4']) {
       const ns = table.places.get(name) as Namespace;
       // no link has bounced here, after which a guest asks by ARP again

@@ -1,13 +1,13 @@
 /** Bridge type in namespaces: an Ethernet interface (a veth pair) that is in no bridge, an outside with a DHCP server of its own, two guests. */
 import type { ChildProcess } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { DesiredState, EngineProblem } from '../../src/engine/engine.ts';
-import { objectWith } from '../../src/engine/kernel/ebpf-constant.ts';
 import { dhcp, flow, greet, greeting, guest, ipv4Hex, macText, nic, sendFrames, serve, state, vmId } from '../contract/guest-tools.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
+import { putInVlan } from '../world/vlan.ts';
 import { answered, missing, type Namespace, until, World } from '../world/world.ts';
 
 const why = missing('root', 'netns');
@@ -64,13 +64,7 @@ describe.skipIf(why !== null)(`bridge type${why ? ` (${why})` : ''}`, () => {
   /** The outside machine puts all that it sends into a VLAN, and sees nothing else; many kernels have no VLAN interfaces. */
   const inVlan = (vlan: number | null): void => {
     if (vlan === null) return void w.outside.run('tc qdisc del dev ext0 clsact');
-    const constant = Buffer.alloc(4);
-    constant.writeUInt32LE(vlan);
-    const object = join(w.dir, 'vlan.o');
-    writeFileSync(object, objectWith('vlan-tag', 'ANKAVLN', constant));
-    w.outside.run(
-      `tc qdisc add dev ext0 clsact; tc filter add dev ext0 egress bpf da obj ${object} sec tc/from_guest; tc filter add dev ext0 ingress bpf da obj ${object} sec tc/to_guest`,
-    );
+    putInVlan(w, w.outside, 'ext0', vlan);
   };
   let bare: string;
 

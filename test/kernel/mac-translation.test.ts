@@ -2,14 +2,14 @@
  * Translation of MAC addresses on the kernel engine (B40–B43), with namespaces for guests: two with one inside address on one network, at our server and at a
  * foreign one; hand-made frames with the address at every place, byte for byte; loss and repair; and neighbour discovery that lies (B91).
  */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { DesiredState } from '../../src/engine/engine.ts';
-import { objectWith } from '../../src/engine/kernel/ebpf-constant.ts';
 import { dhcp, guest, macText, nic, state, vmId } from '../contract/guest-tools.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
 import { badPackets, Sniffer, sendRaw } from '../world/sniffer.ts';
+import { putInVlan } from '../world/vlan.ts';
 import { missing, type Namespace, until, World } from '../world/world.ts';
 import { CRAFTED, INBOUND } from './frames.ts';
 
@@ -147,14 +147,8 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
 
   test('B41, B42: the same in a VLAN of it: leases, addresses by router advertisement, and talk, all in tagged frames without the inside address', async () => {
     const vlan = 42;
-    const constant = Buffer.alloc(4);
-    constant.writeUInt32LE(vlan);
-    const object = join(w.dir, 'vlan.o');
-    writeFileSync(object, objectWith('vlan-tag', 'ANKAVLN', constant));
     // the foreign server puts all that it sends into the VLAN, and sees nothing else
-    w.outside.run(
-      `tc qdisc add dev net0 clsact; tc filter add dev net0 egress bpf da obj ${object} sec tc/from_guest; tc filter add dev net0 ingress bpf da obj ${object} sec tc/to_guest`,
-    );
+    putInVlan(w, w.outside, 'net0', vlan);
     const tagged = (n: number) => nic(n, 'bridge', { ...same, bridge: 'br-ext', vlan });
     expect(await e.apply(state(tagged(1), tagged(2), nic(3)))).toEqual([]);
     const all = await Sniffer.start(w, w.host, 'br-ext');

@@ -38,10 +38,8 @@ export async function capture(s: Session, vm: string, words: readonly string[], 
   const sink: Writable = path === '-' ? process.stdout : createWriteStream('', { fd: openFile(path) });
 
   let ended: Promise<CaptureEnd> | null = null;
-  let asked = false;
   const end = (): void => {
-    if (asked) process.exit(130); // asked twice: at once
-    asked = true;
+    if (ended) process.exit(130); // asked twice: at once
     ended = daemon.delete<CaptureEnd>(`/v1/captures/${id}`);
     ended.catch(() => {}); // told below
   };
@@ -69,7 +67,7 @@ export async function capture(s: Session, vm: string, words: readonly string[], 
     process.off('SIGINT', end);
     process.off('SIGTERM', end);
   }
-  const byItself = !asked;
+  const byItself = (ended as Promise<CaptureEnd> | null) === null;
   if (byItself) end();
   const counts = await (ended as unknown as Promise<CaptureEnd>);
   const text = `${byItself ? `${vm} was stopped, or its cable pulled: ` : ''}${counts.frames} frames captured, ${counts.dropped} dropped`;
