@@ -2,7 +2,7 @@
  * B93, B90: the firewalls that people really have, beside ours: found, allowed through, found again after their reload, told by doctor, and left as they were. Each runs in the
  * host's namespace, with copies of its files. Skipped by name where the program is not installed.
  */
-import { cpSync, existsSync, mkdirSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { dhcp, greet, guest, nic, rule, serve, state } from '../contract/guest-tools.ts';
@@ -52,6 +52,24 @@ describe.skipIf(why !== null)(`other firewalls${why === null ? '' : ` (${why})`}
     const { copies, line } = mounts(folders);
     return (command) => w.host.run(`unshare -m sh -ec '${line([...copies, command])}'`);
   }
+
+  test('B90, B93: rules that are flushed and loaded anew just after ours were written, before they are read back', async () => {
+    const firewall = 'table inet fw { chain forward { type filter hook forward priority 0; policy drop; ct state established,related accept; }; }';
+    w.host.run(`nft '${firewall}'`);
+    const programs = join(w.dir, 'programs');
+    const times = join(programs, 'times');
+    mkdirSync(programs);
+    writeFileSync(times, '4\n');
+    // another firewall's reload, after each of the engine's first transactions
+    const nft = ['#!/bin/sh', '/usr/sbin/nft "$@"; code=$?', `n=$(cat ${times})`];
+    nft.push(`case "$1" in -f) [ $n -gt 0 ] && echo $((n - 1)) >${times} && /usr/sbin/nft 'flush ruleset; ${firewall}';; esac`, 'exit $code');
+    writeFileSync(join(programs, 'nft'), nft.join('\n'), { mode: 0o755 });
+    e = new RemoteEngine(w, 'kernel', 'usual', programs);
+    expect(await e.apply(desired())).toEqual([]);
+    await works();
+    expect(readFileSync(times, 'utf8')).toBe('0\n');
+    expect((await e.doctor()).filter((f) => f.id.startsWith('firewall')).map((f) => f.level)).toEqual(['ok']);
+  });
 
   test.skipIf(!installed('ufw'))('B93: ufw (skipped where it is not installed)', async () => {
     const ufw = withCopies(['/etc/ufw', '/run']);

@@ -29,8 +29,8 @@ export class RemoteEngine {
   #waiting = new Map<number, { resolve: (v: unknown) => void; reject: (e: Error) => void }>();
   readonly ready: Promise<void>;
 
-  /** `root`: the user engine, too, is root's. */
-  constructor(world: World, kind: 'kernel' | 'user', rights: 'usual' | 'no-ebpf' | 'root' = 'usual') {
+  /** `root`: the user engine, too, is root's. `programs`: a folder that is searched first for what it runs. */
+  constructor(world: World, kind: 'kernel' | 'user', rights: 'usual' | 'no-ebpf' | 'root' = 'usual', programs = '') {
     const ordinary = kind === 'user' && rights !== 'root';
     const run = join(world.dir, 'run');
     const state = join(world.dir, 'state');
@@ -40,7 +40,7 @@ export class RemoteEngine {
     const program = [process.execPath, fileURLToPath(new URL('engine-process.mjs', import.meta.url)), kind, run, state];
     if (ordinary) for (const dir of [run, state]) chownSync(dir, ORDINARY, ORDINARY);
     const as = ordinary ? AS_ORDINARY_USER : rights === 'no-ebpf' ? WITHOUT_EBPF : rights === 'root' ? FROM_A_SHELL : [];
-    this.child = world.host.spawn([...as, ...program]);
+    this.child = world.host.spawn([...as, ...program], programs === '' ? {} : { PATH: `${programs}:${process.env['PATH']}` });
     let ready: () => void;
     let failed: (e: Error) => void;
     this.ready = new Promise((resolve, reject) => {

@@ -111,7 +111,7 @@ function acceptOf(expressions: readonly NftExpression[]): string[] {
   });
 }
 
-/** Puts our accepts where they are missing. */
+/** Puts our accepts where they are missing. What was found may be out of date by then, as a firewall may load anew at any moment: the next check sees to that, so nothing is kept as done. */
 export async function allowThroughFirewalls(found: readonly ForeignChain[], bridges: readonly string[]): Promise<void> {
   for (const f of found) {
     const wanted = bridges.flatMap((device) =>

@@ -95,7 +95,6 @@ class KernelEngine implements Engine {
   #queue: Promise<unknown> = Promise.resolve();
   #closed = false;
   #lastCheck = 0;
-  #firewallsDone = '';
   #sysctl: SysctlRecord;
   #translations: MacTranslations;
 
@@ -306,7 +305,6 @@ class KernelEngine implements Engine {
       await this.#sysctl.restore();
       this.#applied = null;
       this.#serviceConfig = '';
-      this.#firewallsDone = '';
       return removed;
     });
   }
@@ -370,12 +368,7 @@ class KernelEngine implements Engine {
         ...desired.networks.map((n) => BRIDGES[n.name] as string),
         ...new Set([...this.#plugs.values()].flatMap((p) => (p.own.length > 0 ? [p.bridge] : []))),
       ];
-      const key = JSON.stringify(bridges);
-      const found = await findFirewalls();
-      const state = key + JSON.stringify(found);
-      if (state === this.#firewallsDone) return;
-      await allowThroughFirewalls(found, bridges);
-      this.#firewallsDone = key + JSON.stringify(await findFirewalls());
+      await allowThroughFirewalls(await findFirewalls(), bridges);
     });
     this.#problems = problems;
   }
@@ -424,7 +417,9 @@ class KernelEngine implements Engine {
       ip: this.#guests.addressOf(nic.id) ?? this.#serviceStatus?.nics.find((s) => s.id === nic.id)?.ip ?? null,
     }));
     const wanted = desired.networks.length === 0 ? removeTables() : renderRuleset(desired.networks, ruled, this.#segments(desired));
-    if (this.#applied?.wanted !== wanted || (await this.#rulesInForce()) !== this.#applied.inForce) {
+    // what was read back may already lack what another flushed meanwhile: missing tables are never what is wanted, though they be what was read back
+    const asWanted = (inForce: string): boolean => inForce === this.#applied?.inForce && (inForce === '') === (desired.networks.length === 0);
+    if (this.#applied?.wanted !== wanted || !asWanted(await this.#rulesInForce())) {
       // what was claimed since the last look would go with the table that it stands in
       const unread = this.#applied === null ? [] : await this.#guests.unreadClaims();
       if (this.#applied !== null) await this.#bridged.look(desired.nics);
@@ -436,8 +431,10 @@ class KernelEngine implements Engine {
     await endFlows(this.#places.follow(ruled), desired.networks);
   }
 
+  /** Tells whether our tables are as they were; empty where one is missing. */
   async #rulesInForce(): Promise<string> {
     const tables = await Promise.all(TABLES.map(([f, t]) => listTable(f, t)));
+    if (tables.includes(null)) return '';
     return createHash('sha256')
       .update(tables.map((t) => withoutDynamicElements(t ?? '')).join('\n'))
       .digest('hex');
