@@ -34,6 +34,8 @@ const DEFAULT_RAM = '4G';
 const DEFAULT_CPUS = 2;
 const DEFAULT_DISK = '80G';
 const MIB = 1 << 20;
+/** The power button is pressed again after this time: a guest that was still booting has not heard of it. */
+const PRESS_AGAIN_MS = 5000;
 /** What a VM that does not run has of its card. */
 const NO_PLACE: Partial<VmRow> = { outsideMac: null, guestMac: null, guestMtu: null, guestController: null, uplink: '' };
 /** What a suspended VM becomes whose memory was loaded by a process that is gone. */
@@ -43,6 +45,8 @@ export class Vms {
   #ctx: Context;
   #reconciler: Reconciler;
   #locks = new Map<string, Promise<unknown>>();
+  /** VMs that are being asked to power off: their end is no news of its own. */
+  #stopping = new Set<string>();
 
   constructor(ctx: Context, reconciler: Reconciler) {
     this.#ctx = ctx;
@@ -84,7 +88,7 @@ export class Vms {
     } else backing = (await ensureBaseImage(ctx.paths.baseImage, progress)).disk;
     this.#demandFreeName(request.name);
     const vm = this.#newRow(request.name, { ram, cpus: request.cpu_count ?? DEFAULT_CPUS, diskSize, app: request.app ?? '' });
-    await this.#build(vm, progress, async () => {
+    await this.#build(vm, async () => {
       progress('making the disk');
       await createOverlay(diskFile(ctx, vm.uuid), backing, diskSize);
       if (vm.app) await writeSeed(join(ctx.paths.vmState(vm.uuid), 'seed.img'), vm.uuid, vm.name, await this.#publicKey());
@@ -127,7 +131,7 @@ export class Vms {
   }
 
   /** Fills a new VM's folder; undone as a whole when anything fails. */
-  async #build(vm: VmRow, _progress: OnProgress, fill: () => Promise<void>): Promise<void> {
+  async #build(vm: VmRow, fill: () => Promise<void>): Promise<void> {
     const dir = this.#ctx.paths.vmState(vm.uuid);
     try {
       await mkdir(dir, { recursive: true, mode: 0o700 });
@@ -251,7 +255,8 @@ export class Vms {
       ctx.machines.delete(vm.uuid);
       if (exit.cause === 'quit') return; // whoever asked for it does the rest
       ctx.vms.update(vm.uuid, exit.cause === 'crash' ? { status: 'failed', message: exit.reason, ...NO_PLACE } : { status: 'stopped', ...NO_PLACE });
-      ctx.events.emit('vm.status', exit.cause === 'crash' ? `failed: ${exit.reason}` : 'powered itself off', vmName(vm));
+      if (exit.cause === 'crash') ctx.events.emit('vm.status', `failed: ${exit.reason}`, vmName(vm));
+      else if (!this.#stopping.has(vm.uuid)) ctx.events.emit('vm.status', 'powered itself off', vmName(vm));
       await this.#reconciler.apply().catch((e: Error) => ctx.log.warn({ error: e.message }, 'after the end of a VM'));
     });
   }
@@ -309,8 +314,16 @@ export class Vms {
       let down = false;
       if (!force) {
         progress('asking the guest to power off');
-        await machine.powerDown();
-        down = await Promise.race([machine.exited.then(() => true), sleep(limit * 1000, false, { ref: false })]);
+        this.#stopping.add(vm.uuid);
+        try {
+          await machine.powerDown();
+          for (let left = limit * 1000; !down && left > 0; left -= PRESS_AGAIN_MS) {
+            down = await Promise.race([machine.exited.then(() => true), sleep(Math.min(left, PRESS_AGAIN_MS), false, { ref: false })]);
+            if (!down) await machine.powerDown();
+          }
+        } finally {
+          this.#stopping.delete(vm.uuid);
+        }
         if (!down) throw new AnkaError('timeout', `${vm.name} did not power off within ${limit} s; 'anka stop -f ${vm.name}' ends it at once`);
       } else await machine.quit();
       ctx.machines.delete(vm.uuid);
@@ -355,7 +368,7 @@ export class Vms {
       this.#demandFreeName(name);
       const { uuid: _u, name: _n, number: _m, outsideMac: _o, guestMac: _g, guestMtu: _t, guestController: _c, reservedIp: _r, uplink: _l, ...rest } = source;
       const vm = this.#newRow(name, rest);
-      await this.#build(vm, progress, async () => {
+      await this.#build(vm, async () => {
         progress('copying the disk');
         const target = diskFile(ctx, vm.uuid);
         const machine = ctx.machines.get(source.uuid);

@@ -1,6 +1,7 @@
 /** Real guests (the tiny one) on the kernel engine, through the command: what only QEMU and a real Linux can show. */
 import { execFileSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Anka } from '../world/anka.ts';
@@ -215,6 +216,36 @@ describe.skipIf(why !== null)(`real guests${why ? ` (${why})` : ''}`, () => {
     await anka.ok('stop -f vm1');
     expect(await anka.body('show vm1')).not.toHaveProperty('mac');
     await anka.ok('start vm1');
+  });
+
+  test('B3: the end of a VM is told once, asked for (as soon as it boots) or the guest’s own', async () => {
+    const events = w.host.spawn([process.execPath, join(process.cwd(), 'dist/cli/main.js'), '-j', 'events'], anka.env);
+    let told = '';
+    events.stdout?.on('data', (d: Buffer) => {
+      told += d.toString();
+    });
+    await until('events are told', async () => {
+      await anka.ok('modify vm1 add port-forwarding -g 99 told');
+      await anka.ok('modify vm1 delete port-forwarding told');
+      return told.includes('rule.removed');
+    });
+    await anka.ok('stop -f vm1');
+    await anka.ok('start vm1');
+    await anka.ok('stop vm1', { env: { ANKA_STOP_TIMEOUT: '600' } });
+    const at = join(anka.home, 'run/vm', (await anka.ok('show vm1 uuid')).slice(0, 8));
+    const boots = () => readFileSync(join(at, 'console.log'), 'latin1').split('TINY GUEST READY').length;
+    const before = boots();
+    await anka.ok('start vm1');
+    await until('it has booted', () => boots() > before);
+    const shell = connect(join(at, 'console.sock'));
+    shell.write('\npoweroff -f\n');
+    await until('it is off', async () => (await anka.ok('show vm1 status')) === 'stopped\n');
+    await anka.ok('start vm1');
+    const ends = () => told.match(/"vm\.status","message":"[^"]*/g)?.map((l) => l.replace(/.*"/, ''));
+    await until('all is told', () => ends()?.at(-1) === 'runs');
+    expect(ends()).toEqual(['stopped', 'runs', 'stopped', 'runs', 'powered itself off', 'runs']);
+    shell.destroy();
+    events.kill();
   });
 
   test('B1: --app refuses what is no disk image, and says what is accepted', async () => {

@@ -1,6 +1,7 @@
 /** Guest images for tests, built once and kept in a cache folder (`ANKA_TEST_CACHE`, else `.cache` of the checkout). */
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ensureBaseImage } from '../../src/vm/base-image.ts';
@@ -8,11 +9,14 @@ import { ensureBaseImage } from '../../src/vm/base-image.ts';
 /** Where the tests keep what is built once. */
 export const CACHE = process.env['ANKA_TEST_CACHE'] ?? fileURLToPath(new URL('../../.cache', import.meta.url));
 
+/** Another folder for other sources. */
 function tiny(name: string, ...kernel: string[]): string {
-  const dir = join(CACHE, name);
+  const sources = ['build.sh', 'init.sh'].map((f) => fileURLToPath(new URL(`../vm/tiny/${f}`, import.meta.url)));
+  const hash = createHash('sha256');
+  for (const file of sources) hash.update(readFileSync(file));
+  const dir = join(CACHE, `${name}-${hash.digest('hex').slice(0, 8)}`);
   mkdirSync(CACHE, { recursive: true, mode: 0o755 });
-  if (!existsSync(join(dir, 'base.json')))
-    execFileSync('sh', [fileURLToPath(new URL('../vm/tiny/build.sh', import.meta.url)), dir, ...kernel], { stdio: ['ignore', 'inherit', 'inherit'] });
+  if (!existsSync(join(dir, 'base.json'))) execFileSync('sh', [sources[0] as string, dir, ...kernel], { stdio: ['ignore', 'inherit', 'inherit'] });
   return dir;
 }
 
