@@ -10,7 +10,8 @@
  * Everything is read by helpers, so that it does not matter where the kernel keeps the bytes (jumbo and GSO frames).
  *
  * A frame that could not be rewritten is dropped: better none than one with the wrong address. So is one for a foreign station that has the inside address.
- * Neighbour discovery from the guest that names a third address gets the mark MARK_FORGED; the guard (nft) drops and counts it (B91).
+ * Neighbour discovery from the guest that names a third address gets the mark MARK_FORGED, and one whose options do not fit it exactly (RFC 4861, 4.6) the mark
+ * MARK_MALFORMED; the guard (nft) drops and counts it (B91).
  *
  * Limits: of a fragmented message only what is in the first fragment; options of DHCP that overflow into sname and file (option 52) are not searched;
  * addresses made from the MAC (EUI-64) are the guest's own business. Little-endian. Linux 5.3 and later (bounded loops).
@@ -28,8 +29,13 @@ typedef __u16 u16;
 typedef __u32 u32;
 typedef __u64 u64;
 
-/* "anka" */
+/* "anka", "ankb" */
 #define MARK_FORGED 0x616e6b61
+#define MARK_MALFORMED 0x616e6b62
+
+/* What is wrong with a message of neighbour discovery: results of the functions below. */
+#define FORGED 1
+#define MALFORMED 2
 
 #define MAC_SIZE 6
 #define ETHERNET_TYPE 12
@@ -50,7 +56,7 @@ typedef __u64 u64;
 #define NOTE_OFFSET 0
 #define NOTE_FIRST 1
 #define NOTE_SECOND 2
-#define NOTE_FORGED 3
+#define NOTE_VERDICT 3
 
 /* In assembly, as the compiler would compute the place, and the context is read and written at constant places only. */
 #define write_note(skb, n, value)                                                                                                        \
@@ -255,8 +261,11 @@ static __always_inline int udp(struct __sk_buff *skb, struct exchange *x, u32 at
 	return ip6 ? dhcp6(skb, x, at + 8) : dhcp(skb, x, at + 8);
 }
 
-/* RFC 4861: link-layer options of RS, RA, NS, NA and redirect. Positive when the guest names an address that is not its own. */
-static __always_inline int neighbour_discovery(struct __sk_buff *skb, struct exchange *x, u32 at)
+/*
+ * RFC 4861: link-layer options of RS, RA, NS, NA and redirect; `end` is where the message ends. FORGED when the guest names an address that is not its own, MALFORMED
+ * when an option has no length, or does not end within the message.
+ */
+static __always_inline int neighbour_discovery(struct __sk_buff *skb, struct exchange *x, u32 at, u32 end)
 {
 	u8 type;
 
@@ -268,31 +277,37 @@ static __always_inline int neighbour_discovery(struct __sk_buff *skb, struct exc
 	at += type == 133 ? 8 : type == 134 ? 16 : type == 137 ? 40 : 24;
 	write_note(skb, NOTE_FIRST, 0);
 	write_note(skb, NOTE_SECOND, 0);
-	write_note(skb, NOTE_FORGED, 1); /* more options than an honest guest has */
-	loop_not_unrolled for (int i = 0; i < ND_OPTIONS; i++)
+	write_note(skb, NOTE_VERDICT, 0);
+	loop_not_unrolled for (int i = 0;; i++)
 	{
 		u8 head[2]; /* type, size in units of eight bytes */
 		u64 mac = 0;
 
 		at = blur(skb, at);
-		if (bpf_skb_load_bytes(skb, at, head, sizeof(head)) < 0 || head[1] == 0) {
-			write_note(skb, NOTE_FORGED, 0);
+		if (at == end)
+			break;
+		if (i == ND_OPTIONS) {
+			write_note(skb, NOTE_VERDICT, FORGED); /* more options than an honest guest has */
 			break;
 		}
-		if ((head[0] == 1 || head[0] == 2) && head[1] == 1 && bpf_skb_load_bytes(skb, at + 2, &mac, MAC_SIZE) == 0) {
+		if (bpf_skb_load_bytes(skb, at, head, sizeof(head)) < 0 || head[1] == 0 || at + head[1] * 8 > end) {
+			write_note(skb, NOTE_VERDICT, MALFORMED);
+			break;
+		}
+		if ((head[0] == 1 || head[0] == 2) && bpf_skb_load_bytes(skb, at + 2, &mac, MAC_SIZE) == 0) {
 			/* the source's or the target's; each once */
 			if (mac == x->from && head[0] == 1)
 				write_note(skb, NOTE_FIRST, at + 2);
 			else if (mac == x->from)
 				write_note(skb, NOTE_SECOND, at + 2);
 			else if (mac != x->to)
-				break;
+				write_note(skb, NOTE_VERDICT, FORGED);
 		}
 		at += head[1] * 8;
 	}
 	if (exchange_at(skb, x, read_note(skb, NOTE_FIRST)) < 0 || exchange_at(skb, x, read_note(skb, NOTE_SECOND)) < 0)
 		return -1;
-	return read_note(skb, NOTE_FORGED) != 0;
+	return read_note(skb, NOTE_VERDICT) & (FORGED | MALFORMED);
 }
 
 static __always_inline int ip4(struct __sk_buff *skb, struct exchange *x, u32 at)
@@ -309,18 +324,21 @@ static __always_inline int ip4(struct __sk_buff *skb, struct exchange *x, u32 at
 
 static __always_inline int ip6(struct __sk_buff *skb, struct exchange *x, u32 at)
 {
+	u16 length;
+	u32 end;
 	u8 next;
 
-	if (bpf_skb_load_bytes(skb, at + 6, &next, 1) < 0)
+	if (bpf_skb_load_bytes(skb, at + 4, &length, sizeof(length)) < 0 || bpf_skb_load_bytes(skb, at + 6, &next, 1) < 0)
 		return 0;
 	at += 40;
+	end = at + bpf_ntohs(length);
 	loop_not_unrolled for (int i = 0; i < IP6_EXTENSIONS; i++)
 	{
 		u8 head[4];
 
 		at = blur(skb, at);
 		if (next == 58)
-			return neighbour_discovery(skb, x, at);
+			return neighbour_discovery(skb, x, at, end);
 		if (next == 17)
 			return udp(skb, x, at, true);
 		if (next != 0 && next != 43 && next != 44 && next != 60)
@@ -332,7 +350,7 @@ static __always_inline int ip6(struct __sk_buff *skb, struct exchange *x, u32 at
 		at += next == 44 ? 8 : (head[1] + 1) * 8;
 		next = head[0];
 	}
-	return 1;
+	return FORGED;
 }
 
 static __always_inline int translate(struct __sk_buff *skb, u64 from, u64 to, bool from_guest)
@@ -375,7 +393,7 @@ static __always_inline int translate(struct __sk_buff *skb, u64 from, u64 to, bo
 	if (result < 0)
 		return TC_ACT_SHOT;
 	if (result > 0 && from_guest)
-		skb->mark = MARK_FORGED;
+		skb->mark = result == FORGED ? MARK_FORGED : MARK_MALFORMED;
 	/* further filters, if any, see the frame too */
 	return TC_ACT_UNSPEC;
 }

@@ -5,7 +5,7 @@
  * A card's own addresses are its lease or self-set address, its reservation, and what it claimed. An address of the subnet that nobody owns may be
  * claimed by ARP: it is the card's own from then on, and its only one for forwarding, until its guest asks by DHCP again. An IPv6 address belongs to the card that
  * spoke as it first, by sending from it or advertising it, for as long as the card goes on doing so; a question whether one is free takes nothing. Addresses made of a MAC address
- * (EUI-64) belong to that MAC's card from the beginning. No guest is a router or a DHCP server. The same rules and names as the kernel engine's nft rules.
+ * (EUI-64) belong to that MAC's card from the beginning. No guest is a router or a DHCP server, or speaks to the groups of the link itself (IEEE 802.1Q, 8.6.3). The same rules and names as the kernel engine's nft rules.
  *
  * Call order: `setCards` when cards or leases have changed, `onDhcp` when a guest asked, `check` for each frame.
  * Limits: 16 claims per card, the oldest gives way; a claim is forgotten after ten minutes without ARP. 32 IPv6 addresses per card, further ones are refused;
@@ -27,6 +27,9 @@ const HOLD_MS = 3_600_000;
 const MAX_IPV6 = 32;
 /** The fast path is left after this time, so that what is used stays held. */
 const RENEW_MS = HOLD_MS / 4;
+
+/** Of 01-80-C2-00-00-00 to 0F, which no bridge may forward. */
+const LINK_GROUP_HIGH = 0x0180c200;
 
 /** One card, as the guard knows it. */
 export class GuardedCard {
@@ -130,6 +133,7 @@ export class Guard {
   check(card: GuardedCard, b: Uint8Array, o: number, end: number, now: number): Drop | null {
     if (end - o < ETH_HEADER) return 'malformed';
     if (get16(b, o + 6) !== card.high || get32(b, o + 8) !== card.low) return 'mac_spoof';
+    if (get32(b, o) === LINK_GROUP_HIGH && (get16(b, o + 4) & 0xfff0) === 0) return 'ethertype';
     const type = get16(b, o + 12);
     if (type === EtherType.ipv4) {
       if (end - o >= 34 && b[o + 23] === IpProtocol.tcp && b[o + 14] === 0x45 && get32(b, o + 26) === card.lastIp) return null;

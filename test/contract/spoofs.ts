@@ -25,8 +25,8 @@ export interface SpoofWorld {
   outside: string;
 }
 
-/** Where the engines count under different names; null = dropped where nobody counts, for the reason given at the row. */
-export type Reason = string | { kernel: string | null; user: string };
+/** Where the engines count under different names. */
+export type Reason = string | { kernel: string; user: string };
 
 export interface Spoof {
   what: string;
@@ -115,9 +115,6 @@ const rightSolicit = (w: SpoofWorld, t: Hex): Hex => by6(w, ipv6(mine6(w), NODES
 const rightArp = (w: SpoofWorld, t: Hex): Hex => byArp(w, arp(1, w.me.mac, w.me.ip, w.other.ip, t));
 const SHORT_HEADER = '3a00010400000000';
 
-/** What the kernel's bridge keeps to itself before any rule sees it is not counted. */
-const UNCOUNTED = { kernel: null, user: 'mac_spoof' };
-
 /** Of a guest of the shared network: what no other guest, nor the host, nor the outside may see. */
 export const SPOOFS: readonly Spoof[] = [
   // whose frame it is
@@ -135,10 +132,10 @@ export const SPOOFS: readonly Spoof[] = [
   },
   {
     what: 'a group’s MAC as sender',
-    reason: UNCOUNTED,
+    reason: 'mac_spoof',
     frame: (w, t) => ethernet(ALL, `03${w.me.mac.slice(2)}`, '0800', ipv4(17, w.me.ip, w.other.ip, udp(4000, 4001, t))),
   },
-  { what: 'no MAC as sender', reason: UNCOUNTED, frame: (w, t) => ethernet(ALL, '0'.repeat(12), '0800', ipv4(17, w.me.ip, w.other.ip, udp(4000, 4001, t))) },
+  { what: 'no MAC as sender', reason: 'mac_spoof', frame: (w, t) => ethernet(ALL, '0'.repeat(12), '0800', ipv4(17, w.me.ip, w.other.ip, udp(4000, 4001, t))) },
 
   // ARP
   {
@@ -303,6 +300,33 @@ export const SPOOFS: readonly Spoof[] = [
     right: (w, t) => by6(w, ipv6(mine6(w), NODES, 58, icmp6(133, `00000000${link(1, w.me.mac)}${unknown(t)}`))),
   },
   {
+    what: 'a neighbour advertisement whose second option has no length',
+    reason: 'malformed',
+    frame: (w, t) => by6(w, ipv6(mine6(w), NODES, 58, icmp6(136, `60000000${mine6(w)}${link(2, w.me.mac)}${unknown(t).replace('fd02', 'fd00')}`))),
+  },
+  {
+    what: 'a neighbour solicitation whose third option has no length',
+    reason: 'malformed',
+    frame: (w, t) => by6(w, ipv6(mine6(w), NODES, 58, icmp6(135, `00000000${linkLocal(w.other.mac)}${link(1, w.me.mac)}${unknown(t)}0e00${'00'.repeat(6)}`))),
+    right: (w, t) => by6(w, ipv6(mine6(w), NODES, 58, icmp6(135, `00000000${linkLocal(w.other.mac)}${link(1, w.me.mac)}${unknown(t)}0e01${'00'.repeat(6)}`))),
+  },
+  {
+    what: 'a neighbour advertisement whose last option ends behind the message',
+    reason: 'malformed',
+    frame: (w, t) => by6(w, ipv6(mine6(w), NODES, 58, icmp6(136, `60000000${mine6(w)}${link(2, w.me.mac)}${unknown(t).replace('fd02', 'fd03')}`))),
+  },
+  {
+    what: 'a router solicitation with half an option',
+    reason: 'malformed',
+    frame: (w, t) => by6(w, ipv6(mine6(w), NODES, 58, icmp6(133, `00000000${unknown(t)}0e010000`))),
+  },
+  {
+    what: 'a neighbour solicitation with another’s MAC and an option of no length',
+    reason: 'malformed',
+    frame: (w, t) =>
+      by6(w, ipv6(mine6(w), NODES, 58, icmp6(135, `00000000${linkLocal(w.other.mac)}${link(1, w.other.mac)}${unknown(t)}0e00${'00'.repeat(6)}`))),
+  },
+  {
     what: 'an IPv6 redirect',
     reason: 'rogue_ra',
     frame: (w, t) => by6(w, ipv6(mine6(w), NODES, 58, icmp6(137, `00000000${mine6(w)}${linkLocal(w.other.mac)}${unknown(t)}`))),
@@ -408,9 +432,27 @@ export const SPOOFS: readonly Spoof[] = [
     frame: (w, t) => ethernet(ALL, w.me.mac, '88a8', `0064810000c80800${ipv4(17, w.me.ip, w.other.ip, udp(4000, 4001, t))}${PAD}`),
   },
   { what: 'spanning tree', reason: 'ethertype', frame: (w, t) => ethernet('0180c2000000', w.me.mac, '0026', `4242030000000000${t}${PAD}`) },
-  { what: 'a pause frame', reason: { kernel: null, user: 'ethertype' }, frame: (w, t) => ethernet('0180c2000001', w.me.mac, '8808', `0001ffff${t}${PAD}`) },
-  { what: 'LLDP', reason: { kernel: null, user: 'ethertype' }, frame: (w, t) => ethernet('0180c200000e', w.me.mac, '88cc', `0207044d${t}${PAD}`) },
+  { what: 'a pause frame', reason: 'ethertype', frame: (w, t) => ethernet('0180c2000001', w.me.mac, '8808', `0001ffff${t}${PAD}`) },
+  { what: 'LLDP', reason: 'ethertype', frame: (w, t) => ethernet('0180c200000e', w.me.mac, '88cc', `0207044d${t}${PAD}`) },
   { what: '802.1X', reason: 'ethertype', frame: (w, t) => ethernet('0180c2000003', w.me.mac, '888e', `01010000${t}${PAD}`) },
+  ...[0, 1, 2, 14, 15].map((n): Spoof => {
+    const group = `0180c20000${h(n, 1)}`;
+    return {
+      what: `IPv4 to the group ${group} of the link`,
+      reason: 'ethertype',
+      frame: (w, t) => by4(w, ipv4(17, w.me.ip, w.gateway.ip, udp(4000, 4001, t)), group),
+    };
+  }),
+  {
+    what: 'a router advertisement to LLDP’s group',
+    reason: 'ethertype',
+    frame: (w, t) => ethernet('0180c200000e', w.me.mac, '86dd', ipv6(mine6(w), NODES, 58, routerAdvert(t))),
+  },
+  {
+    what: 'an ARP reply in the gateway’s name to LLDP’s group',
+    reason: 'ethertype',
+    frame: (w, t) => ethernet('0180c200000e', w.me.mac, '0806', arp(2, w.me.mac, w.gateway.ip, w.other.ip, t)),
+  },
   {
     what: 'IPv4 in an 802.3 frame',
     reason: 'ethertype',

@@ -46,8 +46,9 @@ import { GuestAddresses } from './guest-addresses.ts';
 import { keptElements, readDrops } from './kept-elements.ts';
 import { MacTranslations } from './mac-translation.ts';
 import { BRIDGES, TABLES, tapName } from './names.ts';
-import { isOurs, type LinkPlan, planLinks, planTaps } from './plan.ts';
+import { isOurs, type LinkPlan, masterOf, planLinks, planTaps } from './plan.ts';
 import { DROP_REASONS, type RuledNic, removeTables, renderRuleset, type Segments } from './ruleset.ts';
+import type { CardTap } from './ruleset-ingress.ts';
 import { type ServiceMethods, type ServiceStatus, serviceConfigOf } from './service-config.ts';
 import { SysctlRecord } from './sysctl-record.ts';
 import { type Plugs, UplinkKeeper } from './uplinks.ts';
@@ -84,6 +85,8 @@ class KernelEngine implements Engine {
   /** Where the taps of bridge-type cards went. */
   #plugs: Plugs = new Map();
   #bridged: BridgedAddresses;
+  /** Cards' interfaces as they were at the last check. */
+  #taps: CardTap[] = [];
   /** The host's addresses on bridged interfaces. */
   #hostAddresses: string[] = [];
   #applied: AppliedRules | null = null;
@@ -359,6 +362,9 @@ class KernelEngine implements Engine {
     const bridgedTo = [...this.#plugs.values()].flatMap((p) => [p.uplink, p.bridge]);
     this.#hostAddresses = [...new Set(bridgedTo.flatMap((n) => (addresses.get(n) ?? []).map((a) => a.replace(/\/.*/, ''))))];
     await carryOut(planLinks(desired, links, addresses, this.#plugs, unplugged).steps);
+    this.#taps = desired.nics.flatMap((nic) =>
+      links.some((l) => l.name === tapName(nic.id)) ? [{ tap: tapName(nic.id), plugged: masterOf(nic, this.#plugs, unplugged) !== null }] : [],
+    );
     await attempt('host', () => this.#sysctls(desired));
     await attempt('service', () => this.#configureService(desired));
     await this.#learn();
@@ -416,7 +422,7 @@ class KernelEngine implements Engine {
       nic,
       ip: this.#guests.addressOf(nic.id) ?? this.#serviceStatus?.nics.find((s) => s.id === nic.id)?.ip ?? null,
     }));
-    const wanted = desired.networks.length === 0 ? removeTables() : renderRuleset(desired.networks, ruled, this.#segments(desired));
+    const wanted = desired.networks.length === 0 ? removeTables() : renderRuleset(desired.networks, ruled, this.#segments(desired), this.#taps);
     // what was read back may already lack what another flushed meanwhile: missing tables are never what is wanted, though they be what was read back
     const asWanted = (inForce: string): boolean => inForce === this.#applied?.inForce && (inForce === '') === (desired.networks.length === 0);
     if (this.#applied?.wanted !== wanted || !asWanted(await this.#rulesInForce())) {

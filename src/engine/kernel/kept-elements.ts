@@ -18,6 +18,9 @@ const MOST_HELD = 64;
 const OWN = 'own6_';
 const DROP = 'drop_';
 
+/** Whether drops of this family's table are counted by interface; else by MAC address. */
+const byInterface = (family: string): boolean => family === 'bridge' || family === 'netdev';
+
 /** Drops by reason and card (its interface on the host), all tables together. */
 export async function readDrops(nics: readonly DesiredNic[]): Promise<Map<string, Map<string, number>>> {
   const tapOfMac = new Map(nics.map((n) => [n.outsideMac, tapName(n.id)]));
@@ -29,7 +32,7 @@ export async function readDrops(nics: readonly DesiredNic[]): Promise<Map<string
       drops.set(name.slice(DROP.length), counts);
       for (const { parts, packets } of elements) {
         const key = parts[0] ?? '';
-        const tap = family === 'bridge' ? key : tapOfMac.get(parseMac(key) ?? -1);
+        const tap = byInterface(family) ? key : tapOfMac.get(parseMac(key) ?? -1);
         if (tap !== undefined) counts.set(tap, (counts.get(tap) ?? 0) + (packets ?? 0));
       }
     }
@@ -48,11 +51,11 @@ export async function keptElements(nics: readonly DesiredNic[], rules: string): 
   for (const [family, table] of TABLES) {
     for (const [name, elements] of await readSets(family, table)) {
       if (name.startsWith(DROP)) {
-        const known = elements.filter((e) => keys.has(family === 'bridge' ? (e.parts[0] ?? '') : (parseMac(e.parts[0] ?? '') ?? -1)));
+        const known = elements.filter((e) => keys.has(byInterface(family) ? (e.parts[0] ?? '') : (parseMac(e.parts[0] ?? '') ?? -1)));
         add(
           family,
           name,
-          known.map((e) => `${family === 'bridge' ? `"${e.parts[0]}"` : e.parts[0]} counter packets ${e.packets ?? 0} bytes 0`),
+          known.map((e) => `${byInterface(family) ? `"${e.parts[0]}"` : e.parts[0]} counter packets ${e.packets ?? 0} bytes 0`),
         );
       } else if (name.startsWith(OWN)) {
         const domain = name.slice(OWN.length);

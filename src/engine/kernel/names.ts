@@ -15,6 +15,7 @@ export const TABLES = [
   ['ip', 'anka'],
   ['ip6', 'anka'],
   ['bridge', 'anka'],
+  ['netdev', 'anka'],
 ] as const;
 
 /** What is made for one interface of the host that VMs are bridged to without putting it into a bridge. */

@@ -7,7 +7,7 @@
 
 import type { Link } from '../../host/links.ts';
 import { formatIpv4, gatewayOf } from '../../wire/address.ts';
-import type { DesiredState } from '../engine.ts';
+import type { DesiredNic, DesiredState } from '../engine.ts';
 import { BRIDGES, bridgeMac, GROUP, LABEL, tapName } from './names.ts';
 import type { Plugs } from './uplinks.ts';
 
@@ -36,6 +36,12 @@ const ETHERNET_MTU = 1500;
 function mtusOf(desired: DesiredState, network: string): { smallest: number; largest: number } {
   const all = desired.nics.filter((n) => n.type === network).map((n) => n.mtu);
   return all.length === 0 ? { smallest: ETHERNET_MTU, largest: ETHERNET_MTU } : { smallest: Math.min(...all), largest: Math.max(...all) };
+}
+
+/** The bridge that a card's tap belongs into; null for none. Cards in `unplugged` (ids) are kept out of their network. */
+export function masterOf(nic: DesiredNic, plugs: Plugs, unplugged: ReadonlySet<string>): string | null {
+  if (unplugged.has(nic.id) || nic.type === 'disconnected') return null;
+  return nic.type === 'bridge' ? (plugs.get(nic.id)?.bridge ?? null) : BRIDGES[nic.type];
 }
 
 /** Compares and says what to do. Cards in `unplugged` (ids) are kept out of their network. */
@@ -76,9 +82,8 @@ export function planLinks(
     const name = tapName(nic.id);
     const l = byName.get(name);
     if (!l) continue; // it could not be made
-    const plug = nic.type === 'bridge' ? plugs.get(nic.id) : undefined;
-    const master = unplugged.has(nic.id) ? null : nic.type === 'bridge' ? (plug?.bridge ?? null) : nic.type === 'disconnected' ? null : BRIDGES[nic.type];
-    const mtu = plug?.mtu ?? mtusOf(desired, nic.type).largest;
+    const master = masterOf(nic, plugs, unplugged);
+    const mtu = (nic.type === 'bridge' ? plugs.get(nic.id)?.mtu : undefined) ?? mtusOf(desired, nic.type).largest;
     const lines: string[] = [];
     if (l.alias !== `${LABEL}nic=${nic.id}`) lines.push(`link set dev ${name} group ${GROUP} alias ${LABEL}nic=${nic.id}`);
     if (l.mtu !== mtu) lines.push(`link set dev ${name} mtu ${mtu}`);

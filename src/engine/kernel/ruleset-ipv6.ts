@@ -8,13 +8,12 @@
  * so it cannot fill the sets for others. Sets outlive the rules (kept-elements.ts).
  *
  * What stands behind extension headers is looked for; a message of neighbour discovery in fragments (RFC 6980), or a first fragment that does not show what it carries (RFC 7112), is dropped.
- * Link-layer options are checked by bpf/mac-translate.bpf.c, which marks a message that lies.
+ * Options are walked by bpf/mac-translate.bpf.c, which marks a message that names another's MAC address, or whose options do not fit it exactly, so that every receiver throws it away (RFC 4861, 4.6).
  *
  * `meta protocol ip6` stands where nft would look at the type behind the addresses, which of a frame in a VLAN is the tag's.
  *
- * Limits: nft 1.0.6 does not know the target of an advertisement by name, nor options, hence the raw offsets; of options without length, with which every receiver throws the message
- * away (RFC 4861, 4.6), only a first one is found, and counted; an authentication header ends the search, as for the kernel of the receiver, who must
- * have a key for it.
+ * Limits: nft 1.0.6 does not know the target of an advertisement by name, nor options, hence the raw offsets; where the kernel takes no eBPF, only a first option without length is found;
+ * an authentication header ends the search, as for the kernel of the receiver, who must have a key for it.
  */
 import type { RuledNic } from './ruleset.ts';
 
@@ -23,8 +22,9 @@ export const HOLD_SECONDS = 3600;
 /** Addresses that a card may take at once, and in an hour. */
 const ADDRESSES = 32;
 const SET_SIZE = 65_535;
-/** MARK_FORGED of bpf/mac-translate.bpf.c. */
+/** MARK_FORGED and MARK_MALFORMED of bpf/mac-translate.bpf.c. */
 const FORGED_MARK = '0x616e6b61';
+const MALFORMED_MARK = '0x616e6b62';
 /** Where in a packet: the sender's address, and the half of it that names the interface; the same of an advertisement's target. */
 const SOURCE = '@nh,64,128';
 const SOURCE_INTERFACE = '@nh,128,64';
@@ -84,6 +84,7 @@ export function ipv6Chains(d: string, drop: Drop): string {
   chain nd6_${d} {
     meta mark ${FORGED_MARK} ${drop('nd_spoof')}
     meta protocol ip6 exthdr frag exists ${drop('nd_spoof')}
+    meta mark ${MALFORMED_MARK} ${drop('malformed')}
     meta protocol ip6 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } @nh,32,16 >= 32 @th,200,8 0 ${drop('malformed')}
     meta protocol ip6 icmpv6 type nd-router-solicit @nh,32,16 >= 16 @th,72,8 0 ${drop('malformed')}
     ip6 saddr :: icmpv6 type { nd-router-solicit, nd-neighbor-solicit } accept comment "is it free?"

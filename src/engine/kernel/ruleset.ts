@@ -9,16 +9,18 @@
  * Bridged cards speak with their own MAC and without the host's address, and are no routers and no DHCP servers (docs/decisions/0009); which other IPv4 addresses they use is their
  * network's business, and only noted. IPv6 addresses are held by the card that had them first, on every network (ruleset-ipv6.ts).
  *
- * Drops are counted per card and reason in sets named `drop_…`, as nft has no counters by interface: by the card's interface in table bridge, and by its MAC address in the others, which see
- * the bridge as the interface.
+ * Table `netdev anka` drops what the bridge would not show to these rules (ruleset-ingress.ts).
  *
- * Limits: nft 1.0.6 garbles concatenated maps in its JSON, so these are only ever written. What the kernel's bridge keeps to itself before any rule sees it is not counted: frames
- * from a group address, pause frames, LLDP.
+ * Drops are counted per card and reason in sets named `drop_…`, as nft has no counters by interface: by the card's interface in tables bridge and netdev, and by its MAC address in the others,
+ * which see the bridge as the interface.
+ *
+ * Limits: nft 1.0.6 garbles concatenated maps in its JSON, so these are only ever written.
  */
 import { createHash } from 'node:crypto';
 import { broadcastOf, formatIpv4, formatMac, formatSubnet, gatewayOf, parseMac } from '../../wire/address.ts';
 import type { DesiredNetwork, DesiredNic, DesiredRule } from '../engine.ts';
-import { BRIDGES, bridgeMac, DHCP_PORTS, DNS_PORT, PLUG_PREFIX, SEGMENT_PREFIX, tapName } from './names.ts';
+import { BRIDGES, bridgeMac, DHCP_PORTS, DNS_PORT, PLUG_PREFIX, SEGMENT_PREFIX, TABLES, tapName } from './names.ts';
+import { type CardTap, ingressTable } from './ruleset-ingress.ts';
 import { ipv6Chains, ipv6Sets } from './ruleset-ipv6.ts';
 
 /** A card with what was learned of it. */
@@ -77,16 +79,15 @@ export interface Segments {
   hostAddresses: readonly string[];
 }
 
-const NO_SEGMENTS: Segments = { cards: new Set(), hostAddresses: [] };
-
 /** Everything, as one transaction for `nft -f`. */
-export function renderRuleset(networks: readonly DesiredNetwork[], nics: readonly RuledNic[], segments: Segments = NO_SEGMENTS): string {
-  return [removeTables(), ipTable(networks, nics), ip6Table(networks), bridgeTable(networks, nics, segments)].join('\n');
+export function renderRuleset(networks: readonly DesiredNetwork[], nics: readonly RuledNic[], segments: Segments, taps: readonly CardTap[]): string {
+  const ingress = ingressTable(taps, (reason) => dropAs(reason, 'iifname'));
+  return [removeTables(), ipTable(networks, nics), ip6Table(networks), bridgeTable(networks, nics, segments), ingress].join('\n');
 }
 
 /** Removes our tables whether they are there or not. */
 export function removeTables(): string {
-  return (['ip', 'ip6', 'bridge'] as const).map((f) => `table ${f} anka\ndelete table ${f} anka`).join('\n');
+  return TABLES.map(([f, t]) => `table ${f} ${t}\ndelete table ${f} ${t}`).join('\n');
 }
 
 function ipTable(networks: readonly DesiredNetwork[], nics: readonly RuledNic[]): string {
@@ -314,7 +315,6 @@ ${ipv6Sets(
     meta protocol ip ip option ssrr exists ${drop('source_route')}
   }
   chain bridged {
-    ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 ${drop('ethertype')} comment "groups of the link itself: no guest speaks spanning tree to a switch"
     iifname . ether saddr != @mac ${drop('mac_spoof')}
     meta protocol arp iifname . arp saddr ether != @mac ${drop('arp_spoof')}
     meta protocol arp arp saddr ip @host_addresses ${drop('arp_spoof')}
@@ -349,7 +349,6 @@ ${bridged.length > 0 ? '    udp sport 67 udp dport 68 @th,192,32 != 0 update @gi
   }
   chain input {
     type filter hook input priority -200; policy accept;
-    iifname @cards ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 ${drop('ethertype')} comment "of the link: LLDP and the like"
     iifname ${q(`${PLUG_PREFIX}*`)} drop comment "segments are no network of the host"
     iifname @in_segment drop
     iifname @isolated ether type ip6 ${drop('isolated')}
