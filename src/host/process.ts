@@ -23,9 +23,9 @@ export async function runsWith(pid: number, word: string): Promise<boolean> {
   return line !== '' || (Number(flags) & PF_EXITING) !== 0;
 }
 
-/** Descriptors that this process may have open; Node has raised the limit as far as it may be. Where it is not told, a number that every system gives. */
-export function openFilesLimit(): number {
+/** Descriptors that a process of ours, by default this one, may have open; Node has raised the limit as far as it may be. Where it is not told, a number that every system gives. */
+export function openFilesLimit(pid: number | 'self' = 'self'): number {
   if (process.platform !== 'linux') return 8192;
-  const row = /^Max open files +(\d+|unlimited)/m.exec(readFileSync('/proc/self/limits', 'utf8'));
+  const row = /^Max open files +(\d+|unlimited)/m.exec(readFileSync(`/proc/${pid}/limits`, 'utf8'));
   return row?.[1] === undefined ? 1024 : row[1] === 'unlimited' ? Number.POSITIVE_INFINITY : Number(row[1]);
 }

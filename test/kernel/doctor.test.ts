@@ -128,10 +128,38 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
       await until('the resolver answers', async () => !(await find('resolver.stale')));
       const module = new URL('../../src/engine/user/doctor.ts', import.meta.url).pathname;
       const text = world.host.run(
-        `PATH=/nonexistent ${process.execPath} --import tsx -e "import('${module}').then(async (m) => console.log(JSON.stringify(await m.examineHost({ networks: [], nics: [], dnsServers: [] }, [], [], { groups: [], whose: '', allowed: null }))))"`,
+        `PATH=/nonexistent ${process.execPath} --import tsx -e "import('${module}').then(async (m) => console.log(JSON.stringify(await m.examineHost({ networks: [], nics: [], dnsServers: [] }, [], [], { groups: [], whose: '', allowed: null }, 1024))))"`,
       );
       const findings = JSON.parse(text.trim().split('\n').at(-1) as string) as DoctorFinding[];
       expect(findings.find((f) => f.id === 'programs')).toMatchObject({ level: 'error', remedy: expect.stringContaining('qemu-system-x86') });
+    } finally {
+      await user.reset();
+      world.close();
+    }
+  });
+
+  test('B93: the user engine: a low limit of open files, of the process that runs or will be started', async () => {
+    const world = new World('dx-');
+    const user = new RemoteEngine(world, 'user');
+    try {
+      const find = async () => (await user.doctor()).find((f) => f.id === 'limits.files');
+      const limit = (pid: number, files: number) => world.host.run(`prlimit --pid ${pid} --nofile=${files}`);
+      const low = {
+        level: 'warning',
+        message: expect.stringMatching(/may have 1024 files open .* can have 768 TCP connections/),
+        remedy: expect.stringContaining('hard nofile'),
+      };
+      await user.ready;
+      limit(user.child.pid as number, 1256);
+      expect(await find()).toMatchObject({ level: 'ok' });
+      limit(user.child.pid as number, 1024);
+      expect(await find(), 'what it will be').toMatchObject(low);
+      limit(user.child.pid as number, 65_536);
+      expect(await user.apply(state(nic(2)))).toEqual([]);
+      expect(await find(), 'what it is').toMatchObject({ level: 'ok' });
+      const pid = Number(world.host.run(`pgrep -f 'network-mai[n].*${world.dir}'`).trim().split('\n')[0]);
+      limit(pid, 1024);
+      expect(await find(), 'what it is').toMatchObject(low);
     } finally {
       await user.reset();
       world.close();

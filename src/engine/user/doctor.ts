@@ -4,12 +4,16 @@ import { run } from '../../host/exec.ts';
 import { readSysctl } from '../../host/sysctl.ts';
 import type { DesiredState, DoctorFinding, EngineProblem } from '../engine.ts';
 import { type Asker, resolverFindings } from '../resolver-findings.ts';
+import { socketsWithin } from './socket-limit.ts';
 
 const NEEDED: [program: string, args: string[], pkg: string][] = [
   ['qemu-system-x86_64', ['--version'], 'qemu-system-x86'],
   ['qemu-img', ['--version'], 'qemu-utils'],
   ['ssh', ['-V'], 'openssh-client'],
 ];
+
+/** Connections that the guests of a network should be able to have open at once. */
+const ENOUGH_CONNECTIONS = 1000;
 
 /** Who sends guests' echoes: not always this process (docs/decisions/0012). */
 export interface Pinger {
@@ -20,14 +24,23 @@ export interface Pinger {
   allowed: boolean | null;
 }
 
-/** `clashes` are the subnet problems that `validate` finds. */
+/** `clashes` are the subnet problems that `validate` finds, `openFiles` what a network process may have open. */
 export async function examineHost(
   desired: DesiredState,
   clashes: readonly EngineProblem[],
   askers: readonly Asker[],
   pinger: Pinger,
+  openFiles: number,
 ): Promise<DoctorFinding[]> {
-  return [await programs(), acceleration(), await ping(pinger), await lowPorts(desired), ...subnets(clashes), ...(await resolverFindings(desired, askers))];
+  return [
+    await programs(),
+    acceleration(),
+    await ping(pinger),
+    await lowPorts(desired),
+    files(openFiles),
+    ...subnets(clashes),
+    ...(await resolverFindings(desired, askers)),
+  ];
 }
 
 async function programs(): Promise<DoctorFinding> {
@@ -75,6 +88,20 @@ async function lowPorts(desired: DesiredState): Promise<DoctorFinding> {
     level: 'error',
     message: `host ports below ${first} need root: ${barred.join(', ')}`,
     remedy: `choose host ports from ${first} up, or 'sysctl -w net.ipv4.ip_unprivileged_port_start=80'`,
+  };
+}
+
+/** Node has raised the limit as far as it may be, so it is the hard one. */
+function files(limit: number): DoctorFinding {
+  const connections = Math.floor(socketsWithin(limit));
+  if (connections >= ENOUGH_CONNECTIONS)
+    return { id: 'limits.files', level: 'ok', message: "the limit of open files leaves room for guests' connections", remedy: '' };
+  return {
+    id: 'limits.files',
+    level: 'warning',
+    message: `a network's process may have ${limit} files open (hard limit, 'ulimit -Hn'): all its guests together can have ${connections} TCP connections beyond this host, and further ones are not answered`,
+    remedy:
+      "as root: a line 'YOU hard nofile 1048576' in /etc/security/limits.conf (or LimitNOFILE= of the service that starts anka); then stop your VMs, 'anka network reset', 'anka daemon stop', and log in again",
   };
 }
 

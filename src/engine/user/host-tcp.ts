@@ -24,6 +24,7 @@ import type { KeepAlive } from '../../net/nat/tcp-send.ts';
 import type { PacketMemory } from '../../net/packet-memory.ts';
 import { adoptStream, HandleStream, hasHandles } from './handle-stream.ts';
 import { type HostStream, NetStream, resetSocket, type StreamEvents } from './host-stream.ts';
+import { socketsWithin } from './socket-limit.ts';
 import { stayAwake } from './stay-awake.ts';
 
 /** A read of at least this many bytes earns a socket chunks of its own. */
@@ -36,8 +37,6 @@ const MIN_READ = 16 << 10;
 /** New host sockets in one turn of the event loop: each costs 40–100 µs. */
 const DIALS_PER_TURN = 64;
 
-/** Descriptors that are left to everything else: guests' cards, UDP, DNS, listeners. */
-const OTHER_FILES = 256;
 /** No fault of the peer's. */
 const NO_SOCKET = new Set(['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM', 'EADDRNOTAVAIL']);
 
@@ -125,8 +124,7 @@ export class TcpGateway implements TcpPath {
       reset: (flow) => this.#reset(flow.host as HostSocket | null),
       read: (flow, on) => this.#read(flow, on),
     };
-    const files = openFilesLimit();
-    const limits = { sockets: Math.max(files / 2, files - OTHER_FILES), ...o.limits };
+    const limits = { sockets: socketsWithin(openFilesLimit()), ...o.limits };
     this.#machine = new TcpMachine({ ...o, host, limits, now: performance.now() });
   }
 

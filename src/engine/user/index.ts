@@ -12,6 +12,7 @@ import { readFileSync } from 'node:fs';
 import { chmod, chown, mkdir, readdir, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { openFilesLimit } from '../../host/process.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import type { Explanation, Packet } from '../../net/explain.ts';
 import { explainUser } from '../../net/explain-user.ts';
@@ -319,7 +320,7 @@ class UserEngine implements Engine {
       ? { groups: [NETWORK_GID], whose: `the group of root's network processes (${NETWORK_GID})` }
       : { groups: [process.getgid?.() ?? 0, ...(process.getgroups?.() ?? [])], whose: 'your groups' };
     const askers = runs ? [{ title: 'the shared network', pid: runs.pid, servers: runs.upstreams }] : [];
-    return examineHost(this.#desired, clashes, askers, { ...pinger, allowed: facts?.mayPing ?? null });
+    return examineHost(this.#desired, clashes, askers, { ...pinger, allowed: facts?.mayPing ?? null }, openFilesLimit(runs?.pid));
   }
 
   reset(): Promise<string[]> {
