@@ -13,8 +13,10 @@ export interface Link {
   /** Of a macvlan: `bridge`, `private`, …; empty for others. */
   mode: string;
   up: boolean;
-  /** Takes in frames to every group. */
+  /** Takes in frames to every group, as somebody has asked for. */
   allMulticast: boolean;
+  /** Takes in all frames, as somebody has asked for (captures do not count). */
+  promiscuous: boolean;
   alias: string;
   mac: string;
   mtu: number;
@@ -52,6 +54,7 @@ export async function listLinks(): Promise<Link[]> {
       mode: l.linkinfo?.info_kind === 'macvlan' ? String(l.linkinfo.info_data?.mode) : '',
       up: l.flags.includes('UP'),
       allMulticast: l.flags.includes('ALLMULTI'),
+      promiscuous: l.flags.includes('PROMISC'),
       alias: l.ifalias ?? '',
       mac: l.address ?? '',
       mtu: l.mtu,

@@ -1,8 +1,9 @@
 /**
  * Cues that something on the host's network may have changed: `ip monitor`, `nft monitor` and `tc monitor`.
  *
- * Theory of operation: what they print is not read, only that they print. A monitor that ends, or cannot be started, is started again a second later. A daemon that is killed takes its monitors with it.
- * Limits: a change may cause many cues, and one may get lost while a monitor is down: whoever listens gathers them, and looks by itself now and then.
+ * Theory of operation: what they print is not read, only that they print. A monitor that ends, or cannot be started, is started again a second later. A second after each start there is a cue,
+ * as what changed before it listened was not told. A daemon that is killed takes its monitors with it.
+ * Limits: a change may cause many cues, and one may get lost where a monitor takes longer to listen: whoever listens gathers them, and looks by itself now and then.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 
@@ -12,6 +13,8 @@ const MONITORS = [
   ['tc', 'monitor'],
 ] as const;
 const RESTART_MS = 1000;
+/** Until a monitor that was started listens. */
+const LISTENS_MS = 1000;
 
 export class ChangeMonitors {
   #cue: () => void;
@@ -43,6 +46,9 @@ export class ChangeMonitors {
     });
     this.#children.push(child);
     child.stdout.on('data', () => this.#cue());
+    setTimeout(() => {
+      if (this.#children.includes(child)) this.#cue();
+    }, LISTENS_MS).unref();
     const again = (): void => {
       if (!this.#children.includes(child)) return;
       this.#children = this.#children.filter((c) => c !== child);

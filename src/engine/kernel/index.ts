@@ -14,6 +14,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { run } from '../../host/exec.ts';
 import { ebpfRefusal, openTap } from '../../host/ffi.ts';
 import { ipBatch, listAddresses, listLinks, listRoutes } from '../../host/links.ts';
+import { rulesetGeneration } from '../../host/netfilter.ts';
 import { applyNft, listTable, withoutDynamicElements } from '../../host/nft.ts';
 import { readSysctl } from '../../host/sysctl.ts';
 import { AnkaError } from '../../lib/errors.ts';
@@ -41,7 +42,7 @@ import { examineHost } from './doctor.ts';
 import { needsEbpf, withoutEbpf } from './ebpf-needs.ts';
 import { gatherFacts } from './explain-facts.ts';
 import { allowThroughFirewalls, findFirewalls, removeFirewallAllowances } from './firewalls.ts';
-import { endFlows, Places } from './flows.ts';
+import { type Ending, endFlows, Places } from './flows.ts';
 import { GuestAddresses } from './guest-addresses.ts';
 import { keptElements, readDrops } from './kept-elements.ts';
 import { MacTranslations } from './mac-translation.ts';
@@ -81,6 +82,8 @@ class KernelEngine implements Engine {
   #serviceConfig = '';
   #guests = new GuestAddresses();
   #places = new Places();
+  /** What of that has not been done yet. */
+  #endings: Ending[] = [];
   #uplinks: UplinkKeeper;
   /** Where the taps of bridge-type cards went. */
   #plugs: Plugs = new Map();
@@ -349,15 +352,11 @@ class KernelEngine implements Engine {
     await carryOut(planTaps(desired, await listLinks()));
     const links = await listLinks();
     const unplugged = new Set<string>();
-    await attempt('host', async () => {
-      for (const [id, message] of [
-        ...(await this.#translations.apply(desired, links)),
-        ...(await applyVlanTags(join(this.#options.runDir, 'bpf'), desired, links)),
-      ]) {
-        unplugged.add(id);
-        problems.push({ object: `nic:${id}`, message });
-      }
-    });
+    const refused = [...(await this.#translations.apply(desired, links)), ...(await applyVlanTags(join(this.#options.runDir, 'bpf'), desired, links))];
+    for (const [id, message] of refused) {
+      unplugged.add(id);
+      problems.push({ object: `nic:${id}`, message });
+    }
     const addresses = await listAddresses();
     const bridgedTo = [...this.#plugs.values()].flatMap((p) => [p.uplink, p.bridge]);
     this.#hostAddresses = [...new Set(bridgedTo.flatMap((n) => (addresses.get(n) ?? []).map((a) => a.replace(/\/.*/, ''))))];
@@ -431,10 +430,15 @@ class KernelEngine implements Engine {
       if (this.#applied !== null) await this.#bridged.look(desired.nics);
       const claims = unread.length === 0 ? '' : `add element bridge anka claim { ${unread.join(', ')} }`;
       const kept = desired.networks.length === 0 ? [] : [claims, await keptElements(desired.nics, wanted)];
+      const before = rulesetGeneration();
       await applyNft([wanted, ...kept].join('\n'));
-      this.#applied = { wanted, inForce: await this.#rulesInForce() };
+      const inForce = await this.#rulesInForce();
+      // ours is one transaction: where there was another, what was read back may be what that made of it, and the next check writes it anew
+      this.#applied = { wanted, inForce: rulesetGeneration() - before === 1 ? inForce : 'another program has changed the rules meanwhile' };
     }
-    await endFlows(this.#places.follow(ruled), desired.networks);
+    this.#endings.push(...this.#places.follow(ruled));
+    await endFlows(this.#endings, desired.networks);
+    this.#endings = [];
   }
 
   /** Tells whether our tables are as they were; empty where one is missing. */

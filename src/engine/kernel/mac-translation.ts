@@ -97,8 +97,10 @@ export class MacTranslations {
   #dir: string;
   #warn: (o: object, message: string) => void;
   #template: Promise<Buffer> | null = null;
-  /** Set once this kernel refused a program that only checks. */
+  /** Set once this kernel refused eBPF for what is only checked. */
   #checksRefused = false;
+  /** Why a check could not be attached the last time, though the kernel takes eBPF: told once. */
+  #checkFailed = '';
   /** Filters with a tag that is neither digest, as a later kernel may take another: `NAME TAG`, seen right after we attached them. */
   #otherTags = new Set<string>();
 
@@ -131,12 +133,15 @@ export class MacTranslations {
         else for (const f of filters) if (f.name.startsWith(NAME_PREFIX)) await removeFilter(device, f.direction, f.preference);
       } catch (cause) {
         const why = (cause as Error).message;
-        const refusal = translated ? ebpfRefusal() : null;
-        if (refusal !== null) unplugged.set(nic.id, withoutEbpf(nic, refusal));
-        else if (translated) unplugged.set(nic.id, `its MAC address cannot be translated, so it is not plugged in: ${why}`);
+        const refusal = ebpfRefusal();
+        if (translated)
+          unplugged.set(nic.id, refusal === null ? `its MAC address cannot be translated, so it is not plugged in: ${why}` : withoutEbpf(nic, refusal));
         else {
-          this.#checksRefused = true;
-          this.#warn({ device, error: why }, 'no eBPF at tc: neighbour discovery of guests is checked by the Ethernet address only');
+          // what passes, as an interface that went away meanwhile, is tried again at the next check
+          this.#checksRefused = refusal !== null;
+          if (why !== this.#checkFailed)
+            this.#warn({ device, error: why }, 'no eBPF at tc: neighbour discovery of guests is checked by the Ethernet address only');
+          this.#checkFailed = why;
         }
       }
     }

@@ -79,10 +79,15 @@ export class MacvlanBridges {
       lines.push(`link add link ${uplink} name ${names.plug} address ${mac} group ${GROUP} type macvlan mode ${mode}`);
       made.push(names.plug);
     } else if (plug.mode !== mode) lines.push(`link set dev ${names.plug} type macvlan mode ${mode}`);
+    const label = `${LABEL}card=${card.id}`;
+    if (bridge && bridge.alias !== label) made.push(names.bridge);
+    if (plug && plug.alias !== label) made.push(names.plug);
     // the host's stack has nothing to do with them: no ARP, no IPv6
-    for (const n of made) lines.push(`link set dev ${n} group ${GROUP} alias ${LABEL}card=${card.id}`, `link set dev ${n} arp off addrgenmode none`);
+    for (const n of made) lines.push(`link set dev ${n} group ${GROUP}`, `link set dev ${n} arp off addrgenmode none`);
     await ipBatch(lines);
     for (const n of made) await setSysctl(`net/ipv6/conf/${n}/disable_ipv6`, '1');
+    // the label comes last: what has none is not ready, as after a crash
+    await ipBatch(made.map((n) => `link set dev ${n} alias ${label}`));
     const rest: string[] = [];
     if (!plug?.allMulticast) rest.push(`link set dev ${names.plug} allmulticast on`);
     if (plug?.mtu !== mtu) rest.push(`link set dev ${names.plug} mtu ${mtu}`);

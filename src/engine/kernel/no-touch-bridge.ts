@@ -103,24 +103,25 @@ export class NoTouchBridges {
     const bridge = byName.get(names.bridge);
     const plug = byName.get(names.plug);
     const port = byName.get(names.port);
-    const made: string[] = [];
     const lines: string[] = [];
     if (!bridge) lines.push(`link add name ${names.bridge} group ${GROUP} type bridge stp_state 0 forward_delay 0 mcast_snooping 0`);
     if (!plug !== !port) lines.push(`link del dev ${plug ? names.plug : names.port}`);
     if (!plug || !port) lines.push(`link add name ${names.plug} group ${GROUP} type veth peer name ${names.port}`);
-    if (!bridge) made.push(names.bridge);
-    if (!plug || !port) made.push(names.plug, names.port);
+    const label = `${LABEL}uplink=${uplink}`;
+    const made = [...(bridge?.alias === label ? [] : [names.bridge]), ...(plug?.alias === label && port?.alias === label ? [] : [names.plug, names.port])];
     // the host's stack has nothing to do with them: no ARP, no IPv6
-    for (const n of made) lines.push(`link set dev ${n} group ${GROUP} alias ${LABEL}uplink=${uplink}`, `link set dev ${n} arp off addrgenmode none`);
+    for (const n of made) lines.push(`link set dev ${n} group ${GROUP}`, `link set dev ${n} arp off addrgenmode none`);
     await ipBatch(lines);
     for (const n of made) await setSysctl(`net/ipv6/conf/${n}/disable_ipv6`, '1');
+    // the label comes last: what has none is not ready, as after a crash
+    await ipBatch(made.map((n) => `link set dev ${n} alias ${label}`));
     const rest: string[] = [];
     for (const [n, l] of [
       [names.port, port],
       [names.plug, plug],
       [names.bridge, bridge],
     ] as const) {
-      if (made.includes(n) ? mtu !== 1500 : l?.mtu !== mtu) rest.push(`link set dev ${n} mtu ${mtu}`);
+      if (made.includes(n) || l?.mtu !== mtu) rest.push(`link set dev ${n} mtu ${mtu}`);
       if (n === names.plug && (made.includes(n) || made.includes(names.bridge) || l?.master !== names.bridge))
         rest.push(`link set dev ${n} master ${names.bridge}`);
       if (made.includes(n) || !l?.up) rest.push(`link set dev ${n} up`);
@@ -177,6 +178,7 @@ export class NoTouchBridges {
         await sleep(AGAIN_MS);
         refusal = await tried();
       }
+      if (refusal !== null && !(await listLinks()).some((l) => l.index === port.index)) throw new AnkaError('network', `interface ${names.port} is gone`);
       if (refusal !== null) return refusal;
     }
     const work = async (): Promise<void> => {
@@ -217,12 +219,14 @@ export class NoTouchBridges {
       try {
         for (const m of add) await addFilterAddress(uplink, m);
       } catch (cause) {
-        this.#log.info({ uplink, error: (cause as Error).message }, 'the interface takes no list of addresses: it listens to all');
-        changes.promiscuous = true;
-        this.#save();
-        await ipBatch([`link set dev ${uplink} promisc on`]);
+        if (!nic.promiscuous) {
+          this.#log.info({ uplink, error: (cause as Error).message }, 'the interface takes no list of addresses: it listens to all');
+          changes.promiscuous = true;
+          this.#save();
+        }
       }
     }
+    if (changes.promiscuous && !nic.promiscuous) await ipBatch([`link set dev ${uplink} promisc on`]);
     if (!nic.allMulticast) {
       changes.allMulticast = true;
       this.#save();

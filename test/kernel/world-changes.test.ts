@@ -1,0 +1,137 @@
+/**
+ * B90: what another program changes, or what fails once, just between a look of the engine and its change, or between a change and the look that follows: nothing is taken for done that is not.
+ *
+ * Theory of operation: a program of the test stands before the real one in the engine's PATH, and does the damage at that very moment, so many times as a file says.
+ */
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { dhcp, greet, guest, nic, rule, serve, state } from '../contract/guest-tools.ts';
+import { RemoteEngine } from '../world/remote-engine.ts';
+import { missing, type Namespace, until, World } from '../world/world.ts';
+
+process.env['ANKA_ALLOW_VIRTUAL_UPLINK'] = '1';
+const why = missing('root', 'netns', 'tun');
+
+describe.skipIf(why !== null)(`the world changes meanwhile${why === null ? '' : ` (${why})`}`, () => {
+  let w: World;
+  let e: RemoteEngine;
+  let vm: Namespace;
+  let programs: string;
+
+  beforeEach(() => {
+    w = new World('wc-');
+    vm = guest(w, 1);
+    programs = join(w.dir, 'programs');
+    mkdirSync(programs);
+  });
+  afterEach(async () => {
+    await e.reset();
+    expect(
+      w.host
+        .run('ip -o link; nft list ruleset')
+        .split('\n')
+        .filter((l) => l.includes('anka') && !l.includes('anka00000001')),
+      'nothing is left after reset',
+    ).toEqual([]);
+    w.close();
+  });
+
+  /** Stands before a program, and `times` times, where the arguments match a pattern of the shell, does what is said instead; `$real` is the program. */
+  function stand(program: string, pattern: string, times: number, what: string): { left(): number } {
+    const file = join(programs, `${program}.times`);
+    writeFileSync(file, `${times}\n`);
+    const real = w.host.run(`command -v ${program}`).trim();
+    const script = ['#!/bin/sh', `real=${real}`, `n=$(cat ${file})`];
+    script.push(`case "$*" in ${pattern}) [ $n -gt 0 ] && { echo $((n - 1)) >${file}; ${what}; };; esac`, 'exec $real "$@"');
+    writeFileSync(join(programs, program), script.join('\n'), { mode: 0o755 });
+    return { left: () => Number(readFileSync(file, 'utf8')) };
+  }
+  const start = (): void => {
+    e = new RemoteEngine(w, 'kernel', 'usual', programs);
+  };
+  const bridged = (rest: object = {}) => state(nic(1, 'bridge', { bridge: 'en0', ...rest }));
+  const healthy = () => until('all is well', async () => (await e.observe()).problems.length === 0 && (await e.observe()).nics.every((n) => n.healthy));
+
+  test('a part of our rules is deleted just after they were written, before they are read back', async () => {
+    const nft = stand('nft', "'-f '*", 3, '$real "$@"; $real flush chain bridge anka guard; exit 0');
+    start();
+    await e.apply(state(nic(1)));
+    await until('the damage was done, and is mended', () => nft.left() === 0 && w.host.run('nft list chain bridge anka guard').includes('vmap'));
+    expect(await dhcp(w, vm)).not.toBeNull();
+  });
+
+  test('the end of flows fails once', async () => {
+    const ss = stand('ss', '-K*', 1, 'exit 1');
+    start();
+    await serve(vm, 8080, 'vm1');
+    expect(await e.apply(state(nic(1, 'shared', { rules: [rule(10001, 8080)] })))).toEqual([]);
+    const { ip } = (await dhcp(w, vm)) ?? { ip: '' };
+    await until('forwarding', async () => (await greet(w.outside, 'tcp', '10.9.0.2', 10001)) === `vm1 sees 10.9.0.1`);
+    const program = `const s = require('net').connect(8080, '${ip}'); s.on('data', () => console.log('open')); s.on('error', (e) => { console.log(e.code); process.exit(); });`;
+    const flow = w.host.spawn([process.execPath, '-e', program]);
+    let said = '';
+    flow.stdout?.on('data', (d: Buffer) => {
+      said += d.toString();
+    });
+    await until('the host has a flow to the guest', () => said.includes('open'));
+    await e.apply(state(nic(1, 'disconnected')));
+    await until('it has ended', () => said.includes('ECONN'));
+    expect(ss.left()).toBe(0);
+  });
+
+  test('B91: the check of neighbour discovery cannot be attached once', async () => {
+    const tc = stand('tc', "'filter replace dev anka00000001'*", 1, 'exit 1');
+    start();
+    await e.apply(state(nic(1)));
+    await until('it is attached', () => w.host.run('tc filter show dev anka00000001 ingress').includes('anka-mac-'));
+    expect(tc.left()).toBe(0);
+  });
+
+  test('the segment’s end goes just as its program is attached: that is no refusal of eBPF', async () => {
+    const tc = stand('tc', "'filter replace dev anka-pt'*", 1, 'ip link del "$4"');
+    start();
+    await e.apply(bridged());
+    await until('bridged by eBPF', () => w.host.run('tc filter show dev en0 ingress').includes('anka-ntb-'));
+    await healthy();
+    expect((await e.observe()).nics[0]?.limit).toBeUndefined();
+    expect(tc.left()).toBe(0);
+  });
+
+  test('B16: a card whose VLAN is not known is not plugged in, as nothing may leave untagged', async () => {
+    const tc = stand('tc', "'-j -batch'*", 1_000_000, 'exit 1');
+    start();
+    await e.apply(bridged({ vlan: 42 }));
+    expect((await e.observe()).problems.map((p) => p.message)).toContainEqual(expect.stringMatching(/tc -j -batch/));
+    expect(w.host.run('ip -o link show dev anka00000001')).not.toContain('master');
+    stand('tc', 'never', 0, ':');
+    await until('it is plugged in', () => w.host.run('ip -o link show dev anka00000001').includes('master'));
+    expect(w.host.run('tc filter show dev anka00000001 ingress')).toContain('anka-vlan-42-');
+    expect(tc.left()).toBeLessThan(1_000_000);
+  });
+
+  test('an interface that listens to all is made to stop that by somebody', async () => {
+    stand('bridge', "'fdb add'*", 1_000_000, 'exit 1');
+    start();
+    expect(await e.apply(bridged())).toEqual([]);
+    const promiscuous = () => w.host.run('ip -o link show dev en0').includes('PROMISC');
+    expect(promiscuous()).toBe(true);
+    w.host.run('ip link set en0 promisc off');
+    await until('it listens again', promiscuous);
+    await e.reset();
+    expect(promiscuous()).toBe(false);
+  });
+
+  test('a segment of which a crash left the bridge only, as it was made', async () => {
+    start();
+    expect(await e.apply(bridged())).toEqual([]);
+    const name = /(anka-br\w+)/.exec(w.host.run('ip -o link show type bridge'))?.[1] as string;
+    await e.reset();
+    w.host.run(`ip link add ${name} group 24942 type bridge`);
+    expect(await e.apply(bridged())).toEqual([]);
+    const made = w.host.run(`ip -d link show dev ${name}`);
+    expect(made).toContain('NOARP');
+    expect(made).toContain('alias anka:v1:uplink=en0');
+    expect(w.host.run(`cat /proc/sys/net/ipv6/conf/${name}/disable_ipv6`)).toBe('1\n');
+  });
+});
