@@ -27,6 +27,8 @@ export interface ProcessOptions {
   log: string;
   /** More arguments for it. */
   arguments?: string[];
+  /** It opens no file but what it needs (host/fenced-main.ts): the folders of its sockets, leases and log, and these. */
+  fence?: { read: string[] };
   /** It said that something changed. */
   onChanged: () => void;
   /** It is gone without having been asked to. */
@@ -39,6 +41,13 @@ function ownProgram(url: URL): string[] {
   const compiled = file.replace(/\.ts$/, '.js');
   if (existsSync(compiled)) return [process.execPath, compiled];
   return [process.execPath, '--import', import.meta.resolve('tsx'), file];
+}
+
+/** The same behind a fence. */
+function fencedProgram(url: URL, keep: readonly string[], read: readonly string[]): string[] {
+  const command = ownProgram(new URL('../host/fenced-main.ts', import.meta.url));
+  const program = ownProgram(url).at(-1) as string;
+  return [...command, program, ...[...new Set(keep)].flatMap((k) => ['--keep', k]), ...read.flatMap((r) => ['--read', r]), '--'];
 }
 
 /** `M` says which methods the process has, by name. */
@@ -111,9 +120,9 @@ export class ProcessClient<M extends { [K in keyof M]: { params: unknown; result
   }
 
   async #start(): Promise<void> {
-    const { program, socket, leases, log, arguments: more = [] } = this.#options;
+    const { program, socket, leases, log, fence, arguments: more = [] } = this.#options;
     await mkdir(dirname(socket), { recursive: true, mode: 0o700 });
-    const [node, ...args] = ownProgram(program);
+    const [node, ...args] = fence ? fencedProgram(program, [socket, leases, log].map(dirname), fence.read) : ownProgram(program);
     const child = spawn(node as string, [...args, '--control', socket, '--leases', leases, '--log', log, ...more], {
       detached: true,
       stdio: 'ignore',

@@ -5,10 +5,10 @@
  * process or thread is made any more (RLIMIT_NPROC; Node's own threads are there before); memory is never written to disk when the process crashes, as guests'
  * packets are in it (RLIMIT_CORE); no file grows beyond 64 MiB (RLIMIT_FSIZE; Node takes the error instead of the signal). The debugger that Node opens on SIGUSR1
  * stays shut. What was inherited is closed: those descriptors that are not close-on-exec, as all of Node's are, and those below 16 that it finds at its start. Open files need nothing: Node raises that limit to what the user may have.
- * Limits: Linux on x86-64 and arm64. Files are as open as they are to the user: no Landlock, no namespaces.
+ * Limits: Linux on x86-64 and arm64. Which files may be opened is not this file's: the fence (fence.ts) is there before the program; here it is only seen whether it is.
  */
 import { closeSync, readdirSync, readFileSync } from 'node:fs';
-import { stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { type BpfInstruction, dropPrivilegeGain, filterSystemCalls, setLimit } from './ffi.ts';
 
 /** Resources of setrlimit(2). */
@@ -84,5 +84,12 @@ export async function confine(): Promise<string[]> {
   if (!setLimit(RLIMIT.fileSize, FILE_BYTES)) kept.push('large files');
   if (!setLimit(RLIMIT.processes, 0)) kept.push('processes');
   if (!filterSystemCalls(callFilter(process.arch))) kept.push('system calls');
+  if (
+    await readdir('/').then(
+      () => true,
+      () => false,
+    )
+  )
+    kept.push('files'); // by one of libuv's threads, as all that is opened without waiting
   return kept;
 }

@@ -40,6 +40,11 @@ const SECCOMP_SET_MODE_FILTER = 1;
 const SECCOMP_TSYNC_SPEC_ALLOW = 5;
 /** seccomp(2) by machine, as Node names them. */
 const SYS_SECCOMP: Record<string, number> = { x64: 317, arm64: 277 };
+/** landlock_create_ruleset(2), landlock_add_rule(2) and landlock_restrict_self(2): the same on every machine. */
+const SYS_LANDLOCK = { create: 444, add: 445, restrict: 446 } as const;
+const LANDLOCK_CREATE_RULESET_VERSION = 1;
+const LANDLOCK_RULE_PATH_BENEATH = 1;
+const F_SETFD = 2;
 const CAPABILITY_VERSION_3 = 0x20080522;
 const CAP_NET_BIND_SERVICE = 10;
 const SOL_PACKET = 263;
@@ -85,6 +90,11 @@ interface Libc {
   prctl(option: number, a: number, b: number, c: number, d: number): number;
   seccomp(number: number, operation: number, flags: number, program: ClassicProgram): number;
   setrlimit(resource: number, limits: BigUint64Array): number;
+  landlockCreate(number: number, attributes: Uint8Array | null, size: number, flags: number): number;
+  landlockAdd(number: number, ruleset: number, type: number, attributes: Uint8Array, flags: number): number;
+  landlockRestrict(number: number, ruleset: number, flags: number): number;
+  fcntl(fd: number, command: number, argument: number): number;
+  execve(path: string, argv: (string | null)[], environment: (string | null)[]): number;
   capset(header: Uint8Array, data: Uint8Array): number;
   /** macOS only. */
   getpeereid(fd: number, user: Uint32Array, group: Uint32Array): number;
@@ -134,6 +144,11 @@ function load(): Libc {
     bpf: c.func('long syscall(long, int, anka_bpf_load *, uint32_t)'),
     prctl: linuxOnly('int prctl(int, unsigned long, unsigned long, unsigned long, unsigned long)'),
     seccomp: c.func('long syscall(long, unsigned int, unsigned int, sock_fprog *)'),
+    landlockCreate: c.func('long syscall(long, uint8_t *, size_t, uint32_t)'),
+    landlockAdd: c.func('long syscall(long, int, int, uint8_t *, uint32_t)'),
+    landlockRestrict: c.func('long syscall(long, int, uint32_t)'),
+    fcntl: c.func('int fcntl(int, int, int)'),
+    execve: c.func('int execve(const char *, const char **, const char **)'),
     setrlimit: linuxOnly('int setrlimit(int, uint64_t *)'),
     capset: linuxOnly('int capset(uint8_t *, uint8_t *)'),
     getpeereid: linux ? () => -1 : c.func('int getpeereid(int, _Out_ uint32_t *, _Out_ uint32_t *)'),
@@ -375,6 +390,39 @@ export function becomeUser(uid: number, gid: number): void {
 /** No program that this process may ever run gains rights by it (no_new_privs, prctl(2)). Does nothing where there is no Linux. */
 export function dropPrivilegeGain(): void {
   if (process.platform === 'linux') load().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
+/** Version of the kernel's Landlock; 0 where it has none, or it is switched off. */
+export function landlockAbi(): number {
+  if (process.platform !== 'linux') return 0;
+  return Math.max(0, load().landlockCreate(SYS_LANDLOCK.create, null, 0, LANDLOCK_CREATE_RULESET_VERSION));
+}
+
+/** A set of rules, which takes all these rights of file systems from whoever it is put on; its descriptor is the caller's to close. -1 when the kernel refuses. */
+export function createLandlockRuleset(abi: number, handled: number, scopes: number): number {
+  const attributes = Buffer.alloc(24);
+  for (const [i, v] of [handled, 0, scopes].entries()) attributes.writeBigUInt64LE(BigInt(v), i * 8);
+  return load().landlockCreate(SYS_LANDLOCK.create, attributes, abi < 4 ? 8 : abi < 6 ? 16 : 24, 0);
+}
+
+/** Leaves rights for what a descriptor stands for, and all below it; false when the kernel refuses. */
+export function addLandlockRule(ruleset: number, fd: number, rights: number): boolean {
+  const attributes = Buffer.alloc(12);
+  attributes.writeBigUInt64LE(BigInt(rights), 0);
+  attributes.writeInt32LE(fd, 8);
+  return load().landlockAdd(SYS_LANDLOCK.add, ruleset, LANDLOCK_RULE_PATH_BENEATH, attributes, 0) === 0;
+}
+
+/** Puts the rules on this thread and what comes from it, for good; false when the kernel refuses. */
+export function restrictByLandlock(ruleset: number): boolean {
+  return load().landlockRestrict(SYS_LANDLOCK.restrict, ruleset, 0) === 0;
+}
+
+/** This process becomes another program (execve(2)), with the descriptors 0–2, which Node had closed for it; returns only when it cannot. Nothing of ours is tidied up before. */
+export function becomeProgram(path: string, argv: readonly string[], environment: NodeJS.ProcessEnv): void {
+  const variables = Object.entries(environment).map(([name, value]) => `${name}=${value}`);
+  for (const fd of [0, 1, 2]) load().fcntl(fd, F_SETFD, 0);
+  load().execve(path, [...argv, null], [...variables, null]);
 }
 
 /** Sets both limits of a resource (setrlimit(2)) for this process; false when the kernel refuses, or there is no Linux. */

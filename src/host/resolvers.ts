@@ -8,6 +8,16 @@ import { dirname } from 'node:path';
 const RESOLV_CONF = '/etc/resolv.conf';
 /** systemd-resolved writes the real servers here; its stub on 127.0.0.53 works too, but asks twice. */
 const MAX_SERVERS = 6;
+/** Where programs keep the file to which /etc/resolv.conf is a link. */
+export const RESOLVER_FOLDERS = [
+  '/run/systemd/resolve',
+  '/run/NetworkManager',
+  '/run/resolvconf',
+  '/run/connman',
+  '/run/netconfig',
+  '/run/resolv.conf',
+  '/mnt/wsl',
+];
 
 /** `nameserver` lines of a resolv.conf: IPv4 and IPv6 texts, in order, without those in `except`. */
 export function parseResolvers(text: string, except: readonly string[] = []): string[] {

@@ -3,6 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { landlockAbi } from '../../src/host/ffi.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
 import { shimmedGuest } from '../world/shim.ts';
 import { missing, type Namespace, until, World } from '../world/world.ts';
@@ -97,6 +98,13 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
     expect(environment.filter((l) => /^(SECRET_OF_TEST|NODE_OPTIONS)=/.test(l))).toEqual([]);
   });
 
+  test.skipIf(landlockAbi() < 1).each(['shared', 'host'])('the %s network’s process is behind a fence, and nothing was left to it', async (name) => {
+    const log = readFileSync(join(w.dir, `state/net-${name}/log`), 'utf8');
+    expect(log).toContain('network process started');
+    expect(log).not.toContain('did not let us give up');
+    expect((await e.doctor()).find((f) => f.id === 'rights.files')?.level).toBe('ok');
+  });
+
   test.each(['shared', 'host'])('the %s network’s process holds its log, its sockets, and nothing of the daemon’s', (name) => {
     const open = (pid: number): string[] => readdirSync(`/proc/${pid}/fd`).map((fd) => `${fd} ${readlinkSync(`/proc/${pid}/fd/${fd}`)}`);
     const mine = open(pidOf(name));
@@ -115,22 +123,41 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
   });
 
   test('a disk that is full costs no flow: the leases are saved when there is room again', async () => {
-    const pid = pidOf('shared');
     const dir = join(w.dir, 'state/net-shared');
-    // the process sees mounts of its own
-    const mounts = (...argv: string[]) => execFileSync('nsenter', ['-m', '-t', String(pid), ...argv]);
-    const seen = join(`/proc/${pid}/root`, dir);
+    // the process sees mounts of the daemon's, and may open only the folder that was there when it began
+    const another = async (): Promise<number> => {
+      const before = pidOf('shared');
+      process.kill(before, 'SIGKILL');
+      await until('there is another process', () => processes().some((p) => p.line.includes('net-shared/') && p.pid !== before));
+      const pid = pidOf('shared');
+      await until('its cable is in', async () => (await e.observe()).nics.every((n) => n.healthy));
+      return pid;
+    };
+    const mounts = (...argv: string[]) => execFileSync('nsenter', ['-m', '-t', String(pidOf('shared')), ...argv]);
     mounts('mount', '-t', 'tmpfs', '-o', 'size=16k,mode=700,uid=1639999001,gid=1639999000', 'tmpfs', dir);
     try {
-      writeFileSync(join(seen, 'ballast'), Buffer.alloc(16 << 10));
+      const pid = await another();
+      const seen = join(`/proc/${pid}/root`, dir);
+      writeFileSync(join(seen, 'ballast'), Buffer.alloc(8 << 10));
+      const log = (): string => readFileSync(join(seen, 'log'), 'utf8');
+      await until('nothing is free', () => {
+        try {
+          writeFileSync(join(seen, 'more'), Buffer.alloc(4 << 10), { flag: 'a' });
+          return false;
+        } catch {
+          return true;
+        }
+      });
       expect(await dhcp(w, vm1)).not.toBeNull();
-      await until('the failure is in the log', () => readFileSync(join(dir, 'log'), 'utf8').includes('the leases cannot be saved'));
+      await until('the failure is in the log', () => log().includes('the leases cannot be saved'));
       rmSync(join(seen, 'ballast'));
       await until('they are saved', () => existsSync(join(seen, 'leases.json')));
       expect(pidOf('shared')).toBe(pid);
     } finally {
       mounts('umount', '-l', dir);
+      await another();
     }
+    expect(await dhcp(w, vm1)).not.toBeNull();
     expect(await greeting(vm1, 'tcp', OUT, 8080)).toBe(`outside sees ${HOST}`);
   });
 

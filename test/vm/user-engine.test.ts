@@ -22,7 +22,7 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
       .split('\n')
       .map((l) => ({ pid: Number(l.split(' ')[0]), line: l.slice(l.indexOf(' ') + 1) }))
       .filter((p) => pattern.test(p.line));
-  const networkProcess = (name: string): number => processes(new RegExp(`network-main.*net-${name}[.]sock`))[0]?.pid ?? 0;
+  const networkProcess = (name: string): number => processes(new RegExp(`network-main.*net-${name}/control[.]sock`))[0]?.pid ?? 0;
   const reachesOutside = async (seconds = 60): Promise<boolean> =>
     (await anka.run(['run', 'vm1', 'sh', '-c', `echo | nc -w ${seconds} 10.9.0.1 8080`])).stdout.startsWith('outside sees 10.9.0.2\n');
 
@@ -222,7 +222,7 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
     const address = await anka.address('vm2');
     await anka.reaches('vm1', address);
     await anka.ok('delete --yes vm2');
-    const leases = (): string => readFileSync(join(anka.home, 'leases-shared.json'), 'utf8');
+    const leases = (): string => readFileSync(join(anka.home, 'net-shared/leases.json'), 'utf8');
     const number = address.split('.').reduce((a, p) => a * 256 + Number(p), 0);
     await until('it is given back', () => !leases().includes(String(number)));
   });

@@ -1,6 +1,7 @@
 /** What on this host limits or breaks the networks of the user engine, and how to mend it (B93). Looks only, changes nothing. */
 import { accessSync, constants } from 'node:fs';
 import { run } from '../../host/exec.ts';
+import { landlockAbi } from '../../host/ffi.ts';
 import { readSysctl } from '../../host/sysctl.ts';
 import type { DesiredState, DoctorFinding, EngineProblem } from '../engine.ts';
 import { type Asker, resolverFindings } from '../resolver-findings.ts';
@@ -38,6 +39,7 @@ export async function examineHost(
     await ping(pinger),
     await lowPorts(desired),
     files(openFiles),
+    ownFiles(),
     ...subnets(clashes),
     ...(await resolverFindings(desired, askers)),
   ];
@@ -102,6 +104,18 @@ function files(limit: number): DoctorFinding {
     message: `a network's process may have ${limit} files open (hard limit, 'ulimit -Hn'): all its guests together can have ${connections} TCP connections beyond this host, and further ones are not answered`,
     remedy:
       "as root: a line 'YOU hard nofile 1048576' in /etc/security/limits.conf (or LimitNOFILE= of the service that starts anka); then stop your VMs, 'anka network reset', 'anka daemon stop', and log in again",
+  };
+}
+
+function ownFiles(): DoctorFinding {
+  if (process.platform !== 'linux')
+    return { id: 'rights.files', level: 'ok', message: "this system has no Landlock: a network's process may open your files", remedy: '' };
+  if (landlockAbi() > 0) return { id: 'rights.files', level: 'ok', message: "a network's process opens no files but its own", remedy: '' };
+  return {
+    id: 'rights.files',
+    level: 'warning',
+    message: "this kernel has no Landlock: a network's process, which reads what guests send, may open all files that you may",
+    remedy: "Linux 5.13 or later with 'landlock' among the 'lsm=' of its command line",
   };
 }
 

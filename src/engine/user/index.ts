@@ -13,6 +13,7 @@ import { chmod, chown, mkdir, readdir, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { openFilesLimit } from '../../host/process.ts';
+import { RESOLVER_FOLDERS } from '../../host/resolvers.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import type { Explanation, Packet } from '../../net/explain.ts';
 import { explainUser } from '../../net/explain-user.ts';
@@ -107,6 +108,7 @@ class UserEngine implements Engine {
         leases,
         log: logFile,
         arguments: more,
+        fence: { read: RESOLVER_FOLDERS },
         onChanged: () => this.#tell(),
         onGone: () => {
           attached.config = '';
@@ -120,13 +122,11 @@ class UserEngine implements Engine {
     return attached;
   }
 
-  /** Where a process's files are. Root's belong to another user (docs/decisions/0012), and are in folders of its own. */
+  /** Where a process's files are: in folders of its own, as it can open no others. Root's belong to another user (docs/decisions/0012). */
   #place(name: Name): { socket: string; leases: string; logFile: string; more: string[] } {
     const { runDir, stateDir } = this.#options;
-    if (!isRoot())
-      return { socket: join(runDir, `net-${name}.sock`), leases: join(stateDir, `leases-${name}.json`), logFile: join(stateDir, `net-${name}.log`), more: [] };
     const [run, state] = [join(runDir, `net-${name}`), join(stateDir, `net-${name}`)];
-    const more = ['--user', String(NETWORK_UIDS[name]), '--group', String(NETWORK_GID)];
+    const more = isRoot() ? ['--user', String(NETWORK_UIDS[name]), '--group', String(NETWORK_GID)] : [];
     return { socket: join(run, 'control.sock'), leases: join(state, 'leases.json'), logFile: join(state, 'log'), more };
   }
 
@@ -332,7 +332,7 @@ class UserEngine implements Engine {
       for (const [name, a] of this.#networks) {
         const pid = await this.#end(a);
         if (pid !== null) removed.push(`${name} network's process (pid ${pid})`);
-        if (isRoot()) await rm(dirname(a.client.socket), { recursive: true, force: true });
+        await rm(dirname(a.client.socket), { recursive: true, force: true });
       }
       const dir = join(this.#options.runDir, 'nic');
       for (const nic of await readdir(dir).catch(() => [])) {
