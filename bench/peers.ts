@@ -11,7 +11,7 @@ import type { NetworkConfig, NetworkNic } from '../src/engine/user/network-confi
 import { LineClient } from '../src/lib/json-lines.ts';
 import { dhcp, macText, nic, rule, SUBNETS } from '../test/contract/guest-tools.ts';
 import { AS_ORDINARY_USER, ORDINARY } from '../test/world/remote-engine.ts';
-import { joinTap, shimmedGuest } from '../test/world/shim.ts';
+import { joinTap, OFFLOAD, shimmedGuest } from '../test/world/shim.ts';
 import { type Namespace, until, World } from '../test/world/world.ts';
 import { IPERF_PORT, PROBE_PORT } from './probe.ts';
 
@@ -31,6 +31,8 @@ export interface Peer {
   guest: Namespace;
   /** Processes that are its cost. */
   pids(): number[];
+  /** The shim, where it has one. */
+  shim(): number[];
 }
 
 /** A program that can be made ready with an MTU; `null` for one that this machine has not got. */
@@ -74,7 +76,7 @@ function quietly(log: string, ...argv: string[]): string[] {
 /** Joins the guest's tap to a socket as soon as that is there. */
 async function dialWhenReady(guest: Namespace, socket: string): Promise<void> {
   await until('the program listens', () => existsSync(socket));
-  await joinTap(guest, 'eth0', 'dial', socket);
+  await joinTap(guest, 'eth0', 'dial', socket, OFFLOAD);
 }
 
 /** A world, and a folder in it for an ordinary user. */
@@ -141,7 +143,7 @@ export class OurNetwork {
   /** A guest behind a shim with a lease. */
   async addGuest(n: number): Promise<Namespace> {
     const mac = `56:45:45:00:00:${n.toString(16).padStart(2, '0')}`;
-    const guest = await shimmedGuest(this.world, `g${n}`, mac, this.socket(n), this.#mtu);
+    const guest = await shimmedGuest(this.world, `g${n}`, mac, this.socket(n), this.#mtu, OFFLOAD);
     guest.run('ip link set eth0 txqueuelen 20000');
     await this.plug(n);
     if (!(await dhcp(this.world, guest))) throw new Error(`guest ${n} got no address`);
@@ -158,7 +160,7 @@ const anka: PeerKind = {
     const net = new OurNetwork('ba-', mtu);
     await net.start();
     const guest = await net.addGuest(1);
-    return { world: net.world, guest, pids: () => net.pids() };
+    return { world: net.world, guest, pids: () => net.pids(), shim: () => pidsOf(guest, '/shim-') };
   },
 };
 
@@ -174,7 +176,7 @@ const passt: PeerKind = {
     const options = `-q -f -4 -s ${socket} -m ${mtu} -a ${GUEST_IP} -n 24 -g ${GATEWAY} --no-map-gw -t ${forwards} -u none -l ${join(dir, 'log')}`;
     world.host.spawn(quietly(join(world.dir, 'log'), ...AS_ORDINARY_USER, 'passt', ...options.split(' ')));
     await dialWhenReady(guest, socket);
-    return { world, guest, pids: () => pidsOf(world.host, socket) };
+    return { world, guest, pids: () => pidsOf(world.host, socket), shim: () => pidsOf(guest, '/shim-') };
   },
 };
 
@@ -193,7 +195,7 @@ const slirp: PeerKind = {
     const stream = ['-netdev', `stream,id=s,server=on,addr.type=unix,addr.path=${socket}`];
     world.host.spawn(quietly(join(world.dir, 'log'), ...AS_ORDINARY_USER, 'qemu-system-x86_64', ...machine, ...user, ...stream, ...hub));
     await dialWhenReady(guest, socket);
-    return { world, guest, pids: () => pidsOf(world.host, socket) };
+    return { world, guest, pids: () => pidsOf(world.host, socket), shim: () => pidsOf(guest, '/shim-') };
   },
 };
 
@@ -215,7 +217,7 @@ const slirp4netns: PeerKind = {
       });
     }
     await until('the guest has its address', () => guest.attempt('ip -o -4 addr show dev tap0')?.includes('192.168.64.100'));
-    return { world, guest, pids: () => pidsOf(world.host, api) };
+    return { world, guest, pids: () => pidsOf(world.host, api), shim: () => pidsOf(guest, '/shim-') };
   },
 };
 
@@ -237,7 +239,7 @@ const gvproxy: PeerKind = {
         post.on('error', reject).end(JSON.stringify({ local: `:${h}`, remote: `192.168.127.2:${g}`, protocol: 'tcp' }));
       });
     }
-    return { world, guest, pids: () => pidsOf(world.host, api) };
+    return { world, guest, pids: () => pidsOf(world.host, api), shim: () => pidsOf(guest, '/shim-') };
   },
 };
 

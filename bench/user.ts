@@ -25,11 +25,15 @@ async function round(peer: Peer, quick: boolean, into: Figures): Promise<void> {
     into[what].push(value);
   };
   const moved = async (what: string, run: () => Promise<number>): Promise<void> => {
-    const before = cpu(peer.pids());
+    const [before, beforeShim] = [cpu(peer.pids()), cpu(peer.shim())];
     const gbps = await run();
-    note(`${what}, Gbit/s`, gbps);
     // iperf3 leaves its first half second out of the figure
-    note(`${what}, CPU s per GB`, (cpu(peer.pids()) - before) / ((gbps * (seconds + 0.5)) / 8));
+    const all = seconds + 0.5;
+    const used = cpu(peer.pids()) - before;
+    note(`${what}, Gbit/s`, gbps);
+    note(`${what}, CPU s per GB`, used / ((gbps * all) / 8));
+    note(`${what}, busy, %`, (used / all) * 100);
+    note(`${what}, shim busy, %`, ((cpu(peer.shim()) - beforeShim) / all) * 100);
   };
   await moved('guest → outside', () => throughput(peer.guest, OUTSIDE, IPERF_PORT, seconds));
   await moved('outside → guest', () => throughput(peer.guest, OUTSIDE, IPERF_PORT, seconds, true));

@@ -6,13 +6,16 @@ import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { CACHE } from './images.ts';
 
-/** Path of the program made from a C file. Throws where there is no C compiler. */
-export function compiled(source: URL): string {
+/** Path of the program made from a C file, and from those that belong to it. Throws where there is no C compiler. */
+export function compiled(source: URL, ...parts: readonly URL[]): string {
   const from = fileURLToPath(source);
-  const file = join(CACHE, `${basename(from, '.c')}-${createHash('sha256').update(readFileSync(from)).digest('hex').slice(0, 12)}`);
+  const all = [from, ...parts.map((p) => fileURLToPath(p))];
+  const hash = createHash('sha256');
+  for (const f of all) hash.update(readFileSync(f));
+  const file = join(CACHE, `${basename(from, '.c')}-${hash.digest('hex').slice(0, 12)}`);
   if (existsSync(file)) return file;
   mkdirSync(CACHE, { recursive: true, mode: 0o755 });
-  execFileSync('cc', ['-O2', '-Wall', '-Wextra', '-Werror', '-o', `${file}.${process.pid}`, from]);
+  execFileSync('cc', ['-O2', '-Wall', '-Wextra', '-Werror', '-o', `${file}.${process.pid}`, ...all.filter((f) => f.endsWith('.c'))]);
   renameSync(`${file}.${process.pid}`, file);
   return file;
 }

@@ -1,11 +1,14 @@
 /* A guest's card without a guest: joins a tap of this network namespace to a unix stream socket with QEMU's framing (4 bytes of length, big-endian).
  *
  *   shim TAP listen|dial SOCKET [loss=PPM] [dup=PPM] [reorder=PPM] [seed=N]
+ *   shim TAP listen|dial SOCKET offload
  *
  * `listen`: as QEMU with `-netdev stream,server=on`: one connection at a time, and the next one when that ends. `dial`: connects, and ends with the connection.
  * From the guest there is one send per frame, as QEMU does it. Damage (parts per million of frames, in both directions) is drawn from a seeded generator: lost,
- * sent twice, or held back behind the next frames of its direction. Says "ready" when it listens or is connected. */
+ * sent twice, or held back behind the next frames of its direction. With `offload` the guest's kernel hands over large packets and takes them (offload.c), so that guest and shim cost little; on the socket are frames of the tap's MTU as
+ * ever, those of one large packet in one send. Says "ready" when it listens or is connected. */
 #define _GNU_SOURCE
+#include "offload.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -19,6 +22,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -27,6 +31,7 @@ enum { BUFFER = 4 << 20, FRAME = 69632, READ = 1 << 20, BURST = 256, SNDBUF = 4 
 static int tap;
 static uint64_t rng = 88172645463325252ull;
 static uint32_t loss, twice, reorder;
+static int offload;
 /* Towards the socket: what it did not take at once. From it: what is not a whole frame yet. */
 static uint8_t out[BUFFER], in[BUFFER];
 static size_t out_from, out_to, in_to;
@@ -116,6 +121,26 @@ static void from_tap(void) {
   }
 }
 
+/* Packets of the guest's kernel, as large as it likes. */
+static void large_from_tap(void) {
+  for (int i = 0; i < BURST && !broken && out_to == 0; i++) {
+    struct virtio_net_hdr h;
+    uint8_t *packet = out + FRAMES + 4;
+    struct iovec v[2] = {{&h, sizeof h}, {packet, PACKET}};
+    ssize_t n = readv(tap, v, 2) - (ssize_t)sizeof h;
+    if (n <= 0) return;
+    if (h.gso_type != VIRTIO_NET_HDR_GSO_NONE) out_to = cut(&h, packet, n, out);
+    else {
+      uint32_t prefix = htonl(n);
+      seal(&h, packet, n);
+      memcpy(packet - 4, &prefix, 4);
+      out_from = FRAMES;
+      out_to = FRAMES + 4 + n;
+    }
+    flush_out();
+  }
+}
+
 static void from_socket(void) {
   ssize_t n = recv(sock, in + in_to, READ < BUFFER - in_to ? READ : BUFFER - in_to, 0);
   if (n == 0 || (n < 0 && errno != EAGAIN)) broken = 1;
@@ -129,13 +154,15 @@ static void from_socket(void) {
     if (length > FRAME) {
       fprintf(stderr, "a frame of %u bytes\n", length);
       broken = 1;
-      return;
+      break;
     }
     if (in_to - at < 4 + length) break;
-    if (loss || twice || reorder) damaged(&down, to_tap, in + at + 4, length);
+    if (offload) join(tap, in + at + 4, length);
+    else if (loss || twice || reorder) damaged(&down, to_tap, in + at + 4, length);
     else to_tap(in + at + 4, length);
     at += 4 + length;
   }
+  if (offload) join_end(tap);
   memmove(in, in + at, in_to - at);
   in_to -= at;
 }
@@ -155,7 +182,7 @@ static void relay(void) {
     if (ready == 0) let_go(&up, to_socket), let_go(&down, to_tap);
     if (ready <= 0) continue;
     if (p[1].revents & POLLOUT) flush_out();
-    if (p[0].revents & POLLIN) from_tap();
+    if (p[0].revents & POLLIN) offload ? large_from_tap() : from_tap();
     if (p[1].revents & (POLLIN | POLLHUP | POLLERR)) from_socket();
   }
   close(sock);
@@ -203,8 +230,9 @@ static void ready(void) {
 }
 
 int main(int count, char **args) {
+  offload = count == 5 && !strcmp(args[4], "offload");
   if (count < 4 || (strcmp(args[2], "listen") && strcmp(args[2], "dial"))) {
-    fprintf(stderr, "usage: shim TAP listen|dial SOCKET [loss=PPM] [dup=PPM] [reorder=PPM] [seed=N]\n");
+    fprintf(stderr, "usage: shim TAP listen|dial SOCKET [loss=PPM] [dup=PPM] [reorder=PPM] [seed=N] | offload\n");
     return 2;
   }
   for (int i = 4; i < count; i++) {
@@ -214,9 +242,10 @@ int main(int count, char **args) {
     else if (!strncmp(args[i], "seed=", 5)) rng ^= strtoull(args[i] + 5, 0, 10) * 0x9e3779b97f4a7c15ull;
   }
   if ((tap = open("/dev/net/tun", O_RDWR | O_NONBLOCK)) < 0) die("/dev/net/tun");
-  struct ifreq r = {.ifr_flags = IFF_TAP | IFF_NO_PI};
+  struct ifreq r = {.ifr_flags = IFF_TAP | IFF_NO_PI | (offload ? IFF_VNET_HDR : 0)};
   strncpy(r.ifr_name, args[1], IFNAMSIZ - 1);
   if (ioctl(tap, TUNSETIFF, &r) < 0) die("TUNSETIFF");
+  if (offload && ioctl(tap, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4) < 0) die("TUNSETOFFLOAD");
   if (!strcmp(args[2], "dial")) {
     sock = dial(args[3]);
     ready();

@@ -32,6 +32,8 @@ const BUSY_READ = 16 << 10;
 /** What the kernel may keep unsent of a socket, bytes: else each whose peer stops reading leaves 4 MiB there (docs/endurance.md). Told once more than `SMALL` was written: most connections never come to that. */
 const UNSENT = 512 << 10;
 const SMALL = 64 << 10;
+/** A write behind others keeps the guest's memory from this many bytes on; fewer are copied, as a whole read buffer is kept for them. */
+const WORTH_PINNING = 32 << 10;
 /** A chunk with less room than this is not read into again. */
 const MIN_READ = 16 << 10;
 /** New host sockets in one turn of the event loop: each costs 40–100 µs. */
@@ -78,8 +80,8 @@ class HostSocket {
   sent = 0;
   /** The machine has forgotten the flow; what is queued still goes out. */
   detached = false;
-  /** Gives back the guest's memory that the oldest queued write uses. */
-  unpin: (() => void) | null = null;
+  /** Gives back the guest's memory that a queued write uses, for each of those, the oldest first; null for one of a copy. */
+  unpins: ((() => void) | null)[] = [];
 
   constructor(flow: TcpFlow) {
     this.flow = flow;
@@ -264,8 +266,8 @@ export class TcpGateway implements TcpPath {
   #letGo(h: HostSocket): void {
     h.stream = null;
     this.#detached.delete(h);
-    h.unpin?.();
-    h.unpin = null;
+    for (const unpin of h.unpins) unpin?.();
+    h.unpins.length = 0;
     h.flow.owner.queued -= h.flow.queued;
     h.flow.queued = 0;
     this.#dropChunk(h);
@@ -370,17 +372,11 @@ export class TcpGateway implements TcpPath {
       h.sent += length;
       if (h.sent > SMALL) stream.limitUnsent(UNSENT);
     }
-    if (stream.queued === 0 && h.unpin === null) {
-      const unpin = queued ? null : this.#run?.pinRun?.();
-      if (unpin) {
-        stream.write(this.#memory.buffer(at, length));
-        if (stream.queued === 0) unpin();
-        else h.unpin = unpin;
-        this.#account(h, stream);
-        return;
-      }
-    }
-    stream.write(Buffer.from(this.#memory.u8.subarray(at, at + length)));
+    const before = stream.queued;
+    const unpin = queued || (before > 0 && length < WORTH_PINNING) ? null : (this.#run?.pinRun?.() ?? null);
+    stream.write(unpin ? this.#memory.buffer(at, length) : Buffer.from(this.#memory.u8.subarray(at, at + length)));
+    if (stream.queued > before) h.unpins.push(unpin);
+    else unpin?.();
     this.#account(h, stream);
   }
 
@@ -391,8 +387,7 @@ export class TcpGateway implements TcpPath {
   }
 
   #onWritten(h: HostSocket): void {
-    h.unpin?.();
-    h.unpin = null;
+    h.unpins.shift()?.();
     if (!h.stream) return;
     this.#account(h, h.stream);
     if (!h.detached) this.#machine.onDrained(h.flow, performance.now());
