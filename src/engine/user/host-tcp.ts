@@ -3,7 +3,7 @@
  *
  * Theory of operation. Streams read into packet memory. A socket that trickles reads into one buffer that all share, from where payload is copied into its flow's send buffer; one that fills
  * its reads gets chunks of its own, into which the kernel writes what will later be sent and sent again, without a copy. Writes go from the guest's run straight to the kernel when nothing is queued;
- * when the kernel takes only a part, the run's memory is pinned until it has taken the rest. Where it cannot be pinned, payload is copied first.
+ * when the kernel takes only a part, the run's memory is pinned until it has taken the rest, and so is that of large writes behind it: copies of them were so much memory outside V8's heap that it collected garbage all the time. Where it cannot be pinned, payload is copied first.
  *
  * At most 64 are dialled in one turn of the event loop, so that a guest's burst of SYNs does not keep the others waiting; tcp-dial-queue.ts says which go first. When the process has no descriptor left, or the host
  * no port, the guest hears nothing, and tries again.

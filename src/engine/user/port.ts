@@ -279,8 +279,8 @@ export class Port implements GuestPort, SwitchPort {
       this.counts.fromBytes += p - start - 4 * frames;
       if (this.#mapped || this.taps.inside.size > 0 || this.taps.outside.size > 0) this.#prepare(start, p);
       this.#owner.onRun(this, start, p);
-      // libuv may read many times before the turn ends, and the guest would wait for its ACKs meanwhile
-      if (this.#flushPlanned) this.#flush();
+      // more is waiting, which libuv reads in this same turn, up to 32 times: the guest would wait for its ACKs meanwhile
+      if (n === READ_SIZE && this.#flushPlanned) this.#flush();
     }
     this.#rest = end - p;
     if (read.pins > 0) {
