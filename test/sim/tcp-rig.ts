@@ -317,11 +317,12 @@ export class TcpRig {
     return log;
   }
 
-  /** An established connection of the guest, with an empty log. */
-  established(syn: GuestSegment = {}): this {
+  /** An established connection of the guest, with an empty log; `roundTrip` (ms) is what the handshake takes. */
+  established(syn: GuestSegment = {}, roundTrip = 0): this {
     this.#issKnown = false;
     this.guest('S', syn);
     this.machine.onConnected(this.flow!, this.now);
+    this.now += roundTrip;
     this.guest('.', { ...syn, seq: 1, ack: 1 });
     this.take();
     return this;

@@ -112,7 +112,7 @@ export class TcpArrivals {
     }
     const wnd = window << flow.shiftOut;
     if (news > 0) this.#sender.acked(flow, ack, now);
-    if (flow.sack ? this.#sender.selective(flow, tcp) : news === 0 && size === 0 && wnd === flow.sndWnd && flow.sndMax !== flow.sndUna)
+    if (flow.sack ? this.#sender.selective(flow, tcp, now) : news === 0 && size === 0 && wnd === flow.sndWnd && flow.sndMax !== flow.sndUna)
       this.#sender.duplicate(flow, now);
     // what acknowledges something new is newer than what was heard before, also in a segment that is sent again
     if (news > 0 || (news === 0 && (seqDiff(seq, flow.wl1) > 0 || (seq === flow.wl1 && seqDiff(ack, flow.wl2) >= 0)))) {

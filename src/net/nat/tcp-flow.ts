@@ -4,6 +4,7 @@ import type { TcpRefusal } from './tcp-path.ts';
 import type { TcpLane } from './tcp-pending.ts';
 import type { TcpPortState } from './tcp-ports.ts';
 import type { TcpReassembly } from './tcp-reassembly.ts';
+import type { TcpResent } from './tcp-resent.ts';
 import type { TcpScoreboard } from './tcp-scoreboard.ts';
 import type { TcpSendBuffer } from './tcp-send-buffer.ts';
 
@@ -95,13 +96,22 @@ export class TcpFlow {
   /** Our FIN went out before the guest's came: TIME-WAIT is ours. */
   finFirst = false;
   dupAcks = 0;
-  /** Fast recovery goes on until this is acknowledged; see `recovering`. What is sent before it after a timeout begins no other. */
+  /** Recovery goes on until this is acknowledged; `restarted`: it began with a timeout, and the limit grows in it. */
   recover = 0;
   recovering = false;
+  restarted = false;
   /** What the guest has received out of order; null until it tells of some. */
   board: TcpScoreboard | null = null;
-  /** In recovery, all that was lost before this was sent again. */
-  again = 0;
+  /** What was sent again; null as long as `board`. */
+  resent: TcpResent | null = null;
+  /** All before this that is not received is lost, whatever the guest has told; never before `sndUna`. */
+  lostTo = 0;
+  /** When something was sent, or the guest told something new (ms); whether a probe has broken the silence since; and where the probe's payload ended, never before `sndUna`. */
+  quietSince = 0;
+  probed = false;
+  /** The deadline is that of a probe. */
+  forProbe = false;
+  probeEnd = 0;
   /** Bytes in flight that we allow ourselves, mss–MAX_FLIGHT. */
   limit = MAX_FLIGHT;
 

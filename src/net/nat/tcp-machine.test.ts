@@ -458,17 +458,6 @@ describe('payload for the guest', () => {
       expect(r.take()).toEqual(['P. seq 1 ack 1 len 1460']);
     });
 
-    test('after a timeout all is sent again but what the guest has told since', () => {
-      const r = sending();
-      r.guest('.', { seq: 1, ack: 1, blocks: [at(8), at(9)] });
-      r.next();
-      expect(r.take()).toEqual(['P. seq 1 ack 1 len 1460']);
-      r.guest('.', { seq: 1, ack: at(1), blocks: [at(2), at(4)] });
-      expect(r.take()).toEqual([`P. seq ${at(1)} ack 1 len 1460`, `P. seq ${at(4)} ack 1 len 1460`]);
-      r.guest('.', { seq: 1, ack: at(5) });
-      expect(r.take().length).toBe(5);
-    });
-
     test('a block among other options, and one that is cut off', () => {
       const u8 = Buffer.alloc(40);
       const view = new DataView(u8.buffer, u8.byteOffset);

@@ -340,6 +340,7 @@ export class TcpMachine {
       retransmissions: s.retransmissions,
       timeouts: s.timeouts,
       probes: s.probes,
+      tailProbes: s.tailProbes,
       outOfOrder: a.outOfOrder,
       duplicates: a.duplicates,
       challenges: a.challenges,

@@ -22,6 +22,7 @@ import type { ResolveTarget, TcpRefusal, TellUnreachable } from './tcp-path.ts';
 import type { TcpPending } from './tcp-pending.ts';
 import type { TcpPortState } from './tcp-ports.ts';
 import { TcpSendBuffer } from './tcp-send-buffer.ts';
+import { measure } from './tcp-timers.ts';
 
 /** Our SYN to a guest, or our answer to its SYN: the first wait for its acknowledgement, ms; it doubles. */
 const SYN_WAIT = 250;
@@ -174,7 +175,9 @@ export class TcpOpen {
 
   #establish(flow: TcpFlow, ack: number): void {
     flow.events |= Happened.established;
-    flow.sndUna = flow.recover = ack;
+    flow.sndUna = flow.recover = flow.lostTo = flow.probeEnd = ack;
+    if (flow.timedAt !== 0) measure(flow, this.#p.now - flow.timedAt);
+    flow.timedAt = 0;
     flow.retries = flow.silent = 0;
     const pending = flow.forwarded ? flow.owner.calling : flow.owner.dialling;
     pending.delete(flow);
@@ -184,6 +187,8 @@ export class TcpOpen {
 
   /** Our SYN (to a forwarded guest), or SYN and ACK. */
   #sendSyn(flow: TcpFlow): void {
+    // one that was sent twice is not timed (Karn)
+    flow.timedAt = flow.events & Happened.synOut ? 0 : this.#p.now;
     // only now, as it costs more than all the rest of a SYN that nobody answers
     if (!(flow.events & Happened.synOut))
       flow.iss = flow.wl2 = flow.sndUna = initialSequence(this.#o.secret, flow.guestIp, flow.peerIp, flow.ports, this.#p.now);

@@ -23,6 +23,11 @@ export class TcpScoreboard {
     return this.#ranges === 0;
   }
 
+  /** Behind the last byte that was received; there is one. */
+  get top(): number {
+    return this.#edges[2 * this.#ranges - 1]!;
+  }
+
   clear(): void {
     this.#ranges = this.bytes = 0;
   }
@@ -94,6 +99,19 @@ export class TcpScoreboard {
       if (above >= enough) return e[2 * i]!;
     }
     return una;
+  }
+
+  /** The first byte of the range that makes it at least `enough` bytes received in [it, to); `from` when there are fewer. */
+  lostWithin(from: number, to: number, enough: number): number {
+    const e = this.#edges;
+    for (let i = this.#ranges - 1; i >= 0; i--) {
+      const a = seqDiff(e[2 * i]!, from) > 0 ? e[2 * i]! : from;
+      const b = seqDiff(e[2 * i + 1]!, to) < 0 ? e[2 * i + 1]! : to;
+      if (seqDiff(b, a) <= 0) continue;
+      enough -= seqDiff(b, a);
+      if (enough <= 0) return a;
+    }
+    return from;
   }
 
   /** How many bytes of [from, to) were not received. */

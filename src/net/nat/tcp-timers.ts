@@ -6,7 +6,7 @@
  *
  * Limits. Deadlines are kept to the slot's width: a call comes up to 16 ms late, never early.
  *
- * Read first: RFC 6298.
+ * Read first: RFC 6298, RFC 8985 7.
  */
 import type { TcpFlow } from './tcp-flow.ts';
 
@@ -16,6 +16,9 @@ const SLOTS = 1024;
 /** Bounds of a retransmission timeout, ms. RFC 6298 2.4 asks for a second; the guest's link is local, so that Linux's 200 ms is already cautious. */
 export const MIN_RTO = 200;
 export const MAX_RTO = 60_000;
+/** Silence before a probe, ms, at least; and how long the ACK of a single segment may be kept back by the guest (Linux and Windows: 40). */
+const MIN_PROBE = 10;
+const MAX_ACK_DELAY = 50;
 
 export class TcpTimers {
   readonly #slots: (TcpFlow | null)[] = new Array<TcpFlow | null>(SLOTS).fill(null);
@@ -111,4 +114,10 @@ export function measure(flow: TcpFlow, sample: number): void {
     flow.srtt = 0.875 * flow.srtt + 0.125 * sample;
   }
   flow.rto = Math.min(MAX_RTO, Math.max(MIN_RTO, flow.srtt + 4 * flow.rttvar));
+}
+
+/** How long a guest may be silent after what was sent last before it is probed, ms (RFC 8985 7.2). */
+export function probeAfter(flow: TcpFlow): number {
+  const single = flow.flight <= flow.mss;
+  return Math.min(flow.rto, Math.max(MIN_PROBE, 2 * flow.srtt) + (single ? MAX_ACK_DELAY : 0));
 }
