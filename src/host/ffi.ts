@@ -26,7 +26,11 @@ const SOCK_RAW_CLOEXEC = 0x80003;
 const ETH_P_ALL = 3;
 const SO_ATTACH_FILTER = 26;
 const SO_SNDBUF = 7;
+const SO_RCVBUF = 8;
 const SO_KEEPALIVE = 9;
+const SO_BUF_LOCK = 72;
+/** Of SO_BUF_LOCK: the receive buffer stays as large as it is. */
+const RECEIVE_LOCK = 2;
 const IPPROTO_TCP = 6;
 const TCP_NOTSENT_LOWAT = 25;
 const SO_SNDBUFFORCE = 32;
@@ -330,6 +334,18 @@ export function keepAlive(fd: number): void {
 /** Has the kernel keep no more than `bytes` of a TCP socket's that it has not sent yet; what is on its way is not counted. Linux only. */
 export function limitUnsent(fd: number, bytes: number): void {
   if (process.platform === 'linux' && fd >= 0) setIntOption(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, bytes);
+}
+
+/** How large a socket's receive buffer is just now, as the kernel counts it; 0 where that cannot be told. Linux only. */
+export function receiveBuffer(fd: number): number {
+  if (process.platform !== 'linux' || fd < 0) return 0;
+  const size = Buffer.alloc(4);
+  return load().getsockopt(fd, SOL_SOCKET, SO_RCVBUF, size, Uint32Array.of(size.length)) === 0 ? size.readInt32LE(0) : 0;
+}
+
+/** Has a TCP socket's receive buffer stay as large as it is, or lets the kernel tune it again. Linux 5.14 and later. */
+export function holdReceiveBuffer(fd: number, on: boolean): void {
+  if (process.platform === 'linux' && fd >= 0) setIntOption(fd, SOL_SOCKET, SO_BUF_LOCK, on ? RECEIVE_LOCK : 0);
 }
 
 /** Lets the kernel take more of a stream at once; as much as it allows an ordinary user, where we are one. Does nothing where there is no Linux. */

@@ -196,6 +196,10 @@ export class HandleStream<Owner> implements HostStream {
     if (this.#resetLater) this.#reset();
   }
 
+  get fd(): number {
+    return this.#handle.fd;
+  }
+
   write(bytes: Uint8Array): void {
     if (this.#over) return;
     if (!this.#undelayed && this.#wrote) {

@@ -13,6 +13,8 @@ import { keepAlive, limitUnsent } from '../../host/ffi.ts';
 export interface HostStream {
   /** Bytes that were written and that the kernel has not taken yet. */
   readonly queued: number;
+  /** Its descriptor; -1 where there is none. */
+  readonly fd: number;
   write(bytes: Uint8Array): void;
   /** Has the kernel find out when the peer is gone. Those from outside have it from their listener. */
   keepAlive(): void;
@@ -121,6 +123,10 @@ export class NetStream<Owner> implements HostStream {
     return this.#socket.writableLength;
   }
 
+  get fd(): number {
+    return (this.#socket as SocketWithin)._handle?.fd ?? -1;
+  }
+
   write(bytes: Uint8Array): void {
     if (this.#socket.destroyed) return;
     let atOnce = false;
@@ -131,11 +137,11 @@ export class NetStream<Owner> implements HostStream {
   }
 
   keepAlive(): void {
-    keepAlive((this.#socket as SocketWithin)._handle?.fd ?? -1);
+    keepAlive(this.fd);
   }
 
   limitUnsent(bytes: number): void {
-    limitUnsent((this.#socket as SocketWithin)._handle?.fd ?? -1, bytes);
+    limitUnsent(this.fd, bytes);
   }
 
   end(): void {

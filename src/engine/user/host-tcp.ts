@@ -9,7 +9,7 @@
  * no port, the guest hears nothing, and tries again.
  *
  * Limits. Sockets that come from outside are re-wrapped, so that they too read into packet memory; one from which something has been read already is left as it is, and copied from. SO_SNDBUF and
- * SO_RCVBUF stay the kernel's: its own tuning goes further than an unprivileged process may ask for; but what it keeps unsent is bounded.
+ * SO_RCVBUF stay the kernel's: its own tuning goes further than an unprivileged process may ask for; but what it keeps unsent is bounded, and what it keeps unread (receive-buffers.ts).
  */
 import type { Socket } from 'node:net';
 import { openFilesLimit } from '../../host/process.ts';
@@ -24,6 +24,7 @@ import type { KeepAlive } from '../../net/nat/tcp-send.ts';
 import type { PacketMemory } from '../../net/packet-memory.ts';
 import { adoptStream, HandleStream, hasHandles } from './handle-stream.ts';
 import { type HostStream, NetStream, resetSocket, type StreamEvents } from './host-stream.ts';
+import { ReceiveBuffer } from './receive-buffers.ts';
 import { socketsWithin } from './socket-limit.ts';
 import { stayAwake } from './stay-awake.ts';
 
@@ -71,6 +72,7 @@ export interface TcpGatewayOptions {
 class HostSocket {
   stream: HostStream | null = null;
   readonly flow: TcpFlow;
+  readonly received: ReceiveBuffer;
   /** The chunk that the kernel writes into, or null for the shared buffer. */
   chunk: Chunk | null = null;
   /** Payload for which there was no packet memory. */
@@ -85,6 +87,7 @@ class HostSocket {
 
   constructor(flow: TcpFlow) {
     this.flow = flow;
+    this.received = new ReceiveBuffer(flow.owner);
   }
 }
 
@@ -265,6 +268,7 @@ export class TcpGateway implements TcpPath {
   /** It is over: gives back what it borrowed. */
   #letGo(h: HostSocket): void {
     h.stream = null;
+    h.received.release();
     this.#detached.delete(h);
     for (const unpin of h.unpins) unpin?.();
     h.unpins.length = 0;
@@ -298,6 +302,7 @@ export class TcpGateway implements TcpPath {
     stayAwake(bytes);
     const flow = h.flow;
     if (h.detached) return;
+    if (h.received.read(bytes)) h.received.look(h.stream?.fd ?? -1);
     const chunk = h.chunk;
     if (chunk) {
       flow.send.grow(chunk, bytes);

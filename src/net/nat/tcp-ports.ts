@@ -18,6 +18,8 @@ export class TcpPortState {
   queued = 0;
   /** Bytes of packet memory in which payload waits for the guest's acknowledgement. */
   held = 0;
+  /** Bytes of receive buffers that host sockets have from the host's kernel, as far as they were looked at. */
+  buffers = 0;
   gone = false;
 
   constructor(port: GuestPort) {

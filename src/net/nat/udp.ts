@@ -10,8 +10,13 @@
  */
 import type { GuestDatagram } from '../gateway.ts';
 
-const IDLE_MS = 300_000;
-const DNS_IDLE_MS = 30_000;
+/** Silence after which a flow is given up, ms; `dns`: one that has only asked DNS servers. */
+export interface UdpIdle {
+  general: number;
+  dns: number;
+}
+
+const IDLE: UdpIdle = { general: 300_000, dns: 30_000 };
 const MAX_FLOWS = 1024;
 const MAX_PEERS = 64;
 const DNS_PORT = 53;
@@ -39,11 +44,13 @@ export class UdpNat<P extends object> {
   readonly #open: (flow: UdpFlow<P>) => HostDatagrams | null;
   /** By card, then by guest address and port; in order of the last use. */
   readonly #flows = new Map<P, Map<number, UdpFlow<P>>>();
+  readonly #idle: UdpIdle;
   #evicted = 0;
 
   /** `open` gives a bound socket, or null when there is none to be had. */
-  constructor(open: (flow: UdpFlow<P>) => HostDatagrams | null) {
+  constructor(open: (flow: UdpFlow<P>) => HostDatagrams | null, idle = IDLE) {
     this.#open = open;
+    this.#idle = idle;
   }
 
   get size(): number {
@@ -111,7 +118,7 @@ export class UdpNat<P extends object> {
   /** Ends what was silent for too long. */
   poll(now: number): void {
     for (const [port, flows] of this.#flows) {
-      for (const e of [...flows]) if (now - e[1].lastAt >= (e[1].general ? IDLE_MS : DNS_IDLE_MS)) this.#end(flows, e);
+      for (const e of [...flows]) if (now - e[1].lastAt >= (e[1].general ? this.#idle.general : this.#idle.dns)) this.#end(flows, e);
       if (flows.size === 0) this.#flows.delete(port);
     }
   }

@@ -1,0 +1,97 @@
+/* A long cable: joins a tap of this network namespace to one of another, and carries each frame so many milliseconds later, as the queue discipline netem does where the kernel has it.
+ *
+ *   delay TAP OTHER-NAMESPACE TAP MILLISECONDS
+ *
+ * Makes both taps. Says "ready" when they are there. Frames wait in a ring for each direction; one that finds its ring full is dropped. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <linux/if.h>
+#include <linux/if_tun.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { FRAMES = 1 << 16, FRAME = 1514 };
+
+struct way {
+  int from, to;
+  unsigned head, tail;
+  struct {
+    uint64_t due;
+    uint16_t length;
+    uint8_t bytes[FRAME];
+  } *ring;
+};
+
+static void die(const char *what) {
+  perror(what);
+  exit(1);
+}
+
+static int open_tap(const char *name) {
+  struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI};
+  int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK);
+  if (fd < 0) die("/dev/net/tun");
+  snprintf(request.ifr_name, IFNAMSIZ, "%s", name);
+  if (ioctl(fd, TUNSETIFF, &request) < 0) die(name);
+  return fd;
+}
+
+static uint64_t now_us(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (uint64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+static void take(struct way *w, uint64_t delay) {
+  uint64_t due = now_us() + delay;
+  uint8_t spare[FRAME];
+  for (int i = 0; i < 256; i++) {
+    int full = w->head - w->tail == FRAMES;
+    uint8_t *at = full ? spare : w->ring[w->head % FRAMES].bytes;
+    ssize_t n = read(w->from, at, FRAME);
+    if (n <= 0) return;
+    if (full) continue;
+    w->ring[w->head % FRAMES].due = due;
+    w->ring[w->head++ % FRAMES].length = n;
+  }
+}
+
+static void give(struct way *w) {
+  uint64_t now = now_us();
+  for (; w->tail != w->head && w->ring[w->tail % FRAMES].due <= now; w->tail++)
+    if (write(w->to, w->ring[w->tail % FRAMES].bytes, w->ring[w->tail % FRAMES].length) < 0) continue;
+}
+
+int main(int argc, char **argv) {
+  if (argc != 5) return 2;
+  struct way ways[2];
+  char path[128];
+  uint64_t delay = strtoull(argv[4], NULL, 10) * 1000;
+  ways[0].from = ways[1].to = open_tap(argv[1]);
+  snprintf(path, sizeof path, "/run/netns/%s", argv[2]);
+  int other = open(path, O_RDONLY);
+  if (other < 0 || setns(other, CLONE_NEWNET) < 0) die(path);
+  ways[1].from = ways[0].to = open_tap(argv[3]);
+  for (int i = 0; i < 2; i++) {
+    ways[i].head = ways[i].tail = 0;
+    if (!(ways[i].ring = calloc(FRAMES, sizeof *ways[i].ring))) die("memory");
+  }
+  puts("ready");
+  fflush(stdout);
+  struct pollfd p[2] = {{.fd = ways[0].from, .events = POLLIN}, {.fd = ways[1].from, .events = POLLIN}};
+  for (;;) {
+    int waiting = ways[0].head != ways[0].tail || ways[1].head != ways[1].tail;
+    poll(p, 2, waiting ? 1 : -1);
+    for (int i = 0; i < 2; i++) {
+      take(&ways[i], delay);
+      give(&ways[i]);
+    }
+  }
+}
