@@ -29,6 +29,8 @@ export abstract class RulePort {
 
   /** A client by TCP, paused. */
   protected abstract onClient(client: Socket): void;
+  /** The TCP port is open. */
+  protected onListening(_server: Server): void {}
   protected abstract onDatagram(bytes: Buffer, from: RemoteInfo): void;
   /** Ends all flows of the rule. */
   abstract cutFlows(): void;
@@ -83,7 +85,10 @@ export abstract class RulePort {
       server.close();
       this.#failed(e);
     });
-    server.listen({ host: formatIpv4(this.rule.hostIp), port: this.rule.hostPort, backlog: 1024, exclusive: true }, () => this.#set(true, ''));
+    server.listen({ host: formatIpv4(this.rule.hostIp), port: this.rule.hostPort, backlog: 1024, exclusive: true }, () => {
+      this.onListening(server);
+      this.#set(true, '');
+    });
   }
 
   #openUdp(): void {

@@ -7,13 +7,14 @@
  * number (127.0.0.1 and 127.0.0.2) cannot both be led to one guest port by TCP.
  */
 import type { RemoteInfo } from 'node:dgram';
-import type { Socket } from 'node:net';
+import type { Server, Socket } from 'node:net';
 import type { GuestDatagram } from '../../net/gateway.ts';
-import type { TcpFlowRef, TcpPath } from '../../net/nat/tcp-path.ts';
+import type { ClientHandle, TcpFlowRef, TcpPath } from '../../net/nat/tcp-path.ts';
 import type { PacketWriter } from '../../net/packet-writer.ts';
 import { parseIpv4 } from '../../wire/address.ts';
 import type { DesiredRule } from '../engine.ts';
 import { RulePort } from '../rule-port.ts';
+import { takeClients } from './handle-stream.ts';
 import { isLoopback } from './host-addresses.ts';
 import type { Port } from './port.ts';
 
@@ -55,15 +56,25 @@ export class ForwardRule extends RulePort {
     this.#clients.clear();
   }
 
+  protected override onListening(server: Server): void {
+    takeClients(server, (client, address, port) => {
+      if (!this.#begin(client, address, port)) client.reset();
+    });
+  }
+
+  /** Where clients are not taken as handles. */
   protected override onClient(client: Socket): void {
+    if (!this.#begin(client, client.remoteAddress ?? '', client.remotePort ?? 0)) client.resetAndDestroy();
+  }
+
+  /** False when there is nobody to take it, or there are too many. */
+  #begin(client: Socket | ClientHandle, address: string, port: number): boolean {
     const target = this.#context.target();
-    const source = this.#seenAs(client.remoteAddress ?? '');
+    const source = this.#seenAs(address);
     if (this.#flows.size >= MAX_TCP) this.#flows = new Set([...this.#flows].filter((f) => !f.ended));
-    if (!target || source === null || this.#flows.size >= MAX_TCP) {
-      client.resetAndDestroy();
-      return;
-    }
-    this.#flows.add(this.#context.tcp.accept(target.port, target.ip, this.rule.guestPort, source, client.remotePort ?? 0, client));
+    if (!target || source === null || this.#flows.size >= MAX_TCP) return false;
+    this.#flows.add(this.#context.tcp.accept(target.port, target.ip, this.rule.guestPort, source, port, client));
+    return true;
   }
 
   protected override onDatagram(bytes: Buffer, from: RemoteInfo): void {

@@ -3,14 +3,16 @@
  *
  * Theory of operation. Half of what a new connection cost was node:net's: stream states, listeners, ticks, options. A handle is a C++ object around libuv's stream, whose methods give error numbers, and whose answers come to functions that
  * all handles share. What a call tells beside its result (bytes read, whether a write was finished at once) stands in one array that all streams use. A request object is used up only by what is not finished at once, so one serves many writes.
+ * Clients of a server are taken as handles, before node:net makes sockets of them.
  * A FIN that would be followed by a close is left to the close; small segments are not held back (TCP_NODELAY) from the second write on, as the first is never held back.
  *
  * Limits. The binding is inside Node, and deprecated in its documentation (DEP0111): it is used in those releases of Node for which the tests were run (`RELEASES`), and only when it looks as it does there; elsewhere node:net serves. docs/decisions/0014
  * has the figures and the risk. IPv4 only.
  */
-import type { Socket } from 'node:net';
+import type { Server, Socket } from 'node:net';
 import { getSystemErrorName } from 'node:util';
 import { keepAlive, limitUnsent } from '../../host/ffi.ts';
+import type { ClientHandle } from '../../net/nat/tcp-path.ts';
 import { type HostStream, isFresh, NetStream, type StreamEvents, takeHandle } from './host-stream.ts';
 
 /** Major releases of Node whose handles are known to behave as is expected here. */
@@ -28,9 +30,17 @@ interface Handle {
   writeBuffer(request: Request, bytes: Uint8Array): number;
   shutdown(request: Request): number;
   setNoDelay(on: boolean): number;
+  getpeername(into: { address?: string; port?: number }): number;
   /** Pipes have none. */
   reset?(): number;
   close(): void;
+}
+
+/** What a listening socket is made of. */
+interface ListenHandle {
+  onconnection: (this: ListenHandle, status: number, client: Handle) => void;
+  readonly fd: number;
+  setNoDelay(on: boolean): number;
 }
 
 interface Request {
@@ -49,7 +59,7 @@ interface Binding {
   kLastWriteWasAsync: number;
 }
 
-const METHODS = ['connect', 'readStart', 'readStop', 'useUserBuffer', 'writeBuffer', 'shutdown', 'setNoDelay', 'reset', 'close'] as const;
+const METHODS = ['connect', 'readStart', 'readStop', 'useUserBuffer', 'writeBuffer', 'shutdown', 'setNoDelay', 'getpeername', 'reset', 'close'] as const;
 /** `TCP`'s argument: a socket, not a server. */
 const SOCKET = 0;
 /** libuv's number for the end of a stream, the same on all systems. */
@@ -131,14 +141,14 @@ export class HandleStream<Owner> implements HostStream {
     request.oncomplete = onConnect;
     const error = handle.connect(request, host, port);
     if (error !== 0) process.nextTick(() => stream.#fail(error));
+    // at once: libuv then asks the kernel for both events in one call, and does not try in vain to add the socket anew when it is connected
+    else stream.#begin();
     return stream;
   }
 
-  /** A handle that was taken out of a socket from outside. */
+  /** A handle that was taken out of a socket from outside, or that `takeClients` gave. */
   static adopt<Owner>(owner: Owner, events: StreamEvents<Owner>, handle: object): HostStream {
     const h = handle as Handle;
-    // pipes have no such thing
-    h.setNoDelay?.(true);
     const stream = new HandleStream(h, owner, events, true);
     stream.#begin();
     return stream;
@@ -157,7 +167,6 @@ export class HandleStream<Owner> implements HostStream {
       return;
     }
     this.#connected = true;
-    this.#begin();
     this.#events.onConnect(this.#owner);
   }
 
@@ -280,5 +289,31 @@ export class HandleStream<Owner> implements HostStream {
 
 /** A stream out of a socket from outside, paused, by whatever serves it best. */
 export function adoptStream<Owner>(owner: Owner, events: StreamEvents<Owner>, given: Socket): HostStream {
-  return hasHandles && isFresh(given) ? HandleStream.adopt(owner, events, takeHandle(given)) : NetStream.adopt(owner, events, given);
+  if (!hasHandles || !isFresh(given)) return NetStream.adopt(owner, events, given);
+  const handle = takeHandle(given) as Handle;
+  // pipes have no such thing
+  handle.setNoDelay?.(true);
+  return HandleStream.adopt(owner, events, handle);
+}
+
+/**
+ * Has the clients of a listening TCP server given as handles from now on, each with its address, so that no socket is made around them only to be taken apart; what the kernel is to know of each it takes over from the
+ * server. Does nothing where there are no handles: they come as sockets then, as those do that came before.
+ */
+export function takeClients(server: Server, onClient: (client: ClientHandle, address: string, port: number) => void): void {
+  const listening = (server as Server & { _handle: Partial<ListenHandle> | null })._handle;
+  if (!hasHandles || typeof listening?.onconnection !== 'function') return;
+  const handle = listening as ListenHandle;
+  const failed = handle.onconnection;
+  handle.setNoDelay(true);
+  keepAlive(handle.fd);
+  handle.onconnection = function (status, client) {
+    if (status !== 0) {
+      failed.call(this, status, client);
+      return;
+    }
+    const from: { address?: string; port?: number } = {};
+    client.getpeername(from);
+    onClient(client as Handle & ClientHandle, from.address ?? '', from.port ?? 0);
+  };
 }

@@ -1,10 +1,11 @@
 /** Both kinds of host stream against real sockets of the loopback: what one does, the other does. */
+import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { createServer, connect as dial, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
-import { HandleStream, hasHandles } from './handle-stream.ts';
+import { HandleStream, hasHandles, takeClients } from './handle-stream.ts';
 import { type HostStream, isFresh, NetStream, type StreamEvents, takeHandle } from './host-stream.ts';
 
 /** The owner of a stream, who writes down what he is told. */
@@ -220,5 +221,54 @@ describe.each(hasHandles ? (['handles', 'node:net'] as const) : (['node:net'] as
     await owner.hears('end');
     owner.stream.end();
     await owner.hears('closed');
+  });
+});
+
+describe.runIf(hasHandles)('clients as handles', () => {
+  test('come with their addresses, and carry bytes both ways when the server is closed already; one that is not wanted is reset', async () => {
+    const port = await listen();
+    const owner = new Owner();
+    const addresses: [string, number][] = [];
+    server.on('connection', () => owner.tell('a socket was made'));
+    takeClients(server, (client, address, clientPort) => {
+      addresses.push([address, clientPort]);
+      if (addresses.length > 1) return void client.reset();
+      owner.stream = HandleStream.adopt(owner, events, client);
+      owner.tell('accepted');
+    });
+    const client = dial({ port, host: '127.0.0.1', allowHalfOpen: true });
+    await owner.hears('accepted');
+    const unwanted = dial(port, '127.0.0.1');
+    expect(((await once(unwanted, 'error')) as [NodeJS.ErrnoException])[0].code).toBe('ECONNRESET');
+    expect(addresses[0]).toEqual(['127.0.0.1', client.localPort]);
+    server.close();
+    await once(server, 'close');
+    client.write('hello');
+    await owner.hears('hello');
+    owner.stream?.write(Buffer.from('you'));
+    expect(String((await once(client, 'data'))[0])).toBe('you');
+    client.end();
+    await owner.hears('end');
+    const over = once(client, 'close');
+    owner.stream?.end();
+    expect((await over)[0], 'no error').toBe(false);
+    expect(owner.said).toEqual(['accepted', 'hello', 'end', 'closed']);
+  });
+
+  test.runIf(process.platform === 'linux')('take over from their server that the kernel looks after their peers', async () => {
+    const port = await listen();
+    const taken = new Promise<Owner>((resolve) =>
+      takeClients(server, (client) => {
+        const owner = new Owner();
+        owner.stream = HandleStream.adopt(owner, events, client);
+        resolve(owner);
+      }),
+    );
+    const client = dial(port, '127.0.0.1').on('error', () => {}); // told by 'close'
+    const owner = await taken;
+    expect(execFileSync('ss', ['-Htno', `sport = :${port}`], { encoding: 'utf8' })).toContain('timer:(keepalive');
+    const over = new Promise((resolve) => client.once('close', resolve));
+    owner.stream?.reset();
+    await over;
   });
 });

@@ -11,7 +11,7 @@
  * Limits. Sockets that come from outside are re-wrapped, so that they too read into packet memory; one from which something has been read already is left as it is, and copied from. SO_SNDBUF and
  * SO_RCVBUF stay the kernel's: its own tuning goes further than an unprivileged process may ask for; but what it keeps unsent is bounded, and what it keeps unread (receive-buffers.ts).
  */
-import type { Socket } from 'node:net';
+import { Socket } from 'node:net';
 import { openFilesLimit } from '../../host/process.ts';
 import type { Kernels } from '../../net/kernels.ts';
 import { type Chunk, LARGE_CHUNK } from '../../net/nat/packet-chunks.ts';
@@ -19,7 +19,7 @@ import { type Dial, TcpDialQueue } from '../../net/nat/tcp-dial-queue.ts';
 import { Happened, type TcpFlow } from '../../net/nat/tcp-flow.ts';
 import { TcpMachine } from '../../net/nat/tcp-machine.ts';
 import type { HostSide, TcpLimits } from '../../net/nat/tcp-parts.ts';
-import type { GuestPort, ResolveTarget, TcpFlowRef, TcpPath, TcpRefusal, TellUnreachable } from '../../net/nat/tcp-path.ts';
+import type { ClientHandle, GuestPort, ResolveTarget, TcpFlowRef, TcpPath, TcpRefusal, TellUnreachable } from '../../net/nat/tcp-path.ts';
 import type { KeepAlive } from '../../net/nat/tcp-send.ts';
 import type { PacketMemory } from '../../net/packet-memory.ts';
 import { adoptStream, HandleStream, hasHandles } from './handle-stream.ts';
@@ -39,7 +39,8 @@ const WORTH_PINNING = 32 << 10;
 const MIN_READ = 16 << 10;
 /** New host sockets in one turn of the event loop: each costs 40–100 µs. */
 const DIALS_PER_TURN = 64;
-
+/** How long at most a connection goes without the kernel's keep-alive, ms, which begins after hours: most are over before, and are not asked for it. */
+const YOUNG = 10_000;
 /** No fault of the peer's. */
 const NO_SOCKET = new Set(['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM', 'EADDRNOTAVAIL']);
 
@@ -111,6 +112,9 @@ export class TcpGateway implements TcpPath {
   /** Host sockets opened in this turn of the loop, and those that wait for the next. */
   #dialled = 0;
   readonly #toDial = new TcpDialQueue();
+  /** Connected lately, and not under keep-alive yet. */
+  readonly #young = new Set<HostSocket>();
+  #growUp: NodeJS.Timeout | null = null;
   #run: GuestPort | null = null;
   #timer: NodeJS.Timeout | null = null;
   #timerAt = Number.POSITIVE_INFINITY;
@@ -162,22 +166,28 @@ export class TcpGateway implements TcpPath {
     guestPort: number,
     source: number,
     sourcePort: number,
-    socket: Socket,
+    client: Socket | ClientHandle,
     onAnswer?: (why: TcpRefusal | null) => void,
   ): TcpFlowRef {
     const flow = this.#machine.accept(port, guestIp, guestPort, source, sourcePort, performance.now());
     if (!flow) {
       onAnswer?.({ kind: 'prohibited' });
-      resetSocket(socket);
+      if (client instanceof Socket) resetSocket(client);
+      else client.reset();
       return { serial: 0, ended: true };
     }
     if (onAnswer) flow.onAnswer = onAnswer;
     const h = new HostSocket(flow);
     h.connected = true;
     flow.host = h;
-    h.stream = this.#handles ? adoptStream(h, this.#events, socket) : NetStream.adopt(h, this.#events, socket);
+    h.stream = this.#adopt(h, client);
     this.#arm();
     return flow;
+  }
+
+  #adopt(h: HostSocket, client: Socket | ClientHandle): HostStream {
+    if (!(client instanceof Socket)) return HandleStream.adopt(h, this.#events, client);
+    return this.#handles ? adoptStream(h, this.#events, client) : NetStream.adopt(h, this.#events, client);
   }
 
   cut(ref: TcpFlowRef): void {
@@ -192,8 +202,8 @@ export class TcpGateway implements TcpPath {
     this.#closed = true;
     this.#machine.close();
     for (const h of [...this.#detached]) this.#reset(h);
-    if (this.#timer) clearTimeout(this.#timer);
-    this.#timer = null;
+    for (const timer of [this.#timer, this.#growUp]) if (timer) clearTimeout(timer);
+    this.#timer = this.#growUp = null;
   }
 
   /** One real timer for all deadlines: moved when an earlier one comes up, left when they move later. */
@@ -239,9 +249,16 @@ export class TcpGateway implements TcpPath {
 
   #onConnect(h: HostSocket): void {
     h.connected = true;
-    h.stream?.keepAlive();
+    this.#young.add(h);
+    this.#growUp ??= setTimeout(() => this.#keepAlive(), YOUNG);
     this.#machine.onConnected(h.flow, performance.now());
     this.#arm();
+  }
+
+  #keepAlive(): void {
+    this.#growUp = null;
+    for (const h of this.#young) h.stream?.keepAlive();
+    this.#young.clear();
   }
 
   #onEnd(h: HostSocket): void {
@@ -269,6 +286,7 @@ export class TcpGateway implements TcpPath {
   #letGo(h: HostSocket): void {
     h.stream = null;
     h.received.release();
+    this.#young.delete(h);
     this.#detached.delete(h);
     for (const unpin of h.unpins) unpin?.();
     h.unpins.length = 0;

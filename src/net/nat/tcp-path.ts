@@ -39,6 +39,12 @@ export interface TcpFlowRef {
   readonly ended: boolean;
 }
 
+/** A client that no socket was made around, and from which nothing was read. */
+export interface ClientHandle {
+  /** RST, and it is closed. */
+  reset(): number;
+}
+
 export interface TcpPath {
   /** A framed run of IPv4/TCP frames to the gateway's MAC: unfragmented, guarded. Bytes may be changed in place, and are not needed after the call (but see `GuestPort.pinRun`). */
   onRun(port: GuestPort, start: number, end: number): void;
@@ -48,7 +54,7 @@ export interface TcpPath {
   portGone(port: GuestPort): void;
   guestAddressGone(port: GuestPort, ip: number): void;
   /**
-   * A client that came in by a forwarding rule or by `anka nc`; `source` and `sourcePort` are what the guest shall see as its peer. The socket belongs to the path from now on; accept it
+   * A client that came in by a forwarding rule or by `anka nc`; `source` and `sourcePort` are what the guest shall see as its peer. It belongs to the path from now on; accept a socket
    * with `pauseOnConnect` and `allowHalfOpen`. `onAnswer` tells once: null when the guest accepted, else why not; the client is reset then.
    */
   accept(
@@ -57,7 +63,7 @@ export interface TcpPath {
     guestPort: number,
     source: number,
     sourcePort: number,
-    socket: Socket,
+    client: Socket | ClientHandle,
     onAnswer?: (why: TcpRefusal | null) => void,
   ): TcpFlowRef;
   /** Resets both sides of it; nothing when it has ended. */
