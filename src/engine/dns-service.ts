@@ -3,7 +3,7 @@
  *
  * Theory of operation: the machine of net/dns says what to answer and whom to ask; one UDP socket per upstream, with a random source port of its own, renewed when
  * it fails. Queries by TCP that are for outside are carried by TCP as well.
- * Limits: 4096 UDP queries on their way; a TCP client may have 16 queries on one connection, 64 connections at once, ended after 10 s of silence.
+ * Limits: 4096 UDP queries on their way, to 16 upstream servers; a TCP client may have 16 queries on one connection, 64 connections at once, ended after 10 s of silence.
  */
 import { createSocket, type Socket as UdpSocket } from 'node:dgram';
 import { createConnection, type Socket } from 'node:net';
@@ -14,6 +14,7 @@ const TCP_SILENCE_MS = 10_000;
 const TCP_CLIENTS = 64;
 const TCP_QUERIES = 16;
 const UDP_QUERIES = 4096;
+const UPSTREAM_SOCKETS = 16;
 
 interface Client {
   /** Largest answer that it takes; beyond, it is told to ask by TCP. */
@@ -76,9 +77,15 @@ export class DnsService {
       if (from.port === 53 && from.address === server.split('%')[0]) this.#act(this.#dns.onAnswer(bytes, server, Date.now()));
     });
     socket.on('error', () => {
+      if (this.#upstreamSockets.get(server) !== socket) return; // closed before
       this.#upstreamSockets.delete(server);
       socket.close();
     });
+    const [oldest] = this.#upstreamSockets;
+    if (oldest && this.#upstreamSockets.size >= UPSTREAM_SOCKETS) {
+      this.#upstreamSockets.delete(oldest[0]);
+      oldest[1].close();
+    }
     this.#upstreamSockets.set(server, socket);
     return socket;
   }

@@ -4,6 +4,15 @@ import { AnkaError } from './errors.ts';
 
 const MAX_ANSWER = 65_536;
 
+function answerOf(line: string): { error?: string } | null {
+  try {
+    const value: unknown = JSON.parse(line);
+    return typeof value === 'object' ? value : null;
+  } catch {
+    return null;
+  }
+}
+
 /** Connects, asks, and waits for the answer. The socket is paused; what came behind the answer is read from it first. Throws `network`. */
 export function beginStream(path: string, request: object): Promise<Socket> {
   return new Promise((resolve, reject) => {
@@ -24,7 +33,12 @@ export function beginStream(path: string, request: object): Promise<Socket> {
       }
       socket.off('data', take).off('error', failed).off('close', ended);
       socket.pause();
-      const { error } = JSON.parse(text.toString('utf8', 0, end)) as { error?: string };
+      const answer = answerOf(text.toString('utf8', 0, end));
+      if (!answer) {
+        fail("the network's process gave no answer");
+        return;
+      }
+      const { error } = answer;
       if (error !== undefined) {
         fail(error);
         return;

@@ -1,39 +1,64 @@
 /**
  * Requests and answers as JSON lines over a stream: the control protocol of our own helper processes.
  *
- * Each request `{id, method, params}` has one answer `{id, result}` or `{id, error}`; `{event}` comes unasked. Limit: 16 MiB a line.
+ * Each request `{id, method, params}` has one answer `{id, result}` or `{id, error}`; `{event}` comes unasked. Who says anything else is hung up on: neither side trusts
+ * the other to be whole. Limit: 16 MiB a line.
  */
 import type { Duplex } from 'node:stream';
 import { AnkaError, type ErrorBody } from './errors.ts';
 
 const MAX_LINE = 16 << 20;
 
-/** Splits chunks into lines and calls back with each. Destroys the stream on a line without end. */
-export function onLines(stream: Duplex, take: (line: string) => void): void {
-  let rest = '';
+/** Splits chunks into lines and calls back with each; false, or a line without end, destroys the stream. */
+export function onLines(stream: Duplex, take: (line: string) => boolean): void {
+  let rest: string[] = [];
+  let length = 0;
   stream.setEncoding('utf8');
   stream.on('data', (chunk: string) => {
-    const lines = (rest + chunk).split('\n');
-    rest = lines.pop() ?? '';
-    if (rest.length > MAX_LINE) stream.destroy();
-    for (const l of lines) if (l !== '') take(l);
+    const lines = chunk.split('\n');
+    rest.push(lines[0] as string);
+    length += (lines[0] as string).length;
+    if (lines.length > 1) {
+      lines[0] = rest.join('');
+      rest = [lines.pop() as string];
+      length = (rest[0] as string).length;
+      for (const l of lines) if (l !== '' && !stream.destroyed && !take(l)) stream.destroy();
+    }
+    if (length > MAX_LINE) {
+      rest = [];
+      stream.destroy();
+    }
   });
+}
+
+/** The object that a line is; null when it is none. */
+function objectOf<T extends object>(line: string): Partial<T> | null {
+  try {
+    const value: unknown = JSON.parse(line);
+    return typeof value === 'object' ? (value as Partial<T> | null) : null;
+  } catch {
+    return null;
+  }
 }
 
 /** Serves one connection: every method by name. */
 export function serveLines(stream: Duplex, methods: Record<string, (params: never) => Promise<unknown>>): void {
-  onLines(stream, async (line) => {
-    const { id, method, params } = JSON.parse(line) as { id: number; method: string; params: never };
+  const serve = async ({ id, method, params }: Partial<{ id: number; method: string; params: never }>): Promise<void> => {
     let answer: unknown;
     try {
-      const run = methods[method];
+      const run = Object.hasOwn(methods, String(method)) ? methods[String(method)] : undefined;
       if (!run) throw new AnkaError('internal', `no method '${method}'`);
-      answer = { id, result: (await run(params)) ?? {} };
+      answer = { id, result: (await run(params as never)) ?? {} };
     } catch (cause) {
       const error = cause instanceof AnkaError ? cause : new AnkaError('internal', (cause as Error).message);
       answer = { id, error: error.toBody() };
     }
     if (!stream.destroyed) stream.write(`${JSON.stringify(answer)}\n`);
+  };
+  onLines(stream, (line) => {
+    const request = objectOf<{ id: number; method: string; params: never }>(line);
+    if (request) void serve(request);
+    return request !== null;
   });
 }
 
@@ -48,12 +73,17 @@ export class LineClient {
     this.#stream = stream;
     stream.on('error', () => {}); // 'close' follows
     onLines(stream, (line) => {
-      const m = JSON.parse(line) as { id?: number; result?: unknown; error?: ErrorBody; event?: string };
-      if (m.event !== undefined) return onEvent(m.event);
+      const m = objectOf<{ id: number; result: unknown; error: ErrorBody; event: string }>(line);
+      if (!m) return false;
+      if (m.event !== undefined) {
+        onEvent(m.event);
+        return true;
+      }
       const w = this.#waiting.get(m.id ?? -1);
       this.#waiting.delete(m.id ?? -1);
       if (m.error) w?.reject(AnkaError.fromBody(m.error));
       else w?.resolve(m.result);
+      return true;
     });
     this.closed = new Promise((resolve) => {
       stream.once('close', () => {

@@ -7,6 +7,7 @@
  */
 import { compileFilter } from '../../host/packet-ring.ts';
 import { beginStream } from '../../lib/begin-stream.ts';
+import { AnkaError } from '../../lib/errors.ts';
 import { passes } from '../../net/bpf.ts';
 import type { CapturedFrame } from '../../wire/pcapng.ts';
 import type { Capture, CaptureSide, DesiredNic } from '../engine.ts';
@@ -14,20 +15,21 @@ import type { StreamRequest } from './network-config.ts';
 
 const KEPT_BYTES = 4 << 20;
 const RECORD = { length: 0, time: 4, direction: 12, frame: 13 } as const;
-/** No frame of a user network is longer: 64 KiB of IP packet, and the Ethernet header with a tag. */
-const SNAP_LENGTH = 65_553;
+/** No frame of a user network is longer (port.ts): 64 KiB of IP packet, its Ethernet header, and a little room. */
+const SNAP_LENGTH = 65_600;
 
 /** Splits the stream's bytes into records, however they are cut. */
 export class RecordReader {
   #rest: Buffer = Buffer.alloc(0);
 
-  /** Frames that are whole now; copied. */
+  /** Frames that are whole now; copied. Throws `internal` on what is no record. */
   read(chunk: Buffer): CapturedFrame[] {
     const bytes = this.#rest.length === 0 ? chunk : Buffer.concat([this.#rest, chunk]);
     const frames: CapturedFrame[] = [];
     let at = 0;
     while (bytes.length - at >= RECORD.frame) {
       const length = bytes.readUInt32BE(at + RECORD.length);
+      if (length > SNAP_LENGTH) throw new AnkaError('internal', `a record of a capture claims ${length} bytes`);
       if (bytes.length - at - RECORD.frame < length) break;
       frames.push({
         time: bytes.readBigUInt64BE(at + RECORD.time) * 1000n,
@@ -57,8 +59,16 @@ export async function openCapture(path: string, nic: DesiredNic, side: CaptureSi
     closed = true;
     wake();
   };
+  const framesIn = (chunk: Buffer): CapturedFrame[] => {
+    try {
+      return reader.read(chunk);
+    } catch {
+      socket.destroy(); // a process that is not whole; the capture ends
+      return [];
+    }
+  };
   socket.on('data', (chunk: Buffer) => {
-    for (const f of reader.read(chunk)) {
+    for (const f of framesIn(chunk)) {
       if (!passes(program, f.data, f.length)) continue;
       received++;
       if (bytes + f.data.length > KEPT_BYTES) {

@@ -55,20 +55,21 @@ const line = (answer: StreamAnswer): string => `${JSON.stringify(answer)}\n`;
 function begin(socket: Socket, text: string, network: UserNetwork | null): string | null {
   let request: StreamRequest;
   try {
-    request = JSON.parse(text) as StreamRequest;
+    request = Object(JSON.parse(text)) as StreamRequest;
   } catch {
     return 'the first line is no JSON';
   }
   if (!network) return 'the network is not configured';
-  if ('dial' in request) {
+  if ('dial' in request && request.dial) {
     const { id, ip, port } = request.dial;
     const answer = (why: TcpRefusal | null): void => void socket.write(line(why === null ? { ok: true } : { error: REFUSALS[why.kind] }));
     return network.dial(id, ip, port, socket, answer) ? null : 'the VM is not on this network, or has no address yet';
   }
-  if (!('capture' in request)) return 'neither dial nor capture';
+  if (!('capture' in request && request.capture)) return 'neither dial nor capture';
   const port = network.port(request.capture.id);
   if (!port) return 'this network has no such card';
   const taps = port.taps[request.capture.side];
+  if (!(taps instanceof Set)) return 'a card has an inside and an outside';
   socket.write(line({ ok: true }));
   const tap: FrameTap = (frame, toGuest) => {
     if (socket.writableLength > MAX_BEHIND) return;
