@@ -33,6 +33,8 @@ for (const project of ['unit', 'world']) {
   const run = spawnSync(bin('vitest'), ['run', '--project', project, '--reporter=default', '--reporter=json', `--outputFile.json=${report}`], {
     cwd: root,
     stdio: 'inherit',
+    // any bytes into a port: ten million frames, or what a slow machine does in two minutes
+    env: { ANKA_FUZZ_FRAMES: '10000000', ANKA_FUZZ_SECONDS: '120', ...process.env },
   });
   if (run.status !== 0) status = run.status ?? 1;
   try {
