@@ -18,15 +18,20 @@ export interface CardTap {
 
 /** Reasons for which frames are dropped here, each with a set. */
 const REASONS = ['mac_spoof', 'ethertype'] as const;
-/** 01-80-C2-00-00-00 to 0F, which no bridge may forward (IEEE 802.1Q, 8.6.3). */
-const LINK_GROUPS = 'ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00';
+/**
+ * By their place in the frame (bit, length), as every frame of a guest passes here: for `ether saddr` nft first asks each time whether the interface is an Ethernet's, and a tap is.
+ * The source's group bit; all of the source; the first four bytes of the destination, and twelve bits after them: 01-80-C2-00-00-00 to 0F, which no bridge may forward (IEEE 802.1Q, 8.6.3).
+ */
+const GROUP_SOURCE = '@ll,55,1 1';
+const NO_SOURCE = '@ll,48,48 0';
+const LINK_GROUPS = '@ll,0,32 0x0180c200 @ll,32,12 0';
 
 export function ingressTable(taps: readonly CardTap[], drop: (reason: (typeof REASONS)[number]) => string): string {
   return `table netdev anka {
 ${REASONS.map((r) => `  set drop_${r} { type ifname; size 65535; flags dynamic; }`).join('\n')}
   chain frame {
-    ether saddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 ${drop('mac_spoof')}
-    ether saddr 00:00:00:00:00:00 ${drop('mac_spoof')}
+    ${GROUP_SOURCE} ${drop('mac_spoof')}
+    ${NO_SOURCE} ${drop('mac_spoof')}
     ${LINK_GROUPS} ${drop('ethertype')}
   }
 ${taps
