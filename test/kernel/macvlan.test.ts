@@ -38,7 +38,7 @@ describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}
     [vm1, vm2] = [1, 2].map((n) => guest(w, n)) as [Namespace, Namespace];
     e = new RemoteEngine(w, 'kernel', 'no-ebpf');
     w.outside.spawn([
-      ...['dnsmasq', '-k', '--conf-file=/dev/null', '--no-ping', '--port=0', '--interface=ext0', '--bind-interfaces', '--dhcp-range=10.9.0.100,10.9.0.200,1h'],
+      ...['dnsmasq', '-k', '--conf-file=/dev/null', '--no-ping', '--port=0', '--interface=ext0', '--bind-interfaces', '--dhcp-range=10.9.0.100,10.9.0.199,1h'],
       ...['--dhcp-option=3,10.9.0.1', '--dhcp-option=6,10.9.0.1', `--dhcp-leasefile=${leases}`, `--pid-file=${leases}.pid`, '--log-facility=/dev/null'],
     ]);
     await serve(w.outside, 8080, 'outside');

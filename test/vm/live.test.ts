@@ -143,7 +143,7 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
     const leases = join(w.dir, 'dnsmasq.leases');
     const server = w.outside.spawn([
       ...['dnsmasq', '-k', '--conf-file=/dev/null', '--pid-file=', '--no-resolv', '--user=root', '--port=0', '--interface=ext0', '--bind-interfaces'],
-      ...['--dhcp-range=10.9.0.100,10.9.0.200,1h', `--dhcp-leasefile=${leases}`, '--no-ping', '--dhcp-broadcast'],
+      ...['--dhcp-range=10.9.0.100,10.9.0.199,1h', `--dhcp-leasefile=${leases}`, '--no-ping', '--dhcp-broadcast'],
     ]);
     const facts = () => w.host.run('ip -4 -o addr show en0; ip route | grep en0; tc filter show dev en0 ingress');
     const before = facts();
