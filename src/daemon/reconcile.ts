@@ -35,6 +35,11 @@ export class Reconciler {
     return this.#again;
   }
 
+  /** When nothing is being applied, whatever became of it: what ended a moment ago has let go of its ports then. */
+  async settled(): Promise<void> {
+    await (this.#again ?? this.#running)?.catch(() => []);
+  }
+
   async #once(): Promise<EngineProblem[]> {
     const engine = await this.#ctx.engine();
     const problems = await engine.apply(desiredState(this.#ctx));
