@@ -10,6 +10,9 @@
  * Which addresses are VMs' is told exactly, by a sorted table. Frames that one of them sent pass nic_in and nic_out untouched: these are our own, on their
  * second pass, so there is no loop and no copy of a copy. Tags of VLANs stay in the frame's metadata, and go with it.
  *
+ * The interface's two are at its clsact hooks, or at those of tcx, where TC_ACT_UNSPEC, SHOT and REDIRECT are TCX_NEXT, DROP and REDIRECT by number. A function's name is the name that
+ * its program has in the kernel, by which src/engine/kernel/uplink-tcx.ts knows it as ours.
+ *
  * All is in one constant that src/engine/kernel/no-touch-object.ts writes into a copy of the object; replacing a filter replaces the table with it at once.
  *
  * Groups of the link itself (01:80:c2:00:00:0x: spanning tree, pause, LLDP) never cross: a guest cannot make a switch shut the host's port.
@@ -80,7 +83,7 @@ static __always_inline int addresses(struct __sk_buff *skb, u64 *destination, u6
 }
 
 SEC("tc/nic_in")
-int nic_in(struct __sk_buff *skb)
+int anka_nic_in(struct __sk_buff *skb)
 {
 	u64 destination, source;
 
@@ -95,7 +98,7 @@ int nic_in(struct __sk_buff *skb)
 }
 
 SEC("tc/nic_out")
-int nic_out(struct __sk_buff *skb)
+int anka_nic_out(struct __sk_buff *skb)
 {
 	u64 destination, source;
 	u32 flags;
@@ -114,7 +117,7 @@ int nic_out(struct __sk_buff *skb)
 }
 
 SEC("tc/port_in")
-int port_in(struct __sk_buff *skb)
+int anka_port_in(struct __sk_buff *skb)
 {
 	u64 destination, source;
 	u32 flags;

@@ -63,8 +63,12 @@ const MAP_SHARED = 1;
 /** bpf(2) by machine, as Node names them. */
 const SYS_BPF: Record<string, number> = { x64: 321, arm64: 280 };
 const BPF_PROG_LOAD = 5;
+const BPF_OBJ_GET_INFO_BY_FD = 15;
+const BPF_PROG_QUERY = 16;
 const BPF_PROG_TYPE_SCHED_CLS = 3;
 const BPF_ATTR_SIZE = 120;
+/** The whole of what BPF_PROG_QUERY has: the kernel writes at its end, whatever size is told. */
+const BPF_QUERY_SIZE = 64;
 /** A try takes some 50 µs. */
 const BPF_TRIES = 100;
 /** r0 = 0; exit */
@@ -91,6 +95,9 @@ interface Libc {
   view(address: unknown, length: number): ArrayBuffer;
   address(value: unknown): bigint;
   bpf(number: number, command: number, attributes: object, size: number): number;
+  bpfWords(number: number, command: number, attributes: Uint32Array, size: number): number;
+  bpfQuery(number: number, command: number, attributes: object, size: number): number;
+  bpfInfo(number: number, command: number, attributes: object, size: number): number;
   prctl(option: number, a: number, b: number, c: number, d: number): number;
   seccomp(number: number, operation: number, flags: number, program: ClassicProgram): number;
   setrlimit(resource: number, limits: BigUint64Array): number;
@@ -131,6 +138,16 @@ function load(): Libc {
     license: 'const char *',
     rest: koffi.array('uint8_t', BPF_ATTR_SIZE - 24),
   });
+  koffi.struct('anka_bpf_query', {
+    index: 'uint32_t',
+    type: 'uint32_t',
+    queryFlags: 'uint32_t',
+    attachFlags: 'uint32_t',
+    ids: 'uint32_t *',
+    count: 'uint32_t',
+    rest: koffi.array('uint8_t', BPF_QUERY_SIZE - 28),
+  });
+  koffi.struct('anka_bpf_info', { fd: 'uint32_t', size: 'uint32_t', info: 'uint8_t *' });
   libc = {
     ioctl: c.func('int ioctl(int, unsigned long, void *)'),
     getsockopt: c.func('int getsockopt(int, int, int, _Out_ uint8_t *, _Inout_ uint32_t *)'),
@@ -146,6 +163,9 @@ function load(): Libc {
     view: (address, length) => koffi.view(address, length),
     address: (value) => koffi.address(value),
     bpf: c.func('long syscall(long, int, anka_bpf_load *, uint32_t)'),
+    bpfWords: c.func('long syscall(long, int, uint32_t *, uint32_t)'),
+    bpfQuery: c.func('long syscall(long, int, anka_bpf_query *, uint32_t)'),
+    bpfInfo: c.func('long syscall(long, int, anka_bpf_info *, uint32_t)'),
     prctl: linuxOnly('int prctl(int, unsigned long, unsigned long, unsigned long, unsigned long)'),
     seccomp: c.func('long syscall(long, unsigned int, unsigned int, sock_fprog *)'),
     landlockCreate: c.func('long syscall(long, uint8_t *, size_t, uint32_t)'),
@@ -474,4 +494,30 @@ export function ebpfRefusal(): string | null {
   if (fd < 0) return `this kernel takes no eBPF from us (${getSystemErrorName(-load().errno())})`;
   closeSync(fd);
   return null;
+}
+
+/** What bpf(2) gives, or errno below zero. */
+function bpfResult(call: (c: Libc, number: number) => number): number {
+  const number = SYS_BPF[process.arch];
+  if (process.platform !== 'linux' || number === undefined) return -constants.errno.ENOSYS;
+  const result = call(load(), number);
+  return result < 0 ? -load().errno() : result;
+}
+
+/** bpf(2) with an attribute of numbers only, in words of 32 bits: what it gives (a descriptor is the caller's to close), or errno below zero. */
+export function callBpf(command: number, ...words: readonly number[]): number {
+  const attributes = Uint32Array.from(words);
+  return bpfResult((c, number) => c.bpfWords(number, command, attributes, attributes.byteLength));
+}
+
+/** Writes the ids of the programs at a hook of an interface to `ids`, in their order; what is left over stays as it was. Gives 0, or errno below zero. */
+export function queryBpf(interfaceIndex: number, attachType: number, ids: Uint32Array): number {
+  const rest = new Uint8Array(BPF_QUERY_SIZE - 28);
+  const attributes = { index: interfaceIndex, type: attachType, queryFlags: 0, attachFlags: 0, ids, count: ids.length, rest };
+  return bpfResult((c, number) => c.bpfQuery(number, BPF_PROG_QUERY, attributes, BPF_QUERY_SIZE));
+}
+
+/** Writes the beginning of what the kernel tells of a program (struct bpf_prog_info) to `info`. Gives 0, or errno below zero. */
+export function describeBpf(fd: number, info: Uint8Array): number {
+  return bpfResult((c, number) => c.bpfInfo(number, BPF_OBJ_GET_INFO_BY_FD, { fd, size: info.length, info }, 16));
 }

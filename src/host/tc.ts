@@ -12,6 +12,8 @@ export type TcDirection = 'ingress' | 'egress';
 
 export interface BpfFilter {
   direction: TcDirection;
+  /** Frames see only what is in chain 0; the rest is reached by a jump from there, if at all. */
+  chain: number;
   /** Preference: lower ones come first, 1–65535. */
   preference: number;
   /** Object file's name and section, as `x.o:[tc/name]`. */
@@ -19,10 +21,14 @@ export interface BpfFilter {
   directAction: boolean;
   /** Digest of the program's instructions, 16 hex digits. */
   tag: string;
+  /** The program's number in the kernel. */
+  id: number;
 }
 
 export interface BpfProgram {
   direction: TcDirection;
+  /** 0 when not given. */
+  chain?: number;
   preference: number;
   /** Path of the ELF object; its base name is kept by the kernel. */
   object: string;
@@ -34,8 +40,9 @@ const HANDLE = '1';
 
 interface TcFilter {
   pref: number;
+  chain?: number;
   kind: string;
-  options?: { bpf_name?: string; 'direct-action'?: boolean; prog?: { tag?: string } };
+  options?: { bpf_name?: string; 'direct-action'?: boolean; prog?: { id?: number; tag?: string } };
 }
 
 /** Makes the hooks of an interface where they are missing. */
@@ -55,16 +62,16 @@ export async function removeClsact(device: string): Promise<void> {
   if (await hasClsact(device)) await run('tc', ['qdisc', 'del', 'dev', device, 'clsact']);
 }
 
-/** Attaches a program, in place of the one that has its direction and preference. */
+/** Attaches a program, in place of the one that has its direction, chain and preference. */
 export async function replaceBpfFilter(device: string, program: BpfProgram): Promise<void> {
-  const { direction, preference, object, section } = program;
+  const { direction, chain = 0, preference, object, section } = program;
   await run('tc', [
-    ...['filter', 'replace', 'dev', device, direction, 'pref', String(preference), 'handle', HANDLE],
+    ...['filter', 'replace', 'dev', device, direction, 'chain', String(chain), 'pref', String(preference), 'handle', HANDLE],
     ...['bpf', 'direct-action', 'object-file', object, 'section', section],
   ]);
 }
 
-/** Detaches what has this direction and preference. */
+/** Detaches what has this direction and preference, of chain 0. */
 export async function removeFilter(device: string, direction: TcDirection, preference: number): Promise<void> {
   await run('tc', ['filter', 'del', 'dev', device, direction, 'pref', String(preference)]);
 }
@@ -82,10 +89,12 @@ export async function listBpfFilters(devices: readonly string[]): Promise<Map<st
       if (f.kind !== 'bpf' || !f.options) continue;
       found.get(device)?.push({
         direction,
+        chain: f.chain ?? 0,
         preference: f.pref,
         name: f.options.bpf_name ?? '',
         directAction: f.options['direct-action'] ?? false,
         tag: f.options.prog?.tag ?? '',
+        id: f.options.prog?.id ?? 0,
       });
     }
   }

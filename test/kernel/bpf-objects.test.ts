@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, test } from 'vitest';
+import { kernelHasTcx } from '../world/tcx.ts';
 import { missing } from '../world/world.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -50,10 +51,12 @@ test.skipIf(rights !== null)(
     const result = JSON.parse(execFileSync('unshare', ['-n', 'sh', '-c', script], { cwd: root, encoding: 'utf8' })) as Record<string, unknown[]>;
     const filter = (direction: string, preference: number, section: string): object => ({
       direction,
+      chain: 0,
       preference,
       name: `mac-translate.bpf.o:[tc/${section}]`,
       directAction: true,
       tag: expect.stringMatching(/^[0-9a-f]{16}$/),
+      id: expect.any(Number),
     });
     expect(result['bare']).toEqual([false, []]);
     expect(result['attached']).toEqual([filter('ingress', 1, 'from_guest'), filter('ingress', 7, 'to_guest'), filter('egress', 1, 'to_guest')]);
@@ -65,4 +68,34 @@ test.skipIf(rights !== null)(
 test.skipIf(rights !== null)(`B41: signals that come while the kernel checks a program are not taken for a refusal${rights ? ` (${rights})` : ''}`, () => {
   const result = JSON.parse(execFileSync(process.execPath, ['--import', 'tsx', 'test/world/ebpf-signals-process.ts'], { cwd: root, encoding: 'utf8' }));
   expect(result).toEqual({ refusals: [] });
+});
+
+describe.skipIf(rights !== null || !kernelHasTcx)(`programs at tcx${rights ? ` (${rights})` : kernelHasTcx ? '' : ' (needs Linux 6.6)'}`, () => {
+  const run = (...as: string[]): Record<string, unknown> => {
+    const script = `ip link add v0 type veth peer name v1 && ip link add v2 type veth peer name v3 && mount -t sysfs none /sys && mount -t bpf none /sys/fs/bpf && exec "$@"`;
+    const program = [process.execPath, '--import', 'tsx', 'test/world/tcx-hooks-process.ts', 'v0', 'v2', 'assets/bpf/no-touch-bridge.bpf.o'];
+    return JSON.parse(execFileSync('unshare', ['-n', '-m', 'sh', '-c', script, 'sh', ...as, ...program], { cwd: root, encoding: 'utf8' })) as Record<
+      string,
+      unknown
+    >;
+  };
+  const [ours, others] = [['anka_nic_in'], ['to_guest']];
+  const both = [[...others, ...ours], ['anka_nic_out']];
+
+  test('ours come behind another’s, are exchanged in place, repaired and taken away; the other’s stays', () => {
+    expect(run()).toEqual({
+      bare: [false, [[], []]],
+      first: [true, false, true, both],
+      exchanged: [true, both, [false, true]],
+      undisturbed: false,
+      doubled: [[[...others, ...ours, ...ours], ['anka_nic_out']], false, true, both],
+      taken: [[[...others, ...ours], []], true, false, true, both],
+      gone: [others, []],
+      withoutInterface: [true, false, [[], []]],
+    });
+  });
+
+  test('who may not ask for programs by their number has no tcx', () => {
+    expect(run('setpriv', '--bounding-set=-sys_admin', '--inh-caps=-sys_admin')).toEqual({ hooks: false });
+  });
 });

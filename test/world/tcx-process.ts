@@ -1,0 +1,9 @@
+/** Prints the names of the programs at the tcx hooks of the interface $2, by direction; with `detach` takes all of them away, as somebody else may. */
+import { readFileSync } from 'node:fs';
+import { detachTcx, listTcx } from '../../src/host/tcx.ts';
+
+const [, , device, detach] = process.argv as [string, string, string, string?];
+const index = Number(readFileSync(`/sys/class/net/${device}/ifindex`, 'utf8'));
+const found = { ingress: listTcx(index, 'ingress'), egress: listTcx(index, 'egress') };
+if (detach === 'detach') for (const direction of ['ingress', 'egress'] as const) for (const p of found[direction]) detachTcx(index, direction, p.id);
+console.log(JSON.stringify({ ingress: found.ingress.map((p) => p.name), egress: found.egress.map((p) => p.name) }));
