@@ -92,7 +92,8 @@ describe.skipIf(why !== null)(`the world changes meanwhile${why === null ? '' : 
     const tc = stand('tc', "'filter replace dev anka-pt'*", 1, 'ip link del "$4"');
     start();
     await e.apply(bridged());
-    await until('bridged by eBPF', () => w.host.run('tc filter show dev en0 ingress').includes('anka-ntb-'));
+    const filters = 'for d in en0 $(ip -o link | grep -o "anka-pt[0-9a-f]*" | head -1); do tc filter show dev $d ingress; done';
+    await until('bridged by eBPF', () => w.host.run(filters).includes('[tc/nic_in]'));
     await healthy();
     expect((await e.observe()).nics[0]?.limit).toBeUndefined();
     expect(tc.left()).toBe(0);

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Anka } from '../world/anka.ts';
 import { tinyGuest } from '../world/images.ts';
+import { tcxPrograms } from '../world/tcx.ts';
 import { missing, type Namespace, until, World } from '../world/world.ts';
 
 const why = missing('root', 'netns', 'tun', 'qemu');
@@ -145,7 +146,7 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
       ...['dnsmasq', '-k', '--conf-file=/dev/null', '--pid-file=', '--no-resolv', '--user=root', '--port=0', '--interface=ext0', '--bind-interfaces'],
       ...['--dhcp-range=10.9.0.100,10.9.0.199,1h', `--dhcp-leasefile=${leases}`, '--no-ping', '--dhcp-broadcast'],
     ]);
-    const facts = () => w.host.run('ip -4 -o addr show en0; ip route | grep en0; tc filter show dev en0 ingress');
+    const facts = () => w.host.run('ip -4 -o addr show en0; ip route | grep en0; tc filter show dev en0 ingress') + tcxPrograms(w.host, 'en0');
     const before = facts();
     expect(await anka.ok('modify vm1 set network-card 0 -t bridge -b en0')).toContain('vm1 is on bridge en0');
     const ip = await onNetwork('vm1', '10.9.0.1');

@@ -20,6 +20,9 @@ export const AS_ORDINARY_USER = [
 /** Runs a program as root from which the kernel takes no eBPF. */
 export const WITHOUT_EBPF = ['setpriv', '--bounding-set=-sys_admin,-bpf,-perfmon', '--inh-caps=-sys_admin,-bpf,-perfmon'];
 
+/** Runs a program as root that may load eBPF, but not ask for a program by its number, so that it has no tcx. Where a namespace has no bpf file system, `tc` mounts one, which it may not then. */
+const WITHOUT_TCX = ['sh', '-c', 'mount -t bpf bpf /sys/fs/bpf && exec setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin "$@"', 'sh'];
+
 /** Runs a program with what a user's shell may have open and in its environment, and what no helper process should get. */
 const FROM_A_SHELL = ['env', 'SECRET_OF_TEST=1', 'NODE_OPTIONS=--trace-warnings', 'bash', '-c', 'exec 9</etc/services 251</etc/services; exec "$@"', 'bash'];
 
@@ -30,7 +33,7 @@ export class RemoteEngine {
   readonly ready: Promise<void>;
 
   /** `root`: the user engine, too, is root's. `programs`: a folder that is searched first for what it runs. */
-  constructor(world: World, kind: 'kernel' | 'user', rights: 'usual' | 'no-ebpf' | 'root' = 'usual', programs = '') {
+  constructor(world: World, kind: 'kernel' | 'user', rights: 'usual' | 'no-ebpf' | 'no-tcx' | 'root' = 'usual', programs = '') {
     const ordinary = kind === 'user' && rights !== 'root';
     const run = join(world.dir, 'run');
     const state = join(world.dir, 'state');
@@ -39,7 +42,7 @@ export class RemoteEngine {
     builtMain();
     const program = [process.execPath, fileURLToPath(new URL('engine-process.mjs', import.meta.url)), kind, run, state];
     if (ordinary) for (const dir of [run, state]) chownSync(dir, ORDINARY, ORDINARY);
-    const as = ordinary ? AS_ORDINARY_USER : rights === 'no-ebpf' ? WITHOUT_EBPF : rights === 'root' ? FROM_A_SHELL : [];
+    const as = ordinary ? AS_ORDINARY_USER : { usual: [], 'no-ebpf': WITHOUT_EBPF, 'no-tcx': WITHOUT_TCX, root: FROM_A_SHELL }[rights];
     this.child = world.host.spawn([...as, ...program], programs === '' ? {} : { PATH: `${programs}:${process.env['PATH']}` });
     let ready: () => void;
     let failed: (e: Error) => void;

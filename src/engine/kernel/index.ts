@@ -470,7 +470,7 @@ class KernelEngine implements Engine {
     this.#monitors.start();
     const look = setInterval(() => void this.#enqueue(() => this.#lookAtNeighbours()), LOOK_MS);
     const safety = setInterval(() => {
-      if (Date.now() - this.#lastCheck >= SAFETY_CHECK_MS) this.#soon();
+      if (Date.now() - this.#lastCheck >= SAFETY_CHECK_MS || this.#uplinks.isDisturbed()) this.#soon();
     }, LOOK_MS);
     this.#timers = [look, safety];
     for (const t of this.#timers) t.unref();

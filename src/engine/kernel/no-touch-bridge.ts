@@ -6,6 +6,9 @@
  * groups, for IPv6 asks by group. What was changed on it is noted in a file before, so that it can be undone after a crash. What is attached is asked of the kernel:
  * a filter's name is a digest of the object, addresses included.
  *
+ * Where the kernel has tcx hooks, the interface's two programs go there, as clsact costs the host some of what it sends. `tc` loads them nevertheless: as filters of the port, in a chain
+ * that no frame comes to, where their names tell what they are, and from where they are attached by their numbers. An interface that has our filters already keeps them to its last VM.
+ *
  * Attaching and detaching are done between two looks at the host's connectivity (B19).
  *
  * Limits: an interface is known by its name, so one that is renamed is another. Large receive offload (LRO) must be off, as for any forwarding; the kernel switches it off where the
@@ -26,6 +29,7 @@ import {
   replaceBpfFilter,
   type TcDirection,
 } from '../../host/tc.ts';
+import { hasTcx } from '../../host/tcx.ts';
 import { addFilterAddress, listFilterAddresses, removeFilterAddress } from '../../host/unicast-filter.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import { parseMac } from '../../wire/address.ts';
@@ -33,6 +37,7 @@ import { objectName, objectWith, withObjectFile } from './ebpf-constant.ts';
 import { type HostGuard, lookAtHost, lostSince, restoreRoutes } from './host-connectivity.ts';
 import { GROUP, LABEL, type SegmentNames, segmentNames } from './names.ts';
 import { noTouchConstant } from './no-touch-object.ts';
+import { TCX_STORE, UplinkTcx } from './uplink-tcx.ts';
 
 /** What was changed on one interface. */
 interface Changes {
@@ -59,15 +64,18 @@ const AGAIN_MS = 100;
 interface Program {
   at: 'nic' | 'port';
   direction: TcDirection;
+  chain: number;
   section: string;
 }
 
 /** In the order of attaching: the way out first, so that no answer is lost. */
 const PROGRAMS: readonly Program[] = [
-  { at: 'port', direction: 'ingress', section: 'tc/port_in' },
-  { at: 'nic', direction: 'egress', section: 'tc/nic_out' },
-  { at: 'nic', direction: 'ingress', section: 'tc/nic_in' },
+  { at: 'port', direction: 'ingress', chain: 0, section: 'tc/port_in' },
+  { at: 'nic', direction: 'egress', chain: 0, section: 'tc/nic_out' },
+  { at: 'nic', direction: 'ingress', chain: 0, section: 'tc/nic_in' },
 ];
+/** The same, where the interface has them at tcx. */
+const PROGRAMS_FOR_TCX: readonly Program[] = PROGRAMS.map((p) => (p.at === 'nic' ? { ...p, at: 'port', chain: TCX_STORE } : p));
 
 /** The way out where the interface cannot be bridged. */
 export const cannotBridge = (uplink: string, why: string): string =>
@@ -81,6 +89,7 @@ export class NoTouchBridges {
   #log: Log;
   #changes: Record<string, Changes> | null = null;
   #guard: HostGuard;
+  #tcx = new UplinkTcx();
 
   /** `runDir` is emptied by a reboot, as the kernel is. */
   constructor(runDir: string, log: Log, guard: HostGuard) {
@@ -94,6 +103,11 @@ export class NoTouchBridges {
   known(links: readonly Link[]): string[] {
     const labelled = links.flatMap((l) => (l.alias.startsWith(`${LABEL}uplink=`) ? [l.alias.slice(LABEL.length + 7)] : []));
     return [...new Set([...labelled, ...Object.keys(this.#load())])];
+  }
+
+  /** Whether another took away what joins an interface, in a way that no monitor tells. */
+  isDisturbed(): boolean {
+    return this.#tcx.isDisturbed();
   }
 
   /** Makes the segment, without joining it to anything. */
@@ -147,25 +161,29 @@ export class NoTouchBridges {
     const wish = `${nic.index} ${vms.map((v) => v.mac).join()}`;
     this.#guard.demandUntried(uplink, wish);
     const found = await listBpfFilters([uplink, names.port]);
-    const device = (p: Program): string => (p.at === 'nic' ? uplink : names.port);
-    const at = (p: Program): BpfFilter | undefined => found.get(device(p))?.find((f) => f.direction === p.direction && f.preference === PREFERENCE);
-    const stranger = PROGRAMS.map(at).find((f) => f && !f.name.startsWith(OBJECT_PREFIX));
+    const byTcx = hasTcx(nic.index) && !found.get(uplink)?.some((f) => f.name.startsWith(OBJECT_PREFIX));
+    const wanted = byTcx ? PROGRAMS_FOR_TCX : PROGRAMS;
+    const device = (p: Pick<Program, 'at'>): string => (p.at === 'nic' ? uplink : names.port);
+    const isAt = (p: Program, f: BpfFilter): boolean => f.direction === p.direction && f.chain === p.chain && f.preference === PREFERENCE;
+    const at = (p: Program): BpfFilter | undefined => found.get(device(p))?.find((f) => isAt(p, f));
+    const stranger = wanted.map(at).find((f) => f && !f.name.startsWith(OBJECT_PREFIX));
     if (stranger)
       throw new AnkaError(
         'network',
         `${uplink} has another program's filter (${stranger.name}) where ours would be; put ${uplink} into a bridge, and name that with -b`,
       );
-    const missing = PROGRAMS.filter((p) => at(p)?.name !== `${name}:[${p.section}]`);
+    const missing = wanted.filter((p) => at(p)?.name !== `${name}:[${p.section}]`);
     const attach = async (at: Program['at']): Promise<void> => {
       const programs = missing.filter((p) => p.at === at);
       if (programs.length === 0) return;
       if (at === 'port') await ensureClsact(names.port);
       else await this.#ensureClsact(uplink, nic.index);
       await withObjectFile(this.#dir, name, object, async (path) => {
-        for (const p of programs) await replaceBpfFilter(device(p), { direction: p.direction, preference: PREFERENCE, object: path, section: p.section });
+        for (const { direction, chain, section } of programs)
+          await replaceBpfFilter(device({ at }), { direction, chain, preference: PREFERENCE, object: path, section });
       });
     };
-    const fresh = PROGRAMS.some((p) => p.at === 'nic' && !at(p));
+    const fresh = byTcx ? !this.#tcx.has(nic.index) : wanted.some((p) => p.at === 'nic' && !at(p));
     if (fresh) {
       const tried = (): Promise<string | null> =>
         attach('port').then(
@@ -182,14 +200,19 @@ export class NoTouchBridges {
       if (refusal !== null) return refusal;
     }
     const work = async (): Promise<void> => {
+      let changed = missing.length > 0;
       try {
         await this.#listen(uplink, nic, vms);
         if (!fresh) await attach('port');
         await attach('nic');
+        const now = missing.length > 0 ? await listBpfFilters([names.port]) : found;
+        if (byTcx) changed = this.#tcx.bring(nic.index, now.get(names.port) ?? []) || changed;
+        else this.#tcx.part(nic.index);
       } catch (cause) {
         throw new AnkaError('network', cannotBridge(uplink, (cause as Error).message), { cause });
       }
-      if (missing.length > 0) this.#log.info({ uplink, vms: vms.length, name }, fresh ? 'the interface is bridged' : 'the bridge is up to date');
+      const hooks = byTcx ? 'tcx' : 'clsact';
+      if (changed) this.#log.info({ uplink, vms: vms.length, name, hooks }, fresh ? 'the interface is bridged' : 'the bridge is up to date');
     };
     await (fresh ? this.#guard.during(uplink, wish, work, () => this.#part(uplink)) : work());
     return null;
@@ -241,6 +264,7 @@ export class NoTouchBridges {
     if (nic) {
       for (const f of (await listBpfFilters([uplink])).get(uplink) ?? [])
         if (f.name.startsWith(OBJECT_PREFIX)) await removeFilter(uplink, f.direction, f.preference);
+      this.#tcx.part(nic.index);
       if (changes?.index === nic.index) {
         if (changes.clsact && !(await hasFilters(uplink))) await removeClsact(uplink);
         const have = await listFilterAddresses(uplink);

@@ -135,6 +135,11 @@ export class UplinkKeeper {
     return bridge !== undefined;
   }
 
+  /** Whether there is something to mend that no monitor tells. */
+  isDisturbed(): boolean {
+    return this.#bridges.isDisturbed();
+  }
+
   /** Removes what was made for bridge type. */
   async removeAll(): Promise<string[]> {
     const removed: string[] = [];
