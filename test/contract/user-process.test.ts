@@ -128,8 +128,8 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
     const another = async (): Promise<number> => {
       const before = pidOf('shared');
       process.kill(before, 'SIGKILL');
-      await until('there is another process', () => processes().some((p) => p.line.includes('net-shared/') && p.pid !== before));
-      const pid = pidOf('shared');
+      // its command line is empty for an instant, while it puts itself behind its fence
+      const pid = await until('there is another process', () => processes().find((p) => p.line.includes('net-shared/') && p.pid !== before)?.pid);
       await until('its cable is in', async () => (await e.observe()).nics.every((n) => n.healthy));
       return pid;
     };
