@@ -222,7 +222,7 @@ export async function addCard(
     next.uplink = await chooseUplink(ctx, next, settings);
     await demandPossible(ctx, next);
   }
-  await settlePorts(ctx, next, settings, progress);
+  await settlePorts(ctx, reconciler, next, settings, progress);
   progress('putting the card in');
   const since = Date.now();
   try {

@@ -8,12 +8,13 @@ import { parseIpv4 } from '../wire/address.ts';
 import { type Context, vmName } from './context.ts';
 import { checkRuleName } from './names.ts';
 import { choosePort, demandPort, portIsFree } from './port-choice.ts';
+import type { Reconciler } from './reconcile.ts';
 import { settingValue } from './settings.ts';
 
 const base = (ctx: Context, settings: CallSettings): number => Number(settingValue(ctx.settings, 'portfwd_base', settings).value);
 
 /** Checks a request and stores the rule, its port settled. */
-export async function addRule(ctx: Context, vm: VmRow, request: RuleRequest, settings: CallSettings): Promise<RuleRow> {
+export async function addRule(ctx: Context, reconciler: Reconciler, vm: VmRow, request: RuleRequest, settings: CallSettings): Promise<RuleRow> {
   checkRuleName(request.name);
   if (!vm.hasCard) throw new AnkaError('cardNotFound', `${vm.name} has no network card; 'anka modify ${vm.name} add network-card' brings one back`);
   if (ctx.rules.of(vm.uuid).some((r) => r.name === request.name)) {
@@ -33,6 +34,7 @@ export async function addRule(ctx: Context, vm: VmRow, request: RuleRequest, set
     hostPort: request.host_port ?? 0,
     automatic: (request.host_port ?? 0) === 0,
   };
+  await reconciler.settled(); // what ended a moment ago still listens, and is no other program
   if (rule.automatic) rule.hostPort = await choosePort(ctx, rule, base(ctx, settings));
   else await demandPort(ctx, rule);
   ctx.rules.put(rule);
@@ -49,8 +51,9 @@ export function deleteRule(ctx: Context, vm: VmRow, name: string): void {
 }
 
 /** Before a start: automatic ports that somebody took are chosen anew and told; explicit ones are refused, naming who has them. */
-export async function settlePorts(ctx: Context, vm: VmRow, settings: CallSettings, progress: OnProgress): Promise<void> {
+export async function settlePorts(ctx: Context, reconciler: Reconciler, vm: VmRow, settings: CallSettings, progress: OnProgress): Promise<void> {
   if (vm.type === 'bridge' || vm.type === 'disconnected') return;
+  await reconciler.settled(); // the guest may just have powered itself off: its own listeners are no other program
   for (const rule of ctx.rules.of(vm.uuid)) {
     if (!rule.automatic) await demandPort(ctx, rule);
     else if (rule.hostPort === 0 || !(await portIsFree(rule))) {

@@ -146,8 +146,7 @@ export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, fa
     deleteCard: (ref) => vms.exclusive(ref, (vm) => removeCard(ctx, reconciler, vm)),
     addRule: (ref, request, settings) =>
       vms.exclusive(ref, async (vm) => {
-        await reconciler.settled();
-        const rule = await addRule(ctx, vm, request, settings);
+        const rule = await addRule(ctx, reconciler, vm, request, settings);
         if (ctx.machines.has(vm.uuid)) await reconciler.apply();
         return { host_port: rule.hostPort };
       }),

@@ -183,8 +183,7 @@ export class Vms {
     let vm = before;
     try {
       if (vm.hasCard) {
-        await this.#reconciler.settled(); // the guest may just have powered itself off: its own listeners are no other program
-        await settlePorts(ctx, vm, settings, progress);
+        await settlePorts(ctx, this.#reconciler, vm, settings, progress);
         const uplink = vm.type === 'bridge' ? await chooseUplink(ctx, vm, settings) : '';
         const outsideMac = drawOutsideMac(ctx, vm, settings);
         ctx.vms.update(vm.uuid, {
