@@ -477,8 +477,7 @@ export function filterSystemCalls(program: readonly BpfInstruction[]): boolean {
  * a signal is pending, and ours come at any time (a child has ended or was stopped): that is no refusal, and the load is tried again.
  */
 export function ebpfRefusal(): string | null {
-  const number = SYS_BPF[process.arch];
-  if (process.platform !== 'linux' || number === undefined) return `eBPF is not used on ${process.platform} ${process.arch}`;
+  if (process.platform !== 'linux' || SYS_BPF[process.arch] === undefined) return `eBPF is not used on ${process.platform} ${process.arch}`;
   const program = {
     type: BPF_PROG_TYPE_SCHED_CLS,
     count: BPF_NOTHING.length / 8,
@@ -486,12 +485,10 @@ export function ebpfRefusal(): string | null {
     license: 'Apache-2.0',
     rest: new Uint8Array(BPF_ATTR_SIZE - 24),
   };
-  let fd = -1;
-  for (let tries = 0; fd < 0 && tries < BPF_TRIES; tries++) {
-    fd = load().bpf(number, BPF_PROG_LOAD, program, BPF_ATTR_SIZE);
-    if (fd < 0 && load().errno() !== constants.errno.EAGAIN) break;
-  }
-  if (fd < 0) return `this kernel takes no eBPF from us (${getSystemErrorName(-load().errno())})`;
+  let fd = -constants.errno.EAGAIN;
+  for (let tries = 0; fd === -constants.errno.EAGAIN && tries < BPF_TRIES; tries++)
+    fd = bpfResult((c, number) => c.bpf(number, BPF_PROG_LOAD, program, BPF_ATTR_SIZE));
+  if (fd < 0) return `this kernel takes no eBPF from us (${getSystemErrorName(fd)})`;
   closeSync(fd);
   return null;
 }
