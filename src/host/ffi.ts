@@ -356,11 +356,21 @@ export function limitUnsent(fd: number, bytes: number): void {
   if (process.platform === 'linux' && fd >= 0) setIntOption(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, bytes);
 }
 
+/** What `getsockopt` writes an `int` to, and the length of that: receive buffers are looked at often. */
+const optionValue = Buffer.alloc(4);
+const optionLength = Uint32Array.of(4);
+
 /** How large a socket's receive buffer is just now, as the kernel counts it; 0 where that cannot be told. Linux only. */
 export function receiveBuffer(fd: number): number {
   if (process.platform !== 'linux' || fd < 0) return 0;
-  const size = Buffer.alloc(4);
-  return load().getsockopt(fd, SOL_SOCKET, SO_RCVBUF, size, Uint32Array.of(size.length)) === 0 ? size.readInt32LE(0) : 0;
+  optionLength[0] = optionValue.length;
+  return load().getsockopt(fd, SOL_SOCKET, SO_RCVBUF, optionValue, optionLength) === 0 ? optionValue.readInt32LE(0) : 0;
+}
+
+/** Gives a TCP socket a receive buffer of `bytes`, as the kernel counts them, or as much as it allows an ordinary user; it does not tune it any more. Linux only. */
+export function enlargeReceiveBuffer(fd: number, bytes: number): void {
+  // the kernel doubles what it is asked for
+  if (process.platform === 'linux' && fd >= 0) setIntOption(fd, SOL_SOCKET, SO_RCVBUF, bytes / 2);
 }
 
 /** Has a TCP socket's receive buffer stay as large as it is, or lets the kernel tune it again. Linux 5.14 and later. */

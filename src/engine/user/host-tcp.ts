@@ -320,7 +320,7 @@ export class TcpGateway implements TcpPath {
     stayAwake(bytes);
     const flow = h.flow;
     if (h.detached) return;
-    if (h.received.read(bytes)) h.received.look(h.stream?.fd ?? -1);
+    if (h.received.read(bytes) && h.stream) h.received.look(h.stream);
     const chunk = h.chunk;
     if (chunk) {
       flow.send.grow(chunk, bytes);

@@ -2,32 +2,44 @@
  * How much the host's kernel may keep of what guests do not read, in the receive buffers of their host sockets.
  *
  * Theory of operation. Linux lets a buffer grow to `tcp_rmem`'s maximum (6 or 32 MiB) once it was read fast, and a peer fills it when the guest stops. A long path needs that growth (200 ms at 200 Mbit/s: 5 MB under way), many stuck connections
- * must not have it. So a card has an account: as long as its sockets' buffers are below `SHARED` together, each grows as the kernel likes; beyond that, a buffer of at least `OWN` is held at its size (SO_BUF_LOCK), until the account is below again.
- * A buffer is looked at as its bytes come: at 64 KiB, at twice as much each time, then at each MiB; most connections never come to the first.
+ * must not have it. So a card has an account: as long as its sockets' buffers are below `SHARED` together, each grows as the kernel likes. When they come to more, all of them are held at once: at what they have (SO_BUF_LOCK), or
+ * at `OWN` where that is more (SO_RCVBUF, which locks as well, and which SO_BUF_LOCK undoes). Each is let go when it is read again and the account is below.
+ * A buffer that grows is looked at after each quarter of its size that was read, as the kernel enlarges it by what was read within a round trip; most connections never come to the first look.
  *
- * SO_RCVBUF would end the kernel's own tuning for good, at what an ordinary user may ask for; TCP_WINDOW_CLAMP is moved away by that tuning.
+ * SO_RCVBUF alone would end the kernel's own tuning for good, at what an ordinary user may ask for; TCP_WINDOW_CLAMP is moved away by that tuning.
  *
- * Limits. Between two looks a buffer may grow past the account. Linux 5.14 and later; elsewhere buffers are the kernel's alone. Read first: socket(7), tcp(7).
+ * Limits. The read before a look may let one buffer grow far: the account is exceeded by one such step. Where an ordinary user may ask for less than `OWN` (`net.core.rmem_max`), it is that. Linux 5.14 and later; elsewhere buffers
+ * are the kernel's alone. Read first: socket(7), tcp(7).
  */
-import { holdReceiveBuffer, receiveBuffer } from '../../host/ffi.ts';
+import { enlargeReceiveBuffer, holdReceiveBuffer, receiveBuffer } from '../../host/ffi.ts';
 
 /** Bytes of receive buffers of one card's sockets, and what each of them may have in any case. */
 const SHARED = 64 << 20;
 const OWN = 512 << 10;
-/** Bytes read until the first look, and between two at most. */
+/** Bytes read until the first look, and at least and at most between two. */
 const FIRST_LOOK = 64 << 10;
-const LOOK = 1 << 20;
+const LOOK_MIN = 64 << 10;
+const LOOK_MAX = 1 << 20;
+
+/** The receive buffers of one card's sockets. */
+export interface ReceiveAccount {
+  /** Bytes of all that were looked at. */
+  buffers: number;
+  /** Those of them that the kernel may enlarge. */
+  readonly growing: Set<{ hold(): void }>;
+}
 
 /** What is known of one socket's receive buffer. */
 export class ReceiveBuffer {
-  readonly #account: { buffers: number };
+  readonly #account: ReceiveAccount;
+  #socket: { readonly fd: number } | null = null;
   #read = 0;
   #lookAt = FIRST_LOOK;
   #size = 0;
   #held = false;
 
   /** `account` is the card's. */
-  constructor(account: { buffers: number }) {
+  constructor(account: ReceiveAccount) {
     this.#account = account;
   }
 
@@ -37,22 +49,44 @@ export class ReceiveBuffer {
     return this.#read >= this.#lookAt;
   }
 
-  /** `fd` is the socket's, -1 where it has none. */
-  look(fd: number): void {
-    this.#lookAt = this.#read + Math.min(LOOK, this.#read);
-    const size = receiveBuffer(fd);
-    this.#account.buffers += size - this.#size;
-    this.#size = size;
-    const hold = size >= OWN && this.#account.buffers > SHARED;
-    if (hold === this.#held) return;
-    this.#held = hold;
-    holdReceiveBuffer(fd, hold);
+  /** Counts the buffer as it is now; lets the kernel enlarge it, or holds it with all others of the card. */
+  look(socket: { readonly fd: number }): void {
+    const account = this.#account;
+    this.#socket = socket;
+    this.#count();
+    this.#lookAt = this.#read + Math.min(LOOK_MAX, Math.max(LOOK_MIN, this.#size >> 2));
+    if (account.buffers > SHARED) {
+      if (!this.#held) account.growing.add(this);
+      for (const one of account.growing) one.hold();
+    } else {
+      if (this.#held) holdReceiveBuffer(socket.fd, false);
+      this.#held = false;
+      account.growing.add(this);
+    }
+  }
+
+  /** The kernel shall not enlarge it any more, until a later look. */
+  hold(): void {
+    const fd = this.#socket?.fd ?? -1;
+    this.#held = true;
+    this.#account.growing.delete(this);
+    if (this.#size < OWN) enlargeReceiveBuffer(fd, OWN);
+    else holdReceiveBuffer(fd, true);
+    this.#count();
   }
 
   /** The socket is gone. */
   release(): void {
+    this.#account.growing.delete(this);
     this.#account.buffers -= this.#size;
     this.#size = 0;
+    this.#socket = null;
     this.#lookAt = Number.POSITIVE_INFINITY;
+  }
+
+  #count(): void {
+    const size = receiveBuffer(this.#socket?.fd ?? -1);
+    this.#account.buffers += size - this.#size;
+    this.#size = size;
   }
 }

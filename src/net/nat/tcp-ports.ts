@@ -20,6 +20,8 @@ export class TcpPortState {
   held = 0;
   /** Bytes of receive buffers that host sockets have from the host's kernel, as far as they were looked at. */
   buffers = 0;
+  /** Those of the receive buffers that the host's kernel may enlarge. */
+  readonly growing = new Set<{ hold(): void }>();
   gone = false;
 
   constructor(port: GuestPort) {
