@@ -3,7 +3,7 @@
  *
  * Theory of operation: the machine of net/dns says what to answer and whom to ask; one UDP socket per upstream, with a random source port of its own, renewed when
  * it fails. Queries by TCP that are for outside are carried by TCP as well.
- * Limits: 4096 UDP queries on their way, to 16 upstream servers; a TCP client may have 16 queries on one connection, 64 connections at once, ended after 10 s of silence.
+ * Limits: as many UDP queries on their way as the machine allows, to 16 upstream servers; a guest may have 16 connections at once, each with 16 queries, ended after 10 s of silence, and all together 1024.
  */
 import { createSocket, type Socket as UdpSocket } from 'node:dgram';
 import { createConnection, type Socket } from 'node:net';
@@ -11,9 +11,9 @@ import type { DnsForwarder } from '../net/dns.ts';
 import { parseDnsQuery, truncateDns } from '../wire/dns.ts';
 
 const TCP_SILENCE_MS = 10_000;
-const TCP_CLIENTS = 64;
+const TCP_OF_GUEST = 16;
+const TCP_CLIENTS = 1024;
 const TCP_QUERIES = 16;
-const UDP_QUERIES = 4096;
 const UPSTREAM_SOCKETS = 16;
 
 interface Client {
@@ -28,6 +28,8 @@ export class DnsService {
   #clients = new Map<string, Client>();
   #upstreamSockets = new Map<string, UdpSocket>();
   #pollTimer: NodeJS.Timeout | null = null;
+  /** Connections of each guest, and of all. */
+  readonly #tcpOfGuest = new Map<string, number>();
   #tcpClients = 0;
 
   constructor(dns: DnsForwarder, log: (o: object, m: string) => void) {
@@ -41,12 +43,12 @@ export class DnsService {
     this.#upstreamSockets.clear();
   }
 
-  /** A query by UDP. `client` names where it came from. */
-  onQuery(bytes: Uint8Array, client: string, answer: (bytes: Uint8Array) => void): void {
+  /** A query by UDP from a guest's port. */
+  onQuery(bytes: Uint8Array, guest: string, port: number, answer: (bytes: Uint8Array) => void): void {
     const q = parseDnsQuery(bytes);
-    const key = `${client}:${q?.id ?? 0}`;
+    const key = `${guest}:${port}:${q?.id ?? 0}`;
     this.#clients.set(key, { size: q?.udpSize ?? 512, answer });
-    this.#act(this.#dns.onQuery(bytes, key, Date.now()));
+    this.#act(this.#dns.onQuery(bytes, key, guest, Date.now()));
   }
 
   #act(actions: ReturnType<DnsForwarder['onQuery']>): void {
@@ -59,11 +61,10 @@ export class DnsService {
       }
       const c = this.#clients.get(a.client);
       this.#clients.delete(a.client);
-      if (!c) continue;
+      if (!c || a.kind === 'forget') continue;
       const q = a.bytes.length > c.size ? parseDnsQuery(Uint8Array.from(a.bytes, (b, i) => (i === 2 ? b & 0x7f : b))) : null;
       c.answer(a.bytes.length > c.size ? truncateDns(a.bytes, q?.end ?? 12) : a.bytes);
     }
-    if (this.#clients.size > UDP_QUERIES) this.#clients.delete(this.#clients.keys().next().value as string);
     if (this.#pollTimer) clearTimeout(this.#pollTimer);
     const at = this.#dns.pollAt();
     this.#pollTimer = at === null ? null : setTimeout(() => this.#act(this.#dns.poll(Date.now())), Math.max(1, at - Date.now()));
@@ -90,15 +91,22 @@ export class DnsService {
     return socket;
   }
 
-  /** Queries of one connection, each with two bytes of length (RFC 1035, 4.2.2). */
-  serveTcp(socket: Socket): void {
-    if (this.#tcpClients >= TCP_CLIENTS) return void socket.destroy();
+  /** Queries of one connection of a guest's, each with two bytes of length (RFC 1035, 4.2.2). */
+  serveTcp(socket: Socket, guest: string): void {
+    const others = this.#tcpOfGuest.get(guest) ?? 0;
+    if (others >= TCP_OF_GUEST || this.#tcpClients >= TCP_CLIENTS) return void socket.destroy();
+    this.#tcpOfGuest.set(guest, others + 1);
     this.#tcpClients++;
     let rest = Buffer.alloc(0);
     let asked = 0;
     socket.setTimeout(TCP_SILENCE_MS, () => socket.destroy());
     socket.on('error', () => {}); // 'close' follows
-    socket.on('close', () => this.#tcpClients--);
+    socket.on('close', () => {
+      this.#tcpClients--;
+      const left = (this.#tcpOfGuest.get(guest) ?? 1) - 1;
+      if (left > 0) this.#tcpOfGuest.set(guest, left);
+      else this.#tcpOfGuest.delete(guest);
+    });
     socket.on('data', (chunk) => {
       rest = Buffer.concat([rest, chunk]);
       while (rest.length >= 2 && rest.length >= 2 + rest.readUInt16BE(0)) {

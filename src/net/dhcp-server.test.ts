@@ -113,10 +113,10 @@ describe('the DHCP server', () => {
     const discover = message(1, MAC_A);
     const first = s.candidate(discover, 0);
     expect(first).toEqual({ ip: parseIpv4('192.168.64.2'), nic: 'a', mac: MAC_A });
-    s.probed(first?.ip as number, true, 0);
+    s.probed(first?.ip as number, 0x02_00_00_00_00_99, 0);
     const second = s.candidate(discover, 0);
     expect(formatIpv4(second?.ip as number)).toBe('192.168.64.3');
-    s.probed(second?.ip as number, false, 0);
+    s.probed(second?.ip as number, null, 0);
     expect(s.candidate(discover, 0)).toBeNull();
     expect(say(s, discover)).toBe('OFFER 192.168.64.3 to 255.255.255.255');
     expect(s.candidate(message(3, MAC_A, { requested: '192.168.64.3', server: GW }), 0)).toBeNull();
@@ -124,6 +124,34 @@ describe('the DHCP server', () => {
     expect(s.candidate(discover, 7_200_000), 'its own of before').toBeNull();
     expect(formatIpv4(s.candidate(message(3, MAC_B, { requested: '192.168.64.9' }), 0)?.ip as number), 'a memory of elsewhere').toBe('192.168.64.9');
     expect(s.candidate(message(3, MAC_B, { requested: '10.0.0.9' }), 0)).toBeNull();
+  });
+  test('a guest that declines all it is offered puts 16 addresses out of use in ten minutes, and no more', () => {
+    const s = server();
+    const declined = new Set<string>();
+    const decline = (now: number): void => {
+      const ip = /OFFER (\S+)/.exec(say(s, message(1, MAC_A), now))?.[1] ?? '';
+      expect(say(s, message(4, MAC_A, { requested: ip, server: GW }), now)).toBe('declined');
+      declined.add(ip);
+    };
+    for (let i = 0; i < 400; i++) decline(0);
+    expect(declined.size).toBe(17);
+    expect(say(s, message(1, MAC_B), 0)).toMatch(/^OFFER/);
+    for (let i = 0; i < 400; i++) decline(600_000);
+    expect(declined.size).toBeLessThanOrEqual(33);
+    expect(say(s, message(4, MAC_A, { requested: '192.168.64.200', server: GW }), 600_000), 'what it was not offered').toBe('not-ours');
+  });
+  test('a guest that answers for all addresses keeps 16 from another in ten minutes; who is no guest of ours is believed', () => {
+    const taken = (by: number): number => {
+      const s = server();
+      for (let n = 0; n < 253; n++) {
+        const c = s.candidate(message(1, MAC_B), 0);
+        if (!c) return n;
+        s.probed(c.ip, by, 0);
+      }
+      return 253;
+    };
+    expect(taken(MAC_A)).toBe(17);
+    expect(taken(0x020000000099)).toBe(253);
   });
   test('B51: a reservation wins over the lease of another, which is refused at its next request', () => {
     const s = server();

@@ -5,12 +5,14 @@
  * hardware address, which the guard keeps honest; its NIC's id is the key of the lease (B23), whatever client identifier it sends. A request that
  * names another server releases our offer. INFORM answers with the options and no address (B50). Before a message is handled, whoever drives the machine
  * asks it for a `candidate`, finds out by ARP whether anybody has it, and tells by `probed`; one that is in use is passed over.
+ * A card can put 16 addresses out of use in ten minutes, by declining what it is offered or by answering for what is to be offered to another; after that neither does anything, so that one guest cannot take them all.
  *
  * Limits: no relay agents (giaddr is ignored and such messages are dropped), no BOOTP, no options beyond those of wire/dhcpv4.
  */
 import { broadcastOf, gatewayOf, maskOf, type SubnetLike } from '../wire/address.ts';
 import { type DhcpReply, type DhcpRequest, DhcpType, emitDhcpReply, parseDhcpRequest } from '../wire/dhcpv4.ts';
 import { AddressPool } from './pool.ts';
+import { TokenBucket } from './token-bucket.ts';
 
 /** A card that is served. */
 export interface DhcpNic {
@@ -51,6 +53,9 @@ export interface DhcpAnswer {
 
 const BROADCAST = 0xffffffff;
 const PROBE_HOLDS_MS = 30_000;
+/** Addresses that a card may put out of use, in so many ms. */
+const SPOILS = 16;
+const SPOILS_MS = 600_000;
 
 export class DhcpServer {
   readonly pool: AddressPool;
@@ -62,6 +67,8 @@ export class DhcpServer {
   #exhausted = false;
   /** Addresses found free by ARP, and until when that counts; at most those of a subnet. */
   #probed = new Map<number, number>();
+  /** By NIC id. */
+  readonly #spoils = new Map<string, TokenBucket>();
 
   constructor(config: DhcpConfig) {
     this.#config = config;
@@ -81,6 +88,7 @@ export class DhcpServer {
     );
     const ids = new Set(nics.map((n) => n.id));
     for (const id of this.lastSeen.keys()) if (!ids.has(id)) this.lastSeen.delete(id);
+    for (const id of this.#spoils.keys()) if (!ids.has(id)) this.#spoils.delete(id);
   }
 
   /** What has to be probed before a message is handled; null when nothing has to. An address that the NIC had last is its own. */
@@ -96,14 +104,24 @@ export class DhcpServer {
     return { ip, nic: nic.id, mac: nic.mac };
   }
 
-  /** What the probe of an address found: somebody else has it, or nobody. */
-  probed(ip: number, inUse: boolean, now: number): void {
-    if (inUse) {
+  /** What the probe of an address found: the MAC address of who else has it, or null. */
+  probed(ip: number, user: number | null, now: number): void {
+    const card = user === null ? undefined : this.#nics.get(user);
+    if (user !== null && (!card || this.#maySpoil(card.id, now))) {
       this.pool.conflict(ip, now);
       return;
     }
     for (const [old, until] of this.#probed) if (until <= now) this.#probed.delete(old);
     this.#probed.set(ip, now + PROBE_HOLDS_MS);
+  }
+
+  #maySpoil(id: string, now: number): boolean {
+    let bucket = this.#spoils.get(id);
+    if (!bucket) {
+      bucket = new TokenBucket(SPOILS, SPOILS_MS);
+      this.#spoils.set(id, bucket);
+    }
+    return bucket.take(now);
   }
 
   onMessage(bytes: Uint8Array, now: number): DhcpAnswer | DhcpDrop {
@@ -131,7 +149,9 @@ export class DhcpServer {
         if (this.pool.lease(nic.id, now)?.ip === q.ciaddr) this.pool.release(nic.id);
         return 'released';
       case DhcpType.decline:
-        this.pool.decline(nic.id, q.requestedIp, now);
+        if (this.pool.lease(nic.id, now)?.ip !== q.requestedIp) return 'not-ours';
+        if (this.#maySpoil(nic.id, now)) this.pool.decline(nic.id, q.requestedIp, now);
+        else this.pool.release(nic.id);
         return 'declined';
       default:
         return 'unsupported';

@@ -5,7 +5,8 @@
  * query gets a fresh random id, so that an answer must match id, server and question. A server that does not answer in time, or fails, is
  * followed by the next; the one that last answered is asked first. The names NAME.anka.internal and host.anka.internal never leave the host.
  *
- * Limits: no cache (the host's resolver has one); at most 512 queries on their way per network, the oldest gives way.
+ * Limits: no cache (the host's resolver has one); at most 256 queries on their way per guest, and 32,768 per network. What is beyond is not heard, and asked again by its client, so that a guest cannot crowd out the others, nor have
+ * more asked outside than is answered there.
  */
 import { type SubnetLike, subnetContains } from '../wire/address.ts';
 import { DnsType, emitDnsAnswer, parseDnsQuery, parseReverseName, Rcode } from '../wire/dns.ts';
@@ -13,7 +14,8 @@ import { DnsType, emitDnsAnswer, parseDnsQuery, parseReverseName, Rcode } from '
 export const DNS_SUFFIX = 'anka.internal';
 const TTL_SECONDS = 5;
 const TRY_MS = 2000;
-const MAX_PENDING = 512;
+const MAX_OF_GUEST = 256;
+const MAX_PENDING = 32_768;
 
 export interface DnsConfig {
   subnet: SubnetLike;
@@ -22,10 +24,14 @@ export interface DnsConfig {
   forward: boolean;
 }
 
-/** What to do: send bytes to a client, or ask an upstream. `key` names the client's query. */
-export type DnsAction = { kind: 'answer'; client: string; bytes: Uint8Array } | { kind: 'ask'; upstream: string; bytes: Uint8Array };
+/** What to do: send bytes to a client, ask an upstream, or forget a client's query. `client` names that. */
+export type DnsAction =
+  | { kind: 'answer'; client: string; bytes: Uint8Array }
+  | { kind: 'ask'; upstream: string; bytes: Uint8Array }
+  | { kind: 'forget'; client: string };
 
 interface Pending {
+  guest: string;
   client: string;
   clientId: number;
   query: Uint8Array;
@@ -40,6 +46,8 @@ export class DnsForwarder {
   #addresses = new Map<number, string>();
   #upstreams: string[] = [];
   #pending = new Map<number, Pending>();
+  /** How many of them each guest has. */
+  #ofGuest = new Map<string, number>();
   #random: () => number;
 
   /** `random` gives 16 random bits. */
@@ -65,15 +73,15 @@ export class DnsForwarder {
     return first.done ? null : first.value.deadline;
   }
 
-  onQuery(bytes: Uint8Array, client: string, now: number): DnsAction[] {
+  /** A query of `client`'s, which is `guest`'s. */
+  onQuery(bytes: Uint8Array, client: string, guest: string, now: number): DnsAction[] {
     const own = this.ownAnswer(bytes);
     if (own) return [{ kind: 'answer', client, bytes: own }];
     const q = parseDnsQuery(bytes);
-    if (!q) return [];
-    if (this.#pending.size >= MAX_PENDING) this.#pending.delete(this.#pending.keys().next().value as number);
+    if (!q || this.#pending.size >= MAX_PENDING || (this.#ofGuest.get(guest) ?? 0) >= MAX_OF_GUEST) return [{ kind: 'forget', client }];
     let id = this.#random();
     while (this.#pending.has(id)) id = (id + 1) & 0xffff;
-    const p: Pending = { client, clientId: q.id, query: new Uint8Array(bytes), questionEnd: q.end, tried: [], deadline: 0 };
+    const p: Pending = { guest, client, clientId: q.id, query: new Uint8Array(bytes), questionEnd: q.end, tried: [], deadline: 0 };
     return this.#ask(id, p, now);
   }
 
@@ -114,7 +122,7 @@ export class DnsForwarder {
     if (!p || p.tried.at(-1) !== upstream || !sameQuestion(bytes, p)) return [];
     const rcode = bytes[3] & 15;
     if ((rcode === Rcode.servFail || rcode === Rcode.refused) && this.#upstreams.some((u) => !p.tried.includes(u))) return this.#ask(id, p, now);
-    this.#pending.delete(id);
+    this.#take(id, p);
     this.prefer(upstream);
     const answer = new Uint8Array(bytes);
     answer[0] = p.clientId >> 8;
@@ -135,16 +143,25 @@ export class DnsForwarder {
     this.#upstreams = [upstream, ...this.#upstreams.filter((u) => u !== upstream)];
   }
 
+  /** It is not on its way any more. */
+  #take(id: number, p: Pending): void {
+    if (!this.#pending.delete(id)) return;
+    const left = (this.#ofGuest.get(p.guest) ?? 1) - 1;
+    if (left > 0) this.#ofGuest.set(p.guest, left);
+    else this.#ofGuest.delete(p.guest);
+  }
+
   #ask(id: number, p: Pending, now: number): DnsAction[] {
-    this.#pending.delete(id);
+    this.#take(id, p);
     const upstream = this.#upstreams.find((u) => !p.tried.includes(u));
     if (upstream === undefined) {
       const q = parseDnsQuery(p.query);
-      return q ? [{ kind: 'answer', client: p.client, bytes: emitDnsAnswer(p.query, q, Rcode.servFail) }] : [];
+      return q ? [{ kind: 'answer', client: p.client, bytes: emitDnsAnswer(p.query, q, Rcode.servFail) }] : [{ kind: 'forget', client: p.client }];
     }
     p.tried.push(upstream);
     p.deadline = now + TRY_MS;
     this.#pending.set(id, p);
+    this.#ofGuest.set(p.guest, (this.#ofGuest.get(p.guest) ?? 0) + 1);
     const bytes = new Uint8Array(p.query);
     bytes[0] = id >> 8;
     bytes[1] = id;

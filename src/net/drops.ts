@@ -9,8 +9,10 @@ export const DROPS = [
   'nd_spoof',
   /** IPv4 that says itself which way it wants to go. */
   'source_route',
-  /** More IPv6 addresses than a card may have. */
+  /** More addresses than a card may have, or claim in a time. */
   'address_limit',
+  /** More requests for addresses or names at once than one card is served. */
+  'rate_limit',
   'ethertype',
   'isolated',
   /** Shorter than its own headers say, or with lengths that contradict each other. */

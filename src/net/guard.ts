@@ -8,7 +8,7 @@
  * (EUI-64) belong to that MAC's card from the beginning. No guest is a router or a DHCP server, or speaks to the groups of the link itself (IEEE 802.1Q, 8.6.3). The same rules and names as the kernel engine's nft rules.
  *
  * Call order: `setCards` when cards or leases have changed, `onDhcp` when a guest asked, `check` for each frame.
- * Limits: 16 claims per card, the oldest gives way; a claim is forgotten after ten minutes without ARP. 32 IPv6 addresses per card, further ones are refused;
+ * Limits: 16 claims per card, the oldest gives way, and 16 new ones in a second; a claim is forgotten after ten minutes without ARP. 32 IPv6 addresses per card, further ones are refused;
  * an address is free again after an hour of silence. A guest's ESP hides what it carries.
  */
 
@@ -20,6 +20,8 @@ import { IcmpType } from '../wire/icmp.ts';
 import { IpProtocol } from '../wire/ipv4.ts';
 import { eachLinkAddress, findUpper, Ipv6Next, type Ipv6Upper, ipv6SourceAt, isExtension, NdType, ndOptionsAt } from '../wire/ipv6.ts';
 import type { Drop } from './drops.ts';
+import { CLAIMS_MOST, CLAIMS_MS } from './service-rates.ts';
+import { TokenBucket } from './token-bucket.ts';
 
 const CLAIM_MS = 600_000;
 const MAX_CLAIMS = 16;
@@ -47,6 +49,7 @@ export class GuardedCard {
   staticSince = 0;
   /** Addresses under which it spoke ARP, and until when each is remembered. */
   readonly spoken = new Map<number, number>();
+  readonly newClaims = new TokenBucket(CLAIMS_MOST, CLAIMS_MS);
   /** IPv6 addresses that it holds, the longest silent first, and until when. */
   readonly ipv6 = new Map<string, number>();
   /** The four words of the last IPv6 source that was found right, and until when that is good enough. */
@@ -184,6 +187,7 @@ export class Guard {
     }
     if (this.#owners.has(ip) || !subnetContains(this.#subnet, ip)) return 'arp_spoof';
     if (!known && this.ownerOf(ip, now)) return 'arp_spoof';
+    if (!known && !card.newClaims.take(now)) return 'address_limit';
     card.spoken.delete(ip);
     card.spoken.set(ip, now + CLAIM_MS);
     if (card.spoken.size > MAX_CLAIMS) card.spoken.delete(card.spoken.keys().next().value as number);

@@ -17,6 +17,7 @@
  * Limits: nft 1.0.6 garbles concatenated maps in its JSON, so these are only ever written.
  */
 import { createHash } from 'node:crypto';
+import { CLAIMS_MOST, CLAIMS_MS, DHCP_MOST, DHCP_MS, NAMES_MOST, NAMES_MS } from '../../net/service-rates.ts';
 import { broadcastOf, formatIpv4, formatMac, formatSubnet, gatewayOf, parseMac } from '../../wire/address.ts';
 import type { DesiredNetwork, DesiredNic, DesiredRule } from '../engine.ts';
 import { BRIDGES, bridgeMac, DHCP_PORTS, DNS_PORT, PLUG_PREFIX, SEGMENT_PREFIX, TABLES, tapName } from './names.ts';
@@ -44,13 +45,15 @@ const GUARD_REASONS = [
   'ethertype',
   'isolated',
 ] as const;
-/** All reasons: with that of what is not carried from this network to there. */
-export const DROP_REASONS = [...GUARD_REASONS, 'prohibited'] as const;
+/** All reasons: with those of what is not carried from this network to there, and of what is too much for the gateway's services. */
+export const DROP_REASONS = [...GUARD_REASONS, 'prohibited', 'rate_limit'] as const;
 
 const CLAIM_TIMEOUT = '10m';
 /** Sets of the addresses of bridged guests: claimed by ARP, given by DHCP. */
 export const ADDRESS_SETS = ['seen', 'given'] as const;
 const SEEN_TIMEOUT = '1h';
+/** New addresses of one bridged card that are noted at once, and in an hour. */
+const NOTED = 32;
 
 const list = (items: readonly string[]): string => (items.length > 0 ? ` elements = { ${items.join(', ')} }` : '');
 const q = (name: string): string => `"${name}"`;
@@ -64,6 +67,8 @@ export function domainOf(nic: DesiredNic): string {
     .slice(0, 8);
 }
 
+/** A match, in a dynamic set: one key comes more often than so many times at once, and in so many ms. */
+const tooMany = (most: number, ms: number): string => `limit rate over ${(most * 1000) / ms}/second burst ${most} packets`;
 const dropAs = (reason: string, key: 'iifname' | 'ether saddr'): string => `update @drop_${reason} { ${key} counter } drop`;
 
 /** A rule is in force where there is a gateway: shared and host (B66), and a guest with an address. */
@@ -110,11 +115,14 @@ function ipTable(networks: readonly DesiredNetwork[], nics: readonly RuledNic[])
     (n) =>
       `    iifname ${q(BRIDGES[n.name])} ${n.name === 'host' ? 'fib daddr type local' : `ip daddr ${formatIpv4(gatewayOf(n.subnet))}`} meta l4proto { tcp, udp } th dport 53 redirect to :${DNS_PORT}`,
   );
-  const [prohibited, isolatedDrop] = [dropAs('prohibited', 'ether saddr'), dropAs('isolated', 'ether saddr')];
+  const [prohibited, isolatedDrop, rateLimit] = (['prohibited', 'isolated', 'rate_limit'] as const).map((reason) => dropAs(reason, 'ether saddr'));
   if (networks.length === 0) return 'table ip anka {\n}';
   return `table ip anka {
   set drop_prohibited { type ether_addr; size 65535; flags dynamic; }
   set drop_isolated { type ether_addr; size 65535; flags dynamic; }
+  set drop_rate_limit { type ether_addr; size 65535; flags dynamic; }
+  set names { type ether_addr; size 65535; flags dynamic; }
+  set dhcp { type ether_addr; size 65535; flags dynamic; }
   map forward_any { type inet_proto . inet_service : ipv4_addr . inet_service;${list(any)}; }
   map forward_one { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service;${list(one)}; }
   set forward_live { type inet_proto . inet_service . ipv4_addr . inet_service;${list(live)}; }
@@ -127,7 +135,12 @@ ${networks
     (n) => `  chain from_${n.name} {
     ip daddr 127.0.0.0/8 ${prohibited} comment "the host's loopback is its own"
     ip saddr 127.0.0.0/8 ${prohibited}
-${n.name === 'host' && shared ? `    ip daddr ${formatSubnet(shared.subnet)} ${prohibited} comment "not even the other gateway"\n` : ''}    udp dport 67 udp dport set ${DHCP_PORTS[n.name]}
+${n.name === 'host' && shared ? `    ip daddr ${formatSubnet(shared.subnet)} ${prohibited} comment "not even the other gateway"\n` : ''}    meta l4proto udp jump requests_${n.name}
+  }
+  chain requests_${n.name} {
+    udp dport 53 ip daddr ${formatIpv4(gatewayOf(n.subnet))} update @names { ether saddr ${tooMany(NAMES_MOST, NAMES_MS)} } ${rateLimit}
+    udp dport 67 update @dhcp { ether saddr ${tooMany(DHCP_MOST, DHCP_MS)} } ${rateLimit}
+    udp dport 67 udp dport set ${DHCP_PORTS[n.name]}
   }`,
   )
   .join('\n')}
@@ -271,7 +284,9 @@ function bridgeTable(networks: readonly DesiredNetwork[], nics: readonly RuledNi
     arp saddr ip 0.0.0.0 accept
     iifname . arp saddr ip @address accept
     arp saddr ip @owned ${drop('arp_spoof')}
-    arp saddr ip ${formatSubnet(n.subnet)} update @claim { iifname . arp saddr ip timeout ${CLAIM_TIMEOUT} } accept
+    arp saddr ip != ${formatSubnet(n.subnet)} ${drop('arp_spoof')}
+    iifname . arp saddr ip != @claim update @new4 { iifname ${tooMany(CLAIMS_MOST, CLAIMS_MS)} } ${drop('address_limit')}
+    update @claim { iifname . arp saddr ip timeout ${CLAIM_TIMEOUT} } accept
     ${drop('arp_spoof')}
   }`,
   );
@@ -284,6 +299,7 @@ ${GUARD_REASONS.map((r) => `  set drop_${r} { type ifname; size 65535; flags dyn
   set isolated { type ifname;${list(isolated)}; }
   set isolated_bridged { type ifname;${list(lone)}; }
   set cards { type ifname;${list(all)}; }
+  set new4 { type ifname; size 4096; flags dynamic; }
   set claim { type ifname . ipv4_addr; size 4096; flags dynamic,timeout; timeout ${CLAIM_TIMEOUT}; }
 
   set seen { type ether_addr . ipv4_addr; size 4096; flags dynamic,timeout; timeout ${SEEN_TIMEOUT}; }
@@ -319,7 +335,9 @@ ${ipv6Sets(
     meta protocol arp iifname . arp saddr ether != @mac ${drop('arp_spoof')}
     meta protocol arp arp saddr ip @host_addresses ${drop('arp_spoof')}
     ip saddr @host_addresses ${drop('ip_spoof')}
-    meta protocol arp arp saddr ip != 0.0.0.0 update @seen { ether saddr . arp saddr ip timeout ${SEEN_TIMEOUT} }
+    meta protocol arp arp saddr ip 0.0.0.0 return
+    meta protocol arp ether saddr . arp saddr ip != @seen update @new4 { iifname limit rate over ${NOTED}/hour burst ${NOTED} packets } return comment "no more is noted, and all is let through"
+    meta protocol arp update @seen { ether saddr . arp saddr ip timeout ${SEEN_TIMEOUT} }
     meta protocol ip jump no_server
   }
 ${bridges

@@ -116,7 +116,7 @@ export class ServedNetwork {
       const mac = await probeAddress(c.ip, this.config.interface);
       if (this.#closed) return;
       const inUse = mac !== null && mac !== c.mac;
-      this.dhcp.probed(c.ip, inUse, Date.now());
+      this.dhcp.probed(c.ip, inUse ? mac : null, Date.now());
       if (inUse) this.#log.warn({ network: this.config.name, ip: formatIpv4(c.ip), mac: formatMac(mac) }, 'an address of the pool is in use');
     }
     // the client asks again; all found in use until now are passed over then
@@ -142,7 +142,7 @@ export class ServedNetwork {
     const socket = createSocket({ type: 'udp4', reuseAddr: true });
     this.#dnsSocket = socket;
     socket.on('message', (bytes, from) => {
-      this.#dnsService.onQuery(bytes, `${from.address}:${from.port}`, (answer) => this.#dnsSocket?.send(answer, from.port, from.address));
+      this.#dnsService.onQuery(bytes, from.address, from.port, (answer) => this.#dnsSocket?.send(answer, from.port, from.address));
     });
     socket.on('error', (e) => {
       this.dnsListening = false;
@@ -157,7 +157,7 @@ export class ServedNetwork {
   }
 
   #openDnsTcp(): void {
-    const server = createServer((socket) => this.#dnsService.serveTcp(socket));
+    const server = createServer((socket) => this.#dnsService.serveTcp(socket, socket.remoteAddress ?? ''));
     this.#dnsServer = server;
     server.on('error', (e) => {
       this.#log.info({ network: this.config.name, error: e.message }, 'dns tcp');

@@ -9,7 +9,7 @@
  * Limits: one uplink; IPv6 stays on the switch.
  */
 import { randomBytes, randomInt } from 'node:crypto';
-import { createServer, type Server, type Socket } from 'node:net';
+import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
 import type { SocketError } from '../../host/datagram-sockets.ts';
 import { DhcpServer } from '../../net/dhcp-server.ts';
 import { DnsForwarder } from '../../net/dns.ts';
@@ -19,7 +19,9 @@ import type { GuestPort, TcpPath, TcpRefusal, TcpTarget } from '../../net/nat/tc
 import { type UdpFlow, UdpNat } from '../../net/nat/udp.ts';
 import type { PacketMemory } from '../../net/packet-memory.ts';
 import { PacketWriter } from '../../net/packet-writer.ts';
+import { DHCP_MOST, DHCP_MS, NAMES_MOST, NAMES_MS } from '../../net/service-rates.ts';
 import { Switch } from '../../net/switch.ts';
+import { TokenBucket } from '../../net/token-bucket.ts';
 import { formatIpv4, gatewayOf, subnetContains } from '../../wire/address.ts';
 import { put16 } from '../../wire/bytes.ts';
 import { DhcpType } from '../../wire/dhcpv4.ts';
@@ -48,6 +50,10 @@ interface Cable {
   nic: NetworkNic;
   port: Port;
   rules: Map<string, ForwardRule>;
+  /** Serves DNS by TCP to this card, on a port of the loopback that the TCP path connects to. */
+  names: Server;
+  /** What it may ask of the gateway. */
+  requests: { dhcp: TokenBucket; names: TokenBucket };
 }
 
 export interface NetworkOptions {
@@ -100,9 +106,6 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
   /** When a card was last asked for its address. */
   readonly #asked = new Map<string, number>();
   readonly #housekeeping: NodeJS.Timeout;
-  /** Serves DNS by TCP on a port of the loopback that the TCP path connects to. */
-  readonly #dnsServer: Server;
-  #dnsTcpPort = 0;
   #nextIndex = 0;
   #nextDialPort = 49_152;
   #wasExhausted = false;
@@ -143,10 +146,6 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
       onUnreachable: (port, why, ipHeader) => this.#machine.tellUnreachable(port as Port, ipHeader, UNREACHABLE_CODES[why.kind]),
       secret: randomBytes(32),
     });
-    this.#dnsServer = createServer((socket) => this.#dnsService.serveTcp(socket)).listen(0, '127.0.0.1', () => {
-      this.#dnsTcpPort = (this.#dnsServer.address() as { port: number }).port;
-    });
-    this.#dnsServer.on('error', (e) => o.log.warn({ error: e.message }, 'dns tcp'));
     this.#housekeeping = setInterval(() => this.#keepHouse(), HOUSEKEEPING_MS);
   }
 
@@ -158,7 +157,6 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
     this.#pings.close();
     this.#host.close();
     this.#dnsService.close();
-    this.#dnsServer.close();
   }
 
   // ---- what is wanted
@@ -196,7 +194,10 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
       this.#o.portMemory,
       this,
     );
-    const cable: Cable = { nic, port, rules: new Map() };
+    const names = createServer((socket) => this.#dnsService.serveTcp(socket, nic.id)).listen(0, '127.0.0.1');
+    names.on('error', (e) => this.#o.log.warn({ nic: nic.id, error: e.message }, 'dns tcp'));
+    const requests = { dhcp: new TokenBucket(DHCP_MOST, DHCP_MS), names: new TokenBucket(NAMES_MOST, NAMES_MS) };
+    const cable: Cable = { nic, port, rules: new Map(), names, requests };
     this.#cables.set(nic.id, cable);
     return cable;
   }
@@ -207,6 +208,7 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
     this.#cables.delete(id);
     this.#asked.delete(id);
     for (const r of c.rules.values()) r.close();
+    c.names.close();
     this.#linkGone(c.port);
     c.port.close();
   }
@@ -330,12 +332,16 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
 
   /** A guest asks by DHCP: the message is for `onMessage` of the server, the answer for this guest alone. */
   dhcpRequest(from: Port, message: Uint8Array): void {
+    if (!this.#cables.get(from.id)?.requests.dhcp.take(Date.now())) {
+      from.drops.add('rate_limit');
+      return;
+    }
     const asked = this.dhcp.lastSeen.get(from.id);
     for (let i = 0; i < MAX_PASSED_OVER; i++) {
       const c = this.dhcp.candidate(message, Date.now());
       if (!c) break;
       const owner = this.#guard.ownerOf(c.ip, Date.now());
-      this.dhcp.probed(c.ip, owner !== null && owner.id !== c.nic, Date.now());
+      this.dhcp.probed(c.ip, owner !== null && owner.id !== c.nic ? owner.mac : null, Date.now());
     }
     const answer = this.dhcp.onMessage(message, Date.now());
     if (this.dhcp.exhausted && !this.#wasExhausted) this.#o.log.warn({ network: this.#config.network.name }, 'the address pool is exhausted');
@@ -367,8 +373,9 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
 
   datagram(from: Port, d: GuestDatagram): Carried {
     if (d.destination === this.#gatewayIp && d.destinationPort === 53) {
+      if (!this.#cables.get(from.id)?.requests.names.take(Date.now())) return 'rate_limit';
       const { source, sourcePort } = d;
-      this.#dnsService.onQuery(new Uint8Array(d.payload), `${formatIpv4(source)}:${sourcePort}`, (answer) => {
+      this.#dnsService.onQuery(new Uint8Array(d.payload), from.id, sourcePort, (answer) => {
         this.#writer.udp(from, { source: this.#gatewayIp, sourcePort: 53, destination: source, destinationPort: sourcePort }, answer);
       });
       return null;
@@ -401,14 +408,13 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
     const real = this.#realAddress(from, e.destination, 'icmp', 0);
     if (typeof real === 'string') return real;
     const { source, destination } = e;
-    const sent = this.#pings.send(`${from.index} ${source} ${destination}`, real, e.message, e.ttl, {
+    return this.#pings.send(from.index, `${source} ${destination}`, real, e.message, e.ttl, {
       onReply: (_from, message) => this.#writer.icmp(from, destination, source, message),
       onLost: (error) => {
         const lost = { protocol: IpProtocol.icmp, source, destination, payload: error.payload };
         this.#machine.relayError(from, this.#tellsAs(error, destination), error, lost);
       },
     });
-    return sent ? null : 'no_ping_right';
   }
 
   /** Where a packet for `ip` really goes, or why it goes nowhere. */
@@ -434,7 +440,10 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
   }
 
   #resolveTcp(from: Port, ip: number, port: number): TcpTarget {
-    if (ip === this.#gatewayIp && port === 53) return this.#dnsTcpPort === 0 ? 'reset' : { host: '127.0.0.1', port: this.#dnsTcpPort };
+    if (ip === this.#gatewayIp && port === 53) {
+      const names = this.#cables.get(from.id)?.names.address() as AddressInfo | null | undefined;
+      return names ? { host: '127.0.0.1', port: names.port } : 'reset';
+    }
     const real = this.#realAddress(from, ip, 'tcp', port);
     if (typeof real === 'number') return { host: formatIpv4(real), port };
     from.drops.add(real);

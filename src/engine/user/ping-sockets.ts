@@ -4,16 +4,18 @@
  * Theory of operation: one socket per (card, guest address, identifier). The kernel gives it an identifier of its own; answers get the guest's back. Node takes the
  * descriptor as that of a datagram socket, which it is.
  * Errors about echoes (unreachable, time exceeded) are carried back, and the guest's time to live goes with its echo, so that traceroute works.
- * Limits: 64 sockets per network, the longest silent gives way, 30 s of silence each.
+ * Limits: 64 sockets per card, the longest silent gives way, 30 s of silence each; 64 new ones at once, and in each second.
  */
 import { createSocket, type Socket } from 'node:dgram';
 import { closeSync } from 'node:fs';
 import { noWay, openTellingSocket, readSocketErrors, type SocketError, setTimeToLive } from '../../host/datagram-sockets.ts';
+import { TokenBucket } from '../../net/token-bucket.ts';
 import { formatIpv4, parseIpv4 } from '../../wire/address.ts';
 import { fold16, get16, put16 } from '../../wire/bytes.ts';
 import { ICMP_HEADER, IcmpType, sealIcmp } from '../../wire/icmp.ts';
 
 const MAX_SOCKETS = 64;
+const NEW_SOCKETS_MS = 1000;
 const SILENCE_MS = 30_000;
 const IDENTIFIER = 4;
 
@@ -32,8 +34,16 @@ export interface EchoEvents {
   onLost(error: SocketError): void;
 }
 
+/** What one card has. */
+interface CardPings {
+  /** By guest address, destination and identifier; in order of the last use. */
+  readonly sockets: Map<string, Pinger>;
+  readonly opened: TokenBucket;
+}
+
 export class PingSockets {
-  readonly #sockets = new Map<string, Pinger>();
+  /** By the card's number. */
+  readonly #cards = new Map<number, CardPings>();
   #refused = '';
 
   /** Why the last echo to outside could not be sent; empty when it could. */
@@ -48,42 +58,57 @@ export class PingSockets {
     return 'fd' in opened;
   }
 
-  /** Sends a guest's echo request; false when there is no right to. `who` names card and address. */
-  send(who: string, destination: number, request: Uint8Array, ttl: number, events: EchoEvents): boolean {
+  /** Sends a guest's echo request, or says why not: there is no right to, or its card had too many sockets just now. `who` names the guest's address and the destination as it knows it. */
+  send(card: number, who: string, destination: number, request: Uint8Array, ttl: number, events: EchoEvents): 'no_ping_right' | 'rate_limit' | null {
     const message = Buffer.from(request);
     const identifier = get16(message, IDENTIFIER);
     const key = `${who} ${identifier}`;
-    let p = this.#sockets.get(key);
-    if (p) this.#sockets.delete(key);
+    const now = Date.now();
+    const { sockets, opened } = this.#of(card);
+    let p = sockets.get(key);
+    if (p) sockets.delete(key);
     else {
-      if (this.#sockets.size >= MAX_SOCKETS) this.#end(this.#sockets.keys().next().value as string);
-      const opened = this.#open(key, identifier, events);
-      if (!opened) return false;
-      p = opened;
+      if (!opened.take(now)) return 'rate_limit';
+      if (sockets.size >= MAX_SOCKETS) end(sockets, sockets.keys().next().value as string);
+      const pinger = this.#open(sockets, key, identifier, events);
+      if (!pinger) return 'no_ping_right';
+      p = pinger;
     }
-    p.lastAt = Date.now();
-    this.#sockets.set(key, p);
+    p.lastAt = now;
+    sockets.set(key, p);
     if (p.ttl !== ttl) setTimeToLive(p.fd, ttl);
     p.ttl = ttl;
     const { fd, socket } = p;
     socket.send(message, 1, formatIpv4(destination), (error) => {
-      if (!error || this.#sockets.get(key)?.socket !== socket || tellErrors(fd, identifier, events)) return;
+      if (!error || sockets.get(key)?.socket !== socket || tellErrors(fd, identifier, events)) return;
       const code = noWay(error);
       if (code === undefined) return;
       events.onLost({ type: IcmpType.unreachable, code, info: 0, offender: null, destination, port: 0, payload: new Uint8Array(message.subarray(0, 512)) });
     });
-    return true;
+    return null;
   }
 
   poll(now: number): void {
-    for (const [key, p] of this.#sockets) if (now - p.lastAt >= SILENCE_MS) this.#end(key);
+    for (const [card, { sockets }] of this.#cards) {
+      for (const [key, p] of sockets) if (now - p.lastAt >= SILENCE_MS) end(sockets, key);
+      if (sockets.size === 0) this.#cards.delete(card);
+    }
   }
 
   close(): void {
-    for (const key of [...this.#sockets.keys()]) this.#end(key);
+    for (const { sockets } of this.#cards.values()) for (const key of [...sockets.keys()]) end(sockets, key);
   }
 
-  #open(key: string, identifier: number, events: EchoEvents): Pinger | null {
+  #of(card: number): CardPings {
+    let pings = this.#cards.get(card);
+    if (!pings) {
+      pings = { sockets: new Map(), opened: new TokenBucket(MAX_SOCKETS, NEW_SOCKETS_MS) };
+      this.#cards.set(card, pings);
+    }
+    return pings;
+  }
+
+  #open(sockets: Map<string, Pinger>, key: string, identifier: number, events: EchoEvents): Pinger | null {
     const opened = openEcho();
     if ('error' in opened) {
       this.#refused = opened.error;
@@ -99,7 +124,7 @@ export class PingSockets {
       events.onReply(parseIpv4(from.address) ?? 0, bytes);
     });
     socket.on('error', () => {
-      if (this.#sockets.get(key)?.socket === socket && !tellErrors(fd, identifier, events)) this.#end(key);
+      if (sockets.get(key)?.socket === socket && !tellErrors(fd, identifier, events)) end(sockets, key);
     });
     try {
       socket.bind({ fd });
@@ -110,11 +135,11 @@ export class PingSockets {
     }
     return { socket, fd, ttl: 0, lastAt: 0 };
   }
+}
 
-  #end(key: string): void {
-    this.#sockets.get(key)?.socket.close();
-    this.#sockets.delete(key);
-  }
+function end(sockets: Map<string, Pinger>, key: string): void {
+  sockets.get(key)?.socket.close();
+  sockets.delete(key);
 }
 
 function openEcho(): { fd: number } | { error: string } {

@@ -8,6 +8,7 @@
  * that the kernel has not finished is pinned: the port that read it goes on in another buffer, and where too many are pinned already, bytes are copied. A receiver that falls behind holds its senders back for
  * a moment; if it is still behind after 100 ms, they go on, and what they send beyond a short queue is dropped as `queue_full` until it has caught up: so a guest that is flooded still hears the gateway
  * within milliseconds.
+ * A guest that sends more than can be handled in `TURN_MS` waits until the others had their turn: with what is left of a read, as small frames for the gateway cost some microseconds each, and with more reads.
  *
  * Limits: at most 16 buffers are pinned for host sockets of one card, 256 in all (80 MiB); a stream that is no framing (a length below 14 or above 65,600) is closed and dialled again. Out at most 1 MiB is queued.
  */
@@ -37,6 +38,9 @@ const QUEUE_SIZE = 1 << 20;
 const HIGH_WATER = 512 << 10;
 const LOW_WATER = 128 << 10;
 const DEAF_AFTER_MS = 100;
+/** Frames after which the clock is looked at, and how long one guest's are handled while others wait, ms. */
+const SLICE = 256;
+const TURN_MS = 3;
 /** Read buffers that wait for host sockets of one port, and for all of all ports. */
 const MAX_KEPT = 16;
 const MAX_PINNED = 256;
@@ -155,6 +159,8 @@ export class Port implements GuestPort, SwitchPort {
   #read: ReadBuffer;
   /** Bytes of the unfinished frame, which stand just before `#read.at`. */
   #rest = 0;
+  /** How long reads have been handled that came right after each other, ms. */
+  #busy = 0;
   /** While it dials, and then. */
   #dialling: Socket | null = null;
   #stream: HostStream | null = null;
@@ -257,30 +263,48 @@ export class Port implements GuestPort, SwitchPort {
 
   #onRead(n: number): void {
     stayAwake(n);
+    // a read that fills its buffer is followed by another in this same turn, up to 32 times
+    if (n < READ_SIZE) this.#busy = 0;
+    if (!this.#handle(this.#read.at - this.#rest, this.#read.at + n) || n < READ_SIZE) return;
+    // the guest would wait for its ACKs meanwhile
+    if (this.#flushPlanned) this.#flush();
+    if (this.#busy > TURN_MS) this.#giveWay(() => {});
+  }
+
+  /** The frames in [start, end) of what was read; true when all are done. What there is no time for follows in the next turn, before anything more is read. */
+  #handle(start: number, end: number): boolean {
     const read = this.#read;
     const b = this.#memory.mem.u8;
-    const start = read.at - this.#rest;
-    const end = read.at + n;
+    const from = performance.now();
+    const before = this.#busy;
     let p = start;
-    let frames = 0;
-    while (p + 4 <= end) {
-      const length = get32(b, p);
-      if (length < MIN_FRAME || length > MAX_FRAME) {
-        this.drops.add('malformed');
-        this.#hangUp();
-        return;
+    for (let more = true; more; ) {
+      const begin = p;
+      let frames = 0;
+      more = false;
+      while (p + 4 <= end) {
+        const length = get32(b, p);
+        if (length < MIN_FRAME || length > MAX_FRAME) {
+          this.drops.add('malformed');
+          this.#hangUp();
+          return false;
+        }
+        if (p + 4 + length > end) break;
+        more = frames === SLICE;
+        if (more) break;
+        p += 4 + length;
+        frames++;
       }
-      if (p + 4 + length > end) break;
-      p += 4 + length;
-      frames++;
-    }
-    if (frames > 0) {
+      if (frames === 0) break;
       this.counts.fromPackets += frames;
-      this.counts.fromBytes += p - start - 4 * frames;
-      if (this.#mapped || this.taps.inside.size > 0 || this.taps.outside.size > 0) this.#prepare(start, p);
-      this.#owner.onRun(this, start, p);
-      // more is waiting, which libuv reads in this same turn, up to 32 times: the guest would wait for its ACKs meanwhile
-      if (n === READ_SIZE && this.#flushPlanned) this.#flush();
+      this.counts.fromBytes += p - begin - 4 * frames;
+      if (this.#mapped || this.taps.inside.size > 0 || this.taps.outside.size > 0) this.#prepare(begin, p);
+      this.#owner.onRun(this, begin, p);
+      this.#busy = before + performance.now() - from;
+      if (!more || this.#busy < TURN_MS) continue;
+      const next = p;
+      this.#giveWay(() => this.#handle(next, end));
+      return false;
     }
     this.#rest = end - p;
     if (read.pins > 0) {
@@ -288,6 +312,19 @@ export class Port implements GuestPort, SwitchPort {
       read.left = true;
     }
     if (this.#rest > 0) b.copyWithin(this.#read.at - this.#rest, p, end);
+    return true;
+  }
+
+  /** Reads no more in this turn of the event loop, and does the rest in the next. */
+  #giveWay(rest: () => void): void {
+    const stream = this.#stream;
+    this.#hold();
+    setImmediate(() => {
+      this.#busy = 0;
+      if (stream === null || this.#stream !== stream) return;
+      rest();
+      this.#release();
+    });
   }
 
   /** Translates a run from inside to outside, and shows it to captures. */

@@ -6,9 +6,10 @@
  * is exchanged back in answers. A flow is given up after five minutes of silence, or 30 seconds when it has only asked DNS servers.
  * The machine opens and closes sockets through `open`; time is an argument; `poll` is called when `pollAt` has come.
  *
- * Limits: 1024 flows per card, the longest silent gives way; 64 peers remembered per flow, the oldest gives way.
+ * Limits: 1024 flows per card, the longest silent gives way, and 512 new ones at once and in each eighth of a second, as each costs a socket; 64 peers remembered per flow, the oldest gives way.
  */
 import type { GuestDatagram } from '../gateway.ts';
+import { TokenBucket } from '../token-bucket.ts';
 
 /** Silence after which a flow is given up, ms; `dns`: one that has only asked DNS servers. */
 export interface UdpIdle {
@@ -19,6 +20,9 @@ export interface UdpIdle {
 const IDLE: UdpIdle = { general: 300_000, dns: 30_000 };
 const MAX_FLOWS = 1024;
 const MAX_PEERS = 64;
+/** New flows of a card at once, and in so many ms. */
+const NEW_FLOWS = 512;
+const NEW_FLOWS_MS = 125;
 const DNS_PORT = 53;
 
 /** The host's side of one flow. */
@@ -40,10 +44,16 @@ export interface UdpFlow<P> {
   general: boolean;
 }
 
+/** What one card has. */
+interface CardFlows<P> {
+  /** By guest address and port; in order of the last use. */
+  readonly flows: Map<number, UdpFlow<P>>;
+  readonly opened: TokenBucket;
+}
+
 export class UdpNat<P extends object> {
   readonly #open: (flow: UdpFlow<P>) => HostDatagrams | null;
-  /** By card, then by guest address and port; in order of the last use. */
-  readonly #flows = new Map<P, Map<number, UdpFlow<P>>>();
+  readonly #cards = new Map<P, CardFlows<P>>();
   readonly #idle: UdpIdle;
   #evicted = 0;
 
@@ -55,7 +65,7 @@ export class UdpNat<P extends object> {
 
   get size(): number {
     let n = 0;
-    for (const f of this.#flows.values()) n += f.size;
+    for (const { flows } of this.#cards.values()) n += flows.size;
     return n;
   }
 
@@ -63,18 +73,20 @@ export class UdpNat<P extends object> {
     return this.#evicted;
   }
 
-  /** A guest's datagram, which really goes to `realIp`. False when no socket could be had. */
+  /** A guest's datagram, which really goes to `realIp`. False when no socket could be had, or its card had too many just now. */
   send(port: P, d: GuestDatagram, realIp: number, now: number): boolean {
     const { source: guestIp, sourcePort: guestPort, destination: ip, destinationPort: remotePort } = d;
-    let flows = this.#flows.get(port);
-    if (!flows) {
-      flows = new Map();
-      this.#flows.set(port, flows);
+    let card = this.#cards.get(port);
+    if (!card) {
+      card = { flows: new Map(), opened: new TokenBucket(NEW_FLOWS, NEW_FLOWS_MS) };
+      this.#cards.set(port, card);
     }
+    const { flows } = card;
     const key = guestIp * 65_536 + guestPort;
     let flow = flows.get(key);
     if (flow) flows.delete(key);
     else {
+      if (!card.opened.take(now)) return false;
       if (flows.size >= MAX_FLOWS) {
         this.#end(flows, flows.entries().next().value as [number, UdpFlow<P>]);
         this.#evicted++;
@@ -110,29 +122,29 @@ export class UdpNat<P extends object> {
 
   /** The socket of a flow has failed for good. */
   failed(flow: UdpFlow<P>): void {
-    const flows = this.#flows.get(flow.port);
+    const flows = this.#cards.get(flow.port)?.flows;
     const key = flow.guestIp * 65_536 + flow.guestPort;
     if (flows?.get(key) === flow) this.#end(flows, [key, flow]);
   }
 
   /** Ends what was silent for too long. */
   poll(now: number): void {
-    for (const [port, flows] of this.#flows) {
+    for (const [port, { flows }] of this.#cards) {
       for (const e of [...flows]) if (now - e[1].lastAt >= (e[1].general ? this.#idle.general : this.#idle.dns)) this.#end(flows, e);
-      if (flows.size === 0) this.#flows.delete(port);
+      if (flows.size === 0) this.#cards.delete(port);
     }
   }
 
   /** The card was unplugged, or one of its addresses is another's now. */
   forget(port: P, ip?: number): void {
-    const flows = this.#flows.get(port);
+    const flows = this.#cards.get(port)?.flows;
     if (!flows) return;
     for (const e of [...flows]) if (ip === undefined || e[1].guestIp === ip) this.#end(flows, e);
-    if (flows.size === 0) this.#flows.delete(port);
+    if (flows.size === 0) this.#cards.delete(port);
   }
 
   close(): void {
-    for (const port of [...this.#flows.keys()]) this.forget(port);
+    for (const port of [...this.#cards.keys()]) this.forget(port);
   }
 
   #end(flows: Map<number, UdpFlow<P>>, [key, flow]: [number, UdpFlow<P>]): void {
