@@ -31,7 +31,7 @@ async function readJson(what: readonly string[]): Promise<string> {
 
 /** A table's text without the elements of its dynamic sets, which packets change. */
 export function withoutDynamicElements(table: string): string {
-  return table.replaceAll(/(set (?:drop_\w+|claim|seen|given|new6|own6_\w+|held6_\w+) \{[^}]*?)\s*elements = \{[^}]*\}/g, '$1');
+  return table.replaceAll(/(set \w+ \{[^{}]*?\bflags [^\n]*\bdynamic\b[^{}]*?)\s*elements = \{[^}]*\}/g, '$1');
 }
 
 /** A pair of Ethernet and IPv4 address, and the seconds for which a set keeps it. */
