@@ -138,7 +138,7 @@ ${networks
 ${n.name === 'host' && shared ? `    ip daddr ${formatSubnet(shared.subnet)} ${prohibited} comment "not even the other gateway"\n` : ''}    meta l4proto udp jump requests_${n.name}
   }
   chain requests_${n.name} {
-    udp dport 53 ip daddr ${formatIpv4(gatewayOf(n.subnet))} update @names { ether saddr ${tooMany(NAMES_MOST, NAMES_MS)} } ${rateLimit}
+    udp dport 53${n.name === 'host' ? '' : ` ip daddr ${formatIpv4(gatewayOf(n.subnet))}`} update @names { ether saddr ${tooMany(NAMES_MOST, NAMES_MS)} } ${rateLimit}
     udp dport 67 update @dhcp { ether saddr ${tooMany(DHCP_MOST, DHCP_MS)} } ${rateLimit}
     udp dport 67 udp dport set ${DHCP_PORTS[n.name]}
   }`,
