@@ -103,6 +103,7 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
 
   test.each([
     ['1 % loss', ['loss=10000', 'seed=1']],
+    ['10 % loss', ['loss=100000', 'seed=5']],
     ['2 % reordered', ['reorder=20000', 'seed=2']],
     ['2 % twice', ['dup=20000', 'seed=3']],
     ['all of it', ['loss=3000', 'reorder=5000', 'dup=5000', 'seed=4']],
