@@ -7,21 +7,15 @@
 import { createSocket } from 'node:dgram';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { formatIpv4 } from '../wire/address.ts';
-import { run } from './exec.ts';
-import { readNeighbours } from './neighbours.ts';
+import { forgetNeighbour, readNeighbours } from './neighbours.ts';
 
 const LOOK_MS = 10;
 const DISCARD_PORT = 9;
 
-/** Makes the kernel forget whose an address was, so that it asks anew. */
-export async function forgetNeighbour(ip: number, dev: string): Promise<void> {
-  await run('ip', ['neigh', 'del', formatIpv4(ip), 'dev', dev]).catch(() => {}); // nothing was remembered: the usual case
-}
-
 /** The MAC address that answers for an address on an interface of ours, or null after `waitMs` of silence. */
 export async function probeAddress(ip: number, dev: string, waitMs = 200): Promise<number | null> {
   const text = formatIpv4(ip);
-  await forgetNeighbour(ip, dev);
+  forgetNeighbour(ip, dev);
   const socket = createSocket('udp4');
   socket.on('error', () => {}); // no route to it: nobody will answer
   socket.send('', DISCARD_PORT, text, () => {});

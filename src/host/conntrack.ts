@@ -7,7 +7,8 @@
  */
 import { closeSync } from 'node:fs';
 import type { AnkaError } from '../lib/errors.ts';
-import { ACK, ask, attribute, attributes, DUMP, message, openNetfilter, u32 } from './netfilter.ts';
+import { message, openNetfilter } from './netfilter.ts';
+import { ACK, ask, attribute, attributes, DUMP, u32 } from './netlink.ts';
 
 const CT_GET = 0x0101;
 const CT_DELETE = 0x0102;

@@ -9,6 +9,17 @@ import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { basename } from 'node:path';
 
 const SYS = '/sys/class/net';
+/** Where the files of interfaces are, for a process that may open few. */
+export const INTERFACE_FOLDERS = [SYS, '/sys/devices'];
+
+/** The kernel's number of an interface; null where there is none. */
+export function interfaceIndex(name: string): number | null {
+  try {
+    return Number(readFileSync(`${SYS}/${name}/ifindex`, 'utf8'));
+  } catch {
+    return null; // no such interface
+  }
+}
 
 /** `bridge`: the bridge to plug taps into, or null where the interface is in none. */
 export type InterfaceKind = { usable: true; bridge: string | null } | { usable: false; why: string };

@@ -50,7 +50,8 @@ const LANDLOCK_CREATE_RULESET_VERSION = 1;
 const LANDLOCK_RULE_PATH_BENEATH = 1;
 const F_SETFD = 2;
 const CAPABILITY_VERSION_3 = 0x20080522;
-const CAP_NET_BIND_SERVICE = 10;
+/** Capabilities, by number: to listen on ports below 1024, and to change the host's networking. */
+export const CAPABILITY = { bindService: 10, netAdmin: 12 } as const;
 const SOL_PACKET = 263;
 const PACKET_ADD_MEMBERSHIP = 1;
 const PACKET_RX_RING = 5;
@@ -413,10 +414,10 @@ export function receiveError(fd: number, name: Buffer, payload: Buffer, control:
 }
 
 /**
- * Root becomes an ordinary user for good, and keeps one right: to listen on ports below 1024 (capabilities(7)). Throws `internal` when the kernel refuses, as in
+ * Root becomes an ordinary user for good, and keeps these rights (capabilities(7)) of this thread's. Throws `internal` when the kernel refuses, as in
  * a container that does not have that user.
  */
-export function becomeUser(uid: number, gid: number): void {
+export function becomeUser(uid: number, gid: number, capabilities: readonly number[]): void {
   const c = load();
   try {
     c.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0);
@@ -429,7 +430,8 @@ export function becomeUser(uid: number, gid: number): void {
   const header = Buffer.alloc(8);
   header.writeUInt32LE(CAPABILITY_VERSION_3);
   const sets = Buffer.alloc(24); // effective, permitted, inheritable; low words, then high ones
-  for (const at of [0, 4]) sets.writeUInt32LE(1 << CAP_NET_BIND_SERVICE, at);
+  const kept = capabilities.reduce((bits, c) => bits | (1 << c), 0);
+  for (const at of [0, 4]) sets.writeUInt32LE(kept, at);
   if (c.capset(header, sets) < 0) throw new AnkaError('internal', `capset failed (errno ${c.errno()})`);
 }
 

@@ -1,6 +1,16 @@
-/** The kernel's ARP table, read without starting a program. */
+/** The kernel's ARP table, read and changed without starting a program. */
+import { closeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
+import type { AnkaError } from '../lib/errors.ts';
 import { parseIpv4, parseMac } from '../wire/address.ts';
+import { interfaceIndex } from './ethernet.ts';
+import { openNetlink } from './ffi.ts';
+import { ACK, AF_INET, ask, attribute, request, u32 } from './netlink.ts';
+
+const NETLINK_ROUTE = 0;
+const RTM_DELNEIGH = 29;
+const NDA_DST = 1;
+const ENOENT = 2;
 
 export interface Neighbour {
   ip: number;
@@ -23,4 +33,22 @@ export function parseArpTable(text: string): Neighbour[] {
 
 export async function readNeighbours(): Promise<Neighbour[]> {
   return parseArpTable(await readFile('/proc/net/arp', 'utf8').catch(() => ''));
+}
+
+/** Makes the kernel forget whose an address was on an interface, so that it asks anew. */
+export function forgetNeighbour(ip: number, dev: string): void {
+  const index = interfaceIndex(dev);
+  if (index === null) return;
+  const header = Buffer.alloc(12); // struct ndmsg
+  header[0] = AF_INET;
+  header.writeInt32LE(index, 4);
+  const fd = openNetlink(NETLINK_ROUTE);
+  try {
+    ask(fd, request(RTM_DELNEIGH, ACK, Buffer.concat([header, attribute(NDA_DST, u32(ip, true))])));
+  } catch (cause) {
+    // nothing was remembered: the usual case
+    if (((cause as AnkaError).cause as { errno?: number } | undefined)?.errno !== ENOENT) throw cause;
+  } finally {
+    closeSync(fd);
+  }
 }

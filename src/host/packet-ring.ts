@@ -7,9 +7,9 @@
  * Limits: 4 MiB of ring; frames that are not yet segmented are seen whole (up to 64 KiB), and without the checksum that a card would have filled in.
  * See packet(7) and the kernel's networking/packet_mmap.
  */
-import { readFileSync } from 'node:fs';
 import { AnkaError } from '../lib/errors.ts';
 import type { CapturedFrame } from '../wire/pcapng.ts';
+import { interfaceIndex } from './ethernet.ts';
 import { run } from './exec.ts';
 import { type BpfInstruction, openPacketMemory, type PacketMemory } from './ffi.ts';
 
@@ -114,15 +114,6 @@ export class PacketRing {
     this.counts();
     this.#closed = true;
     this.#socket.close();
-  }
-}
-
-/** The kernel's number of an interface; null where there is none. */
-export function interfaceIndex(name: string): number | null {
-  try {
-    return Number(readFileSync(`/sys/class/net/${name}/ifindex`, 'utf8'));
-  } catch {
-    return null; // no such interface
   }
 }
 

@@ -10,7 +10,8 @@
 import { readlinkSync } from 'node:fs';
 import { basename } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { compileFilter, type HostFrame, interfaceIndex, PacketRing, SNAP_LENGTH } from '../../host/packet-ring.ts';
+import { interfaceIndex } from '../../host/ethernet.ts';
+import { compileFilter, type HostFrame, PacketRing, SNAP_LENGTH } from '../../host/packet-ring.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import type { CapturedFrame } from '../../wire/pcapng.ts';
 import type { Capture, CaptureSide, DesiredNic } from '../engine.ts';

@@ -6,8 +6,8 @@
  * ruleset, which is replaced as a whole: those that nobody has read yet are handed over to the next one (`unreadClaims`).
  * Limits: IPv4. Four other addresses of a card are asked for at a look.
  */
-import { forgetNeighbour, probeAddress } from '../../host/arp-probe.ts';
-import { type Neighbour, readNeighbours } from '../../host/neighbours.ts';
+import { probeAddress } from '../../host/arp-probe.ts';
+import { forgetNeighbour, type Neighbour, readNeighbours } from '../../host/neighbours.ts';
 import { readAddressSet } from '../../host/nft.ts';
 import { broadcastOf, formatIpv4, gatewayOf, subnetContains } from '../../wire/address.ts';
 import type { DesiredNic, DesiredState } from '../engine.ts';
@@ -80,7 +80,7 @@ export class GuestAddresses {
   async #askForOthers(nic: DesiredNic, old: number | null, now: number | null, arp: readonly Neighbour[], neighbours: readonly Neighbour[]): Promise<void> {
     // a card that was started again has another outside address: the host must not go on sending to the one before
     const dev = BRIDGES[nic.type as 'shared' | 'host'];
-    if (now !== null && arp.some((n) => n.ip === now && n.dev === dev && n.mac !== nic.outsideMac)) await forgetNeighbour(now, dev);
+    if (now !== null && arp.some((n) => n.ip === now && n.dev === dev && n.mac !== nic.outsideMac)) forgetNeighbour(now, dev);
     const others = neighbours.filter((n) => n.mac === nic.outsideMac && n.dev === dev && n.ip !== now).slice(0, MOST_OTHERS);
     if (others.length === 0) return;
     const answers = async (ip: number): Promise<boolean> => (await probeAddress(ip, dev)) === nic.outsideMac;

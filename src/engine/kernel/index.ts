@@ -11,11 +11,13 @@
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { INTERFACE_FOLDERS } from '../../host/ethernet.ts';
 import { run } from '../../host/exec.ts';
 import { ebpfRefusal, openTap } from '../../host/ffi.ts';
 import { ipBatch, listAddresses, listLinks, listRoutes } from '../../host/links.ts';
 import { rulesetGeneration } from '../../host/netfilter.ts';
 import { applyNft, listTable, withoutDynamicElements } from '../../host/nft.ts';
+import { RESOLVER_FOLDERS } from '../../host/resolvers.ts';
 import { readSysctl } from '../../host/sysctl.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import type { Explanation, Packet } from '../../net/explain.ts';
@@ -34,6 +36,7 @@ import type {
   ObservedState,
 } from '../engine.ts';
 import { ProcessClient } from '../process-client.ts';
+import { asUser, PROCESS_UIDS } from '../process-users.ts';
 import { subnetProblems } from '../subnet-clash.ts';
 import { BridgedAddresses } from './bridged-addresses.ts';
 import { openCapture } from './capture.ts';
@@ -113,9 +116,12 @@ class KernelEngine implements Engine {
     this.#service = new ProcessClient({
       title: 'the network service',
       program: new URL('./service-main.ts', import.meta.url),
-      socket: join(options.runDir, 'service.sock'),
-      leases: join(options.stateDir, 'leases.json'),
-      log: join(options.stateDir, 'service.log'),
+      // in folders of its own, as it can open no others
+      socket: join(options.runDir, 'service/control.sock'),
+      leases: join(options.stateDir, 'service/leases.json'),
+      log: join(options.stateDir, 'service/log'),
+      arguments: asUser(PROCESS_UIDS.service),
+      fence: { read: [...RESOLVER_FOLDERS, ...INTERFACE_FOLDERS] },
       onChanged: () => void this.#enqueue(() => this.#look()),
       onGone: () => {
         this.#serviceConfig = '';

@@ -3,12 +3,17 @@
  * The kernel engine's service process: DHCP, DNS and the forwarding listeners (docs/decisions/0001).
  *
  * Theory of operation: it is configured as a whole by `configure`; what is already as wanted is left alone, so established connections and leases are
- * untouched. It goes on when the daemon is gone. Limits: one per run folder; a second one ends at once when the first still answers.
+ * untouched. It goes on when the daemon is gone. It becomes a user of its own, and keeps of root's rights those to listen on low ports and to change the host's ARP table; it runs no program, and opens no file but its own
+ * (docs/decisions/0012, 0016). Limits: one per run folder; a second one ends at once when the first still answers.
  */
 import { chmodSync, rmSync } from 'node:fs';
 import { createConnection, createServer, type Socket } from 'node:net';
+import { dirname } from 'node:path';
 import { parseArgs } from 'node:util';
 import pino from 'pino';
+import { confine } from '../../host/confinement.ts';
+import { CAPABILITY } from '../../host/ffi.ts';
+import { giveUpRoot } from '../../host/give-up-root.ts';
 import { LogFile } from '../../host/log-file.ts';
 import { readResolvers, watchResolvers } from '../../host/resolvers.ts';
 import { serveLines } from '../../lib/json-lines.ts';
@@ -18,14 +23,23 @@ import type { ServiceConfig, ServiceNic, ServiceStatus } from './service-config.
 import { RuleListener } from './service-forward.ts';
 import { ServedNetwork } from './service-network.ts';
 
-const { values } = parseArgs({ options: { control: { type: 'string' }, leases: { type: 'string' }, log: { type: 'string' } } });
+const text = { type: 'string' } as const;
+const { values } = parseArgs({ options: { control: text, leases: text, log: text, user: text, group: text } });
 if (!values.control || !values.leases || !values.log) {
-  console.error('usage: service-main --control SOCKET --leases FILE --log FILE');
+  console.error('usage: service-main --control SOCKET --leases FILE --log FILE [--user UID --group GID]');
   process.exit(2);
 }
 const control = values.control;
 const leaseFile = values.leases;
+process.umask(0o077);
 const log = pino({}, new LogFile(values.log));
+process.on('SIGHUP', () => {}); // a closing terminal is no reason to end
+process.on('uncaughtException', (e) => {
+  log.fatal({ error: e.stack }, 'uncaught');
+  process.exitCode = 1;
+  setTimeout(() => process.exit(1), 50);
+});
+if (values.user) giveUpRoot(Number(values.user), Number(values.group), [dirname(control), dirname(leaseFile)], [CAPABILITY.bindService, CAPABILITY.netAdmin]);
 
 const saved = loadLeases(leaseFile);
 const saver = new LeaseSaver(leaseFile, leasesNow, log);
@@ -207,11 +221,7 @@ function listen(): void {
   });
 }
 
-process.on('SIGHUP', () => {}); // a closing terminal is no reason to end
-process.on('uncaughtException', (e) => {
-  log.fatal({ error: e.stack }, 'uncaught');
-  process.exitCode = 1;
-  setTimeout(() => process.exit(1), 50);
-});
+const kept = await confine();
+if (kept.length > 0) log.warn({ kept }, 'this system did not let us give up all that is not needed');
 watchResolvers(refreshUpstreams);
 listen();

@@ -34,6 +34,7 @@ import type {
 } from '../engine.ts';
 import { loadLeases, saveLeases } from '../lease-file.ts';
 import { ProcessClient } from '../process-client.ts';
+import { asUser, isRoot, PROCESS_GID, PROCESS_UIDS } from '../process-users.ts';
 import { subnetProblems } from '../subnet-clash.ts';
 import { openCapture } from './capture.ts';
 import { examineHost } from './doctor.ts';
@@ -59,11 +60,6 @@ const KERNEL_BRIDGES = ['anka-shared', 'anka-host'];
 const BRIDGE_REFUSAL = "bridge type needs the kernel engine: run anka as root ('sudo anka …'), with 'anka config engine auto'";
 
 type Name = (typeof NAMES)[number];
-
-/** Whom root's network processes become: below the users of its VMs (daemon/desired.ts), and like them nobody's. */
-const NETWORK_UIDS: Record<Name, number> = { shared: 1_639_999_001, host: 1_639_999_002 };
-const NETWORK_GID = 1_639_999_000;
-const isRoot = (): boolean => process.getuid?.() === 0;
 
 /** One network's process as we know it. */
 interface Attached {
@@ -126,8 +122,7 @@ class UserEngine implements Engine {
   #place(name: Name): { socket: string; leases: string; logFile: string; more: string[] } {
     const { runDir, stateDir } = this.#options;
     const [run, state] = [join(runDir, `net-${name}`), join(stateDir, `net-${name}`)];
-    const more = isRoot() ? ['--user', String(NETWORK_UIDS[name]), '--group', String(NETWORK_GID)] : [];
-    return { socket: join(run, 'control.sock'), leases: join(state, 'leases.json'), logFile: join(state, 'log'), more };
+    return { socket: join(run, 'control.sock'), leases: join(state, 'leases.json'), logFile: join(state, 'log'), more: asUser(PROCESS_UIDS[name]) };
   }
 
   async validate(desired: DesiredState): Promise<EngineProblem[]> {
@@ -262,7 +257,7 @@ class UserEngine implements Engine {
     await mkdir(dir, { recursive: true, mode: 0o700 });
     if (isRoot()) {
       // the socket that QEMU makes here belongs to the group of the network processes
-      await chown(dir, nic.ownerUid, NETWORK_GID);
+      await chown(dir, nic.ownerUid, PROCESS_GID);
       await chmod(dir, 0o2710);
     }
     return { kind: 'stream', path, release() {} };
@@ -300,7 +295,7 @@ class UserEngine implements Engine {
       const saved = loadLeases(a.leases);
       if (!Object.values(saved).some((l) => l.some((x) => x.id === id))) continue;
       const rest = Object.fromEntries(Object.entries(saved).map(([name, l]) => [name, l.filter((x) => x.id !== id)]));
-      saveLeases(a.leases, rest, isRoot() ? { uid: NETWORK_UIDS[network], gid: NETWORK_GID } : undefined);
+      saveLeases(a.leases, rest, isRoot() ? { uid: PROCESS_UIDS[network], gid: PROCESS_GID } : undefined);
     }
     await rm(join(this.#nicSocket(id), '..'), { recursive: true, force: true });
   }
@@ -317,7 +312,7 @@ class UserEngine implements Engine {
     const facts = runs ? await client?.callIfRunning('facts', {}).catch(() => null) : null;
     const clashes = (await this.validate(this.#desired)).filter((p) => p.object.startsWith('network:'));
     const pinger = isRoot()
-      ? { groups: [NETWORK_GID], whose: `the group of root's network processes (${NETWORK_GID})` }
+      ? { groups: [PROCESS_GID], whose: `the group of root's network processes (${PROCESS_GID})` }
       : { groups: [process.getgid?.() ?? 0, ...(process.getgroups?.() ?? [])], whose: 'your groups' };
     const askers = runs ? [{ title: 'the shared network', pid: runs.pid, servers: runs.upstreams }] : [];
     return examineHost(this.#desired, clashes, askers, { ...pinger, allowed: facts?.mayPing ?? null }, openFilesLimit(runs?.pid));

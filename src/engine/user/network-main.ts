@@ -7,13 +7,14 @@
  * ordinary user who may listen on low ports (docs/decisions/0012).
  * Limits: one per control socket; a second one ends at once when the first still answers. A changed subnet begins the network anew.
  */
-import { chmodSync, lchownSync, mkdirSync, rmSync } from 'node:fs';
+import { chmodSync, rmSync } from 'node:fs';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import { parseArgs } from 'node:util';
 import pino from 'pino';
 import { confine } from '../../host/confinement.ts';
-import { becomeUser } from '../../host/ffi.ts';
+import { CAPABILITY } from '../../host/ffi.ts';
+import { giveUpRoot } from '../../host/give-up-root.ts';
 import { LogFile } from '../../host/log-file.ts';
 import { readResolvers, watchResolvers } from '../../host/resolvers.ts';
 import { serveLines } from '../../lib/json-lines.ts';
@@ -48,7 +49,7 @@ process.on('uncaughtException', (e) => {
   process.exitCode = 1;
   setTimeout(() => process.exit(1), 50);
 });
-if (values.user && process.getuid?.() === 0) giveUpRoot(Number(values.user), Number(values.group));
+if (values.user) giveUpRoot(Number(values.user), Number(values.group), [dirname(control), dirname(leaseFile)], [CAPABILITY.bindService]);
 
 const saved = loadLeases(leaseFile);
 const saver = new LeaseSaver(leaseFile, leasesNow, log);
@@ -169,13 +170,6 @@ function begin(): void {
       listenAt(server, control, () => log.info({ pid: process.pid, sockets: hasHandles ? 'handles' : 'node:net' }, 'network process started')),
     );
   });
-}
-
-/** Root's process becomes a user of its own, to whom its folders belong. Nothing in them is touched as root, for that user may have put a link there. */
-function giveUpRoot(uid: number, gid: number): void {
-  mkdirSync(dirname(leaseFile), { recursive: true, mode: 0o700 });
-  for (const path of [dirname(control), dirname(leaseFile)]) lchownSync(path, uid, gid);
-  becomeUser(uid, gid);
 }
 
 const kept = await confine();
