@@ -105,3 +105,82 @@ describe('a port whose guest falls behind', () => {
     expect(ports[1]?.tryReserve(65_536)).toBeGreaterThan(0);
   });
 });
+
+describe('a guest whose frames take long', () => {
+  test('waits for its turn: another is served meanwhile, and what it sends arrives whole and in order, by a receiver that is slow', async () => {
+    // senders are held back for as long as it takes
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    const memory = new PortMemory(new PacketMemory(64 << 20));
+    const dir = mkdtempSync(join(tmpdir(), 'anka-port-'));
+    const sockets: Socket[] = [];
+    const servers: Server[] = [];
+    const listen = async (name: string): Promise<{ path: string; socket: () => Socket }> => {
+      const path = join(dir, name);
+      let socket: Socket | null = null;
+      servers.push(
+        createServer({ pauseOnConnect: true }, (s) => {
+          sockets.push(s);
+          socket = s;
+        }).listen(path),
+      );
+      await once(servers.at(-1) as Server, 'listening');
+      return { path, socket: () => socket as unknown as Socket };
+    };
+    const [a, b, c] = [await listen('a'), await listen('b'), await listen('c')];
+    const runs: string[] = [];
+    const ports: Port[] = [];
+    const owner = {
+      onRun: (from: Port, start: number, end: number): void => {
+        runs.push(from.id);
+        // now and then one takes more than a turn's time
+        if (from.id === '0' && runs.length % 16 === 0) for (const until = performance.now() + 5; performance.now() < until; );
+        if (from.id === '0') ports[1]?.forward(start, end, from);
+      },
+      onRoom: () => {},
+      onLink: () => {},
+    };
+    for (const [index, { path }] of [a, b, c].entries()) {
+      const mac = 0x564545000001 + index;
+      ports.push(new Port({ isolated: false, mtu: 1500, index, card: new GuardedCard(`${index}`, mac), insideMac: mac, socket: path }, memory, owner));
+    }
+    try {
+      while (!ports.every((p) => p.connected) || sockets.length < 3) await turn();
+      // frames of many sizes, each with its number
+      const SENT = 300_000;
+      const frames = Array.from({ length: SENT }, (_, n) => {
+        const f = Buffer.alloc(4 + 20 + ((n * 37) % 60), n);
+        f.writeUInt32BE(f.length - 4);
+        f.writeUInt32BE(n, 4 + 14);
+        return f;
+      });
+      const all = Buffer.concat(frames);
+      a.socket().write(all);
+      // the third says something small now and then
+      const chat = setInterval(() => c.socket().write(frames[0] as Buffer), 1);
+      const got: Buffer[] = [];
+      let bytes = 0;
+      b.socket().on('data', (d: Buffer) => {
+        got.push(d);
+        bytes += d.length;
+        b.socket().pause();
+      });
+      // nothing is read until the kernel's buffers and the queue are full, and then a little each turn
+      while (vi.getTimerCount() === 0) await turn();
+      while (bytes < all.length) {
+        b.socket().resume();
+        for (let i = 0; i < 3; i++) await turn();
+      }
+      clearInterval(chat);
+      expect(ports[0]?.drops.toRecord()).toEqual({});
+      expect(Buffer.concat(got).equals(all), 'the same bytes').toBe(true);
+      // between two runs of the first, the third had its turn, again and again
+      expect(runs.filter((id, i) => id === '2' && runs[i - 1] === '0').length).toBeGreaterThan(10);
+    } finally {
+      for (const p of ports) p.close();
+      for (const s of sockets) s.destroy();
+      for (const s of servers) s.close();
+      vi.useRealTimers();
+      rmSync(dir, { recursive: true, force: true, maxRetries: 3 });
+    }
+  });
+});

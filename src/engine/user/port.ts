@@ -161,6 +161,7 @@ export class Port implements GuestPort, SwitchPort {
   #rest = 0;
   /** How long reads have been handled that came right after each other, ms. */
   #busy = 0;
+  #outOfTime = false;
   /** While it dials, and then. */
   #dialling: Socket | null = null;
   #stream: HostStream | null = null;
@@ -265,20 +266,39 @@ export class Port implements GuestPort, SwitchPort {
     stayAwake(n);
     // a read that fills its buffer is followed by another in this same turn, up to 32 times
     if (n < READ_SIZE) this.#busy = 0;
-    if (!this.#handle(this.#read.at - this.#rest, this.#read.at + n) || n < READ_SIZE) return;
+    const read = this.#read;
+    const end = read.at + n;
+    const stopped = this.#handle(read.at - this.#rest, end);
+    const late = stopped >= 0 && this.#outOfTime;
+    // the stream reads into whatever stands here when this returns, and may be told so at no other time
+    if (late || read.pins > 0) {
+      this.#read = this.#memory.takeRead();
+      read.left = true;
+    }
+    if (stopped < 0) return;
+    if (late) {
+      this.#memory.pin(read);
+      this.#hold();
+      this.#goOnLater(read, stopped, end);
+      return;
+    }
+    this.#keepRest(stopped, end);
+    if (n < READ_SIZE) return;
     // the guest would wait for its ACKs meanwhile
     if (this.#flushPlanned) this.#flush();
-    if (this.#busy > TURN_MS) this.#giveWay(() => {});
+    if (this.#busy < TURN_MS) return;
+    this.#hold();
+    this.#goOnLater(null, 0, 0);
   }
 
-  /** The frames in [start, end) of what was read; true when all are done. What there is no time for follows in the next turn, before anything more is read. */
-  #handle(start: number, end: number): boolean {
-    const read = this.#read;
+  /** Handles the frames in [start, end) of `#read`, or as many as there is time for: then `#outOfTime` is set. Gives where it stopped; -1 when the stream is closed now, as one is that is no framing. */
+  #handle(start: number, end: number): number {
     const b = this.#memory.mem.u8;
     const from = performance.now();
     const before = this.#busy;
+    this.#outOfTime = false;
     let p = start;
-    for (let more = true; more; ) {
+    for (let more = true; more && !this.#outOfTime; ) {
       const begin = p;
       let frames = 0;
       more = false;
@@ -287,7 +307,7 @@ export class Port implements GuestPort, SwitchPort {
         if (length < MIN_FRAME || length > MAX_FRAME) {
           this.drops.add('malformed');
           this.#hangUp();
-          return false;
+          return -1;
         }
         if (p + 4 + length > end) break;
         more = frames === SLICE;
@@ -300,30 +320,39 @@ export class Port implements GuestPort, SwitchPort {
       this.counts.fromBytes += p - begin - 4 * frames;
       if (this.#mapped || this.taps.inside.size > 0 || this.taps.outside.size > 0) this.#prepare(begin, p);
       this.#owner.onRun(this, begin, p);
+      if (!this.connected) return -1;
       this.#busy = before + performance.now() - from;
-      if (!more || this.#busy < TURN_MS) continue;
-      const next = p;
-      this.#giveWay(() => this.#handle(next, end));
-      return false;
+      this.#outOfTime = more && this.#busy >= TURN_MS;
     }
-    this.#rest = end - p;
-    if (read.pins > 0) {
-      this.#read = this.#memory.takeRead();
-      read.left = true;
-    }
-    if (this.#rest > 0) b.copyWithin(this.#read.at - this.#rest, p, end);
-    return true;
+    return p;
   }
 
-  /** Reads no more in this turn of the event loop, and does the rest in the next. */
-  #giveWay(rest: () => void): void {
+  /** An unfinished frame is put before the place of the next read. */
+  #keepRest(start: number, end: number): void {
+    this.#rest = end - start;
+    if (this.#rest > 0) this.#memory.mem.u8.copyWithin(this.#read.at - this.#rest, start, end);
+  }
+
+  /** Reads no more in this turn of the event loop, and does in the next what is left in [start, end) of a buffer that is pinned for that. */
+  #goOnLater(left: ReadBuffer | null, start: number, end: number): void {
     const stream = this.#stream;
-    this.#hold();
     setImmediate(() => {
       this.#busy = 0;
-      if (stream === null || this.#stream !== stream) return;
-      rest();
-      this.#release();
+      if (left === null) {
+        if (this.#stream === stream) this.#release();
+        return;
+      }
+      let stopped = -1;
+      if (stream !== null && this.#stream === stream) {
+        const next = this.#read;
+        this.#read = left;
+        stopped = this.#handle(start, end);
+        this.#read = next;
+        if (stopped >= 0 && this.#outOfTime) return this.#goOnLater(left, stopped, end);
+        if (stopped >= 0) this.#keepRest(stopped, end);
+      }
+      this.#memory.unpin(left);
+      if (stopped >= 0) this.#release();
     });
   }
 
