@@ -38,9 +38,10 @@ const QUEUE_SIZE = 1 << 20;
 const HIGH_WATER = 512 << 10;
 const LOW_WATER = 128 << 10;
 const DEAF_AFTER_MS = 100;
-/** Frames after which the clock is looked at, and how long one guest's are handled while others wait, ms. */
-const SLICE = 256;
-const TURN_MS = 3;
+/** Small frames after which the clock is looked at (a read has few large ones), and how long one guest's are handled while others wait, ms. */
+const SLICE = 64;
+const SMALL = 512;
+const TURN_MS = 1;
 /** Read buffers that wait for host sockets of one port, and for all of all ports. */
 const MAX_KEPT = 16;
 const MAX_PINNED = 256;
@@ -301,6 +302,7 @@ export class Port implements GuestPort, SwitchPort {
     for (let more = true; more && !this.#outOfTime; ) {
       const begin = p;
       let frames = 0;
+      let small = 0;
       more = false;
       while (p + 4 <= end) {
         const length = get32(b, p);
@@ -310,8 +312,9 @@ export class Port implements GuestPort, SwitchPort {
           return -1;
         }
         if (p + 4 + length > end) break;
-        more = frames === SLICE;
+        more = small === SLICE;
         if (more) break;
+        if (length < SMALL) small++;
         p += 4 + length;
         frames++;
       }
