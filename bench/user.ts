@@ -12,7 +12,7 @@ import { median, spread, table } from './stats.ts';
 const OUTSIDE = '198.51.100.1';
 const HOST = '10.9.0.2';
 const IDLE_VMS = 16;
-const ROUNDS = 3;
+const ROUNDS = 5;
 /** New guests ask for routers and groups; then they are quiet. */
 const SETTLE_MS = 15_000;
 
