@@ -10,7 +10,8 @@ import { ACK, AF_INET, ask, attribute, request, u32 } from './netlink.ts';
 const NETLINK_ROUTE = 0;
 const RTM_DELNEIGH = 29;
 const NDA_DST = 1;
-const ENOENT = 2;
+/** Nothing is remembered, which is the usual case; or the interface has gone just now. */
+const NOTHING_TO_FORGET = [2, 19]; // ENOENT, ENODEV
 
 export interface Neighbour {
   ip: number;
@@ -46,8 +47,7 @@ export function forgetNeighbour(ip: number, dev: string): void {
   try {
     ask(fd, request(RTM_DELNEIGH, ACK, Buffer.concat([header, attribute(NDA_DST, u32(ip, true))])));
   } catch (cause) {
-    // nothing was remembered: the usual case
-    if (((cause as AnkaError).cause as { errno?: number } | undefined)?.errno !== ENOENT) throw cause;
+    if (!NOTHING_TO_FORGET.includes(((cause as AnkaError).cause as { errno: number } | undefined)?.errno ?? 0)) throw cause;
   } finally {
     closeSync(fd);
   }
