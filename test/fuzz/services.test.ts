@@ -146,6 +146,18 @@ const dnsTalk = fc.array(
   { maxLength: 60 },
 );
 
+/** The labels of a question's name, in lower case. */
+function labelsOf(query: Uint8Array): string[] {
+  const labels: string[] = [];
+  for (let at = 12; query[at]; at += 1 + (query[at] as number))
+    labels.push(
+      Buffer.from(query.subarray(at + 1, at + 1 + (query[at] as number)))
+        .toString('latin1')
+        .toLowerCase(),
+    );
+  return labels;
+}
+
 test('DNS: an answer goes to who asked, about what was asked, by who was asked; own names never leave the host', () => {
   fc.assert(
     fc.property(dnsTalk, (talk) => {
@@ -164,7 +176,7 @@ test('DNS: an answer goes to who asked, about what was asked, by who was asked; 
           if (a.kind === 'forget') continue;
           if (a.kind === 'ask') {
             expect(SERVERS).toContain(a.upstream);
-            expect(Buffer.from(a.bytes).toString('latin1').toLowerCase()).not.toMatch(/\x04anka\x08internal\0/);
+            expect(labelsOf(a.bytes).slice(-2)).not.toEqual(['anka', 'internal']);
             asked.push(a);
             continue;
           }
