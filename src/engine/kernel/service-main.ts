@@ -213,7 +213,6 @@ function listen(): void {
   });
   probe.on('error', () => {
     rmSync(control, { force: true });
-    process.umask(0o177);
     server.listen(control, () => {
       chmodSync(control, 0o600);
       log.info({ pid: process.pid }, 'service started');

@@ -16,8 +16,7 @@ import { enlargeReceiveBuffer, holdReceiveBuffer, receiveBuffer } from '../../ho
 /** Bytes of receive buffers of one card's sockets, and what each of them may have in any case. */
 const SHARED = 64 << 20;
 const OWN = 512 << 10;
-/** Bytes read until the first look, and at least and at most between two. */
-const FIRST_LOOK = 64 << 10;
+/** Bytes read until the first look, which is also the least between two; and the most between two. */
 const LOOK_MIN = 64 << 10;
 const LOOK_MAX = 1 << 20;
 
@@ -34,7 +33,7 @@ export class ReceiveBuffer {
   readonly #account: ReceiveAccount;
   #socket: { readonly fd: number } | null = null;
   #read = 0;
-  #lookAt = FIRST_LOOK;
+  #lookAt = LOOK_MIN;
   #size = 0;
   #held = false;
 
