@@ -1,14 +1,15 @@
 /**
  * What a guest at full speed does to others: to those of another network (another process), and to those of its own. One guest's round trip and throughput to the outside, by
- * itself and while another sends all it can: a TCP stream, or small frames for the gateway, for everybody, or for that one guest.
+ * itself and while another sends all it can: a TCP stream, or small frames for the gateway, for everybody, or for that one guest. The load begins before the first of these is measured and ends after the last, however long they take.
  *
  * Limits: all of it shares the machine's cores, the load and the outside too; on few of them most of what a guest loses, it loses to the kernel's scheduling, whatever the network does.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { macText } from '../test/contract/guest-tools.ts';
 import { compiled } from '../test/world/compile.ts';
+import type { Namespace } from '../test/world/world.ts';
 import { OurNetwork } from './peers.ts';
-import { IPERF_PORT, latency, PROBE_PORT, serveAll, throughput } from './probe.ts';
+import { connects, IPERF_PORT, latency, PROBE_PORT, serveAll, throughput } from './probe.ts';
 import { spread, table } from './stats.ts';
 
 const OUTSIDE = '198.51.100.1';
@@ -18,8 +19,8 @@ const EVERYBODY = ['ff:ff:ff:ff:ff:ff', '255.255.255.255'] as const;
 const SECOND_IPERF = IPERF_PORT + 1;
 const ROUNDS = 3;
 const SECONDS = 1;
-/** What is measured takes this long, s, with what iperf3 adds before and after. */
-const LENGTH = 3 * SECONDS + 3.5;
+/** Longer than all that is measured under one load, s. */
+const LONG = 600;
 /** The card of the guest that is nothing but a source of frames. */
 const FLOOD = 9;
 const SMALL = 64;
@@ -33,49 +34,78 @@ async function begin(name: string): Promise<OurNetwork> {
   return net;
 }
 
-/** Sends small frames from a card of `net` for `LENGTH`; how many thousands it got rid of per second. */
-async function flood(net: OurNetwork, to: readonly [string, string]): Promise<number> {
-  const ends = [net.socket(FLOOD), `56:45:45:00:00:0${FLOOD}`, '192.168.64.109', '-', ...to];
-  const run = net.world.host.ask([compiled(new URL('frames.c', import.meta.url)), ...ends, SMALL, LENGTH].join(' '));
-  await net.plug(FLOOD);
-  const sent = await run;
-  if (sent === null) throw new Error('the source of frames failed');
-  return (JSON.parse(sent) as { frames: number }).frames / 1000;
+/** What loads a network: begins, and is ended by what it gives; `card` is whose frames they are. */
+interface Load {
+  name: string;
+  net: OurNetwork;
+  card: number;
+  /** Whether its frames are counted, in thousands, or its bits. */
+  frames: boolean;
+  begin(): () => void;
+}
+
+function stream(name: string, net: OurNetwork): Load {
+  const begin = (): (() => void) => {
+    const client = (net.guests[0] as Namespace).spawn(['iperf3', '-J', '-t', String(LONG), '-c', OUTSIDE, '-p', String(IPERF_PORT)]);
+    client.stdout?.resume();
+    return () => client.kill();
+  };
+  return { name: `${name}: a TCP stream`, net, card: 1, frames: false, begin };
+}
+
+function flood(name: string, net: OurNetwork, to: readonly [string, string]): Load {
+  const source = [net.socket(FLOOD), `56:45:45:00:00:0${FLOOD}`, '192.168.64.109', '-', ...to];
+  const begin = (): (() => void) => {
+    const child = net.world.host.spawn([compiled(new URL('frames.c', import.meta.url)), ...source, String(SMALL), String(LONG)]);
+    return () => child.kill();
+  };
+  return { name, net, card: FLOOD, frames: true, begin };
+}
+
+/** What the load's card sent per second since `before`. */
+async function sentSince({ net, card, frames }: Load, before: { frames: number; bytes: number }, seconds: number): Promise<number> {
+  const now = await net.sentBy(card);
+  return frames ? (now.frames - before.frames) / 1e3 / seconds : ((now.bytes - before.bytes) * 8) / 1e9 / seconds;
 }
 
 /** Runs it, prints the table, and returns the figures. */
 export async function benchLoad(quick: boolean): Promise<object> {
-  const figures: Record<string, { median: number[]; p99: number[]; out: number[]; in: number[]; load: number[] }> = {};
+  const figures: Record<string, { median: number[]; p99: number[]; connect: number[]; out: number[]; in: number[]; load: number[] }> = {};
   const own = await begin('bl-');
   const other = await begin('bo-');
   try {
     const guest = await own.addGuest(2);
     own.world.outside.spawn(['iperf3', '-s', '-p', String(SECOND_IPERF)]);
     const address = /inet (\S+)\//.exec(guest.run('ip -o -4 addr show dev eth0'))?.[1] as string;
-    const stream = (net: OurNetwork) => () => throughput(net.guests[0] as (typeof net.guests)[0], OUTSIDE, IPERF_PORT, LENGTH);
-    const loads: [string, () => Promise<number>][] = [['nobody else', async () => 0]];
+    const loads: Load[] = [];
     for (const [where, net] of [
       ['another network', other],
       ['the same network', own],
     ] as const) {
-      loads.push([`${where}: a TCP stream`, stream(net)]);
-      loads.push([`${where}: small frames for the gateway`, () => flood(net, GATEWAY)]);
-      loads.push([`${where}: small frames for everybody`, () => flood(net, EVERYBODY)]);
+      await net.plug(FLOOD);
+      loads.push(stream(where, net));
+      loads.push(flood(`${where}: small frames for the gateway`, net, GATEWAY));
+      loads.push(flood(`${where}: small frames for everybody`, net, EVERYBODY));
     }
-    loads.push(['the same network: small frames for this guest', () => flood(own, [macText(2), address])]);
-    await sleep(1000);
+    loads.push(flood('the same network: small frames for this guest', own, [macText(2), address]));
     for (let r = 0; r < (quick ? 1 : ROUNDS); r++) {
-      for (const [name, load] of loads) {
+      for (const load of [null, ...loads]) {
+        const name = load?.name ?? 'nobody else';
         process.stderr.write(`\r\x1b[Kround ${r + 1}: ${name}`);
-        figures[name] ??= { median: [], p99: [], out: [], in: [], load: [] };
-        const under = load();
+        figures[name] ??= { median: [], p99: [], connect: [], out: [], in: [], load: [] };
+        const f = figures[name];
+        const end = load?.begin();
         await sleep(1000);
+        const before = await load?.net.sentBy(load.card);
+        const from = performance.now();
         const trip = await latency(guest, OUTSIDE, PROBE_PORT, SECONDS);
-        figures[name].median.push(trip.median);
-        figures[name].p99.push(trip.p99);
-        figures[name].out.push(await throughput(guest, OUTSIDE, SECOND_IPERF, SECONDS));
-        figures[name].in.push(await throughput(guest, OUTSIDE, SECOND_IPERF, SECONDS, true));
-        figures[name].load.push(await under);
+        f.median.push(trip.median);
+        f.p99.push(trip.p99);
+        f.connect.push((await connects(guest, OUTSIDE, PROBE_PORT, SECONDS, 1)).median);
+        f.out.push(await throughput(guest, OUTSIDE, SECOND_IPERF, SECONDS));
+        f.in.push(await throughput(guest, OUTSIDE, SECOND_IPERF, SECONDS, true));
+        f.load.push(load && before ? await sentSince(load, before, (performance.now() - from) / 1000) : 0);
+        end?.();
       }
     }
     process.stderr.write('\r\x1b[K');
@@ -83,9 +113,17 @@ export async function benchLoad(quick: boolean): Promise<object> {
     own.world.close();
     other.world.close();
   }
-  const rows = Object.entries(figures).map(([name, f]) => [name, spread(f.median, 0), spread(f.p99, 0), spread(f.out, 2), spread(f.in, 2), spread(f.load, 1)]);
+  const rows = Object.entries(figures).map(([name, f]) => [
+    name,
+    spread(f.median, 0),
+    spread(f.p99, 0),
+    spread(f.connect, 0),
+    spread(f.out, 2),
+    spread(f.in, 2),
+    spread(f.load, 1),
+  ]);
   console.log(
-    `\n${table(['a guest, while there is at full speed', 'round trip, µs', 'p99, µs', 'guest → outside, Gbit/s', 'outside → guest, Gbit/s', 'the load: Gbit/s, or thousand frames/s'], rows)}`,
+    `\n${table(['a guest, while there is at full speed', 'round trip, µs', 'p99, µs', 'new connection, µs', 'guest → outside, Gbit/s', 'outside → guest, Gbit/s', 'the load: Gbit/s, or thousand frames/s'], rows)}`,
   );
   return figures;
 }

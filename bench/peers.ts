@@ -7,6 +7,7 @@ import { request } from 'node:http';
 import { createConnection } from 'node:net';
 import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { NicStats } from '../src/engine/engine.ts';
 import type { NetworkConfig, NetworkNic } from '../src/engine/user/network-config.ts';
 import { LineClient } from '../src/lib/json-lines.ts';
 import { dhcp, macText, nic, rule, SUBNETS } from '../test/contract/guest-tools.ts';
@@ -120,6 +121,13 @@ export class OurNetwork {
       return new Promise<typeof s | null>((resolve) => s.once('connect', () => resolve(s)).once('error', () => resolve(null)));
     });
     this.#client = new LineClient(socket, () => {});
+  }
+
+  /** Frames and bytes that a card has sent. */
+  async sentBy(n: number): Promise<{ frames: number; bytes: number }> {
+    const all = (await this.#client?.call('stats', {})) as NicStats[];
+    const card = all.find((c) => c.id === `nic${n}`);
+    return { frames: card?.txPackets ?? 0, bytes: card?.txBytes ?? 0 };
   }
 
   pids(): number[] {

@@ -4,7 +4,6 @@
  */
 import { closeSync, openSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import type { Socket } from 'node:net';
 import { constants } from 'node:os';
 import { getSystemErrorName } from 'node:util';
 import { AnkaError } from '../lib/errors.ts';
@@ -340,11 +339,6 @@ export function openPacketMemory(o: PacketMemoryOptions): PacketMemory {
   };
 }
 
-/** The descriptor of a socket of Node's own; -1 while it has none. */
-function descriptorOf(socket: object): number {
-  return (socket as { _handle?: { fd?: number } | null })._handle?.fd ?? -1;
-}
-
 /** Has the kernel find out when a socket's peer is gone, at the times that the host is set to (on Linux `net.ipv4.tcp_keepalive_…`). */
 export function keepAlive(fd: number): void {
   if (fd < 0) return;
@@ -379,9 +373,8 @@ export function holdReceiveBuffer(fd: number, on: boolean): void {
   if (process.platform === 'linux' && fd >= 0) setIntOption(fd, SOL_SOCKET, SO_BUF_LOCK, on ? RECEIVE_LOCK : 0);
 }
 
-/** Lets the kernel take more of a stream at once; as much as it allows an ordinary user, where we are one. Does nothing where there is no Linux. */
-export function enlargeSendBuffer(socket: Socket, bytes: number): void {
-  const fd = descriptorOf(socket);
+/** Gives a stream a send buffer of `bytes`, or as much as the kernel allows an ordinary user; it counts more for small writes, and doubles what it is given. Linux only. */
+export function setSendBuffer(fd: number, bytes: number): void {
   if (process.platform !== 'linux' || fd < 0) return;
   if (!setIntOption(fd, SOL_SOCKET, SO_SNDBUFFORCE, bytes)) setIntOption(fd, SOL_SOCKET, SO_SNDBUF, bytes);
 }

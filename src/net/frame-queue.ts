@@ -3,7 +3,7 @@
  *
  * Theory of operation: `reserve` gives room for a piece, `commit` keeps its first bytes; `next` gives the longest contiguous piece that was not handed out yet, and
  * `done` frees all that was. A piece that does not fit before the ring's end begins at its start. When all is done the ring starts again at its beginning,
- * so that a port that keeps up uses little of the memory that it has.
+ * so that a port that keeps up uses little of the memory that it has. Pieces are of two kinds, so that each can have its share: those of the queue's owner, and others'.
  *
  * Limits: what does not fit has no place: `reserve` gives -1, and the caller drops the frame by name.
  */
@@ -17,6 +17,10 @@ export class FrameQueue {
   /** Where the bytes end before the ring's end, while the head is before the tail; -1 = it is not. */
   #wrap = -1;
   #reservedAt = -1;
+  /** The owner's bytes: of what was handed out, of what was not and lies before `#wrap`, and of the rest. */
+  #ownOut = 0;
+  #ownBefore = 0;
+  #ownAfter = 0;
 
   constructor(base: number, size: number) {
     this.#base = base;
@@ -26,6 +30,11 @@ export class FrameQueue {
   /** Bytes in the queue. */
   get used(): number {
     return this.#wrap < 0 ? this.#head - this.#tail : this.#wrap - this.#tail + this.#head;
+  }
+
+  /** Of those, the owner's. */
+  get own(): number {
+    return this.#ownOut + this.#ownBefore + this.#ownAfter;
   }
 
   /** Offset of the last `reserve`. */
@@ -49,10 +58,15 @@ export class FrameQueue {
     return this.#base + this.#reservedAt;
   }
 
-  commit(bytes: number): void {
+  commit(bytes: number, own: boolean): void {
     if (bytes === 0) return;
-    if (this.#reservedAt === 0 && this.#head !== 0) this.#wrap = this.#head;
+    if (this.#reservedAt === 0 && this.#head !== 0) {
+      this.#wrap = this.#head;
+      this.#ownBefore = this.#ownAfter;
+      this.#ownAfter = 0;
+    }
     this.#head = this.#reservedAt + bytes;
+    if (own) this.#ownAfter += bytes;
   }
 
   /** Offset and length of the next piece to send go to `take`; false when there is none. */
@@ -61,6 +75,8 @@ export class FrameQueue {
       const from = this.#sent;
       if (from < this.#wrap) {
         this.#sent = this.#wrap;
+        this.#ownOut += this.#ownBefore;
+        this.#ownBefore = 0;
         take(this.#base + from, this.#wrap - from);
         return true;
       }
@@ -69,12 +85,15 @@ export class FrameQueue {
     if (this.#sent === this.#head) return false;
     const from = this.#sent;
     this.#sent = this.#head;
+    this.#ownOut += this.#ownAfter;
+    this.#ownAfter = 0;
     take(this.#base + from, this.#head - from);
     return true;
   }
 
   /** Everything that `next` gave has been sent. */
   done(): void {
+    this.#ownOut = 0;
     if (this.#wrap >= 0 && (this.#sent < this.#tail || this.#sent === this.#wrap)) {
       if (this.#sent === this.#wrap) this.#sent = 0;
       this.#wrap = -1;
@@ -86,6 +105,7 @@ export class FrameQueue {
   /** Forgets all: the socket is gone. */
   clear(): void {
     this.#head = this.#sent = this.#tail = 0;
+    this.#ownOut = this.#ownBefore = this.#ownAfter = 0;
     this.#wrap = -1;
   }
 }

@@ -1,4 +1,4 @@
-"""A guest that wants everything: greedy.py WHAT MAC GATEWAY, at eth0. Says `at it` when it has begun in earnest, and goes on until it is killed."""
+"""A guest that wants everything: greedy.py WHAT MAC GATEWAY [MAC IP of its neighbour], at eth0. Says `at it` when it has begun in earnest, and goes on until it is killed."""
 import os, socket, struct, sys, time
 
 what, mac, gateway = sys.argv[1], bytes.fromhex(sys.argv[2].replace(':', '')), socket.inet_aton(sys.argv[3])
@@ -32,10 +32,10 @@ def own_address():
     return s.getsockname()[0]
 
 
-def ip4(protocol, to, payload):
-    """A frame to the gateway of what it says to somebody outside."""
+def ip4(protocol, to, payload, by=bytes.fromhex('5a4545004001')):
+    """A frame of what it says to somebody, by the gateway or a neighbour."""
     head = struct.pack('!BBHHHBBH4s4s', 0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0, own, socket.inet_aton(to))
-    return bytes.fromhex('5a4545004001') + mac + b'\x08\x00' + head[:10] + struct.pack('!H', checksum(head)) + head[12:] + payload
+    return by + mac + b'\x08\x00' + head[:10] + struct.pack('!H', checksum(head)) + head[12:] + payload
 
 
 def offers(number):
@@ -59,7 +59,7 @@ def send(sock, b, to=None):
         pass  # its own queue is full
 
 
-own = socket.inet_aton(own_address()) if what in ('flows', 'datagrams', 'echoes') else b''
+own = socket.inet_aton(own_address()) if what in ('flows', 'datagrams', 'neighbour', 'echoes') else b''
 if what == 'names':
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     udp.bind(('', 0))
@@ -96,6 +96,12 @@ elif what == 'flows':
             at_it()
 elif what == 'datagrams':
     frame = ip4(17, '198.51.100.1', struct.pack('!HHHHB', 5000, 9, 9, 0, 120))
+    for n in range(1 << 40):
+        send(raw, frame)
+        if n == 200000:
+            at_it()
+elif what == 'neighbour':
+    frame = ip4(17, sys.argv[5], struct.pack('!HHHHB', 5000, 9, 9, 0, 120), bytes.fromhex(sys.argv[4].replace(':', '')))
     for n in range(1 << 40):
         send(raw, frame)
         if n == 200000:

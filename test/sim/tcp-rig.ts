@@ -79,6 +79,9 @@ export class FakePort implements GuestPort {
   room(): number {
     return this.space;
   }
+  mayTell(): boolean {
+    return this.space > 0;
+  }
   reserve(bytes: number): number {
     this.#memory.u8.fill(0xa5, this.#at, this.#at + bytes);
     return this.#at;

@@ -63,6 +63,10 @@ class Port implements GuestPort {
     return this.socket ? room : 0;
   }
 
+  mayTell(): boolean {
+    return this.socket !== null;
+  }
+
   reserve(): number {
     return this.#tx[this.#side]! + this.#end;
   }

@@ -18,12 +18,15 @@ class Machine {
   readonly server: Server;
   socket: Socket | null = null;
   got = 0;
+  /** Reads no more after each piece. */
+  sips = false;
 
   constructor(path: string) {
     this.server = createServer({ pauseOnConnect: true }, (s) => {
       this.socket = s;
       s.on('data', (d: Buffer) => {
         this.got += d.length;
+        if (this.sips) s.pause();
       });
       s.resume();
     }).listen(path);
@@ -52,8 +55,8 @@ describe('a port whose guest falls behind', () => {
     const paths = ['a', 'b'].map((n) => join(dir, n));
     machines = paths.map((p) => new Machine(p));
     await Promise.all(machines.map((m) => once(m.server, 'listening')));
-    // only the time for which senders are held back is not real
-    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    // only these times are not real: for which senders are held back, and after which it is seen whether the receiver is fast
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval'] });
     const owner = { onRun: (from: Port, start: number, end: number) => ports[1]?.forward(start, end, from), onRoom: () => {}, onLink: () => {} };
     const config = { isolated: false, mtu: 1500 };
     ports = paths.map((socket, index) => {
@@ -88,7 +91,7 @@ describe('a port whose guest falls behind', () => {
     // the second time, before it is given up
     to.socket?.pause();
     from.send(MANY);
-    await until(() => vi.getTimerCount() > 0);
+    await until(() => vi.getTimerCount() > 1);
     to.socket?.resume();
     await until(() => to.got === (2 * MANY - lost) * (4 + FRAME));
     expect(dropped()).toBe(lost);
@@ -103,6 +106,52 @@ describe('a port whose guest falls behind', () => {
     await until(() => ports[0]?.counts.fromPackets === MANY);
     expect(dropped()).toBeGreaterThan(0);
     expect(ports[1]?.tryReserve(65_536)).toBeGreaterThan(0);
+  });
+
+  test('B91: while it is flooded, the gateway always has room, and is heard behind a few hundred KB; when it is fast again, the kernel holds much for it', async () => {
+    const [from, to] = machines as [Machine, Machine];
+    const port = ports[1] as Port;
+    /** Bytes that a frame of the gateway would wait for now. */
+    const ahead = (): number => port.counts.toBytes + 4 * port.counts.toPackets - to.got;
+    const flood = (): void => {
+      if ((from.socket?.writableLength ?? 0) < 1 << 20) from.send(1000);
+    };
+    to.socket?.pause();
+    from.send(MANY);
+    await until(() => vi.getTimerCount() > 0);
+    const before = ahead();
+    vi.advanceTimersByTime(100);
+    // it takes one piece now and then, less than what comes
+    to.sips = true;
+    const sip = async (): Promise<void> => {
+      const { got } = to;
+      to.socket?.resume();
+      await until(() => to.got > got);
+    };
+    while (ahead() > before / 2) await sip();
+    let most = 0;
+    for (let i = 0; i < 300; i++) {
+      flood();
+      await sip();
+      for (let turns = 0; turns < 5; turns++) await turn();
+      expect([port.room() > 0, port.mayTell()]).toEqual([true, true]);
+      most = Math.max(most, i < 100 ? 0 : ahead());
+    }
+    expect(most).toBeGreaterThan(64 << 10);
+    expect(most).toBeLessThan(640 << 10);
+    to.sips = false;
+    // it takes all there is, and more than 128 MiB until it is looked at
+    to.socket?.resume();
+    const { got } = to;
+    while (to.got < got + (200 << 20)) {
+      flood();
+      await turn();
+    }
+    vi.advanceTimersByTime(1000);
+    to.socket?.pause();
+    from.send(MANY);
+    await until(() => vi.getTimerCount() > 0);
+    expect(ahead()).toBeGreaterThan(before / 2);
   });
 });
 

@@ -5,15 +5,15 @@
  * every 200 ms while it is gone. What is read lands in packet memory; the unfinished frame at the end is moved to stand before the place of
  * the next read, and the run of whole frames is given to the network in one call. Out: a run from another port is written from where it lies, if the socket is idle;
  * what cannot be written at once, and what the gateway says, waits in a queue and leaves at the end of the turn, in one write. Memory under a write
- * that the kernel has not finished is pinned: the port that read it goes on in another buffer, and where too many are pinned already, bytes are copied. A receiver that falls behind holds its senders back for
- * a moment; if it is still behind after 100 ms, they go on, and what they send beyond a short queue is dropped as `queue_full` until it has caught up: so a guest that is flooded still hears the gateway
- * within milliseconds.
+ * that the kernel has not finished is pinned: the port that read it goes on in another buffer, and where too many are pinned already, bytes are copied. In the queue the gateway and the other guests have a share each, so that
+ * neither keeps the other out. Other guests are held back for a moment when theirs is full; if it still is after 100 ms, they go on, and what they send beyond it is dropped as `queue_full` until the receiver has caught up.
+ * For such a slow receiver their share is small, and the kernel's buffer too, until it has taken 128 MiB in a second: what waits is taken in milliseconds, so that a guest that is flooded still hears the gateway.
  * A guest that sends more than can be handled in `TURN_MS` waits until the others had their turn: with what is left of a read, as small frames for the gateway cost some microseconds each, and with more reads.
  *
- * Limits: at most 16 buffers are pinned for host sockets of one card, 256 in all (80 MiB); a stream that is no framing (a length below 14 or above 65,600) is closed and dialled again. Out at most 1 MiB is queued.
+ * Limits: at most 16 buffers are pinned for host sockets of one card, 256 in all (80 MiB); a stream that is no framing (a length below 14 or above 65,600) is closed and dialled again. Out at most 1.5 MiB is queued.
  */
 import { createConnection, type Socket } from 'node:net';
-import { enlargeSendBuffer } from '../../host/ffi.ts';
+import { setSendBuffer } from '../../host/ffi.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import { DropCounts } from '../../net/drops.ts';
 import { FrameQueue } from '../../net/frame-queue.ts';
@@ -33,10 +33,15 @@ const MIN_FRAME = 14;
 /** Before each read's place: room for an unfinished frame and its length. */
 const TAIL_ROOM = 65_664;
 const READ_SIZE = 256 << 10;
-const QUEUE_SIZE = 1 << 20;
-/** Bytes queued above which senders are held back, and below which they go on; for one that is deaf, what other guests may have queued. */
+const QUEUE_SIZE = 1536 << 10;
+/** Bytes that the gateway may queue of payload; that it, and that the other guests may queue of all. */
+const PAYLOAD = 512 << 10;
+const SHARE = 768 << 10;
+/** Bytes of other guests in the queue above which they are held back, and those for a slow receiver; a quarter is when they go on. */
 const HIGH_WATER = 512 << 10;
-const LOW_WATER = 128 << 10;
+const SLOW_HIGH_WATER = 128 << 10;
+/** Room for a frame without payload. */
+const TOLD = 128;
 const DEAF_AFTER_MS = 100;
 /** Small frames after which the clock is looked at (a read has few large ones), and how long one guest's are handled while others wait, ms. */
 const SLICE = 64;
@@ -45,7 +50,10 @@ const TURN_MS = 1;
 /** Read buffers that wait for host sockets of one port, and for all of all ports. */
 const MAX_KEPT = 16;
 const MAX_PINNED = 256;
+/** What the kernel holds for a guest, and for a slow one, until it takes `FAST` in a second, bytes: what lies in there is before all that we might say. */
 const SEND_BUFFER = 4 << 20;
+const SLOW_SEND_BUFFER = 64 << 10;
+const FAST = 128 << 20;
 
 /** A place to read into. Pinned while a write from it is not finished. */
 class ReadBuffer {
@@ -182,6 +190,7 @@ export class Port implements GuestPort, SwitchPort {
   #holders = 0;
   #deaf = false;
   #deafTimer: NodeJS.Timeout | null = null;
+  #slowTimer: NodeJS.Timeout | null = null;
 
   constructor(config: PortConfig, memory: PortMemory, owner: PortOwner) {
     this.index = config.index;
@@ -220,10 +229,10 @@ export class Port implements GuestPort, SwitchPort {
     const socket = createConnection({ path: this.socketPath });
     this.#dialling = socket;
     socket.on('connect', () => {
-      enlargeSendBuffer(socket, SEND_BUFFER);
       socket.removeAllListeners('close');
       this.#dialling = null;
       this.#stream = adoptStream(this, Port.#events, socket);
+      setSendBuffer(this.#stream.fd, SEND_BUFFER);
       this.connected = true;
       this.#owner.onLink(this);
     });
@@ -257,6 +266,7 @@ export class Port implements GuestPort, SwitchPort {
     this.#unpin();
     this.#queue.clear();
     this.#letGo();
+    this.#speedUp();
     if (!this.#closed) this.#redial = setTimeout(() => this.#dial(), REDIAL_MS);
     if (was) this.#owner.onLink(this);
   }
@@ -409,10 +419,17 @@ export class Port implements GuestPort, SwitchPort {
 
   room(): number {
     if (!this.connected) return 0;
-    const room = Math.min(this.#queue.room(), HIGH_WATER - this.#queue.used);
+    const room = Math.min(this.#queue.room(), PAYLOAD - this.#queue.own);
     if (room >= MAX_FRAME + 4) return room;
     this.#starved = true;
     return 0;
+  }
+
+  mayTell(): boolean {
+    if (!this.connected) return false;
+    if (Math.min(this.#queue.room(), SHARE - this.#queue.own) >= TOLD) return true;
+    this.#starved = true;
+    return false;
   }
 
   /** For who asked for `room` before; what goes beyond it is written to a place from which it is dropped. At most 256 KiB then. */
@@ -426,14 +443,19 @@ export class Port implements GuestPort, SwitchPort {
   /** As `reserve`, but gives -1 when there is no room. */
   tryReserve(bytes: number): number {
     this.#spilling = false;
-    return this.connected ? this.#queue.reserve(bytes) : -1;
+    return this.connected && this.#queue.own + bytes <= SHARE ? this.#queue.reserve(bytes) : -1;
   }
 
   commit(bytes: number): void {
     if (bytes === 0) return;
-    if (this.#spilling) return void this.drops.add('queue_full', this.#framesIn(this.#memory.spillAt(), this.#memory.spillAt() + bytes));
+    if (this.#spilling) this.drops.add('queue_full', this.#framesIn(this.#memory.spillAt(), this.#memory.spillAt() + bytes));
+    else this.#enqueue(bytes, true);
+  }
+
+  /** What was reserved last. `own`: the gateway's. */
+  #enqueue(bytes: number, own: boolean): void {
     const at = this.#queue.lastReserved;
-    this.#queue.commit(bytes);
+    this.#queue.commit(bytes, own);
     this.#finish(at, at + bytes);
     if (this.#flushPlanned) return;
     this.#flushPlanned = true;
@@ -455,27 +477,37 @@ export class Port implements GuestPort, SwitchPort {
       return;
     }
     const length = end - start;
-    const at = this.#deaf ? -1 : this.#queue.reserve(length);
+    const at = this.#deaf || this.#others + length > SHARE ? -1 : this.#queue.reserve(length);
     if (at < 0) this.#copyWhatFits(start, end, from);
     else {
       this.#memory.mem.u8.copyWithin(at, start, end);
-      this.commit(length);
+      this.#enqueue(length, false);
     }
-    if (this.#queue.used > HIGH_WATER && !this.#deaf) this.#holdBack(from);
+    if (this.#others > this.#highWater && !this.#deaf) this.#holdBack(from);
   }
 
   #copyWhatFits(start: number, end: number, from: Port): void {
     const b = this.#memory.mem.u8;
+    const most = this.#deaf ? this.#highWater : SHARE;
     for (let p = start; p < end; ) {
       const next = p + 4 + get32(b, p);
-      const at = this.#deaf && this.#queue.used > LOW_WATER ? -1 : this.#queue.reserve(next - p);
+      const at = this.#others + next - p > most ? -1 : this.#queue.reserve(next - p);
       if (at < 0) from.drops.add('queue_full');
       else {
         b.copyWithin(at, p, next);
-        this.commit(next - p);
+        this.#enqueue(next - p, false);
       }
       p = next;
     }
+  }
+
+  /** Bytes of other guests in the queue. */
+  get #others(): number {
+    return this.#queue.used - this.#queue.own;
+  }
+
+  get #highWater(): number {
+    return this.#slowTimer === null ? HIGH_WATER : SLOW_HIGH_WATER;
   }
 
   /** Translates what was just queued, shows it to captures, and counts it. */
@@ -517,9 +549,8 @@ export class Port implements GuestPort, SwitchPort {
     while (this.connected && !this.#writing && this.#queue.next((at, length) => this.#write(at, length))) {
       if (!this.#writing) this.#queue.done();
     }
-    if (this.#writing || this.#queue.used > LOW_WATER) return;
-    if (this.#held.size > 0 || this.#deaf) this.#letGo();
-    if (!this.#starved || !this.connected) return;
+    if ((this.#held.size > 0 || this.#deaf) && this.#others <= this.#highWater / 4) this.#letGo();
+    if (!this.#starved || !this.connected || this.#queue.own > PAYLOAD / 4) return;
     this.#starved = false;
     this.#owner.onRoom(this);
   }
@@ -546,7 +577,28 @@ export class Port implements GuestPort, SwitchPort {
     this.#deafTimer ??= setTimeout(() => {
       this.#letGo();
       this.#deaf = true;
+      this.#slowDown();
     }, DEAF_AFTER_MS);
+  }
+
+  /** Has the kernel hold little for the guest, until it is fast. */
+  #slowDown(): void {
+    if (this.#slowTimer || !this.#stream) return;
+    const { fd } = this.#stream;
+    setSendBuffer(fd, SLOW_SEND_BUFFER);
+    let before = this.counts.toBytes;
+    this.#slowTimer = setInterval(() => {
+      const took = this.counts.toBytes - before;
+      before += took;
+      if (took < FAST) return;
+      setSendBuffer(fd, SEND_BUFFER);
+      this.#speedUp();
+    }, 1000);
+  }
+
+  #speedUp(): void {
+    if (this.#slowTimer) clearInterval(this.#slowTimer);
+    this.#slowTimer = null;
   }
 
   #letGo(): void {

@@ -11,8 +11,10 @@ export interface GuestPort {
   readonly mtu: number;
   /** Where frames for the guest go: its outside MAC. */
   guestMac: number;
-  /** Bytes that may be queued to the guest now; 0 or less: wait for `TcpPath.onRoom`. */
+  /** Bytes with payload that may be queued to the guest now; 0 or less: wait for `TcpPath.onRoom`. */
   room(): number;
+  /** Whether a segment without payload may be: it may also where payload has to wait. False: wait for `TcpPath.onRoom`. */
+  mayTell(): boolean;
   /** Offset where `bytes` may be written as length-prefixed frames; valid until `commit`. */
   reserve(bytes: number): number;
   /** The first `bytes` at the last `reserve` are whole framed frames. They leave at the end of the turn, in one write. 0 is allowed. */

@@ -70,7 +70,7 @@ export class TcpSender {
 
   /** Sends an ACK, now or when there is room. */
   acknowledge(flow: TcpFlow): void {
-    if (flow.owner.port.room() <= 0) {
+    if (!flow.owner.port.mayTell()) {
       flow.ackDue = true;
       this.wait(flow);
       return;
@@ -186,7 +186,7 @@ export class TcpSender {
   }
 
   #fin(flow: TcpFlow): void {
-    if (flow.owner.port.room() <= 0) {
+    if (!flow.owner.port.mayTell()) {
       this.wait(flow);
       return;
     }
