@@ -12,7 +12,7 @@ import { afterAll, expect, test } from 'vitest';
 import { TcpGateway } from '../../src/engine/user/host-tcp.ts';
 import { UserNetwork } from '../../src/engine/user/network.ts';
 import type { NetworkConfig } from '../../src/engine/user/network-config.ts';
-import { PortMemory } from '../../src/engine/user/port.ts';
+import { PortMemory } from '../../src/engine/user/port-memory.ts';
 import { DROPS } from '../../src/net/drops.ts';
 import { loadKernels } from '../../src/net/kernels.ts';
 import { PacketMemory } from '../../src/net/packet-memory.ts';

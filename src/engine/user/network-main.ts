@@ -26,7 +26,7 @@ import { hasHandles } from './handle-stream.ts';
 import { TcpGateway } from './host-tcp.ts';
 import { UserNetwork } from './network.ts';
 import type { NetworkConfig, NetworkStatus } from './network-config.ts';
-import { PortMemory } from './port.ts';
+import { PortMemory } from './port-memory.ts';
 import { serveStream } from './streams.ts';
 
 /** Address space for frames: used only where there are cards and flows. */

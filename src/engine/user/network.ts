@@ -36,7 +36,8 @@ import { GATEWAY_MAC } from './gateway-mac.ts';
 import { HostAddresses, isLoopback } from './host-addresses.ts';
 import type { NetworkConfig, NetworkFacts, NetworkNic } from './network-config.ts';
 import { PingSockets } from './ping-sockets.ts';
-import { Port, type PortMemory, type PortOwner } from './port.ts';
+import { Port, type PortOwner } from './port.ts';
+import type { PortMemory } from './port-memory.ts';
 import { openUdp } from './udp-sockets.ts';
 
 const LEASE_SECONDS = 3600;
@@ -498,10 +499,10 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
   stats(): NicStats[] {
     return [...this.#cables.values()].map(({ nic, port }) => ({
       id: nic.id,
-      rxPackets: port.counts.toPackets,
-      rxBytes: port.counts.toBytes,
-      txPackets: port.counts.fromPackets,
-      txBytes: port.counts.fromBytes,
+      rxPackets: port.toGuest.packets,
+      rxBytes: port.toGuest.bytes,
+      txPackets: port.fromGuest.packets,
+      txBytes: port.fromGuest.bytes,
       drops: port.drops.toRecord(),
     }));
   }

@@ -7,7 +7,8 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { GuardedCard } from '../../net/guard.ts';
 import { PacketMemory } from '../../net/packet-memory.ts';
-import { Port, PortMemory } from './port.ts';
+import { Port } from './port.ts';
+import { PortMemory } from './port-memory.ts';
 
 const FRAME = 1000;
 /** More than the queue and the kernel's buffers of a stream together. */
@@ -83,7 +84,7 @@ describe('a port whose guest falls behind', () => {
     await until(() => vi.getTimerCount() > 0);
     expect(dropped()).toBe(0);
     vi.advanceTimersByTime(100);
-    await until(() => from.socket?.writableLength === 0 && ports[0]?.counts.fromPackets === MANY);
+    await until(() => from.socket?.writableLength === 0 && ports[0]?.fromGuest.packets === MANY);
     const lost = dropped();
     expect(lost).toBeGreaterThan(0);
     to.socket?.resume();
@@ -103,7 +104,7 @@ describe('a port whose guest falls behind', () => {
     from.send(MANY);
     await until(() => vi.getTimerCount() > 0);
     vi.advanceTimersByTime(100);
-    await until(() => ports[0]?.counts.fromPackets === MANY);
+    await until(() => ports[0]?.fromGuest.packets === MANY);
     expect(dropped()).toBeGreaterThan(0);
     expect(ports[1]?.tryReserve(65_536)).toBeGreaterThan(0);
   });
@@ -112,7 +113,7 @@ describe('a port whose guest falls behind', () => {
     const [from, to] = machines as [Machine, Machine];
     const port = ports[1] as Port;
     /** Bytes that a frame of the gateway would wait for now. */
-    const ahead = (): number => port.counts.toBytes + 4 * port.counts.toPackets - to.got;
+    const ahead = (): number => port.toGuest.bytes + 4 * port.toGuest.packets - to.got;
     const flood = (): void => {
       if ((from.socket?.writableLength ?? 0) < 1 << 20) from.send(1000);
     };

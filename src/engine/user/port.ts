@@ -3,124 +3,33 @@
  *
  * Theory of operation: QEMU listens on a unix socket, and each frame on it has four bytes of length before it (big-endian). The port dials it, and dials again
  * every 200 ms while it is gone. What is read lands in packet memory; the unfinished frame at the end is moved to stand before the place of
- * the next read, and the run of whole frames is given to the network in one call. Out: a run from another port is written from where it lies, if the socket is idle;
- * what cannot be written at once, and what the gateway says, waits in a queue and leaves at the end of the turn, in one write. Memory under a write
- * that the kernel has not finished is pinned: the port that read it goes on in another buffer, and where too many are pinned already, bytes are copied. In the queue the gateway and the other guests have a share each, so that
- * neither keeps the other out. Other guests are held back for a moment when theirs is full; if it still is after 100 ms, they go on, and what they send beyond it is dropped as `queue_full` until the receiver has caught up.
- * For such a slow receiver their share is small, and the kernel's buffer too, until it has taken 128 MiB in a second: what waits is taken in milliseconds, so that a guest that is flooded still hears the gateway.
+ * the next read, and the run of whole frames is given to the network in one call. While somebody still writes from the memory of a run, it is pinned, and the port reads into another buffer.
  * A guest that sends more than can be handled in `TURN_MS` waits until the others had their turn: with what is left of a read, as small frames for the gateway cost some microseconds each, and with more reads.
+ * What goes to the guest is guest-queue.ts.
  *
- * Limits: at most 16 buffers are pinned for host sockets of one card, 256 in all (80 MiB); a stream that is no framing (a length below 14 or above 65,600) is closed and dialled again. Out at most 1.5 MiB is queued.
+ * Limits: at most 16 buffers are pinned for host sockets of one card; a stream that is no framing (a length below 14 or above 65,600) is closed and dialled again.
  */
 import { createConnection, type Socket } from 'node:net';
-import { setSendBuffer } from '../../host/ffi.ts';
-import { AnkaError } from '../../lib/errors.ts';
 import { DropCounts } from '../../net/drops.ts';
-import { FrameQueue } from '../../net/frame-queue.ts';
 import type { GuardedCard } from '../../net/guard.ts';
 import { translateFromGuest, translateToGuest } from '../../net/mac-map.ts';
 import type { GuestPort } from '../../net/nat/tcp-path.ts';
-import type { PacketMemory } from '../../net/packet-memory.ts';
 import type { SwitchPort } from '../../net/switch.ts';
 import { get32, put32 } from '../../wire/bytes.ts';
+import { GuestQueue, type Receiver, type Sender } from './guest-queue.ts';
 import { adoptStream } from './handle-stream.ts';
 import type { HostStream, StreamEvents } from './host-stream.ts';
+import { MAX_FRAME, type PortMemory, READ_SIZE, type ReadBuffer } from './port-memory.ts';
 import { stayAwake } from './stay-awake.ts';
 
 const REDIAL_MS = 200;
-const MAX_FRAME = 65_600;
 const MIN_FRAME = 14;
-/** Before each read's place: room for an unfinished frame and its length. */
-const TAIL_ROOM = 65_664;
-const READ_SIZE = 256 << 10;
-const QUEUE_SIZE = 1536 << 10;
-/** Bytes that the gateway may queue of payload; that it, and that the other guests may queue of all. */
-const PAYLOAD = 512 << 10;
-const SHARE = 768 << 10;
-/** Bytes of other guests in the queue above which they are held back, and those for a slow receiver; a quarter is when they go on. */
-const HIGH_WATER = 512 << 10;
-const SLOW_HIGH_WATER = 128 << 10;
-/** Room for a frame without payload. */
-const TOLD = 128;
-const DEAF_AFTER_MS = 100;
 /** Small frames after which the clock is looked at (a read has few large ones), and how long one guest's are handled while others wait, ms. */
 const SLICE = 64;
 const SMALL = 512;
 const TURN_MS = 1;
-/** Read buffers that wait for host sockets of one port, and for all of all ports. */
+/** Read buffers that wait for host sockets. */
 const MAX_KEPT = 16;
-const MAX_PINNED = 256;
-/** What the kernel holds for a guest, and for a slow one, until it takes `FAST` in a second, bytes: what lies in there is before all that we might say. */
-const SEND_BUFFER = 4 << 20;
-const SLOW_SEND_BUFFER = 64 << 10;
-const FAST = 128 << 20;
-
-/** A place to read into. Pinned while a write from it is not finished. */
-class ReadBuffer {
-  readonly at: number;
-  readonly view: Buffer;
-  pins = 0;
-  /** Of those, for host sockets of the port that reads into it. */
-  kept = 0;
-  /** No port reads into it any more; it goes back to the pool with its last pin. */
-  left = false;
-
-  constructor(mem: PacketMemory) {
-    this.at = mem.alloc(TAIL_ROOM + READ_SIZE) + TAIL_ROOM;
-    this.view = mem.buffer(this.at, READ_SIZE);
-  }
-}
-
-/** Buffers of ports that are gone serve those that come: packet memory is never given back. */
-export class PortMemory {
-  readonly mem: PacketMemory;
-  readonly #reads: ReadBuffer[] = [];
-  readonly #queues: number[] = [];
-  #spill = 0;
-  #pinned = 0;
-
-  constructor(mem: PacketMemory) {
-    this.mem = mem;
-  }
-
-  takeRead(): ReadBuffer {
-    return this.#reads.pop() ?? new ReadBuffer(this.mem);
-  }
-
-  giveRead(r: ReadBuffer): void {
-    r.left = false;
-    this.#reads.push(r);
-  }
-
-  takeQueue(): number {
-    return this.#queues.pop() ?? this.mem.alloc(QUEUE_SIZE);
-  }
-
-  /** Where bytes go that nobody will see. */
-  spillAt(): number {
-    this.#spill ||= this.mem.alloc(READ_SIZE);
-    return this.#spill;
-  }
-
-  giveQueue(at: number): void {
-    this.#queues.push(at);
-  }
-
-  /** Whether one more buffer may be pinned. */
-  get mayPin(): boolean {
-    return this.#pinned < MAX_PINNED;
-  }
-
-  pin(r: ReadBuffer): void {
-    if (r.pins++ === 0) this.#pinned++;
-  }
-
-  unpin(r: ReadBuffer): void {
-    if (--r.pins > 0) return;
-    this.#pinned--;
-    if (r.left) this.giveRead(r);
-  }
-}
 
 /** What a port tells its network. */
 export interface PortOwner {
@@ -143,7 +52,7 @@ export interface PortConfig {
 /** A frame as a capture sees it. `toGuest`: its direction. */
 export type FrameTap = (frame: Uint8Array, toGuest: boolean) => void;
 
-export class Port implements GuestPort, SwitchPort {
+export class Port implements GuestPort, SwitchPort, Sender, Receiver {
   readonly index: number;
   readonly id: string;
   readonly card: GuardedCard;
@@ -154,8 +63,7 @@ export class Port implements GuestPort, SwitchPort {
   isolated: boolean;
   mtu: number;
   connected = false;
-  /** From and to the guest. */
-  readonly counts = { fromPackets: 0, fromBytes: 0, toPackets: 0, toBytes: 0 };
+  readonly fromGuest = { packets: 0, bytes: 0 };
   /** Captures of what the guest sees, and of what the network sees. */
   readonly taps = { inside: new Set<FrameTap>(), outside: new Set<FrameTap>() };
   /** Called when the card is pulled out for good. */
@@ -163,8 +71,7 @@ export class Port implements GuestPort, SwitchPort {
   readonly #memory: PortMemory;
   readonly #owner: PortOwner;
   readonly #mapped: boolean;
-  readonly #queueAt: number;
-  readonly #queue: FrameQueue;
+  readonly #queue: GuestQueue;
   #read: ReadBuffer;
   /** Bytes of the unfinished frame, which stand just before `#read.at`. */
   #rest = 0;
@@ -176,21 +83,9 @@ export class Port implements GuestPort, SwitchPort {
   #stream: HostStream | null = null;
   #redial: NodeJS.Timeout | null = null;
   #closed = false;
-  /** A write that the kernel has not finished; memory that it reads from. */
-  #writing = false;
-  #pinned: ReadBuffer | null = null;
   /** Buffers of this port that wait for host sockets. */
   #kept = 0;
-  #flushPlanned = false;
-  /** Somebody was told that there is no room. */
-  #starved = false;
-  /** The last `reserve` found no room. */
-  #spilling = false;
-  readonly #held = new Set<Port>();
   #holders = 0;
-  #deaf = false;
-  #deafTimer: NodeJS.Timeout | null = null;
-  #slowTimer: NodeJS.Timeout | null = null;
 
   constructor(config: PortConfig, memory: PortMemory, owner: PortOwner) {
     this.index = config.index;
@@ -205,8 +100,7 @@ export class Port implements GuestPort, SwitchPort {
     this.#memory = memory;
     this.#owner = owner;
     this.#read = memory.takeRead();
-    this.#queueAt = memory.takeQueue();
-    this.#queue = new FrameQueue(this.#queueAt, QUEUE_SIZE);
+    this.#queue = new GuestQueue(this, memory);
     this.#dial();
   }
 
@@ -222,7 +116,7 @@ export class Port implements GuestPort, SwitchPort {
   #free(): void {
     if (this.#read.pins > 0) this.#read.left = true;
     else this.#memory.giveRead(this.#read);
-    this.#memory.giveQueue(this.#queueAt);
+    this.#queue.free();
   }
 
   #dial(): void {
@@ -232,7 +126,7 @@ export class Port implements GuestPort, SwitchPort {
       socket.removeAllListeners('close');
       this.#dialling = null;
       this.#stream = adoptStream(this, Port.#events, socket);
-      setSendBuffer(this.#stream.fd, SEND_BUFFER);
+      this.#queue.open(this.#stream);
       this.connected = true;
       this.#owner.onLink(this);
     });
@@ -246,7 +140,7 @@ export class Port implements GuestPort, SwitchPort {
     onData: (port, bytes) => port.#onRead(bytes),
     onCopied: () => {}, // nothing was read before
     onEnd: (port) => port.#hangUp(),
-    onWritten: (port) => port.#onDrain(),
+    onWritten: (port) => port.#queue.onWritten(),
     onFailed: (port) => port.#onClose(),
     onClosed: (port) => port.#onClose(),
   };
@@ -261,12 +155,8 @@ export class Port implements GuestPort, SwitchPort {
     this.connected = false;
     this.#dialling = this.#stream = null;
     this.#rest = 0;
-    this.#writing = false;
     this.#holders = 0;
-    this.#unpin();
     this.#queue.clear();
-    this.#letGo();
-    this.#speedUp();
     if (!this.#closed) this.#redial = setTimeout(() => this.#dial(), REDIAL_MS);
     if (was) this.#owner.onLink(this);
   }
@@ -289,16 +179,16 @@ export class Port implements GuestPort, SwitchPort {
     if (stopped < 0) return;
     if (late) {
       this.#memory.pin(read);
-      this.#hold();
+      this.hold();
       this.#goOnLater(read, stopped, end);
       return;
     }
     this.#keepRest(stopped, end);
     if (n < READ_SIZE) return;
     // the guest would wait for its ACKs meanwhile
-    if (this.#flushPlanned) this.#flush();
+    this.#queue.flushPlanned();
     if (this.#busy < TURN_MS) return;
-    this.#hold();
+    this.hold();
     this.#goOnLater(null, 0, 0);
   }
 
@@ -329,9 +219,9 @@ export class Port implements GuestPort, SwitchPort {
         frames++;
       }
       if (frames === 0) break;
-      this.counts.fromPackets += frames;
-      this.counts.fromBytes += p - begin - 4 * frames;
-      if (this.#mapped || this.taps.inside.size > 0 || this.taps.outside.size > 0) this.#prepare(begin, p);
+      this.fromGuest.packets += frames;
+      this.fromGuest.bytes += p - begin - 4 * frames;
+      if (!this.plain) this.#prepare(begin, p);
       this.#owner.onRun(this, begin, p);
       if (!this.connected) return -1;
       this.#busy = before + performance.now() - from;
@@ -352,7 +242,7 @@ export class Port implements GuestPort, SwitchPort {
     setImmediate(() => {
       this.#busy = 0;
       if (left === null) {
-        if (this.#stream === stream) this.#release();
+        if (this.#stream === stream) this.release();
         return;
       }
       let stopped = -1;
@@ -365,7 +255,7 @@ export class Port implements GuestPort, SwitchPort {
         if (stopped >= 0) this.#keepRest(stopped, end);
       }
       this.#memory.unpin(left);
-      if (stopped >= 0) this.#release();
+      if (stopped >= 0) this.release();
     });
   }
 
@@ -406,115 +296,57 @@ export class Port implements GuestPort, SwitchPort {
     else this.#memory.giveRead(r);
   }
 
+  /** Its run lies in it, while it is handled. */
+  get reading(): ReadBuffer {
+    return this.#read;
+  }
+
   /** Stops reading from the guest until `release`, once for each call. */
-  #hold(): void {
+  hold(): void {
     if (this.#holders++ === 0) this.#stream?.pause();
   }
 
-  #release(): void {
+  release(): void {
     if (this.#holders > 0 && --this.#holders === 0) this.#stream?.resume();
   }
 
   // ---- to the guest
 
+  get toGuest(): Readonly<{ packets: number; bytes: number }> {
+    return this.#queue.counts;
+  }
+
   room(): number {
-    if (!this.connected) return 0;
-    const room = Math.min(this.#queue.room(), PAYLOAD - this.#queue.own);
-    if (room >= MAX_FRAME + 4) return room;
-    this.#starved = true;
-    return 0;
+    return this.#queue.room();
   }
 
   mayTell(): boolean {
-    if (!this.connected) return false;
-    if (Math.min(this.#queue.room(), SHARE - this.#queue.own) >= TOLD) return true;
-    this.#starved = true;
-    return false;
+    return this.#queue.mayTell();
   }
 
-  /** For who asked for `room` before; what goes beyond it is written to a place from which it is dropped. At most 256 KiB then. */
   reserve(bytes: number): number {
-    const at = this.tryReserve(bytes);
-    this.#spilling = at < 0;
-    if (at < 0 && bytes > READ_SIZE) throw new AnkaError('internal', `no room for ${bytes} bytes to a guest`);
-    return at < 0 ? this.#memory.spillAt() : at;
+    return this.#queue.reserve(bytes);
   }
 
-  /** As `reserve`, but gives -1 when there is no room. */
   tryReserve(bytes: number): number {
-    this.#spilling = false;
-    return this.connected && this.#queue.own + bytes <= SHARE ? this.#queue.reserve(bytes) : -1;
+    return this.#queue.tryReserve(bytes);
   }
 
   commit(bytes: number): void {
-    if (bytes === 0) return;
-    if (this.#spilling) this.drops.add('queue_full', this.#framesIn(this.#memory.spillAt(), this.#memory.spillAt() + bytes));
-    else this.#enqueue(bytes, true);
+    this.#queue.commit(bytes);
   }
 
-  /** What was reserved last. `own`: the gateway's. */
-  #enqueue(bytes: number, own: boolean): void {
-    const at = this.#queue.lastReserved;
-    this.#queue.commit(bytes, own);
-    this.#finish(at, at + bytes);
-    if (this.#flushPlanned) return;
-    this.#flushPlanned = true;
-    setImmediate(() => {
-      this.#flushPlanned = false;
-      this.#flush();
-    });
-  }
-
-  /** A run of another port's frames. */
   forward(start: number, end: number, from: Port): void {
-    if (!this.connected) return;
-    this.#flush();
-    if (!this.#writing && this.#queue.used === 0 && !this.#mapped && this.taps.inside.size === 0 && this.taps.outside.size === 0 && this.#memory.mayPin) {
-      this.#count(start, end);
-      if (this.#write(start, end - start)) return;
-      this.#pinned = from.#read;
-      this.#memory.pin(from.#read);
-      return;
-    }
-    const length = end - start;
-    const at = this.#deaf || this.#others + length > SHARE ? -1 : this.#queue.reserve(length);
-    if (at < 0) this.#copyWhatFits(start, end, from);
-    else {
-      this.#memory.mem.u8.copyWithin(at, start, end);
-      this.#enqueue(length, false);
-    }
-    if (this.#others > this.#highWater && !this.#deaf) this.#holdBack(from);
+    this.#queue.forward(start, end, from);
   }
 
-  #copyWhatFits(start: number, end: number, from: Port): void {
+  get plain(): boolean {
+    return !this.#mapped && this.taps.inside.size === 0 && this.taps.outside.size === 0;
+  }
+
+  /** Translates a run from outside to inside, and shows it to captures. */
+  translate(start: number, end: number): void {
     const b = this.#memory.mem.u8;
-    const most = this.#deaf ? this.#highWater : SHARE;
-    for (let p = start; p < end; ) {
-      const next = p + 4 + get32(b, p);
-      const at = this.#others + next - p > most ? -1 : this.#queue.reserve(next - p);
-      if (at < 0) from.drops.add('queue_full');
-      else {
-        b.copyWithin(at, p, next);
-        this.#enqueue(next - p, false);
-      }
-      p = next;
-    }
-  }
-
-  /** Bytes of other guests in the queue. */
-  get #others(): number {
-    return this.#queue.used - this.#queue.own;
-  }
-
-  get #highWater(): number {
-    return this.#slowTimer === null ? HIGH_WATER : SLOW_HIGH_WATER;
-  }
-
-  /** Translates what was just queued, shows it to captures, and counts it. */
-  #finish(start: number, end: number): void {
-    const b = this.#memory.mem.u8;
-    this.#count(start, end);
-    if (!this.#mapped && this.taps.inside.size === 0 && this.taps.outside.size === 0) return;
     for (let p = start; p < end; ) {
       const next = p + 4 + get32(b, p);
       for (const tap of this.taps.outside) tap(b.subarray(p + 4, next), true);
@@ -524,88 +356,7 @@ export class Port implements GuestPort, SwitchPort {
     }
   }
 
-  #framesIn(start: number, end: number): number {
-    const b = this.#memory.mem.u8;
-    let frames = 0;
-    for (let p = start; p < end; p += 4 + get32(b, p)) frames++;
-    return frames;
-  }
-
-  #count(start: number, end: number): void {
-    const frames = this.#framesIn(start, end);
-    this.counts.toPackets += frames;
-    this.counts.toBytes += end - start - 4 * frames;
-  }
-
-  /** Writes; true when the kernel took all of it at once. */
-  #write(at: number, length: number): boolean {
-    const stream = this.#stream as HostStream;
-    stream.write(this.#memory.mem.buffer(at, length));
-    this.#writing = stream.queued > 0;
-    return !this.#writing;
-  }
-
-  #flush(): void {
-    while (this.connected && !this.#writing && this.#queue.next((at, length) => this.#write(at, length))) {
-      if (!this.#writing) this.#queue.done();
-    }
-    if ((this.#held.size > 0 || this.#deaf) && this.#others <= this.#highWater / 4) this.#letGo();
-    if (!this.#starved || !this.connected || this.#queue.own > PAYLOAD / 4) return;
-    this.#starved = false;
+  onRoom(): void {
     this.#owner.onRoom(this);
-  }
-
-  #onDrain(): void {
-    if (!this.#writing || (this.#stream?.queued ?? 0) > 0) return;
-    this.#writing = false;
-    if (this.#pinned) this.#unpin();
-    else this.#queue.done();
-    this.#flush();
-  }
-
-  #unpin(): void {
-    const pinned = this.#pinned;
-    this.#pinned = null;
-    if (pinned) this.#memory.unpin(pinned);
-  }
-
-  /** The receiver is behind: its sender waits, but not for ever. */
-  #holdBack(from: Port): void {
-    if (this.#held.has(from)) return;
-    this.#held.add(from);
-    from.#hold();
-    this.#deafTimer ??= setTimeout(() => {
-      this.#letGo();
-      this.#deaf = true;
-      this.#slowDown();
-    }, DEAF_AFTER_MS);
-  }
-
-  /** Has the kernel hold little for the guest, until it is fast. */
-  #slowDown(): void {
-    if (this.#slowTimer || !this.#stream) return;
-    const { fd } = this.#stream;
-    setSendBuffer(fd, SLOW_SEND_BUFFER);
-    let before = this.counts.toBytes;
-    this.#slowTimer = setInterval(() => {
-      const took = this.counts.toBytes - before;
-      before += took;
-      if (took < FAST) return;
-      setSendBuffer(fd, SEND_BUFFER);
-      this.#speedUp();
-    }, 1000);
-  }
-
-  #speedUp(): void {
-    if (this.#slowTimer) clearInterval(this.#slowTimer);
-    this.#slowTimer = null;
-  }
-
-  #letGo(): void {
-    if (this.#deafTimer) clearTimeout(this.#deafTimer);
-    this.#deafTimer = null;
-    this.#deaf = false;
-    for (const p of this.#held) p.#release();
-    this.#held.clear();
   }
 }
