@@ -132,6 +132,11 @@ export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, fa
         if (until === 'ip' ? now.ip !== undefined : now.status !== 'running') return now;
         if (until === 'ip' && now.status !== 'running')
           throw new AnkaError('vmNotRunning', `${now.name} is ${now.status}${now.message ? `: ${now.message}` : ''}`);
+        if (until === 'ip' && (now.network === undefined || now.network.type === 'disconnected'))
+          throw new AnkaError(
+            'network',
+            `${now.name} ${now.network ? 'is disconnected' : 'has no network card'}, and so has no address; 'anka console ${now.name}' leads into it`,
+          );
         if (Date.now() >= end) throw new AnkaError('timeout', `${now.name} has no address after ${timeoutSeconds} s${now.message ? `: ${now.message}` : ''}`);
         await sleep(200);
       }

@@ -70,6 +70,9 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
     expect(r.status, r.stderr).toBe(7);
     expect(r.stdout).toMatch(/anka\n[\s\S]*192\.168\.64\.1/);
     expect((await anka.run(['run', 'vm1', 'cat'], { input: 'through the pipe' })).stdout).toBe('through the pipe');
+    expect(await anka.ok('run vm1 -- echo -- x')).toBe('-- x\n');
+    expect(await anka.ok('ssh vm1 -- echo x')).toBe('x\n');
+    expect(await anka.run(['run', 'vm1', '--'])).toMatchObject({ status: 2, stderr: expect.stringMatching(/Missing argument 'COMMAND/) });
     expect(await reachesOutside()).toBe(true);
   });
 
@@ -109,6 +112,11 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
     await anka.plug('modify vm1 set network-card -t host', 'vm1', 'host');
     expect(await reachesOutside(5)).toBe(false);
     expect(await anka.ok('modify vm1 set network-card 0 -t disconnected')).toBe('vm1 is disconnected\n');
+    const cut = await anka.run(['run', 'vm1', 'true']);
+    expect([cut.status, cut.stderr]).toEqual([
+      125,
+      expect.stringMatching(/^anka: vm1 is disconnected, and so has no address; 'anka console vm1' leads into it$/m),
+    ]);
     await anka.plug('modify vm1 set network-card -t shared', 'vm1', 'shared');
     expect(await reachesOutside()).toBe(true);
   });

@@ -85,6 +85,11 @@ async function reachable(s: Session, daemon: Client, vm: string, until: number, 
   }
 }
 
+/** The guest's words, without the `--` that may stand before them, as in other programs. */
+function guestWords(words: readonly string[]): readonly string[] {
+  return words[0] === '--' ? words.slice(1) : words;
+}
+
 export interface RunOptions {
   waitNetwork?: boolean;
   waitTime?: string;
@@ -92,6 +97,8 @@ export interface RunOptions {
 
 /** `anka run VM CMD…`: starts the VM when it does not run; status of the command, 125 when the guest was lost. */
 export async function run(s: Session, vm: string, command: readonly string[], o: RunOptions): Promise<void> {
+  const words = guestWords(command);
+  if (words.length === 0) throw new AnkaError('usage', "Missing argument 'COMMAND'.");
   const daemon = await s.daemon();
   const seconds = o.waitTime === undefined ? DEFAULT_WAIT_S : integer('--wait-time', o.waitTime, 1, 86_400);
   const until = Date.now() + seconds * 1000;
@@ -104,7 +111,7 @@ export async function run(s: Session, vm: string, command: readonly string[], o:
     s.out.failed(cause);
     return s.exit(LOST);
   }
-  const status = await inherit('ssh', sshArguments(t, shellLine(command)));
+  const status = await inherit('ssh', sshArguments(t, shellLine(words)));
   if (status === SSH_LOST) s.out.note(`anka: the connection to ${vm} was lost`);
   s.exit(status === SSH_LOST ? LOST : status);
 }
@@ -112,8 +119,9 @@ export async function run(s: Session, vm: string, command: readonly string[], o:
 /** `anka ssh VM [CMD…]`: as ssh does, the words are joined by blanks and read by the guest's shell. */
 export async function ssh(s: Session, vm: string, command: readonly string[]): Promise<void> {
   const daemon = await s.daemon();
+  const words = guestWords(command);
   const t = await reachable(s, daemon, vm, Date.now() + DEFAULT_WAIT_S * 1000, false);
-  s.exit(await inherit('ssh', sshArguments(t, command.join(' '), command.length > 0 && Boolean(process.stdin.isTTY))));
+  s.exit(await inherit('ssh', sshArguments(t, words.join(' '), words.length > 0 && Boolean(process.stdin.isTTY))));
 }
 
 /** `anka cp`: one side is VM:PATH. */
