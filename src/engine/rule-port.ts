@@ -4,8 +4,10 @@
  * Theory of operation: the port is opened at once, and tried again every second while another program has it, or its address is not there; `reason` says
  * why it is not open. Connections are handed over paused, with both directions of their own.
  */
+
 import { createSocket, type RemoteInfo, type Socket as UdpSocket } from 'node:dgram';
 import { createServer, type Server, type Socket } from 'node:net';
+import { takesDatagrams } from '../lib/datagram-room.ts';
 import { formatIpv4 } from '../wire/address.ts';
 import type { DesiredRule } from './engine.ts';
 
@@ -45,9 +47,11 @@ export abstract class RulePort {
     this.cutFlows();
   }
 
-  /** To a client by UDP, from the rule's port. */
-  protected answer(bytes: Uint8Array, port: number, address: string): void {
-    this.#udp?.send(bytes, port, address, () => {}); // a client that is gone is silence
+  /** To a client by UDP, from the rule's port; false when it was dropped. */
+  protected answer(bytes: Uint8Array, port: number, address: string): boolean {
+    if (!this.#udp || !takesDatagrams(this.#udp)) return false;
+    this.#udp.send(bytes, port, address, () => {}); // a client that is gone is silence
+    return true;
   }
 
   #set(listening: boolean, reason: string): void {

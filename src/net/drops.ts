@@ -19,7 +19,7 @@ export const DROPS = [
   'malformed',
   /** For an address that nobody on this network has. */
   'no_destination',
-  /** The receiver's queue was full. */
+  /** The receiver's queue was full, or that of the host's link. */
   'queue_full',
   /** Too large for the receiver, and not to be fragmented; told to the sender by ICMP. */
   'too_big',

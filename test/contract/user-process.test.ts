@@ -31,7 +31,8 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
   let e: RemoteEngine;
   let vm1: Namespace;
   let vm2: Namespace;
-  const desired = () => state(nic(1, 'shared', { ownerUid: VM_UID, rules: [rule(80, 8080)] }), nic(2, 'host', { ownerUid: VM_UID + 1 }));
+  const desired = () =>
+    state(nic(1, 'shared', { ownerUid: VM_UID, rules: [rule(80, 8080), rule(5353, 5353, 'udp')] }), nic(2, 'host', { ownerUid: VM_UID + 1 }));
   const processes = (): { pid: number; line: string }[] =>
     w.host
       .run(`ip netns pids ${w.host.name} | while read p; do echo "$p $(tr '\\0' ' ' </proc/$p/cmdline 2>/dev/null)"; done; true`)
@@ -158,6 +159,40 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
       await another();
     }
     expect(await dhcp(w, vm1)).not.toBeNull();
+    expect(await greeting(vm1, 'tcp', OUT, 8080)).toBe(`outside sees ${HOST}`);
+  });
+
+  test.each([
+    ['outwards', 'to = ("198.51.100.1", 9)'],
+    ['as answers from a forwarded port', 's.bind(("", 5353)); to = s.recvfrom(100)[1]'],
+  ])('B91: a guest sends more datagrams %s than the host’s link takes: they are dropped by name, and the process stays as it is', async (_what, to) => {
+    const pid = pidOf('shared');
+    const memory = (): number => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) << 10;
+    const lost = async (): Promise<number> => (await e.observe()).nics.find((n) => n.id === vmId(1))?.drops['queue_full'] ?? 0;
+    // a queue that holds all that the kernel lets a socket have
+    w.host.run('tc qdisc add dev en0 root tbf rate 10mbit burst 32k limit 100m');
+    try {
+      const [before, lostBefore] = [memory(), await lost()];
+      const sent = vm1.ask(`python3 -c '
+import socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+${to}
+end = time.time() + 3
+n = 0
+while time.time() < end:
+  s.sendto(bytes(1400), to)
+  n += 1
+print(n)'`);
+      const asked = setInterval(() => w.outside.attempt("bash -c 'echo x >/dev/udp/10.9.0.2/5353'"), 300);
+      const n = Number(await sent);
+      clearInterval(asked);
+      const grown = memory() - before;
+      console.info(`${n} datagrams, the process has ${grown >> 20} MB more`);
+      expect((await lost()) - lostBefore).toBeGreaterThan(n / 2);
+      expect(grown).toBeLessThan(64 << 20);
+    } finally {
+      w.host.run('tc qdisc del dev en0 root');
+    }
     expect(await greeting(vm1, 'tcp', OUT, 8080)).toBe(`outside sees ${HOST}`);
   });
 

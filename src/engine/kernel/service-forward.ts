@@ -6,8 +6,10 @@
  * socket per client and gives it up after a minute of silence.
  * Limits: 512 TCP connections and 512 UDP clients per rule; what comes beyond is refused, so that one rule cannot use up the process.
  */
+
 import { createSocket, type RemoteInfo, type Socket as UdpSocket } from 'node:dgram';
 import { createConnection, type Socket } from 'node:net';
+import { takesDatagrams } from '../../lib/datagram-room.ts';
 import { formatIpv4 } from '../../wire/address.ts';
 import type { DesiredRule } from '../engine.ts';
 import { RulePort } from '../rule-port.ts';
@@ -85,7 +87,7 @@ export class RuleListener extends RulePort {
       this.#clients.set(key, c);
     }
     c.timer.refresh();
-    c.socket.send(bytes, this.rule.guestPort, formatIpv4(ip), () => {}); // an unreachable guest is silence to a UDP client
+    if (takesDatagrams(c.socket)) c.socket.send(bytes, this.rule.guestPort, formatIpv4(ip), () => {}); // an unreachable guest is silence to a UDP client
   }
 
   #dropClient(key: string): void {

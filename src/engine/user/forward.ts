@@ -89,14 +89,13 @@ export class ForwardRule extends RulePort {
     this.#context.writer.udp(target.port, { source: ip, sourcePort: from.port, destination: target.ip, destinationPort: this.rule.guestPort }, bytes);
   }
 
-  /** A guest's datagram, if it answers a client of this rule: true when it was sent. */
-  onAnswer(d: GuestDatagram): boolean {
-    if (this.#clients.size === 0 || d.sourcePort !== this.rule.guestPort) return false;
+  /** A guest's datagram, if it answers a client of this rule: whether it was sent, or too much waits already. Null when it is for somebody else. */
+  onAnswer(d: GuestDatagram): boolean | null {
+    if (this.#clients.size === 0 || d.sourcePort !== this.rule.guestPort) return null;
     const c = this.#clients.get(d.destination * 65_536 + d.destinationPort);
-    if (!c) return false;
+    if (!c) return null;
     c.lastAt = Date.now();
-    this.answer(Buffer.from(d.payload), c.port, c.address);
-    return true;
+    return this.answer(Buffer.from(d.payload), c.port, c.address);
   }
 
   /** Forgets UDP clients that were silent for long. */

@@ -381,11 +381,13 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
       });
       return null;
     }
-    for (const rule of this.#cables.get(from.id)?.rules.values() ?? []) if (rule.rule.protocol === 'udp' && rule.onAnswer(d)) return null;
+    for (const rule of this.#cables.get(from.id)?.rules.values() ?? []) {
+      const answered = rule.rule.protocol === 'udp' ? rule.onAnswer(d) : null;
+      if (answered !== null) return answered ? null : 'queue_full';
+    }
     const real = this.#realAddress(from, d.destination, 'udp', d.destinationPort);
     if (typeof real === 'string') return real;
-    const sent = this.#udp.send(from, d, real, Date.now());
-    return sent ? null : 'udp_flows';
+    return this.#udp.send(from, d, real, Date.now());
   }
 
   #datagramLost(flow: UdpFlow<Port>, error: SocketError): void {

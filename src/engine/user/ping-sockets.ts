@@ -6,9 +6,11 @@
  * Errors about echoes (unreachable, time exceeded) are carried back, and the guest's time to live goes with its echo, so that traceroute works.
  * Limits: 64 sockets per card, the longest silent gives way, 30 s of silence each; 64 new ones at once, and in each second.
  */
+
 import { createSocket, type Socket } from 'node:dgram';
 import { closeSync } from 'node:fs';
 import { noWay, openTellingSocket, readSocketErrors, type SocketError, setTimeToLive } from '../../host/datagram-sockets.ts';
+import { takesDatagrams } from '../../lib/datagram-room.ts';
 import { TokenBucket } from '../../net/token-bucket.ts';
 import { formatIpv4, parseIpv4 } from '../../wire/address.ts';
 import { fold16, get16, put16 } from '../../wire/bytes.ts';
@@ -58,8 +60,15 @@ export class PingSockets {
     return 'fd' in opened;
   }
 
-  /** Sends a guest's echo request, or says why not: there is no right to, or its card had too many sockets just now. `who` names the guest's address and the destination as it knows it. */
-  send(card: number, who: string, destination: number, request: Uint8Array, ttl: number, events: EchoEvents): 'no_ping_right' | 'rate_limit' | null {
+  /** Sends a guest's echo request, or says why not: there is no right to, its card had too many sockets just now, or too much waits for the host's link already. `who` names the guest's address and the destination as it knows it. */
+  send(
+    card: number,
+    who: string,
+    destination: number,
+    request: Uint8Array,
+    ttl: number,
+    events: EchoEvents,
+  ): 'no_ping_right' | 'rate_limit' | 'queue_full' | null {
     const message = Buffer.from(request);
     const identifier = get16(message, IDENTIFIER);
     const key = `${who} ${identifier}`;
@@ -79,6 +88,7 @@ export class PingSockets {
     if (p.ttl !== ttl) setTimeToLive(p.fd, ttl);
     p.ttl = ttl;
     const { fd, socket } = p;
+    if (!takesDatagrams(socket)) return 'queue_full';
     socket.send(message, 1, formatIpv4(destination), (error) => {
       if (!error || sockets.get(key)?.socket !== socket || tellErrors(fd, identifier, events)) return;
       const code = noWay(error);

@@ -8,9 +8,11 @@
  * them later than the call.
  * Limits: where there is no Linux, a guest that asks a closed port outside gets silence.
  */
+
 import { createSocket, type Socket } from 'node:dgram';
 import { closeSync } from 'node:fs';
 import { forbidFragments, noWay, openTellingSocket, readSocketErrors, type SocketError, setTimeToLive } from '../../host/datagram-sockets.ts';
+import { takesDatagrams } from '../../lib/datagram-room.ts';
 import type { HostDatagrams } from '../../net/nat/udp.ts';
 import { formatIpv4, parseIpv4 } from '../../wire/address.ts';
 import { IcmpType, Unreachable } from '../../wire/icmp.ts';
@@ -67,8 +69,8 @@ class FlowSocket implements HostDatagrams {
     this.#socket.close();
   }
 
-  send(bytes: Uint8Array, ip: number, port: number, ttl: number, whole: boolean): void {
-    if (this.#closed) return;
+  send(bytes: Uint8Array, ip: number, port: number, ttl: number, whole: boolean): boolean {
+    if (this.#closed || !takesDatagrams(this.#socket)) return false;
     if (this.#fd >= 0 && ttl !== this.#ttl) {
       setTimeToLive(this.#fd, ttl);
       this.#ttl = ttl;
@@ -78,6 +80,7 @@ class FlowSocket implements HostDatagrams {
       this.#whole = whole;
     }
     this.#send(Buffer.from(bytes), ip, port, true);
+    return true;
   }
 
   #send(bytes: Buffer, ip: number, port: number, again: boolean): void {

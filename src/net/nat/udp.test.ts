@@ -13,25 +13,26 @@ const bytes = Uint8Array.of(1, 2, 3);
 let log: string[];
 let flows: UdpFlow<Card>[];
 let refuse: boolean;
+let full: boolean;
 let nat: UdpNat<Card>;
 
 beforeEach(() => {
   log = [];
   flows = [];
-  refuse = false;
+  refuse = full = false;
   nat = new UdpNat<Card>((flow) => {
     if (refuse) return null;
     flows.push(flow);
     const name = `${flow.port.name}:${flow.guestPort}`;
     log.push(`open ${name}`);
     return {
-      send: (_b, ip, port, ttl, whole) => log.push(`send ${name} to ${ip.toString(16)}:${port}${ttl === 63 && whole ? '' : ' otherwise'}`),
+      send: (_b, ip, port, ttl, whole) => log.push(`send ${name} to ${ip.toString(16)}:${port}${ttl === 63 && whole ? '' : ' otherwise'}`) > 0 && !full,
       close: () => log.push(`close ${name}`),
     };
   });
 });
 
-const send = (card: Card, source: number, sourcePort: number, destination: number, real: number, destinationPort: number, now: number): boolean =>
+const send = (card: Card, source: number, sourcePort: number, destination: number, real: number, destinationPort: number, now: number): string | null =>
   nat.send(card, { source, sourcePort, destination, destinationPort, payload: bytes, ttl: 63, whole: true }, real, now);
 
 test('RFC 4787 REQ-1: one socket for a guest’s port, whatever it talks to; another for another card', () => {
@@ -53,6 +54,14 @@ test('an address that was exchanged is exchanged back, as the guest used it last
   expect([nat.knownAs(flows[0] as UdpFlow<Card>, HOST), nat.knownAs(flows[0] as UdpFlow<Card>, REMOTE)]).toEqual([GATEWAY, null]);
   send(A as Card, ME, 5000, HOST, HOST, 80, 2);
   expect(nat.peerOf(flows[0] as UdpFlow<Card>, HOST, 3)).toBe(HOST);
+});
+
+test('what the host’s link does not take is dropped by name, and the flow goes on', () => {
+  full = true;
+  expect(send(A as Card, ME, 5000, REMOTE, REMOTE, 80, 0)).toBe('queue_full');
+  full = false;
+  expect(send(A as Card, ME, 5000, REMOTE, REMOTE, 80, 1)).toBeNull();
+  expect(log.filter((l) => l.startsWith('open'))).toEqual(['open a:5000']);
 });
 
 test('RFC 4787 REQ-5: five minutes of silence, counted from the last word of either side; DNS half a minute', () => {
@@ -81,8 +90,8 @@ test('bounds: 1024 flows per card, the longest silent gives way; 64 peers per fl
 
 test('no socket to be had, a socket that fails, a card that goes, an address that goes', () => {
   refuse = true;
-  expect(send(A as Card, ME, 5000, REMOTE, REMOTE, 80, 0)).toBe(false);
-  refuse = false;
+  expect(send(A as Card, ME, 5000, REMOTE, REMOTE, 80, 0)).toBe('udp_flows');
+  refuse = full = false;
   send(A as Card, ME, 5000, REMOTE, REMOTE, 80, 0);
   nat.failed(flows[0] as UdpFlow<Card>);
   send(A as Card, ME, 5001, REMOTE, REMOTE, 80, 0);

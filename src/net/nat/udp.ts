@@ -27,8 +27,8 @@ const DNS_PORT = 53;
 
 /** The host's side of one flow. */
 export interface HostDatagrams {
-  /** `bytes` is not kept after the call. `ttl`: hops that it may still take; `whole`: it must not be cut into fragments. */
-  send(bytes: Uint8Array, ip: number, port: number, ttl: number, whole: boolean): void;
+  /** `bytes` is not kept after the call. `ttl`: hops that it may still take; `whole`: it must not be cut into fragments. False when it was dropped, as too much waits for the host's link already. */
+  send(bytes: Uint8Array, ip: number, port: number, ttl: number, whole: boolean): boolean;
   close(): void;
 }
 
@@ -73,8 +73,8 @@ export class UdpNat<P extends object> {
     return this.#evicted;
   }
 
-  /** A guest's datagram, which really goes to `realIp`. False when no socket could be had, or its card had too many just now. */
-  send(port: P, d: GuestDatagram, realIp: number, now: number): boolean {
+  /** A guest's datagram, which really goes to `realIp`; why it was dropped, or null. `udp_flows`: no socket could be had, or its card had too many just now. */
+  send(port: P, d: GuestDatagram, realIp: number, now: number): 'udp_flows' | 'queue_full' | null {
     const { source: guestIp, sourcePort: guestPort, destination: ip, destinationPort: remotePort } = d;
     let card = this.#cards.get(port);
     if (!card) {
@@ -86,14 +86,14 @@ export class UdpNat<P extends object> {
     let flow = flows.get(key);
     if (flow) flows.delete(key);
     else {
-      if (!card.opened.take(now)) return false;
+      if (!card.opened.take(now)) return 'udp_flows';
       if (flows.size >= MAX_FLOWS) {
         this.#end(flows, flows.entries().next().value as [number, UdpFlow<P>]);
         this.#evicted++;
       }
       flow = { port, guestIp, guestPort, socket: null, peers: new Map(), lastAt: now, general: false };
       flow.socket = this.#open(flow);
-      if (!flow.socket) return false;
+      if (!flow.socket) return 'udp_flows';
     }
     flows.set(key, flow);
     flow.lastAt = now;
@@ -103,8 +103,7 @@ export class UdpNat<P extends object> {
       flow.peers.set(realIp, ip);
       if (flow.peers.size > MAX_PEERS) flow.peers.delete(flow.peers.keys().next().value as number);
     }
-    flow.socket?.send(d.payload, realIp, remotePort, d.ttl, d.whole);
-    return true;
+    return flow.socket?.send(d.payload, realIp, remotePort, d.ttl, d.whole) === false ? 'queue_full' : null;
   }
 
   /** Something came in by a flow: the address that the guest knows its sender by; null when the guest did not ask it. */
