@@ -6,6 +6,8 @@
  * In the queue the gateway and the other guests have a share each, so that neither keeps the other out. Other guests are held back for a moment when theirs is full; if it still is after 100 ms, they go on, and what they
  * send beyond it is dropped as `queue_full` until the receiver has caught up. For such a slow receiver their share is small, and the kernel's buffer too, until it has taken 128 MiB in a second: what waits is taken in
  * milliseconds, so that a guest that is flooded still hears the gateway.
+ * QEMU keeps any number of frames that its guest does not take: after each that is taken it reads up to 68 KiB again. That is 45 frames of 1514 bytes, of which a guest takes as many at once, but up to a thousand smaller ones; so while
+ * there are many of those the kernel is given a few dozen at a time, and what the guest does not take waits here, where it is bounded.
  *
  * Limits: at most 1.5 MiB is queued.
  */
@@ -26,10 +28,15 @@ const SLOW_HIGH_WATER = 128 << 10;
 /** Room for a frame without payload. */
 const TOLD = 128;
 const DEAF_AFTER_MS = 100;
-/** What the kernel holds for a guest, and for a slow one, until it takes `FAST` in a second, bytes: what lies in there is before all that we might say. */
-const SEND_BUFFER = 4 << 20;
-const SLOW_SEND_BUFFER = 64 << 10;
+/** What the kernel holds for a guest, bytes; it doubles that. What lies in there is before all that we might say. */
+const SEND_BUFFER = { fast: 4 << 20, slow: 64 << 10, small: 2304 } as const;
+/** A slow receiver is one until it takes so many bytes in a second. */
 const FAST = 128 << 20;
+/** Frames that are shorter than this on an average, bytes, are small ones; they are many when more than these come in a time, ms, and until there are fewer than that in a second. */
+const SMALL = 1200;
+const MANY_SMALL = 1000;
+const MANY_SMALL_MS = 50;
+const FEW_SMALL = 10_000;
 
 /** Another guest's port, whose frames are forwarded. */
 export interface Sender {
@@ -71,7 +78,12 @@ export class GuestQueue {
   readonly #held = new Set<Sender>();
   #deaf = false;
   #deafTimer: NodeJS.Timeout | null = null;
-  #slowTimer: NodeJS.Timeout | null = null;
+  /** How much the kernel is given at a time. */
+  #pace: keyof typeof SEND_BUFFER = 'fast';
+  #paceTimer: NodeJS.Timeout | null = null;
+  /** Small frames since then, ms. */
+  #small = 0;
+  #smallSince = 0;
 
   constructor(receiver: Receiver, memory: PortMemory) {
     this.#receiver = receiver;
@@ -83,17 +95,17 @@ export class GuestQueue {
   /** The guest's stream has come. */
   open(stream: HostStream): void {
     this.#stream = stream;
-    setSendBuffer(stream.fd, SEND_BUFFER);
+    setSendBuffer(stream.fd, SEND_BUFFER.fast);
   }
 
   /** It is gone: so is all that waits. */
   clear(): void {
+    this.#setPace('fast');
     this.#stream = null;
     this.#writing = false;
     this.#unpin();
     this.#queue.clear();
     this.#letGo();
-    this.#speedUp();
   }
 
   /** Its memory serves another. */
@@ -188,7 +200,7 @@ export class GuestQueue {
   }
 
   get #highWater(): number {
-    return this.#slowTimer === null ? HIGH_WATER : SLOW_HIGH_WATER;
+    return this.#pace === 'fast' ? HIGH_WATER : SLOW_HIGH_WATER;
   }
 
   /** The receiver is behind: its sender waits, but not for ever. */
@@ -199,7 +211,7 @@ export class GuestQueue {
     this.#deafTimer ??= setTimeout(() => {
       this.#letGo();
       this.#deaf = true;
-      this.#slowDown();
+      if (this.#pace === 'fast') this.#setPace('slow');
     }, DEAF_AFTER_MS);
   }
 
@@ -211,24 +223,33 @@ export class GuestQueue {
     this.#held.clear();
   }
 
-  /** Has the kernel hold little for the guest, until it is fast. */
-  #slowDown(): void {
-    if (this.#slowTimer || !this.#stream) return;
-    const { fd } = this.#stream;
-    setSendBuffer(fd, SLOW_SEND_BUFFER);
+  /** Has the kernel hold so much for the guest, until there is no reason for it any more. */
+  #setPace(pace: keyof typeof SEND_BUFFER): void {
+    if (!this.#stream || pace === this.#pace) return;
+    this.#pace = pace;
+    setSendBuffer(this.#stream.fd, SEND_BUFFER[pace]);
+    if (this.#paceTimer) clearInterval(this.#paceTimer);
+    this.#paceTimer = null;
+    if (pace === 'fast') return;
     let before = this.counts.bytes;
-    this.#slowTimer = setInterval(() => {
+    this.#paceTimer = setInterval(() => {
       const took = this.counts.bytes - before;
       before += took;
-      if (took < FAST) return;
-      setSendBuffer(fd, SEND_BUFFER);
-      this.#speedUp();
+      const small = this.#small;
+      this.#small = 0;
+      if (pace === 'slow' ? took >= FAST : small < FEW_SMALL) this.#setPace('fast');
     }, 1000);
   }
 
-  #speedUp(): void {
-    if (this.#slowTimer) clearInterval(this.#slowTimer);
-    this.#slowTimer = null;
+  /** Many small frames are given to the kernel a few at a time. */
+  #noteSmall(frames: number): void {
+    const now = performance.now();
+    if (this.#pace !== 'small' && now - this.#smallSince > MANY_SMALL_MS) {
+      this.#smallSince = now;
+      this.#small = 0;
+    }
+    this.#small += frames;
+    if (this.#small > MANY_SMALL) this.#setPace('small');
   }
 
   // ---- to the stream
@@ -258,6 +279,7 @@ export class GuestQueue {
     const frames = this.#framesIn(start, end);
     this.counts.packets += frames;
     this.counts.bytes += end - start - 4 * frames;
+    if (end - start < SMALL * frames) this.#noteSmall(frames);
   }
 
   /** Writes; true when the kernel took all of it at once. */

@@ -10,7 +10,7 @@ import { PacketMemory } from '../../net/packet-memory.ts';
 import { Port } from './port.ts';
 import { PortMemory } from './port-memory.ts';
 
-const FRAME = 1000;
+const FRAME = 1500;
 /** More than the queue and the kernel's buffers of a stream together. */
 const MANY = 40_000;
 
@@ -19,6 +19,8 @@ class Machine {
   readonly server: Server;
   socket: Socket | null = null;
   got = 0;
+  /** The largest piece that it read at once. */
+  largest = 0;
   /** Reads no more after each piece. */
   sips = false;
 
@@ -27,15 +29,16 @@ class Machine {
       this.socket = s;
       s.on('data', (d: Buffer) => {
         this.got += d.length;
+        this.largest = Math.max(this.largest, d.length);
         if (this.sips) s.pause();
       });
       s.resume();
     }).listen(path);
   }
 
-  send(frames: number): void {
-    const frame = Buffer.alloc(4 + FRAME);
-    frame.writeUInt32BE(FRAME);
+  send(frames: number, size = FRAME): void {
+    const frame = Buffer.alloc(4 + size);
+    frame.writeUInt32BE(size);
     for (let left = frames; left > 0; left -= 100) this.socket?.write(Buffer.concat(Array.from({ length: Math.min(left, 100) }, () => frame)));
   }
 }
@@ -107,6 +110,23 @@ describe('a port whose guest falls behind', () => {
     await until(() => ports[0]?.fromGuest.packets === MANY);
     expect(dropped()).toBeGreaterThan(0);
     expect(ports[1]?.tryReserve(65_536)).toBeGreaterThan(0);
+  });
+
+  test('B91: many small frames are given to the kernel a few dozen at a time, as QEMU would keep any number; large ones are not', async () => {
+    const [from, to] = machines as [Machine, Machine];
+    const SIZE = 60;
+    from.send(MANY, SIZE);
+    await until(() => to.got >= 10_000 * (4 + SIZE));
+    to.largest = 0;
+    await until(() => to.got === MANY * (4 + SIZE));
+    expect(to.largest).toBeLessThan(8 << 10);
+    vi.advanceTimersByTime(1000); // in which there were many
+    vi.advanceTimersByTime(1000);
+    to.largest = 0;
+    from.send(MANY, 1514);
+    await until(() => to.got === MANY * (4 + SIZE + 4 + 1514));
+    expect(to.largest).toBeGreaterThan(32 << 10);
+    expect(dropped()).toBe(0);
   });
 
   test('B91: while it is flooded, the gateway always has room, and is heard behind a few hundred KB; when it is fast again, the kernel holds much for it', async () => {

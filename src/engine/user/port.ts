@@ -2,7 +2,7 @@
  * One card's port: the stream to QEMU, frames in and frames out.
  *
  * Theory of operation: QEMU listens on a unix socket, and each frame on it has four bytes of length before it (big-endian). The port dials it, and dials again
- * every 200 ms while it is gone. What is read lands in packet memory; the unfinished frame at the end is moved to stand before the place of
+ * every 50 ms while it is gone. What is read lands in packet memory; the unfinished frame at the end is moved to stand before the place of
  * the next read, and the run of whole frames is given to the network in one call. While somebody still writes from the memory of a run, it is pinned, and the port reads into another buffer.
  * A guest that sends more than can be handled in `TURN_MS` waits until the others had their turn: with what is left of a read, as small frames for the gateway cost some microseconds each, and with more reads.
  * What goes to the guest is guest-queue.ts.
@@ -22,7 +22,7 @@ import type { HostStream, StreamEvents } from './host-stream.ts';
 import { MAX_FRAME, type PortMemory, READ_SIZE, type ReadBuffer } from './port-memory.ts';
 import { stayAwake } from './stay-awake.ts';
 
-const REDIAL_MS = 200;
+const REDIAL_MS = 50;
 const MIN_FRAME = 14;
 /** Small frames after which the clock is looked at (a read has few large ones), and how long one guest's are handled while others wait, ms. */
 const SLICE = 64;
