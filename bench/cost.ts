@@ -1,9 +1,10 @@
 /** What processes cost, read from /proc. */
 import { readFileSync } from 'node:fs';
+import { memoryOf } from '../test/world/world.ts';
 
 /** Resident memory of processes, MiB. */
 export function resident(pids: readonly number[]): number {
-  return pids.reduce((sum, p) => sum + Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${p}/status`, 'utf8'))?.[1] ?? 0) / 1024, 0);
+  return pids.reduce((sum, p) => sum + memoryOf(p) / 2 ** 20, 0);
 }
 
 /** CPU seconds that processes have used. */

@@ -4,7 +4,6 @@
  * Theory of operation: the port is opened at once, and tried again every second while another program has it, or its address is not there; `reason` says
  * why it is not open. Connections are handed over paused, with both directions of their own.
  */
-
 import { createSocket, type RemoteInfo, type Socket as UdpSocket } from 'node:dgram';
 import { createServer, type Server, type Socket } from 'node:net';
 import { takesDatagrams } from '../lib/datagram-room.ts';

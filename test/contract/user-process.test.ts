@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { landlockAbi } from '../../src/host/ffi.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
 import { shimmedGuest } from '../world/shim.ts';
-import { missing, type Namespace, until, World } from '../world/world.ts';
+import { memoryOf, missing, type Namespace, until, World } from '../world/world.ts';
 import { dhcp, flow, greet, greeting, macText, nic, rule, serve, state, vmId } from './guest-tools.ts';
 
 const why = missing('root', 'netns', 'tun', 'cc');
@@ -167,12 +167,11 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
     ['as answers from a forwarded port', 's.bind(("", 5353)); to = s.recvfrom(100)[1]'],
   ])('B91: a guest sends more datagrams %s than the host’s link takes: they are dropped by name, and the process stays as it is', async (_what, to) => {
     const pid = pidOf('shared');
-    const memory = (): number => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) << 10;
     const lost = async (): Promise<number> => (await e.observe()).nics.find((n) => n.id === vmId(1))?.drops['queue_full'] ?? 0;
     // a queue that holds all that the kernel lets a socket have
     w.host.run('tc qdisc add dev en0 root tbf rate 10mbit burst 32k limit 100m');
     try {
-      const [before, lostBefore] = [memory(), await lost()];
+      const [before, lostBefore] = [memoryOf(pid), await lost()];
       const sent = vm1.ask(`python3 -c '
 import socket, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -186,7 +185,7 @@ print(n)'`);
       const asked = setInterval(() => w.outside.attempt("bash -c 'echo x >/dev/udp/10.9.0.2/5353'"), 300);
       const n = Number(await sent);
       clearInterval(asked);
-      const grown = memory() - before;
+      const grown = memoryOf(pid) - before;
       console.info(`${n} datagrams, the process has ${grown >> 20} MB more`);
       expect((await lost()) - lostBefore).toBeGreaterThan(n / 2);
       expect(grown).toBeLessThan(64 << 20);

@@ -6,7 +6,7 @@
  * Everything lives in namespaces whose names begin with the world's prefix; `close` removes them, and ends every process in them.
  */
 import { type ChildProcess, type ExecFileSyncOptions, execFileSync, spawn } from 'node:child_process';
-import { accessSync, chmodSync, constants, existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { accessSync, chmodSync, constants, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -132,6 +132,11 @@ export async function until<T>(what: string, check: () => T | Promise<T>, limitM
 export async function answered(...ways: readonly (readonly [Namespace, string])[]): Promise<string[]> {
   const all = await Promise.all(ways.map(async ([from, to]) => ((await from.ask(`ping -c1 -W1 -q ${to}`)) === null ? [] : [`${from.name} to ${to}`])));
   return all.flat();
+}
+
+/** Memory that a process has in use (VmRSS), bytes; 0 when it has ended. */
+export function memoryOf(pid: number): number {
+  return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) * 1024;
 }
 
 export class World {

@@ -98,7 +98,7 @@ export interface RunOptions {
 /** `anka run VM CMD…`: starts the VM when it does not run; status of the command, 125 when the guest was lost. */
 export async function run(s: Session, vm: string, command: readonly string[], o: RunOptions): Promise<void> {
   const words = guestWords(command);
-  if (words.length === 0) throw new AnkaError('usage', "Missing argument 'COMMAND'.");
+  if (words.length === 0) throw new AnkaError('usage', "Missing argument 'COMMAND...'.");
   const daemon = await s.daemon();
   const seconds = o.waitTime === undefined ? DEFAULT_WAIT_S : integer('--wait-time', o.waitTime, 1, 86_400);
   const until = Date.now() + seconds * 1000;

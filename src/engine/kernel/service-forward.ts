@@ -6,7 +6,6 @@
  * socket per client and gives it up after a minute of silence.
  * Limits: 512 TCP connections and 512 UDP clients per rule; what comes beyond is refused, so that one rule cannot use up the process.
  */
-
 import { createSocket, type RemoteInfo, type Socket as UdpSocket } from 'node:dgram';
 import { createConnection, type Socket } from 'node:net';
 import { takesDatagrams } from '../../lib/datagram-room.ts';

@@ -6,7 +6,6 @@
  * Errors about echoes (unreachable, time exceeded) are carried back, and the guest's time to live goes with its echo, so that traceroute works.
  * Limits: 64 sockets per card, the longest silent gives way, 30 s of silence each; 64 new ones at once, and in each second.
  */
-
 import { createSocket, type Socket } from 'node:dgram';
 import { closeSync } from 'node:fs';
 import { noWay, openTellingSocket, readSocketErrors, type SocketError, setTimeToLive } from '../../host/datagram-sockets.ts';

@@ -8,7 +8,6 @@
  * them later than the call.
  * Limits: where there is no Linux, a guest that asks a closed port outside gets silence.
  */
-
 import { createSocket, type Socket } from 'node:dgram';
 import { closeSync } from 'node:fs';
 import { forbidFragments, noWay, openTellingSocket, readSocketErrors, type SocketError, setTimeToLive } from '../../host/datagram-sockets.ts';

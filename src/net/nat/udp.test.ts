@@ -91,7 +91,7 @@ test('bounds: 1024 flows per card, the longest silent gives way; 64 peers per fl
 test('no socket to be had, a socket that fails, a card that goes, an address that goes', () => {
   refuse = true;
   expect(send(A as Card, ME, 5000, REMOTE, REMOTE, 80, 0)).toBe('udp_flows');
-  refuse = full = false;
+  refuse = false;
   send(A as Card, ME, 5000, REMOTE, REMOTE, 80, 0);
   nat.failed(flows[0] as UdpFlow<Card>);
   send(A as Card, ME, 5001, REMOTE, REMOTE, 80, 0);
