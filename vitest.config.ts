@@ -1,6 +1,9 @@
 import { defineConfig } from 'vitest/config';
 
-/** `unit` needs nothing but Node and runs side by side; `world` makes namespaces, guests and daemons, one file at a time. */
+/**
+ * `unit` needs nothing but Node and runs side by side; `world` makes namespaces, guests and daemons, one file at a
+ * time.
+ */
 export default defineConfig({
   test: {
     projects: [

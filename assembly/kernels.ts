@@ -1,12 +1,14 @@
-// The loops that touch every byte of every frame, in AssemblyScript, compiled to WebAssembly SIMD by scripts/kernels.mjs.
+// The loops that touch every byte of every frame, in AssemblyScript, compiled to WebAssembly SIMD by
+// scripts/kernels.mjs.
 //
-// All offsets are bytes in the packet memory (src/net/packet-memory.ts), which is imported. Sums are one's-complement sums of little-endian
-// 16-bit words, folded to 16 bits; stored as little-endian words they are right on the wire (RFC 1071, 2.B: byte order independence).
-// Nothing here trusts a length that a frame claims beyond the length prefix, and the prefix is checked against `end`.
+// All offsets are bytes in the packet memory (src/net/memory/packet-memory.ts), which is imported. Sums are
+// one's-complement sums of little-endian 16-bit words, folded to 16 bits; stored as little-endian words they are right
+// on the wire (RFC 1071, 2.B: byte order independence). Nothing here trusts a length that a frame claims beyond the
+// length prefix, and the prefix is checked against `end`.
 
 /** Bytes of a frame before the TCP payload: length prefix 4, Ethernet 14, IPv4 20, TCP 20. */
 const HEADERS: i32 = 58;
-/** Bytes of a descriptor, and where its fields are: see src/net/kernels.ts. */
+/** Bytes of a descriptor, and where its fields are: see src/net/memory/kernels.ts. */
 const DESCRIPTOR: i32 = 48;
 
 // @ts-ignore: decorator
@@ -19,7 +21,8 @@ const DESCRIPTOR: i32 = 48;
 
 // @ts-ignore: decorator
 @inline function lanes(a: v128, b: v128): u64 {
-  const s = i32x4.add(a, b); // each lane grew by at most 2 × 65535 per 16 bytes: no overflow below 256 KiB, and a frame has at most 64 KiB
+  // each lane grew by at most 2 × 65535 per 16 bytes: no overflow below 256 KiB, and a frame has at most 64 KiB
+  const s = i32x4.add(a, b);
   return <u64><u32>i32x4.extract_lane(s, 0) + <u64><u32>i32x4.extract_lane(s, 1) + <u64><u32>i32x4.extract_lane(s, 2) + <u64><u32>i32x4.extract_lane(s, 3);
 }
 
@@ -69,8 +72,9 @@ export function copyChecksum(d: usize, p: usize, n: i32): u32 {
 }
 
 /**
- * Cuts n payload bytes at src into length-prefixed Ethernet/IPv4/TCP frames at dst. `template` is 58 bytes: prefix, Ethernet, IPv4 without options, TCP without
- * options, with addresses, ports, acknowledgement, flags and window filled in and all checksums 0. The last frame gets PSH. Returns the bytes written.
+ * Cuts n payload bytes at src into length-prefixed Ethernet/IPv4/TCP frames at dst. `template` is 58 bytes: prefix,
+ * Ethernet, IPv4 without options, TCP without options, with addresses, ports, acknowledgement, flags and window filled
+ * in and all checksums 0. The last frame gets PSH. Returns the bytes written.
  */
 export function segment(dst: usize, src: usize, n: i32, mss: i32, template: usize, seq: u32, ipId: u32): i32 {
   let d = dst;
@@ -109,8 +113,10 @@ export function segment(dst: usize, src: usize, n: i32, mss: i32, template: usiz
 }
 
 /**
- * Walks the framed IPv4/TCP frames in [p, end), checks lengths and both checksums, and joins in-order payload of one flow in place (moved down), so that a run of
- * segments becomes one. Of a joined run only the first one's options can be read, so an ACK without payload that has some is not joined. Writes a descriptor per joined run; returns how many (at most max). Where it stopped is stored at descriptors - 4.
+ * Walks the framed IPv4/TCP frames in [p, end), checks lengths and both checksums, and joins in-order payload of one
+ * flow in place (moved down), so that a run of segments becomes one. Of a joined run only the first one's options can
+ * be read, so an ACK without payload that has some is not joined. Writes a descriptor per joined run; returns how many
+ * (at most max). Where it stopped is stored at descriptors - 4.
  */
 export function coalesce(p: usize, end: usize, descriptors: usize, max: i32): i32 {
   let d = descriptors, count = 0;

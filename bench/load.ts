@@ -1,8 +1,11 @@
 /**
- * What a guest at full speed does to others: to those of another network (another process), and to those of its own. One guest's round trip and throughput to the outside, by
- * itself and while another sends all it can: a TCP stream, or small frames for the gateway, for everybody, or for that one guest. The load begins before the first of these is measured and ends after the last, however long they take.
+ * What a guest at full speed does to others: to those of another network (another process), and to those of its own.
+ * One guest's round trip and throughput to the outside, by itself and while another sends all it can: a TCP stream, or
+ * small frames for the gateway, for everybody, or for that one guest. The load begins before the first of these is
+ * measured and ends after the last, however long they take.
  *
- * Limits: all of it shares the machine's cores, the load and the outside too; on few of them most of what a guest loses, it loses to the kernel's scheduling, whatever the network does.
+ * Limits: all of it shares the machine's cores, the load and the outside too; on few of them most of what a guest
+ * loses, it loses to the kernel's scheduling, whatever the network does.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { macText } from '../test/contract/guest-tools.ts';

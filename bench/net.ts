@@ -1,6 +1,7 @@
 /**
- * Our kernel network beside loopback and beside a bridge that was made by hand, in one run: rounds of all three, one after the other, the median of each.
- * A guest is a namespace on a veth, as the speed of QEMU's own card is not what is asked.
+ * Our kernel network beside loopback and beside a bridge that was made by hand, in one run: rounds of all three, one
+ * after the other, the median of each. A guest is a namespace on a veth, as the speed of QEMU's own card is not what is
+ * asked.
  */
 import { dhcp, guest, nic, rule, state } from '../test/contract/guest-tools.ts';
 import { RemoteEngine } from '../test/world/remote-engine.ts';
@@ -8,7 +9,10 @@ import { type Namespace, World } from '../test/world/world.ts';
 import { connects, IPERF_PORT, latency, PROBE_PORT, serveAll, throughput } from './probe.ts';
 import { median, spread, table } from './stats.ts';
 
-/** One of the things compared: from a guest to a server outside, from outside to a server in the guest, from the host to the guest. */
+/**
+ * One of the things compared: from a guest to a server outside, from outside to a server in the guest, from the host to
+ * the guest.
+ */
 interface Bed {
   name: string;
   guest: Namespace;

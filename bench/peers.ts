@@ -1,6 +1,7 @@
 /**
- * The user engine's network process, and the programs that it is compared with, each made ready in a world of its own: a guest (a namespace behind the shim) that reaches
- * the outside, and two host ports that lead to the guest's servers. All without rights, but slirp4netns, which enters the guest's namespace.
+ * The user engine's network process, and the programs that it is compared with, each made ready in a world of its own:
+ * a guest (a namespace behind the shim) that reaches the outside, and two host ports that lead to the guest's servers.
+ * All without rights, but slirp4netns, which enters the guest's namespace.
  */
 import { chownSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { request } from 'node:http';
@@ -8,7 +9,7 @@ import { createConnection } from 'node:net';
 import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { NicStats } from '../src/engine/engine.ts';
-import type { NetworkConfig, NetworkNic } from '../src/engine/user/network-config.ts';
+import type { NetworkConfig, NetworkNic } from '../src/engine/user/process/config.ts';
 import { LineClient } from '../src/lib/json-lines.ts';
 import { dhcp, macText, nic, rule, SUBNETS } from '../test/contract/guest-tools.ts';
 import { AS_ORDINARY_USER, ORDINARY } from '../test/world/remote-engine.ts';
@@ -24,7 +25,7 @@ const FORWARDS = [
   [HOST_IPERF, IPERF_PORT],
   [HOST_PROBE, PROBE_PORT],
 ] as const;
-const NETWORK_PROCESS = fileURLToPath(new URL('../dist/engine/user/network-main.js', import.meta.url));
+const NETWORK_PROCESS = fileURLToPath(new URL('../dist/engine/user/process/network-main.js', import.meta.url));
 
 /** One program, ready. */
 export interface Peer {

@@ -1,6 +1,7 @@
 /**
- * The user engine beside passt, libslirp in QEMU, slirp4netns and gvproxy, in one run: rounds of all of them, one after the other, the median of each. The guest is
- * a namespace whose tap is joined to the program's stream socket (test/world/shim.c); then the switch by itself, and what an idle network costs.
+ * The user engine beside passt, libslirp in QEMU, slirp4netns and gvproxy, in one run: rounds of all of them, one after
+ * the other, the median of each. The guest is a namespace whose tap is joined to the program's stream socket
+ * (test/world/shim.c); then the switch by itself, and what an idle network costs.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { compiled } from '../test/world/compile.ts';

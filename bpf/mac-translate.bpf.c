@@ -6,7 +6,7 @@
  * Ethernet header, ARP and RARP, DHCP (chaddr, client identifier), DHCPv6 (DUIDs, client link-layer address), neighbour discovery (link-layer options).
  * Up to three VLAN tags and the extension headers of IPv6 are stepped over. Checksums over a replaced address are corrected by the difference; one that
  * the card has yet to compute (CHECKSUM_PARTIAL) is left alone by the kernel. The two addresses are constants of the instructions, which
- * src/engine/kernel/mac-translation.ts writes into a copy of the object: no maps, and the program's tag tells which addresses are in force.
+ * src/engine/kernel/ebpf/mac-translation.ts writes into a copy of the object: no maps, and the program's tag tells which addresses are in force.
  * Everything is read by helpers, so that it does not matter where the kernel keeps the bytes (jumbo and GSO frames).
  *
  * A frame that could not be rewritten is dropped: better none than one with the wrong address. So is one for a foreign station that has the inside address.

@@ -11,9 +11,9 @@
  * second pass, so there is no loop and no copy of a copy. Tags of VLANs stay in the frame's metadata, and go with it.
  *
  * The interface's two are at its clsact hooks, or at those of tcx, where TC_ACT_UNSPEC, SHOT and REDIRECT are TCX_NEXT, DROP and REDIRECT by number. A function's name is the name that
- * its program has in the kernel, by which src/engine/kernel/uplink-tcx.ts knows it as ours.
+ * its program has in the kernel, by which src/engine/kernel/bridging/uplink-tcx.ts knows it as ours.
  *
- * All is in one constant that src/engine/kernel/no-touch-object.ts writes into a copy of the object; replacing a filter replaces the table with it at once.
+ * All is in one constant that src/engine/kernel/bridging/no-touch-object.ts writes into a copy of the object; replacing a filter replaces the table with it at once.
  *
  * Groups of the link itself (01:80:c2:00:00:0x: spanning tree, pause, LLDP) never cross: a guest cannot make a switch shut the host's port.
  *

@@ -3,7 +3,7 @@
  * One guest in a VLAN, at the clsact hooks of its interface: `from_guest` tags what it sends, `to_guest` lets through what has that tag, without it.
  *
  * Theory of operation: the guest sees an untagged network, and the bridge that its interface is in sees tagged frames, whatever bridge that is; nothing of the
- * bridge is configured. The number of the VLAN is a constant that src/engine/kernel/vlan-tags.ts writes into a copy of the object.
+ * bridge is configured. The number of the VLAN is a constant that src/engine/kernel/ebpf/vlan-tags.ts writes into a copy of the object.
  * Limits: a guest in a VLAN cannot tag by itself (no QinQ): such frames are dropped. 802.1Q only.
  */
 #include <linux/bpf.h>

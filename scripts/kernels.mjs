@@ -1,4 +1,5 @@
-// Compiles assembly/kernels.ts and writes src/net/kernels-wasm.ts. With --check it only says whether that file is what it would write.
+// Compiles assembly/kernels.ts and writes src/net/memory/kernels-wasm.ts. With --check it only says whether that file
+// is what it would write.
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -6,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import asc from 'assemblyscript/asc';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
-const target = join(root, 'src/net/kernels-wasm.ts');
+const target = join(root, 'src/net/memory/kernels-wasm.ts');
 const dir = mkdtempSync(join(tmpdir(), 'anka-kernels-'));
 try {
   const out = join(dir, 'kernels.wasm');
@@ -20,7 +21,7 @@ try {
   const text = `/** assembly/kernels.ts, compiled. Written by scripts/kernels.mjs: do not edit. */\nexport const KERNELS = [\n${lines.map((l) => `  '${l}',`).join('\n')}\n].join('');\n`;
   if (!process.argv.includes('--check')) writeFileSync(target, text);
   else if (readFileSync(target, 'utf8') !== text) {
-    console.error('src/net/kernels-wasm.ts is not what assembly/kernels.ts compiles to: run "node scripts/kernels.mjs"');
+    console.error('src/net/memory/kernels-wasm.ts is not what assembly/kernels.ts compiles to: run "node scripts/kernels.mjs"');
     process.exitCode = 1;
   }
 } finally {

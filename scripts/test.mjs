@@ -28,7 +28,9 @@ const counts = { passed: 0, failed: 0, skipped: 0 };
 const skipped = [];
 let status = 0;
 
-/** Runs one project's tests, or those of some folders, and notes how they ended. `output`: a file for what it prints. */
+/**
+ * Runs one project's tests, or those of some folders, and notes how they ended. `output`: a file for what it prints.
+ */
 function suite(name, project, folders, env, output) {
   console.log(`\n== tests: ${name}`);
   const report = join(work, `${name}.json`);

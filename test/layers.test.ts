@@ -1,4 +1,7 @@
-/** The import rule of docs/architecture.md: layers point one way, and the npm packages that one file may import are imported by no other. */
+/**
+ * The import rule of docs/architecture.md: layers point one way, and the npm packages that one file may import are
+ * imported by no other.
+ */
 import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -41,7 +44,7 @@ const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter((f)
 describe('layers', () => {
   test('there is something to check', () => expect(files.length).toBeGreaterThan(5));
   test.each(files)('%s imports only what its layer may', (file) => {
-    const layer = file.split('/')[0]!;
+    const layer = file.split('/')[0];
     const allowed = ALLOWED[layer];
     expect(allowed, `src/${layer}/ is not in the layout of docs/architecture.md`).toBeDefined();
     for (const target of imports(join(src, file))) {

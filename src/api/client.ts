@@ -1,8 +1,8 @@
 /**
  * The light client of the API: node:http on the unix socket, and nothing else, so that it loads in a moment.
  *
- * Theory of operation: `connect` tries the socket; where nobody answers it starts `ankad`, detached, and waits until it does. Limits: the wait ends
- * after 30 s, or when the daemon has ended with an error, whose message is passed on.
+ * Theory of operation: `connect` tries the socket; where nobody answers it starts `ankad`, detached, and waits until it
+ * does. Limits: the wait ends after 30 s, or when the daemon has ended with an error, whose message is passed on.
  */
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, openSync, readFileSync } from 'node:fs';

@@ -1,4 +1,6 @@
-/** The API's routes: each checks its input, calls the service, and answers JSON, or NDJSON with progress for long work. */
+/**
+ * The API's routes: each checks its input, calls the service, and answers JSON, or NDJSON with progress for long work.
+ */
 import { OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { stream } from 'hono/streaming';

@@ -1,41 +1,27 @@
 /**
- * The API between `anka` and `ankad`, as plain types (the daemon's zod schemas in schema.ts are checked against them at compile time).
+ * The API between `anka` and `ankad`, as plain types (the daemon's zod schemas in schema.ts are checked against them at
+ * compile time).
  *
- * HTTP/1.1 + JSON on a unix socket. Long work answers with `application/x-ndjson` when the client accepts it: any number of
- * `{"progress": {step, fraction?}}` lines and one last `{"result": …}` or `{"error": ErrorBody}` line. An error answer is
- * `{"error": ErrorBody}` with a 4xx/5xx status. The header `x-anka-settings` carries the `ANKA_*` overrides of one call as a JSON object (B71).
+ * HTTP/1.1 + JSON on a unix socket. Long work answers with `application/x-ndjson` when the client accepts it: any
+ * number of `{"progress": {step, fraction?}}` lines and one last `{"result": …}` or `{"error": ErrorBody}` line. An
+ * error answer is `{"error": ErrorBody}` with a 4xx/5xx status. The header `x-anka-settings` carries the `ANKA_*`
+ * overrides of one call as a JSON object (B71).
  *
- * | method and path | body | answer |
- * | --- | --- | --- |
- * | GET /v1/status | | DaemonStatus |
- * | POST /v1/shutdown | | {} (VMs go on) |
- * | GET /v1/events | | ndjson of DaemonEvent, until closed |
- * | GET /v1/openapi.json, GET /metrics | | |
- * | GET /v1/vms | | VmListEntry[] |
- * | POST /v1/vms | CreateRequest | {uuid} · long |
- * | GET /v1/vms/:ref | | VmShow |
- * | PATCH /v1/vms/:ref | ModifyRequest | {} |
- * | GET /v1/vms/:ref/config | | VmDescribe |
- * | GET /v1/vms/:ref/guest | | GuestAccess (how to ssh in, where the console is) |
- * | POST /v1/vms/:ref/start | {} | VmShow · long |
- * | POST /v1/vms/:ref/stop | {force} | {} · long |
- * | POST /v1/vms/:ref/suspend, /reboot | {} / {force} | {} · long |
- * | POST /v1/vms/:ref/clone | {name} | {uuid} · long |
- * | POST /v1/vms/:ref/wait | {until: 'ip'\|'network', timeout: seconds} | VmShow · long |
- * | DELETE /v1/vms/:ref | | {} · long |
- * | POST /v1/vms/:ref/network-card | NetworkCardRequest | {message} |
- * | PUT /v1/vms/:ref/network-card | NetworkCardRequest | {message} · long |
- * | DELETE /v1/vms/:ref/network-card | | {} |
- * | POST /v1/vms/:ref/port-forwarding | RuleRequest | {host_port} |
- * | DELETE /v1/vms/:ref/port-forwarding/:name | | {} |
- * | GET /v1/config | | SettingValue[] |
- * | GET/PUT/DELETE /v1/config/:key | {value} | SettingValue |
- * | GET /v1/networks | | NetworkStatus[] |
- * | POST /v1/networks/reset | | {removed: string[]} |
- * | GET /v1/doctor | | DoctorFinding[] |
- * | GET /v1/vms/:ref/capture?side=inside\|outside&filter=… | | pcapng, until it is ended; its id in the header `x-anka-capture` |
- * | DELETE /v1/captures/:id | | CaptureEnd, also of one that has ended with its card; the statistics block follows in the stream |
- * | POST /v1/base-image | {} | {} · long |
+ * | method and path | body | answer | | --- | --- | --- | | GET /v1/status | | DaemonStatus | | POST /v1/shutdown | |
+ * {} (VMs go on) | | GET /v1/events | | ndjson of DaemonEvent, until closed | | GET /v1/openapi.json, GET /metrics | |
+ * | | GET /v1/vms | | VmListEntry[] | | POST /v1/vms | CreateRequest | {uuid} · long | | GET /v1/vms/:ref | | VmShow |
+ * | PATCH /v1/vms/:ref | ModifyRequest | {} | | GET /v1/vms/:ref/config | | VmDescribe | | GET /v1/vms/:ref/guest | |
+ * GuestAccess (how to ssh in, where the console is) | | POST /v1/vms/:ref/start | {} | VmShow · long | | POST
+ * /v1/vms/:ref/stop | {force} | {} · long | | POST /v1/vms/:ref/suspend, /reboot | {} / {force} | {} · long | | POST
+ * /v1/vms/:ref/clone | {name} | {uuid} · long | | POST /v1/vms/:ref/wait | {until: 'ip'\|'network', timeout: seconds} |
+ * VmShow · long | | DELETE /v1/vms/:ref | | {} · long | | POST /v1/vms/:ref/network-card | NetworkCardRequest |
+ * {message} | | PUT /v1/vms/:ref/network-card | NetworkCardRequest | {message} · long | | DELETE
+ * /v1/vms/:ref/network-card | | {} | | POST /v1/vms/:ref/port-forwarding | RuleRequest | {host_port} | | DELETE
+ * /v1/vms/:ref/port-forwarding/:name | | {} | | GET /v1/config | | SettingValue[] | | GET/PUT/DELETE /v1/config/:key |
+ * {value} | SettingValue | | GET /v1/networks | | NetworkStatus[] | | POST /v1/networks/reset | | {removed: string[]} |
+ * | GET /v1/doctor | | DoctorFinding[] | | GET /v1/vms/:ref/capture?side=inside\|outside&filter=… | | pcapng, until it
+ * is ended; its id in the header `x-anka-capture` | | DELETE /v1/captures/:id | | CaptureEnd, also of one that has
+ * ended with its card; the statistics block follows in the stream | | POST /v1/base-image | {} | {} · long |
  */
 
 export type VmStatus = 'running' | 'stopped' | 'suspended' | 'failed';
@@ -71,7 +57,10 @@ export interface DaemonStatus {
 export interface DaemonEvent {
   /** Milliseconds since 1970. */
   time: number;
-  /** `vm.created`, `vm.status`, `vm.address`, `vm.deleted`, `rule.added`, `rule.removed`, `network.repaired`, `network.problem`, `config.changed` … */
+  /**
+   * `vm.created`, `vm.status`, `vm.address`, `vm.deleted`, `rule.added`, `rule.removed`, `network.repaired`,
+   * `network.problem`, `config.changed` …
+   */
   type: string;
   vm?: { uuid: string; name: string };
   message: string;
@@ -158,7 +147,10 @@ export interface GuestAccess {
   identity_file: string;
   /** Serial console's unix socket. */
   console: string;
-  /** Set where the host has no way to the address (user engine): unix socket on which streams to the guest's ports begin. */
+  /**
+   * Set where the host has no way to the address (user engine): unix socket on which streams to the guest's ports
+   * begin.
+   */
   stream_socket?: string;
 }
 
@@ -209,7 +201,10 @@ export interface SettingValue {
   notice?: string;
 }
 
-/** One of our networks, or an interface that running VMs are bridged to, whose name is `bridge`: its addresses are not ours, hence null. */
+/**
+ * One of our networks, or an interface that running VMs are bridged to, whose name is `bridge`: its addresses are not
+ * ours, hence null.
+ */
 export interface NetworkStatus {
   name: string;
   interface: string | null;

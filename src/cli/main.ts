@@ -1,8 +1,10 @@
 #!/usr/bin/env node
 /**
- * `anka`: reads the command line, runs one command, and ends with its status: 0, 2 for wrong usage, else the error's code.
+ * `anka`: reads the command line, runs one command, and ends with its status: 0, 2 for wrong usage, else the error's
+ * code.
  *
- * Limits: `-j` and `--debug` may stand anywhere, but not behind the VM of `run` and `ssh`, where every word is the guest's.
+ * Limits: `-j` and `--debug` may stand anywhere, but not behind the VM of `run` and `ssh`, where every word is the
+ * guest's.
  */
 import { type Command, CommanderError } from 'commander';
 import { AnkaError } from '../lib/errors.ts';

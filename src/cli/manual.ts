@@ -1,4 +1,7 @@
-/** The manual pages, in mdoc(7), made of the command tree: `anka.1`, one page for each command, and the daemon's. Pure: from tree to text. */
+/**
+ * The manual pages, in mdoc(7), made of the command tree: `anka.1`, one page for each command, and the daemon's. Pure:
+ * from tree to text.
+ */
 import type { Command, Option } from 'commander';
 import { SETTINGS } from '../lib/settings.ts';
 import { examplesOf } from './tree.ts';

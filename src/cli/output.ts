@@ -1,8 +1,9 @@
 /**
  * What a command prints, for people or for machines (B80, B81).
  *
- * For machines: one line of JSON without a trailing newline on standard output, and nothing on standard error after it. For people: text on standard output,
- * progress and errors on standard error; on a terminal progress is one line that is drawn over.
+ * For machines: one line of JSON without a trailing newline on standard output, and nothing on standard error after it.
+ * For people: text on standard output, progress and errors on standard error; on a terminal progress is one line that
+ * is drawn over.
  */
 import { AnkaError } from '../lib/errors.ts';
 

@@ -1,8 +1,8 @@
 /**
  * The command tree: every command, option and help text. Help, completion and man pages are made of it.
  *
- * `modify VM …` has two stages, as its verbs come after the VM's name: the outer command takes the name, the inner tree (`modifyTree`) the rest.
- * What a command does is loaded when it runs, so that start-up stays fast.
+ * `modify VM …` has two stages, as its verbs come after the VM's name: the outer command takes the name, the inner tree
+ * (`modifyTree`) the rest. What a command does is loaded when it runs, so that start-up stays fast.
  */
 import { Command, Option } from 'commander';
 import type { CardOptions, RuleOptions } from './commands/modify.ts';

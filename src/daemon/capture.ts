@@ -1,9 +1,9 @@
 /**
  * Captures as bytes: what an engine sees of a card, as a pcapng file (B93).
  *
- * Theory of operation: `bytes` is pulled by the client's connection; while it is not, the engine drops and counts. `end` lets the rest of the blocks and the
- * statistics follow, so that the file is whole. One that ends by itself, with its card, can be asked for its counts afterwards.
- * Limits: 16 captures at a time; the counts of the last 16 are kept.
+ * Theory of operation: `bytes` is pulled by the client's connection; while it is not, the engine drops and counts.
+ * `end` lets the rest of the blocks and the statistics follow, so that the file is whole. One that ends by itself, with
+ * its card, can be asked for its counts afterwards. Limits: 16 captures at a time; the counts of the last 16 are kept.
  */
 import { randomUUID } from 'node:crypto';
 import type { CaptureStream } from '../api/service.ts';

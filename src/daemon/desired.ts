@@ -4,9 +4,9 @@ import type { CallSettings } from '../api/service.ts';
 import type { BridgeMethod, DesiredNic, DesiredState } from '../engine/engine.ts';
 import type { VmRow } from '../store/vms.ts';
 import { parseSubnet } from '../wire/address.ts';
-import { guestMtu } from './card-mtu.ts';
 import type { Context } from './context.ts';
 import { settingValue } from './settings.ts';
+import { guestMtu } from './vms/card-mtu.ts';
 
 /** First user id of VMs when the daemon is root's: far above what distributions and containers give out. */
 const VM_UID_BASE = 1_640_000_000;

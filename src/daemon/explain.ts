@@ -2,7 +2,7 @@
 import type { ExplainQuestion, Explanation } from '../api/types.ts';
 import type { ObservedState } from '../engine/engine.ts';
 import { AnkaError } from '../lib/errors.ts';
-import type { PacketAddress, PacketProtocol } from '../net/explain.ts';
+import type { PacketAddress, PacketProtocol } from '../net/explain/packet.ts';
 import type { VmRow } from '../store/vms.ts';
 import { parseIpv4 } from '../wire/address.ts';
 import { parseIpv6 } from '../wire/address6.ts';

@@ -1,4 +1,7 @@
-/** One daemon per state folder: a file that its daemon has locked, with its pid. The kernel lets go of the lock when the process ends, however it ends. */
+/**
+ * One daemon per state folder: a file that its daemon has locked, with its pid. The kernel lets go of the lock when the
+ * process ends, however it ends.
+ */
 import { closeSync, constants, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { tryLock } from '../host/ffi.ts';
 

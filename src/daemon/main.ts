@@ -2,8 +2,8 @@
 /**
  * `ankad`: the daemon.
  *
- * Theory of operation: takes the lock, opens the database, adopts what runs, and serves the API. Ending it, by a signal or by kill -9, stops no VM and
- * no network. Limits: one per state folder; a second one ends at once.
+ * Theory of operation: takes the lock, opens the database, adopts what runs, and serves the API. Ending it, by a signal
+ * or by kill -9, stops no VM and no network. Limits: one per state folder; a second one ends at once.
  */
 import { accessSync, constants, mkdirSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -28,7 +28,7 @@ import { takeLock } from './lock.ts';
 import { Reconciler } from './reconcile.ts';
 import { createService } from './service.ts';
 import { settingValue } from './settings.ts';
-import { Vms } from './vms.ts';
+import { Vms } from './vms/vms.ts';
 
 const HELP = `Usage: ankad [OPTIONS]
 

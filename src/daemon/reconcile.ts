@@ -1,4 +1,6 @@
-/** Keeps the engine's desired state equal to what is stored and running, one application at a time; bursts are joined. */
+/**
+ * Keeps the engine's desired state equal to what is stored and running, one application at a time; bursts are joined.
+ */
 import type { Engine, EngineProblem, ObservedState } from '../engine/engine.ts';
 import type { Context } from './context.ts';
 import { desiredState } from './desired.ts';

@@ -10,18 +10,18 @@ import { ensureBaseImage, findBaseImage } from '../vm/base-image.ts';
 import { machineFiles } from '../vm/qemu-args.ts';
 import { formatIpv4, formatSubnet } from '../wire/address.ts';
 import { Captures } from './capture.ts';
-import { mtuNotice } from './card-mtu.ts';
-import { addCard, cardChange, changeCard, removeCard, replug } from './cards.ts';
 import type { Context } from './context.ts';
 import { desiredNetworks, desiredState } from './desired.ts';
 import { explainPacket } from './explain.ts';
 import { metricsText } from './metrics.ts';
 import { networks } from './networks.ts';
 import type { Reconciler } from './reconcile.ts';
-import { addRule, deleteRule } from './rules.ts';
 import { allSettings, settingValue } from './settings.ts';
-import { describe, listEntry, show } from './show.ts';
-import type { Vms } from './vms.ts';
+import { mtuNotice } from './vms/card-mtu.ts';
+import { addCard, cardChange, changeCard, removeCard, replug } from './vms/network-card.ts';
+import { addRule, deleteRule } from './vms/port-forwarding.ts';
+import { describe, listEntry, show } from './vms/show.ts';
+import type { Vms } from './vms/vms.ts';
 
 export interface DaemonFacts {
   version: string;
@@ -206,7 +206,10 @@ export function createService(ctx: Context, vms: Vms, reconciler: Reconciler, fa
   };
 }
 
-/** Another engine carries on at once; what was stored is put back when it cannot run here. Cards of VMs that run, or are suspended, are made for one engine. */
+/**
+ * Another engine carries on at once; what was stored is put back when it cannot run here. Cards of VMs that run, or are
+ * suspended, are made for one engine.
+ */
 async function changeEngine(ctx: Context, store: () => void): Promise<void> {
   const bound = ctx.vms.all().flatMap((v) => (ctx.machines.has(v.uuid) || v.status === 'suspended' ? v.name : []));
   if (bound.length > 0)
@@ -222,7 +225,9 @@ async function changeEngine(ctx: Context, store: () => void): Promise<void> {
   }
 }
 
-/** A subnet that clashes with a route of the host, or with our other network, is refused with a free one proposed (B24). */
+/**
+ * A subnet that clashes with a route of the host, or with our other network, is refused with a free one proposed (B24).
+ */
 async function demandFreeSubnet(ctx: Context, key: string, value: string): Promise<void> {
   const networks = desiredNetworks(ctx, { [key]: value });
   const reserved = ctx.vms.all().find((v) => v.reservedIp !== null && `${v.type}_subnet` === key);

@@ -1,13 +1,15 @@
 /**
- * The host's side of a network's DNS (B25): sockets to upstream servers, for queries that came by UDP or TCP. Shared by both engines.
+ * The host's side of a network's DNS (B25): sockets to upstream servers, for queries that came by UDP or TCP. Shared by
+ * both engines.
  *
- * Theory of operation: the machine of net/dns says what to answer and whom to ask; one UDP socket per upstream, with a random source port of its own, renewed when
- * it fails. Queries by TCP that are for outside are carried by TCP as well.
- * Limits: as many UDP queries on their way as the machine allows, to 16 upstream servers; a guest may have 16 connections at once, each with 16 queries, ended after 10 s of silence, and all together 1024.
+ * Theory of operation: the machine of net/dns says what to answer and whom to ask; one UDP socket per upstream, with a
+ * random source port of its own, renewed when it fails. Queries by TCP that are for outside are carried by TCP as well.
+ * Limits: as many UDP queries on their way as the machine allows, to 16 upstream servers; a guest may have 16
+ * connections at once, each with 16 queries, ended after 10 s of silence, and all together 1024.
  */
 import { createSocket, type Socket as UdpSocket } from 'node:dgram';
 import { createConnection, type Socket } from 'node:net';
-import type { DnsForwarder } from '../net/dns.ts';
+import type { DnsForwarder } from '../net/dns-forwarder.ts';
 import { parseDnsQuery, truncateDns } from '../wire/dns.ts';
 
 const TCP_SILENCE_MS = 10_000;

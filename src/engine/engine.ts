@@ -2,13 +2,14 @@
  * What an engine is: the one interface behind which packets are moved.
  *
  * The interface is declarative. The daemon computes the whole `DesiredState` and hands it over with `apply`; the engine
- * compares it with what it observes and changes only what differs, object by object, removals before additions.
- * A failing object fails alone and is reported. Both engines take the same desired state and report the same observed state.
+ * compares it with what it observes and changes only what differs, object by object, removals before additions. A
+ * failing object fails alone and is reported. Both engines take the same desired state and report the same observed
+ * state.
  *
  * Numbers: an IPv4 address is an unsigned 32-bit number in host order (192.168.64.1 = 0xc0a84001); a MAC is a number
  * below 2^48 (56:45:45:00:00:01 = 0x564545000001). They are strings only in the API and on the screen.
  */
-import type { Explanation, Packet } from '../net/explain.ts';
+import type { Explanation, Packet } from '../net/explain/packet.ts';
 import type { CapturedFrame } from '../wire/pcapng.ts';
 
 /** A subnet: network address (host order) and prefix length, 8–29. The gateway is `base + 1`. */
@@ -51,7 +52,10 @@ export interface DesiredNic {
   outsideMac: number;
   /** What the guest sees, where `--mac` was given; else equal to `outsideMac`. */
   insideMac: number;
-  /** Bytes of IP packet that the guest's card takes, 576–65520: as its guest was told when it started. Cards of one network may differ. */
+  /**
+   * Bytes of IP packet that the guest's card takes, 576–65520: as its guest was told when it started. Cards of one
+   * network may differ.
+   */
   mtu: number;
   /** DHCP reservation (`--ip`). */
   reservedIp?: number;
@@ -62,7 +66,10 @@ export interface DesiredNic {
   rules: DesiredRule[];
 }
 
-/** How cards are bridged to an interface that is in no bridge: the best that works, eBPF at tc, or a macvlan for each card. */
+/**
+ * How cards are bridged to an interface that is in no bridge: the best that works, eBPF at tc, or a macvlan for each
+ * card.
+ */
 export type BridgeMethod = 'auto' | 'ebpf' | 'macvlan';
 
 /** Everything an engine has to make true. */
@@ -164,7 +171,9 @@ export interface Capture {
   snapLength: number;
   /** Waits for frames, and gives some; null when the capture was closed, or the card was unplugged. */
   next(): Promise<CapturedFrame[] | null>;
-  /** Frames since the beginning; `received` counts dropped ones, too. Frames are dropped while nobody asks for the next. */
+  /**
+   * Frames since the beginning; `received` counts dropped ones, too. Frames are dropped while nobody asks for the next.
+   */
   counts(): { received: number; dropped: number };
   close(): void;
 }
@@ -180,13 +189,16 @@ export interface Engine {
   stats(): Promise<NicStats[]>;
   /** Opens the backend of a card that was applied before. */
   openNic(id: string): Promise<NicBackend>;
-  /** Begins a capture of a card that was applied before (B93). `filter` is in tcpdump's syntax, or empty. Absent where the engine cannot. */
+  /**
+   * Begins a capture of a card that was applied before (B93). `filter` is in tcpdump's syntax, or empty. Absent where
+   * the engine cannot.
+   */
   capture?(id: string, side: CaptureSide, filter: string): Promise<Capture>;
   /** What happens to a packet of, or for, a card that was applied before (B93). */
   explain(id: string, packet: Packet): Promise<Explanation>;
   /**
-   * Unix socket on which a stream to a port of that card's guest can be begun (user/network-config.ts); null while the card is on no network of ours.
-   * Absent where the host itself reaches guests by their addresses.
+   * Unix socket on which a stream to a port of that card's guest can be begun (user/network-config.ts); null while the
+   * card is on no network of ours. Absent where the host itself reaches guests by their addresses.
    */
   streamSocket?(id: string): string | null;
   /** Gives the lease of a deleted VM back (B23). */

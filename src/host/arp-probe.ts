@@ -1,13 +1,14 @@
 /**
  * Asks a network by ARP who has an address.
  *
- * Theory of operation: what the kernel remembers of the address is forgotten, a datagram to its discard port makes the kernel ask, and the answer stands in
- * the ARP table. Limits: one question, as the kernel asks again only after a second; a guest that answers later than `waitMs` is not noticed.
+ * Theory of operation: what the kernel remembers of the address is forgotten, a datagram to its discard port makes the
+ * kernel ask, and the answer stands in the ARP table. Limits: one question, as the kernel asks again only after a
+ * second; a guest that answers later than `waitMs` is not noticed.
  */
 import { createSocket } from 'node:dgram';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { formatIpv4 } from '../wire/address.ts';
-import { forgetNeighbour, readNeighbours } from './neighbours.ts';
+import { forgetNeighbour, readNeighbours } from './netlink/neighbours.ts';
 
 const LOOK_MS = 10;
 const DISCARD_PORT = 9;

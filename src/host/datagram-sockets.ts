@@ -1,8 +1,10 @@
 /**
- * UDP and echo sockets of Linux that also tell of the ICMP errors about what they sent, which needs no privilege (ip(7), IP_RECVERR).
+ * UDP and echo sockets of Linux that also tell of the ICMP errors about what they sent, which needs no privilege
+ * (ip(7), IP_RECVERR).
  *
- * Theory of operation: the kernel keeps errors in a queue of the socket, and makes its next call fail; whoever sees a call fail empties the queue. An
- * error says what was sent, to whom, and who complains. The time to live and the bit that forbids fragments are set per socket: the caller sets them anew when they change.
+ * Theory of operation: the kernel keeps errors in a queue of the socket, and makes its next call fail; whoever sees a
+ * call fail empties the queue. An error says what was sent, to whom, and who complains. The time to live and the bit
+ * that forbids fragments are set per socket: the caller sets them anew when they change.
  *
  * Limits: Linux only; elsewhere there is none, and errors are not told.
  */

@@ -1,9 +1,10 @@
 /**
  * Which of the host's interfaces VMs can be bridged to (B17, B18), from sysfs alone.
  *
- * Theory of operation: Ethernet by its type, with a device behind it: a card on PCI, USB or another bus. A bridge lends itself, and so does one that the interface
- * is in. Bonds, teams and VLANs are as good as what they are made of. Wireless cards are none, as access points drop frames of other stations.
- * Limits: whether a cloud's or hypervisor's network drops foreign MAC addresses cannot be seen; `foreignMacDoubt` goes by the driver.
+ * Theory of operation: Ethernet by its type, with a device behind it: a card on PCI, USB or another bus. A bridge lends
+ * itself, and so does one that the interface is in. Bonds, teams and VLANs are as good as what they are made of.
+ * Wireless cards are none, as access points drop frames of other stations. Limits: whether a cloud's or hypervisor's
+ * network drops foreign MAC addresses cannot be seen; `foreignMacDoubt` goes by the driver.
  */
 import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { basename } from 'node:path';
@@ -95,7 +96,10 @@ export function classifyInterface(name: string, sys = SYS): InterfaceKind {
   return refuse('is virtual, no Ethernet card');
 }
 
-/** Names of the interfaces that bridge type can use, those of ours left out; in the order in which the kernel found them. */
+/**
+ * Names of the interfaces that bridge type can use, those of ours left out; in the order in which the kernel found
+ * them.
+ */
 export function usableInterfaces(sys = SYS): string[] {
   const index = (name: string): number => Number(new Interface(name, sys).text('ifindex'));
   return readdirSync(sys)
@@ -108,7 +112,10 @@ export function hasCarrier(name: string, sys = SYS): boolean {
   return new Interface(name, sys).text('carrier') === '1';
 }
 
-/** The automatic choice: the interface of the first default route if it is Ethernet, else the first card with a link; empty when there is none. */
+/**
+ * The automatic choice: the interface of the first default route if it is Ethernet, else the first card with a link;
+ * empty when there is none.
+ */
 export function defaultUplink(defaultRoutes: readonly string[], sys = SYS): string {
   const routed = defaultRoutes.find((d) => classifyInterface(d, sys).usable);
   if (routed !== undefined) return routed;

@@ -35,8 +35,9 @@ const PACKAGES: Record<string, string> = {
 };
 
 /**
- * Standard output of a program. `/usr/sbin` and `/sbin` are searched too, as an ordinary user's PATH lacks them on Debian.
- * Throws `missingProgram`, naming the package, where it is not installed; else `internal` with the program's last line on stderr.
+ * Standard output of a program. `/usr/sbin` and `/sbin` are searched too, as an ordinary user's PATH lacks them on
+ * Debian. Throws `missingProgram`, naming the package, where it is not installed; else `internal` with the program's
+ * last line on stderr.
  */
 export async function run(file: string, args: readonly string[], options: RunOptions = {}): Promise<string> {
   if (process.env['ANKA_DEBUG']) process.stderr.write(`+ ${[file, ...args].join(' ')}${options.input ? ` <<\n${options.input}` : '\n'}`);

@@ -1,6 +1,7 @@
 /**
- * The few calls into libc that Node lacks. Sole importer of koffi, which is loaded at the first call, so that start-up stays fast. Never used per packet.
- * Limits: Linux on little-endian 64-bit machines. On macOS only the lock and the peer's user are thought of, untested.
+ * The few calls into libc that Node lacks. Sole importer of koffi, which is loaded at the first call, so that start-up
+ * stays fast. Never used per packet. Limits: Linux on little-endian 64-bit machines. On macOS only the lock and the
+ * peer's user are thought of, untested.
  */
 import { closeSync, openSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -181,7 +182,10 @@ function load(): Libc {
   return libc;
 }
 
-/** Opens an existing tap by name. The descriptor is the caller's to close; it carries frames with a virtio-net header when `vnetHdr`. Throws `noRights` or `network`. */
+/**
+ * Opens an existing tap by name. The descriptor is the caller's to close; it carries frames with a virtio-net header
+ * when `vnetHdr`. Throws `noRights` or `network`.
+ */
 export function openTap(name: string, vnetHdr: boolean): number {
   let fd: number;
   try {
@@ -200,7 +204,10 @@ export function openTap(name: string, vnetHdr: boolean): number {
   return fd;
 }
 
-/** Sends bytes over a connected unix socket together with an open descriptor (SCM_RIGHTS), of which the other side gets a copy. Throws when not all went out. */
+/**
+ * Sends bytes over a connected unix socket together with an open descriptor (SCM_RIGHTS), of which the other side gets
+ * a copy. Throws when not all went out.
+ */
 export function sendDescriptor(socketFd: number, bytes: Uint8Array, fd: number): void {
   const control = Buffer.alloc(24);
   control.writeBigUInt64LE(20n, 0);
@@ -221,7 +228,10 @@ export function sendDescriptor(socketFd: number, bytes: Uint8Array, fd: number):
     throw new AnkaError('internal', `handing over a descriptor failed (${sent < 0 ? `errno ${load().errno()}` : `${sent} bytes sent`})`);
 }
 
-/** A netlink socket of one protocol, in blocking mode: written and read as a file. The descriptor is the caller's to close. */
+/**
+ * A netlink socket of one protocol, in blocking mode: written and read as a file. The descriptor is the caller's to
+ * close.
+ */
 export function openNetlink(protocol: number): number {
   const fd = load().socket(AF_NETLINK, SOCK_RAW_CLOEXEC, protocol);
   if (fd < 0) throw new AnkaError('noRights', `a netlink socket cannot be opened (errno ${load().errno()})`);
@@ -242,7 +252,10 @@ export function peerUser(fd: number): number {
   return value.readUInt32LE(4);
 }
 
-/** Takes the exclusive lock of an open file (flock(2)), which the kernel lets go of when the descriptor is closed or its process ends. False when another has it. */
+/**
+ * Takes the exclusive lock of an open file (flock(2)), which the kernel lets go of when the descriptor is closed or its
+ * process ends. False when another has it.
+ */
 export function tryLock(fd: number): boolean {
   return load().flock(fd, LOCK_EX | LOCK_NB) === 0;
 }
@@ -339,14 +352,20 @@ export function openPacketMemory(o: PacketMemoryOptions): PacketMemory {
   };
 }
 
-/** Has the kernel find out when a socket's peer is gone, at the times that the host is set to (on Linux `net.ipv4.tcp_keepalive_…`). */
+/**
+ * Has the kernel find out when a socket's peer is gone, at the times that the host is set to (on Linux
+ * `net.ipv4.tcp_keepalive_…`).
+ */
 export function keepAlive(fd: number): void {
   if (fd < 0) return;
   if (process.platform === 'linux') setIntOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
   else setIntOption(fd, 0xffff, 8, 1);
 }
 
-/** Has the kernel keep no more than `bytes` of a TCP socket's that it has not sent yet; what is on its way is not counted. Linux only. */
+/**
+ * Has the kernel keep no more than `bytes` of a TCP socket's that it has not sent yet; what is on its way is not
+ * counted. Linux only.
+ */
 export function limitUnsent(fd: number, bytes: number): void {
   if (process.platform === 'linux' && fd >= 0) setIntOption(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, bytes);
 }
@@ -355,14 +374,19 @@ export function limitUnsent(fd: number, bytes: number): void {
 const optionValue = Buffer.alloc(4);
 const optionLength = Uint32Array.of(4);
 
-/** How large a socket's receive buffer is just now, as the kernel counts it; 0 where that cannot be told. Linux only. */
+/**
+ * How large a socket's receive buffer is just now, as the kernel counts it; 0 where that cannot be told. Linux only.
+ */
 export function receiveBuffer(fd: number): number {
   if (process.platform !== 'linux' || fd < 0) return 0;
   optionLength[0] = optionValue.length;
   return load().getsockopt(fd, SOL_SOCKET, SO_RCVBUF, optionValue, optionLength) === 0 ? optionValue.readInt32LE(0) : 0;
 }
 
-/** Gives a TCP socket a receive buffer of `bytes`, as the kernel counts them, or as much as it allows an ordinary user; it does not tune it any more. Linux only. */
+/**
+ * Gives a TCP socket a receive buffer of `bytes`, as the kernel counts them, or as much as it allows an ordinary user;
+ * it does not tune it any more. Linux only.
+ */
 export function enlargeReceiveBuffer(fd: number, bytes: number): void {
   // the kernel doubles what it is asked for
   if (process.platform === 'linux' && fd >= 0) setIntOption(fd, SOL_SOCKET, SO_RCVBUF, bytes / 2);
@@ -373,7 +397,10 @@ export function holdReceiveBuffer(fd: number, on: boolean): void {
   if (process.platform === 'linux' && fd >= 0) setIntOption(fd, SOL_SOCKET, SO_BUF_LOCK, on ? RECEIVE_LOCK : 0);
 }
 
-/** Gives a stream a send buffer of `bytes`, or as much as the kernel allows an ordinary user; it counts more for small writes, and doubles what it is given. Linux only. */
+/**
+ * Gives a stream a send buffer of `bytes`, or as much as the kernel allows an ordinary user; it counts more for small
+ * writes, and doubles what it is given. Linux only.
+ */
 export function setSendBuffer(fd: number, bytes: number): void {
   if (process.platform !== 'linux' || fd < 0) return;
   if (!setIntOption(fd, SOL_SOCKET, SO_SNDBUFFORCE, bytes)) setIntOption(fd, SOL_SOCKET, SO_SNDBUF, bytes);
@@ -392,7 +419,10 @@ export function setIntOption(fd: number, level: number, name: number, value: num
   return load().setsockopt(fd, level, name, bytes, bytes.length) === 0;
 }
 
-/** Takes the next message of a socket's error queue (ip(7), IP_RECVERR): bytes of the payload, or -1 when there is none. What is not written to stays as it was. */
+/**
+ * Takes the next message of a socket's error queue (ip(7), IP_RECVERR): bytes of the payload, or -1 when there is none.
+ * What is not written to stays as it was.
+ */
 export function receiveError(fd: number, name: Buffer, payload: Buffer, control: Buffer): number {
   const message = {
     name,
@@ -407,8 +437,8 @@ export function receiveError(fd: number, name: Buffer, payload: Buffer, control:
 }
 
 /**
- * Root becomes an ordinary user for good, and keeps these rights (capabilities(7)) of this thread's. Throws `internal` when the kernel refuses, as in
- * a container that does not have that user.
+ * Root becomes an ordinary user for good, and keeps these rights (capabilities(7)) of this thread's. Throws `internal`
+ * when the kernel refuses, as in a container that does not have that user.
  */
 export function becomeUser(uid: number, gid: number, capabilities: readonly number[]): void {
   const c = load();
@@ -428,7 +458,10 @@ export function becomeUser(uid: number, gid: number, capabilities: readonly numb
   if (c.capset(header, sets) < 0) throw new AnkaError('internal', `capset failed (errno ${c.errno()})`);
 }
 
-/** No program that this process may ever run gains rights by it (no_new_privs, prctl(2)). Does nothing where there is no Linux. */
+/**
+ * No program that this process may ever run gains rights by it (no_new_privs, prctl(2)). Does nothing where there is no
+ * Linux.
+ */
 export function dropPrivilegeGain(): void {
   if (process.platform === 'linux') load().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
@@ -439,7 +472,10 @@ export function landlockAbi(): number {
   return Math.max(0, load().landlockCreate(SYS_LANDLOCK.create, null, 0, LANDLOCK_CREATE_RULESET_VERSION));
 }
 
-/** A set of rules, which takes all these rights of file systems from whoever it is put on; its descriptor is the caller's to close. -1 when the kernel refuses. */
+/**
+ * A set of rules, which takes all these rights of file systems from whoever it is put on; its descriptor is the
+ * caller's to close. -1 when the kernel refuses.
+ */
 export function createLandlockRuleset(abi: number, handled: number, scopes: number): number {
   const attributes = Buffer.alloc(24);
   for (const [i, v] of [handled, 0, scopes].entries()) attributes.writeBigUInt64LE(BigInt(v), i * 8);
@@ -459,27 +495,36 @@ export function restrictByLandlock(ruleset: number): boolean {
   return load().landlockRestrict(SYS_LANDLOCK.restrict, ruleset, 0) === 0;
 }
 
-/** This process becomes another program (execve(2)), with the descriptors 0–2, which Node had closed for it; returns only when it cannot. Nothing of ours is tidied up before. */
+/**
+ * This process becomes another program (execve(2)), with the descriptors 0–2, which Node had closed for it; returns
+ * only when it cannot. Nothing of ours is tidied up before.
+ */
 export function becomeProgram(path: string, argv: readonly string[], environment: NodeJS.ProcessEnv): void {
   const variables = Object.entries(environment).map(([name, value]) => `${name}=${value}`);
   for (const fd of [0, 1, 2]) load().fcntl(fd, F_SETFD, 0);
   load().execve(path, [...argv, null], [...variables, null]);
 }
 
-/** Sets both limits of a resource (setrlimit(2)) for this process; false when the kernel refuses, or there is no Linux. */
+/**
+ * Sets both limits of a resource (setrlimit(2)) for this process; false when the kernel refuses, or there is no Linux.
+ */
 export function setLimit(resource: number, value: number): boolean {
   return load().setrlimit(resource, BigUint64Array.of(BigInt(value), BigInt(value))) === 0;
 }
 
-/** Every system call of every thread passes this filter from now on (seccomp(2)); false when the kernel refuses. It needs `dropPrivilegeGain` before. */
+/**
+ * Every system call of every thread passes this filter from now on (seccomp(2)); false when the kernel refuses. It
+ * needs `dropPrivilegeGain` before.
+ */
 export function filterSystemCalls(program: readonly BpfInstruction[]): boolean {
   const number = process.platform === 'linux' ? SYS_SECCOMP[process.arch] : undefined;
   return number !== undefined && load().seccomp(number, SECCOMP_SET_MODE_FILTER, SECCOMP_TSYNC_SPEC_ALLOW, classicProgram(program)) === 0;
 }
 
 /**
- * Why this kernel takes no eBPF program for tc from us, found out by loading one that does nothing; null when it does. The kernel gives up a load with EAGAIN when
- * a signal is pending, and ours come at any time (a child has ended or was stopped): that is no refusal, and the load is tried again.
+ * Why this kernel takes no eBPF program for tc from us, found out by loading one that does nothing; null when it does.
+ * The kernel gives up a load with EAGAIN when a signal is pending, and ours come at any time (a child has ended or was
+ * stopped): that is no refusal, and the load is tried again.
  */
 export function ebpfRefusal(): string | null {
   if (process.platform !== 'linux' || SYS_BPF[process.arch] === undefined) return `eBPF is not used on ${process.platform} ${process.arch}`;
@@ -506,20 +551,29 @@ function bpfResult(call: (c: Libc, number: number) => number): number {
   return result < 0 ? -load().errno() : result;
 }
 
-/** bpf(2) with an attribute of numbers only, in words of 32 bits: what it gives (a descriptor is the caller's to close), or errno below zero. */
+/**
+ * bpf(2) with an attribute of numbers only, in words of 32 bits: what it gives (a descriptor is the caller's to close),
+ * or errno below zero.
+ */
 export function callBpf(command: number, ...words: readonly number[]): number {
   const attributes = Uint32Array.from(words);
   return bpfResult((c, number) => c.bpfWords(number, command, attributes, attributes.byteLength));
 }
 
-/** Writes the ids of the programs at a hook of an interface to `ids`, in their order; what is left over stays as it was. Gives 0, or errno below zero. */
+/**
+ * Writes the ids of the programs at a hook of an interface to `ids`, in their order; what is left over stays as it was.
+ * Gives 0, or errno below zero.
+ */
 export function queryBpf(interfaceIndex: number, attachType: number, ids: Uint32Array): number {
   const rest = new Uint8Array(BPF_QUERY_SIZE - 28);
   const attributes = { index: interfaceIndex, type: attachType, queryFlags: 0, attachFlags: 0, ids, count: ids.length, rest };
   return bpfResult((c, number) => c.bpfQuery(number, BPF_PROG_QUERY, attributes, BPF_QUERY_SIZE));
 }
 
-/** Writes the beginning of what the kernel tells of a program (struct bpf_prog_info) to `info`. Gives 0, or errno below zero. */
+/**
+ * Writes the beginning of what the kernel tells of a program (struct bpf_prog_info) to `info`. Gives 0, or errno below
+ * zero.
+ */
 export function describeBpf(fd: number, info: Uint8Array): number {
   return bpfResult((c, number) => c.bpfInfo(number, BPF_OBJ_GET_INFO_BY_FD, { fd, size: info.length, info }, 16));
 }

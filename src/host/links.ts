@@ -1,4 +1,7 @@
-/** The host's interfaces, addresses and routes, as `ip -j` tells them; again when they changed while the kernel told them, as one may be missing then. */
+/**
+ * The host's interfaces, addresses and routes, as `ip -j` tells them; again when they changed while the kernel told
+ * them, as one may be missing then.
+ */
 import { parseIpv4, type SubnetLike } from '../wire/address.ts';
 import { run } from './exec.ts';
 

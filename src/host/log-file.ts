@@ -1,9 +1,10 @@
 /**
  * A log that is written into a file of bounded size, and that never ends its process.
  *
- * Theory of operation: lines of one turn are written at once. At 8 MiB the file becomes `FILE.1`, in place of the one before, and a new one is begun. What cannot
- * be written (a full disk, a folder that is gone) is lost, and its count is the first line once writing works again.
- * Limits: 1 MiB of lines in one turn, what is above is lost. Links are not followed, as the folder may belong to a user who is not trusted.
+ * Theory of operation: lines of one turn are written at once. At 8 MiB the file becomes `FILE.1`, in place of the one
+ * before, and a new one is begun. What cannot be written (a full disk, a folder that is gone) is lost, and its count is
+ * the first line once writing works again. Limits: 1 MiB of lines in one turn, what is above is lost. Links are not
+ * followed, as the folder may belong to a user who is not trusted.
  */
 import { closeSync, constants, fstatSync, mkdirSync, openSync, renameSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';

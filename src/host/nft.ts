@@ -18,7 +18,10 @@ export async function listTable(family: string, name: string): Promise<string | 
   }
 }
 
-/** What nft lists, as JSON; nothing where it is not there. Asked for twice before that is believed: a table that is just being replaced may seem to be gone. */
+/**
+ * What nft lists, as JSON; nothing where it is not there. Asked for twice before that is believed: a table that is just
+ * being replaced may seem to be gone.
+ */
 async function readJson(what: readonly string[]): Promise<string> {
   const read = (): Promise<string> => run('nft', ['-j', 'list', ...what]);
   return read()
@@ -41,7 +44,10 @@ export interface AddressPair {
   expires: number;
 }
 
-/** Pairs in a set whose elements are an Ethernet and an IPv4 address, by their types or as bare numbers. None where the set is not there. */
+/**
+ * Pairs in a set whose elements are an Ethernet and an IPv4 address, by their types or as bare numbers. None where the
+ * set is not there.
+ */
 export async function readAddressPairs(family: string, table: string, set: string): Promise<AddressPair[]> {
   const text = await readJson(['set', family, table, set]);
   const { nftables } = JSON.parse(text) as { nftables: { set?: { elem?: { elem?: { val?: { concat?: (string | number)[] }; expires?: number } }[] } }[] };

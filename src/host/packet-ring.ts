@@ -1,11 +1,11 @@
 /**
  * Frames of one interface, as a packet socket sees them: read in turns from a ring that the kernel fills.
  *
- * Theory of operation: the kernel fills block after block and hands each over when it is full or 20 ms old; `read` copies the frames of the blocks that are
- * ours, and gives them back. Who reads slowly loses frames in the kernel, where they are counted; nothing here grows. A VLAN tag, which the kernel keeps
- * beside the frame, is put back into it.
- * Limits: 4 MiB of ring; frames that are not yet segmented are seen whole (up to 64 KiB), and without the checksum that a card would have filled in.
- * See packet(7) and the kernel's networking/packet_mmap.
+ * Theory of operation: the kernel fills block after block and hands each over when it is full or 20 ms old; `read`
+ * copies the frames of the blocks that are ours, and gives them back. Who reads slowly loses frames in the kernel,
+ * where they are counted; nothing here grows. A VLAN tag, which the kernel keeps beside the frame, is put back into it.
+ * Limits: 4 MiB of ring; frames that are not yet segmented are seen whole (up to 64 KiB), and without the checksum that
+ * a card would have filled in. See packet(7) and the kernel's networking/packet_mmap.
  */
 import { AnkaError } from '../lib/errors.ts';
 import type { CapturedFrame } from '../wire/pcapng.ts';
@@ -117,7 +117,10 @@ export class PacketRing {
   }
 }
 
-/** Compiles a filter in tcpdump's syntax, by tcpdump, for that interface, or for any Ethernet when it is null (no rights are needed then). Throws `missingProgram`, or `badValue` with what is wrong with the filter. */
+/**
+ * Compiles a filter in tcpdump's syntax, by tcpdump, for that interface, or for any Ethernet when it is null (no rights
+ * are needed then). Throws `missingProgram`, or `badValue` with what is wrong with the filter.
+ */
 export async function compileFilter(interfaceName: string | null, filter: string): Promise<BpfInstruction[]> {
   let text: string;
   try {

@@ -1,4 +1,7 @@
-/** Where things are kept. Root's daemon is the host's; everyone else's is their own. `ANKA_HOME` moves all of it into one folder. */
+/**
+ * Where things are kept. Root's daemon is the host's; everyone else's is their own. `ANKA_HOME` moves all of it into
+ * one folder.
+ */
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 

@@ -7,8 +7,9 @@ import { run } from './exec.ts';
 const PF_EXITING = 0x4;
 
 /**
- * True while the process of that pid lives and was started with that word among its arguments. A process that ends has lost its arguments with its memory long before it lets go of
- * its files, locks and taps: it lives until the last of its threads has done that.
+ * True while the process of that pid lives and was started with that word among its arguments. A process that ends has
+ * lost its arguments with its memory long before it lets go of its files, locks and taps: it lives until the last of
+ * its threads has done that.
  */
 export async function runsWith(pid: number, word: string): Promise<boolean> {
   if (process.platform !== 'linux') {
@@ -23,7 +24,10 @@ export async function runsWith(pid: number, word: string): Promise<boolean> {
   return line !== '' || (Number(flags) & PF_EXITING) !== 0;
 }
 
-/** Descriptors that a process of ours, by default this one, may have open; Node has raised the limit as far as it may be. Where it is not told, a number that every system gives. */
+/**
+ * Descriptors that a process of ours, by default this one, may have open; Node has raised the limit as far as it may
+ * be. Where it is not told, a number that every system gives.
+ */
 export function openFilesLimit(pid: number | 'self' = 'self'): number {
   if (process.platform !== 'linux') return 8192;
   const row = /^Max open files +(\d+|unlimited)/m.exec(readFileSync(`/proc/${pid}/limits`, 'utf8'));

@@ -62,8 +62,9 @@ export function asksResolver(server: string, timeoutMs = 2000): Promise<boolean>
 }
 
 /**
- * Calls back after every change of the file, also when it is replaced, or a symbolic link to somewhere else: its folder is watched for speed,
- * and the file is looked at every second, since a change behind a link or a mount is not told. Returns the function that ends it.
+ * Calls back after every change of the file, also when it is replaced, or a symbolic link to somewhere else: its folder
+ * is watched for speed, and the file is looked at every second, since a change behind a link or a mount is not told.
+ * Returns the function that ends it.
  */
 export function watchResolvers(onChange: () => void, path = RESOLV_CONF): () => void {
   const watchers: FSWatcher[] = [];

@@ -1,9 +1,11 @@
 /**
  * Traffic control: eBPF programs at an interface's clsact hooks, in direct action mode.
  *
- * Theory of operation: a filter is known by its direction and preference. It tells where its program came from (`bpf_name`, which is the object file's name
- * and the section) and the digest of the program's instructions (`tag`). Replacing one is atomic: no frame passes between the old program and the new.
- * Limits: clsact is shared with others (a CNI, a tracer), so it is removed only by who knows that nobody else uses it; an interface that goes takes all with it.
+ * Theory of operation: a filter is known by its direction and preference. It tells where its program came from
+ * (`bpf_name`, which is the object file's name and the section) and the digest of the program's instructions (`tag`).
+ * Replacing one is atomic: no frame passes between the old program and the new. Limits: clsact is shared with others (a
+ * CNI, a tracer), so it is removed only by who knows that nobody else uses it; an interface that goes takes all with
+ * it.
  */
 import { run } from './exec.ts';
 

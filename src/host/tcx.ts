@@ -1,11 +1,14 @@
 /**
- * eBPF programs at an interface's tcx hooks, which Linux has since 6.6. They come before tc's filters, and take no clsact, which halts the interface's queue when it is made or removed.
+ * eBPF programs at an interface's tcx hooks, which Linux has since 6.6. They come before tc's filters, and take no
+ * clsact, which halts the interface's queue when it is made or removed.
  *
- * Theory of operation: bpf(2) by hand, as tc does not know them. A program that the kernel has already (tc has loaded it) is attached by its id, and without a link, so it stays when
- * this process ends, and goes with the interface. Ours is put behind what others have there. What a program passes is seen by the next, and then by tc's filters.
+ * Theory of operation: bpf(2) by hand, as tc does not know them. A program that the kernel has already (tc has loaded
+ * it) is attached by its id, and without a link, so it stays when this process ends, and goes with the interface. Ours
+ * is put behind what others have there. What a program passes is seen by the next, and then by tc's filters.
  *
- * Limits: asking for a program by its id takes CAP_SYS_ADMIN, in the host's own user namespace; without it there is no tcx for us. The kernel tells nobody when one is attached or
- * detached: whoever wants to know has to look. Attaching and detaching wait until no CPU runs the program before: some 10 ms.
+ * Limits: asking for a program by its id takes CAP_SYS_ADMIN, in the host's own user namespace; without it there is no
+ * tcx for us. The kernel tells nobody when one is attached or detached: whoever wants to know has to look. Attaching
+ * and detaching wait until no CPU runs the program before: some 10 ms.
  */
 import { closeSync } from 'node:fs';
 import { constants } from 'node:os';

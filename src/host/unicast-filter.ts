@@ -1,7 +1,8 @@
 /**
  * Further addresses that an interface's card takes in, beside its own.
  *
- * A driver that cannot filter by several addresses is switched to promiscuous by the kernel itself for as long as there are any. An interface that goes takes all with it.
+ * A driver that cannot filter by several addresses is switched to promiscuous by the kernel itself for as long as there
+ * are any. An interface that goes takes all with it.
  */
 import { formatMac, parseMac } from '../wire/address.ts';
 import { run } from './exec.ts';

@@ -1,4 +1,7 @@
-/** Streams that our helper processes carry: a line of JSON asks, a line answers `{"ok":true}` or `{"error":…}`, then come raw bytes both ways. */
+/**
+ * Streams that our helper processes carry: a line of JSON asks, a line answers `{"ok":true}` or `{"error":…}`, then
+ * come raw bytes both ways.
+ */
 import { createConnection, type Socket } from 'node:net';
 import { AnkaError } from './errors.ts';
 
@@ -13,7 +16,10 @@ function answerOf(line: string): { error?: string } | null {
   }
 }
 
-/** Connects, asks, and waits for the answer. The socket is paused; what came behind the answer is read from it first. Throws `network`. */
+/**
+ * Connects, asks, and waits for the answer. The socket is paused; what came behind the answer is read from it first.
+ * Throws `network`.
+ */
 export function beginStream(path: string, request: object): Promise<Socket> {
   return new Promise((resolve, reject) => {
     const socket = createConnection({ path, allowHalfOpen: true });

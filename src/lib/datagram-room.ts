@@ -1,4 +1,7 @@
-/** A bound for what waits to be sent by a datagram socket: the kernel takes no more than the host's link does, and Node keeps any number of what it did not take. */
+/**
+ * A bound for what waits to be sent by a datagram socket: the kernel takes no more than the host's link does, and Node
+ * keeps any number of what it did not take.
+ */
 import type { Socket } from 'node:dgram';
 
 /** Bytes that may wait in Node for one socket; the kernel's own buffer is some 200 KiB. */

@@ -14,7 +14,8 @@ function options(target: SshTarget): string[] {
   const o: Record<string, string> = {
     IdentityFile: `"${target.identityFile}"`,
     IdentitiesOnly: 'yes',
-    // A guest's host key is made at its first boot and an address is used by many guests in turn: there is nothing to compare it with.
+    // A guest's host key is made at its first boot and an address is used by many guests in turn: there is nothing to
+    // compare it with.
     StrictHostKeyChecking: 'no',
     UserKnownHostsFile: target.knownHosts,
     LogLevel: 'ERROR',

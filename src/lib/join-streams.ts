@@ -5,7 +5,10 @@
 import type { Socket } from 'node:net';
 import type { Readable, Writable } from 'node:stream';
 
-/** Resolves when the connection is over. Rejects when the other side broke it; not when either side was only gone while something was on its way to it. */
+/**
+ * Resolves when the connection is over. Rejects when the other side broke it; not when either side was only gone while
+ * something was on its way to it.
+ */
 export function joinStreams(socket: Socket, input: Readable, output: Writable): Promise<void> {
   return new Promise((resolve, reject) => {
     socket.on('error', (e: NodeJS.ErrnoException) => {

@@ -1,8 +1,8 @@
 /**
  * Requests and answers as JSON lines over a stream: the control protocol of our own helper processes.
  *
- * Each request `{id, method, params}` has one answer `{id, result}` or `{id, error}`; `{event}` comes unasked. Who says anything else is hung up on: neither side trusts
- * the other to be whole. Limit: 16 MiB a line.
+ * Each request `{id, method, params}` has one answer `{id, result}` or `{id, error}`; `{event}` comes unasked. Who says
+ * anything else is hung up on: neither side trusts the other to be whole. Limit: 16 MiB a line.
  */
 import type { Duplex } from 'node:stream';
 import { AnkaError, type ErrorBody } from './errors.ts';

@@ -1,4 +1,7 @@
-/** The settings of B70: one table of key, default, check and description; used by the daemon to check and by the CLI to complete. */
+/**
+ * The settings of B70: one table of key, default, check and description; used by the daemon to check and by the CLI to
+ * complete.
+ */
 import { isIP } from 'node:net';
 import { AnkaError } from './errors.ts';
 
@@ -108,7 +111,10 @@ export function checkSetting(key: string, value: string): string {
   }
 }
 
-/** The candidate that begins with the word, else the one with the least edit distance, when it is near enough to be a slip of the hand; else undefined. */
+/**
+ * The candidate that begins with the word, else the one with the least edit distance, when it is near enough to be a
+ * slip of the hand; else undefined.
+ */
 export function nearest(word: string, candidates: readonly string[]): string | undefined {
   let best: string | undefined;
   let least = Math.max(2, Math.floor(word.length / 3)) + 1;

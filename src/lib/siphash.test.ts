@@ -2,7 +2,8 @@ import { expect, test } from 'vitest';
 import { sipHash } from './siphash.ts';
 
 test.each([
-  // the vector of the paper's reference code for 12 bytes, and others by `openssl mac -macopt size:8 -macopt hexkey:KEY SIPHASH`
+  // the vector of the paper's reference code for 12 bytes, and others by `openssl mac -macopt size:8 -macopt hexkey:KEY
+  // SIPHASH`
   ['000102030405060708090a0b0c0d0e0f', '000102030405060708090a0b', 'fbe50e86'],
   ['ffffffffffffffffffffffffffffffff', 'ffffffffffffffffffffffff', '5dde1b5c'],
   ['00000000000000000000000000000000', '000000000000000000000000', 'f250018a'],

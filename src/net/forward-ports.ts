@@ -7,7 +7,9 @@ export interface PortUse {
   hostPort: number;
 }
 
-/** Two uses cannot stand side by side: same protocol and port, and the same address or one of them for every address. */
+/**
+ * Two uses cannot stand side by side: same protocol and port, and the same address or one of them for every address.
+ */
 export function portsConflict(a: PortUse, b: PortUse): boolean {
   return a.protocol === b.protocol && a.hostPort === b.hostPort && (a.hostIp === 0 || b.hostIp === 0 || a.hostIp === b.hostIp);
 }

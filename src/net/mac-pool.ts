@@ -1,14 +1,18 @@
 /**
  * Outside MAC addresses (B40): three bytes of prefix, three drawn at random, unique among those in use.
  *
- * With an inside MAC the last two bytes are chosen so that the one's-complement sum of both addresses is the same: exchanging one for the other
- * then leaves every Internet checksum over them right, even where a translator cannot reach the checksum.
+ * With an inside MAC the last two bytes are chosen so that the one's-complement sum of both addresses is the same:
+ * exchanging one for the other then leaves every Internet checksum over them right, even where a translator cannot
+ * reach the checksum.
  */
 import { AnkaError } from '../lib/errors.ts';
 
 const sum16 = (mac: number): number => (Math.floor(mac / 2 ** 32) + (Math.floor(mac / 65_536) % 65_536) + (mac % 65_536)) % 65_535;
 
-/** An address that is not in `used`. `prefix` is the first three bytes as a number; `random` gives 24 random bits. Throws `poolExhausted`. */
+/**
+ * An address that is not in `used`. `prefix` is the first three bytes as a number; `random` gives 24 random bits.
+ * Throws `poolExhausted`.
+ */
 export function drawMac(prefix: number, used: ReadonlySet<number>, random: () => number, insideMac?: number): number {
   for (let attempt = 0; attempt < 65_536; attempt++) {
     const bits = random() & 0xffffff;

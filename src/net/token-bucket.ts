@@ -1,4 +1,7 @@
-/** How often something may happen: so often at once, and so often in a time. Pure: time is an argument, in milliseconds of any clock. */
+/**
+ * How often something may happen: so often at once, and so often in a time. Pure: time is an argument, in milliseconds
+ * of any clock.
+ */
 export class TokenBucket {
   readonly #most: number;
   readonly #perMs: number;

@@ -31,7 +31,9 @@ function sqlite(): Opener {
   }
 }
 
-/** Opens and migrates. Throws `internal` with one clear sentence for a damaged or newer file, which is left as it is. */
+/**
+ * Opens and migrates. Throws `internal` with one clear sentence for a damaged or newer file, which is left as it is.
+ */
 export function openDb(path: string): Db {
   mkdirSync(dirname(path), { recursive: true, mode: 0o711 });
   const existed = existsSync(path);

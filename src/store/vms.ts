@@ -31,11 +31,20 @@ export interface VmRow {
   insideMac: number | null;
   /** Drawn from the pool; null while the VM is stopped. */
   outsideMac: number | null;
-  /** What the guest that runs, or is suspended, has on its card; null while the VM is stopped. A new `--mac` waits for the next start. */
+  /**
+   * What the guest that runs, or is suspended, has on its card; null while the VM is stopped. A new `--mac` waits for
+   * the next start.
+   */
   guestMac: number | null;
-  /** Bytes of IP packet that the card of the guest that runs, or is suspended, takes; null while the VM is stopped. A new `mtu` setting waits for the next start. */
+  /**
+   * Bytes of IP packet that the card of the guest that runs, or is suspended, takes; null while the VM is stopped. A
+   * new `mtu` setting waits for the next start.
+   */
   guestMtu: number | null;
-  /** Model of the card of the guest that runs, or is suspended; null while the VM is stopped. A new one waits for the next start. */
+  /**
+   * Model of the card of the guest that runs, or is suspended; null while the VM is stopped. A new one waits for the
+   * next start.
+   */
   guestController: 'virtio-net' | 'e1000' | null;
   reservedIp: number | null;
   local: boolean;

@@ -1,8 +1,9 @@
 /**
  * Which accelerator really works here.
  *
- * Theory of operation: the presence of /dev/kvm proves nothing; on some nested hosts a guest entry hangs for ever. So a QEMU without devices is started
- * under KVM with firmware that runs at once, and asked over QMP a second later whether its CPU has moved. What was found holds until the next boot.
+ * Theory of operation: the presence of /dev/kvm proves nothing; on some nested hosts a guest entry hangs for ever. So a
+ * QEMU without devices is started under KVM with firmware that runs at once, and asked over QMP a second later whether
+ * its CPU has moved. What was found holds until the next boot.
  */
 import { spawn } from 'node:child_process';
 import { access, constants, mkdir, readFile, writeFile } from 'node:fs/promises';

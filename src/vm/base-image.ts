@@ -1,13 +1,15 @@
 /**
  * The built-in Debian guest, built once per host.
  *
- * Theory of operation: mmdebstrap makes a root file system as a tar (no root needed: it uses a user namespace), which is unpacked inside a user
- * namespace and turned into an ext4 image by `mke2fs -d`, then into qcow2. No loop device, no boot loader: QEMU gets the image's own kernel and an
- * initrd of a megabyte that loads the virtio modules and mounts the disk. The package source is the host's own apt configuration.
- * Everything is built in a folder of its own and renamed when complete, so an interrupted build is never taken for an image.
+ * Theory of operation: mmdebstrap makes a root file system as a tar (no root needed: it uses a user namespace), which
+ * is unpacked inside a user namespace and turned into an ext4 image by `mke2fs -d`, then into qcow2. No loop device, no
+ * boot loader: QEMU gets the image's own kernel and an initrd of a megabyte that loads the virtio modules and mounts
+ * the disk. The package source is the host's own apt configuration. Everything is built in a folder of its own and
+ * renamed when complete, so an interrupted build is never taken for an image.
  *
- * Limits: Debian hosts only (apt must know a Debian suite); amd64 and arm64 kernels are named by the host's architecture.
- * `ANKA_BASE_IMAGE` names a folder with a `base.json` of one's own to be used instead (tests boot a tiny guest so).
+ * Limits: Debian hosts only (apt must know a Debian suite); amd64 and arm64 kernels are named by the host's
+ * architecture. `ANKA_BASE_IMAGE` names a folder with a `base.json` of one's own to be used instead (tests boot a tiny
+ * guest so).
  */
 import { chmod, copyFile, mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';

@@ -16,7 +16,10 @@ export interface ImageInfo {
 const ROOM_NEEDED = 64 << 20;
 const ACCEPTED = 'accepted are qcow2 and raw disk images, cloud images included';
 
-/** What a file is. Throws `badImage` for anything that is neither qcow2 nor a raw disk with a partition table or a file system. */
+/**
+ * What a file is. Throws `badImage` for anything that is neither qcow2 nor a raw disk with a partition table or a file
+ * system.
+ */
 export async function inspectImage(path: string): Promise<ImageInfo> {
   const head = Buffer.alloc(4096);
   let size = 0;
@@ -54,7 +57,10 @@ export async function inspectImage(path: string): Promise<ImageInfo> {
   }
 }
 
-/** Makes `path` a qcow2 of `size` bytes that reads through to `backing`; written beside and renamed. A size below the backing's is refused. */
+/**
+ * Makes `path` a qcow2 of `size` bytes that reads through to `backing`; written beside and renamed. A size below the
+ * backing's is refused.
+ */
 export async function createOverlay(path: string, backing: string, size: number): Promise<void> {
   const info = await inspectImage(backing);
   if (size < info.virtualSize)

@@ -1,11 +1,13 @@
 /**
  * Starting, adopting and ending QEMU processes.
  *
- * Theory of operation: QEMU is spawned detached, under the machine's own user id, with the tap as an inherited descriptor; everything else goes over its
- * QMP socket. A machine is found again by its pid file, whose process must have been started with this UUID. The end of the process is noticed
- * by its QMP connection closing, and explained by the events before it, or by the end of qemu.log.
+ * Theory of operation: QEMU is spawned detached, under the machine's own user id, with the tap as an inherited
+ * descriptor; everything else goes over its QMP socket. A machine is found again by its pid file, whose process must
+ * have been started with this UUID. The end of the process is noticed by its QMP connection closing, and explained by
+ * the events before it, or by the end of qemu.log.
  *
- * Limits: QEMU 7.2 has no `file:` migration, so memory is saved through `exec:cat`; the guest stands still while it is saved.
+ * Limits: QEMU 7.2 has no `file:` migration, so memory is saved through `exec:cat`; the guest stands still while it is
+ * saved.
  */
 import { spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
@@ -168,7 +170,8 @@ class QemuMachine implements Machine {
 
   async settle(): Promise<void> {
     const copies = async (): Promise<boolean> => ((await this.#qmp.command('query-block-jobs')) as { device: string }[]).some((j) => j.device === 'clone');
-    if (await copies()) await this.#qmp.command('block-job-cancel', { device: 'clone', force: true }).catch(() => {}); // it may have ended just now
+    // it may have ended just now
+    if (await copies()) await this.#qmp.command('block-job-cancel', { device: 'clone', force: true }).catch(() => {});
     while (await copies()) await sleep(20);
     const saves = async (): Promise<boolean> =>
       !['completed', 'failed', 'cancelled', undefined].includes(((await this.#qmp.command('query-migrate')) as { status?: string }).status);
@@ -196,8 +199,9 @@ class QemuMachine implements Machine {
   }
 
   /**
-   * Lets the CPUs run: after the incoming memory is there, with the cable as wanted. The file of the memory goes first: from the first instruction on
-   * it does not fit the disk any more, and whoever resumed from it once more would ruin the guest's file systems.
+   * Lets the CPUs run: after the incoming memory is there, with the cable as wanted. The file of the memory goes first:
+   * from the first instruction on it does not fit the disk any more, and whoever resumed from it once more would ruin
+   * the guest's file systems.
    */
   async begin(spec: MachineSpec, onProgress: (fraction: number) => void): Promise<void> {
     if (spec.resumeFrom) await this.#migrated(onProgress);

@@ -1,4 +1,7 @@
-/** The life of a VM as a table: what each command does in each state. The daemon follows it, and docs/lifecycle.md is drawn from it. */
+/**
+ * The life of a VM as a table: what each command does in each state. The daemon follows it, and docs/lifecycle.md is
+ * drawn from it.
+ */
 import { AnkaError } from '../lib/errors.ts';
 
 export type State = 'stopped' | 'running' | 'suspended' | 'failed';

@@ -1,6 +1,7 @@
 /**
- * The contract between the daemon and the code that runs guests: what a virtual machine process is made of, and what can be done to it.
- * Implemented by `launch.ts` (start, adopt) and `qmp.ts`; the daemon depends on this file only, so that tests may stand in a fake machine.
+ * The contract between the daemon and the code that runs guests: what a virtual machine process is made of, and what
+ * can be done to it. Implemented by `launch.ts` (start, adopt) and `qmp.ts`; the daemon depends on this file only, so
+ * that tests may stand in a fake machine.
  */
 import type { NicBackend } from '../engine/engine.ts';
 
@@ -68,7 +69,10 @@ export interface Machine {
   hasCard(): Promise<boolean>;
   /** Saves memory to `file` (written beside and renamed) and ends the process. */
   suspendTo(file: string, onProgress?: (fraction: number) => void): Promise<void>;
-  /** Copies the disk as it is at this moment into a new file beside it, which reads through to the same image. The guest goes on. */
+  /**
+   * Copies the disk as it is at this moment into a new file beside it, which reads through to the same image. The guest
+   * goes on.
+   */
   copyDisk(file: string): Promise<void>;
   /** Ends the copying and saving that a daemon which is gone had begun. The guest stays as it is, running or paused. */
   settle(): Promise<void>;
@@ -83,7 +87,10 @@ export interface Machine {
 /** Starts and adopts machines. */
 export interface MachineRunner {
   accelerator(): Promise<Accelerator>;
-  /** Starts QEMU; resolves when the guest's CPUs run (or the saved memory is back). Throws with the last lines of qemu.log. */
+  /**
+   * Starts QEMU; resolves when the guest's CPUs run (or the saved memory is back). Throws with the last lines of
+   * qemu.log.
+   */
   launch(spec: MachineSpec, backend: NicBackend | null, onProgress?: (fraction: number) => void): Promise<Machine>;
   /** Finds a running machine by its folder (pid file and QMP socket both checked); null when there is none. */
   adopt(uuid: string, runDir: string): Promise<Machine | null>;

@@ -1,4 +1,6 @@
-/** The NoCloud seed: a small FAT image named `cidata` from which cloud-init learns of user anka, its password and key. */
+/**
+ * The NoCloud seed: a small FAT image named `cidata` from which cloud-init learns of user anka, its password and key.
+ */
 import { mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { run } from '../host/exec.ts';

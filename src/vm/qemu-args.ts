@@ -47,7 +47,10 @@ function netdev(backend: NicBackend): string {
   return `tap,id=${NETDEV},fd=${TAP_FD}`;
 }
 
-/** All arguments after the program's name. The netdev is always there when there is a backend, so that the card alone is plugged in and out. */
+/**
+ * All arguments after the program's name. The netdev is always there when there is a backend, so that the card alone is
+ * plugged in and out.
+ */
 export function qemuArguments(spec: MachineSpec, backend: NicBackend | null): string[] {
   const files = machineFiles(spec.runDir);
   const args = [

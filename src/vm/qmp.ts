@@ -1,8 +1,9 @@
 /**
  * QEMU's machine protocol: JSON lines over a unix socket.
  *
- * Theory of operation: the parser takes chunks cut anywhere and gives whole messages; the client numbers its commands, matches the answers, and hands
- * events on. Limits: a line may have at most 1 MiB; beyond that the connection is given up, as nothing that QEMU says is that long.
+ * Theory of operation: the parser takes chunks cut anywhere and gives whole messages; the client numbers its commands,
+ * matches the answers, and hands events on. Limits: a line may have at most 1 MiB; beyond that the connection is given
+ * up, as nothing that QEMU says is that long.
  */
 import { createConnection, type Socket } from 'node:net';
 import { sendDescriptor } from '../host/ffi.ts';

@@ -26,7 +26,10 @@ export function formatIpv4(address: number): string {
   return `${(address >>> 24) & 255}.${(address >>> 16) & 255}.${(address >>> 8) & 255}.${address & 255}`;
 }
 
-/** Any usual spelling: 52:54:00:12:34:56, 52-54-00-12-34-56, 5254.0012.3456, 525400123456; single digits between colons too. Syntax only. */
+/**
+ * Any usual spelling: 52:54:00:12:34:56, 52-54-00-12-34-56, 5254.0012.3456, 525400123456; single digits between colons
+ * too. Syntax only.
+ */
 export function parseMac(text: string): number | null {
   const t = text.trim().toLowerCase();
   let digits: string | null = null;

@@ -20,7 +20,10 @@ export function put32(b: Uint8Array, o: number, v: number): void {
   b[o + 3] = v;
 }
 
-/** Sum of 16-bit words from `start` to `end`, an odd last byte padded; not folded. At most 128 KiB, so that it stays exact. */
+/**
+ * Sum of 16-bit words from `start` to `end`, an odd last byte padded; not folded. At most 128 KiB, so that it stays
+ * exact.
+ */
 export function sum16(b: Uint8Array, start: number, end: number): number {
   let sum = 0;
   let o = start;

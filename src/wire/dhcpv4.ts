@@ -1,8 +1,9 @@
 /**
  * DHCPv4 messages (RFC 2131, options RFC 2132).
  *
- * The fixed part has 236 bytes, then the magic cookie, then options (code, length, value). Limits: option overload (52) is read, never written;
- * options that are split over several instances (RFC 3396) are joined only for the last one read; unknown options are skipped.
+ * The fixed part has 236 bytes, then the magic cookie, then options (code, length, value). Limits: option overload (52)
+ * is read, never written; options that are split over several instances (RFC 3396) are joined only for the last one
+ * read; unknown options are skipped.
  */
 
 export const DHCP_CLIENT_PORT = 68;

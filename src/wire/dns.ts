@@ -1,8 +1,9 @@
 /**
  * DNS messages (RFC 1035), as far as a forwarder that answers a few names itself needs them.
  *
- * Read: header and the first question. Written: answers of A and PTR records, and empty answers. Everything else passes through as bytes.
- * Limits: messages with more or fewer than one question are not answered; compression pointers in the question are refused (no client sends them).
+ * Read: header and the first question. Written: answers of A and PTR records, and empty answers. Everything else passes
+ * through as bytes. Limits: messages with more or fewer than one question are not answered; compression pointers in the
+ * question are refused (no client sends them).
  */
 
 export const DnsType = { A: 1, PTR: 12, AAAA: 28, ANY: 255 } as const;
@@ -58,7 +59,9 @@ function ednsSize(b: Uint8Array, end: number): number {
   return b[end] === 0 && u16(b, end + 1) === 41 ? Math.max(512, u16(b, end + 3)) : 512;
 }
 
-/** An answer to a query of ours: no records, or one record. `data` is 4 bytes of an address for A, or a name for PTR. */
+/**
+ * An answer to a query of ours: no records, or one record. `data` is 4 bytes of an address for A, or a name for PTR.
+ */
 export function emitDnsAnswer(query: Uint8Array, q: DnsQuestion, rcode: number, record?: { type: number; ttl: number; data: number | string }): Uint8Array {
   const data = record === undefined ? null : typeof record.data === 'number' ? address(record.data) : encodeName(record.data);
   const b = new Uint8Array(q.end + (data ? 12 + data.length : 0));

@@ -5,7 +5,7 @@ export const EtherType = { ipv4: 0x0800, arp: 0x0806, vlan: 0x8100, ipv6: 0x86dd
 export const ETH = { destination: 0, source: 6, type: 12, payload: 14 } as const;
 
 export function readMac(u8: Uint8Array, at: number): number {
-  return ((u8[at]! << 8) | u8[at + 1]!) * 0x1_0000_0000 + (((u8[at + 2]! << 24) | (u8[at + 3]! << 16) | (u8[at + 4]! << 8) | u8[at + 5]!) >>> 0);
+  return ((u8[at] << 8) | u8[at + 1]) * 0x1_0000_0000 + (((u8[at + 2] << 24) | (u8[at + 3] << 16) | (u8[at + 4] << 8) | u8[at + 5]) >>> 0);
 }
 
 export function writeMac(u8: Uint8Array, at: number, mac: number): void {

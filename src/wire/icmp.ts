@@ -26,7 +26,10 @@ export function icmpErrorSize(packet: number): number {
   return ICMP_HEADER + Math.min(packet, QUOTE);
 }
 
-/** Writes an error about the packet `quoted[from..to)`; `rest` is the second word (next-hop MTU for fragmentation needed). */
+/**
+ * Writes an error about the packet `quoted[from..to)`; `rest` is the second word (next-hop MTU for fragmentation
+ * needed).
+ */
 export function emitIcmpError(b: Uint8Array, o: number, type: number, code: number, rest: number, quoted: Uint8Array, from: number, to: number): void {
   const n = Math.min(to - from, QUOTE);
   put32(b, o + 4, rest);

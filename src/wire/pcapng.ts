@@ -1,8 +1,10 @@
 /**
- * pcapng blocks (draft-ietf-opsawg-pcapng), written in little-endian: section header, one Ethernet interface, packets, statistics. Pure.
+ * pcapng blocks (draft-ietf-opsawg-pcapng), written in little-endian: section header, one Ethernet interface, packets,
+ * statistics. Pure.
  *
- * A capture is `sectionHeader`, `interfaceDescription`, any number of `enhancedPacket`, and `interfaceStatistics` at its end. Every block is whole by
- * itself, and a multiple of four bytes long. Times are nanoseconds since 1970, as bigint. Limits: one interface per section; written, never read.
+ * A capture is `sectionHeader`, `interfaceDescription`, any number of `enhancedPacket`, and `interfaceStatistics` at
+ * its end. Every block is whole by itself, and a multiple of four bytes long. Times are nanoseconds since 1970, as
+ * bigint. Limits: one interface per section; written, never read.
  */
 
 const SECTION_HEADER = 0x0a0d0d0a;

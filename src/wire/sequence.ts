@@ -1,5 +1,6 @@
 /**
- * Comparison of 32-bit sequence numbers (RFC 1982, RFC 9293 3.4). A number may be given signed or unsigned; results are signed 32-bit, so that V8 keeps them unboxed.
+ * Comparison of 32-bit sequence numbers (RFC 1982, RFC 9293 3.4). A number may be given signed or unsigned; results are
+ * signed 32-bit, so that V8 keeps them unboxed.
  */
 
 /** How far `a` is after `b`: −2^31 to 2^31−1. */

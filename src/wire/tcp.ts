@@ -1,4 +1,7 @@
-/** TCP (RFC 9293): where the fields are, from the start of the header, the options of a SYN, and selective acknowledgements (RFC 2018). */
+/**
+ * TCP (RFC 9293): where the fields are, from the start of the header, the options of a SYN, and selective
+ * acknowledgements (RFC 2018).
+ */
 
 export const TCP_HEADER = 20;
 export const TCP = { source: 0, destination: 2, seq: 4, ack: 8, offset: 12, flags: 13, window: 14, checksum: 16, urgent: 18, options: 20 } as const;
@@ -23,16 +26,16 @@ export interface SynOptions {
 export function parseSynOptions(u8: Uint8Array, start: number, end: number): SynOptions {
   const found: SynOptions = { mss: 0, windowScale: -1, sack: false };
   for (let i = start; i < end; ) {
-    const kind = u8[i]!;
+    const kind = u8[i];
     if (kind === OPTION.end) break;
     if (kind === OPTION.nop) {
       i++;
       continue;
     }
-    const length = i + 1 < end ? u8[i + 1]! : 0;
+    const length = i + 1 < end ? u8[i + 1] : 0;
     if (length < 2 || i + length > end) break;
-    if (kind === OPTION.mss && length === 4) found.mss = (u8[i + 2]! << 8) | u8[i + 3]!;
-    if (kind === OPTION.windowScale && length === 3) found.windowScale = Math.min(u8[i + 2]!, MAX_SHIFT);
+    if (kind === OPTION.mss && length === 4) found.mss = (u8[i + 2] << 8) | u8[i + 3];
+    if (kind === OPTION.windowScale && length === 3) found.windowScale = Math.min(u8[i + 2], MAX_SHIFT);
     if (kind === OPTION.sackPermitted && length === 2) found.sack = true;
     i += length;
   }
@@ -68,17 +71,20 @@ export const MAX_OPTIONS = 40;
 /** Stretches of a selective acknowledgement that fit beside no other option. */
 export const MAX_SACK_BLOCKS = 4;
 
-/** Reads the first selective acknowledgement of the TCP header at `tcp` in u8's and view's memory into `edges`: pairs as in `writeSack`. Returns how many blocks; 0 when there are none, or when the options are malformed. */
+/**
+ * Reads the first selective acknowledgement of the TCP header at `tcp` in u8's and view's memory into `edges`: pairs as
+ * in `writeSack`. Returns how many blocks; 0 when there are none, or when the options are malformed.
+ */
 export function readSack(u8: Uint8Array, view: DataView, tcp: number, edges: Int32Array): number {
-  const end = tcp + ((u8[tcp + TCP.offset]! >> 4) << 2);
+  const end = tcp + ((u8[tcp + TCP.offset] >> 4) << 2);
   for (let i = tcp + TCP.options; i + 1 < end; ) {
-    const kind = u8[i]!;
+    const kind = u8[i];
     if (kind === OPTION.end) return 0;
     if (kind === OPTION.nop) {
       i++;
       continue;
     }
-    const length = u8[i + 1]!;
+    const length = u8[i + 1];
     if (length < 2 || i + length > end) return 0;
     if (kind === OPTION.sack) {
       const blocks = Math.min(MAX_SACK_BLOCKS, (length - 2) >> 3);
@@ -90,10 +96,13 @@ export function readSack(u8: Uint8Array, view: DataView, tcp: number, edges: Int
   return 0;
 }
 
-/** Writes `blocks` pairs of `edges` (first sequence number, and the one after the last), for an ACK. Returns the bytes written, a multiple of 4. */
+/**
+ * Writes `blocks` pairs of `edges` (first sequence number, and the one after the last), for an ACK. Returns the bytes
+ * written, a multiple of 4.
+ */
 export function writeSack(view: DataView, at: number, edges: Int32Array, blocks: number): number {
   view.setUint16(at, (OPTION.nop << 8) | OPTION.nop);
   view.setUint16(at + 2, (OPTION.sack << 8) | (2 + 8 * blocks));
-  for (let i = 0; i < 2 * blocks; i++) view.setInt32(at + 4 + 4 * i, edges[i]!);
+  for (let i = 0; i < 2 * blocks; i++) view.setInt32(at + 4 + 4 * i, edges[i]);
   return 4 + 8 * blocks;
 }

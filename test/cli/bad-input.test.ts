@@ -1,6 +1,7 @@
 /**
- * Wrong command lines and API bodies with the exact answer, as a transcript: `bad-input.txt` holds `$ anka …` or `> METHOD PATH BODY` lines, each with its
- * status and what was said. `ANKA_UPDATE=1` writes the file anew, to be read before it is committed.
+ * Wrong command lines and API bodies with the exact answer, as a transcript: `bad-input.txt` holds `$ anka …` or `>
+ * METHOD PATH BODY` lines, each with its status and what was said. `ANKA_UPDATE=1` writes the file anew, to be read
+ * before it is committed.
  */
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';

@@ -1,4 +1,7 @@
-/** The command as scripts and people use it: help, JSON, tables, spellings, settings, completion, the API's own description. */
+/**
+ * The command as scripts and people use it: help, JSON, tables, spellings, settings, completion, the API's own
+ * description.
+ */
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { join } from 'node:path';

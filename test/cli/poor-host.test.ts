@@ -1,4 +1,6 @@
-/** Hosts that lack something: room, QEMU, rights, a sound database. Each costs one clear sentence, and nothing is lost. */
+/**
+ * Hosts that lack something: room, QEMU, rights, a sound database. Each costs one clear sentence, and nothing is lost.
+ */
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

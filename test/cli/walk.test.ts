@@ -1,4 +1,7 @@
-/** The seed page's commands, one after the other, on a Debian guest (systemd-networkd asks for its addresses), with the system's own ssh and scp. */
+/**
+ * The seed page's commands, one after the other, on a Debian guest (systemd-networkd asks for its addresses), with the
+ * system's own ssh and scp.
+ */
 import { execFileSync } from 'node:child_process';
 import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,6 +1,7 @@
 /**
- * The contract of an engine, in network namespaces: what a guest, the host and the outside can do, statement by statement.
- * Guests are namespaces; DHCP is asked for by udhcpc, names by dig, connections are made by the kernel's own TCP.
+ * The contract of an engine, in network namespaces: what a guest, the host and the outside can do, statement by
+ * statement. Guests are namespaces; DHCP is asked for by udhcpc, names by dig, connections are made by the kernel's own
+ * TCP.
  */
 import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,6 +1,6 @@
 /**
- * B93 for type bridge: what `explain` says of a packet, and what then really happens to it, on the no-touch bridge and by macvlan. VLANs have a table of their own, as the outside is in
- * one VLAN at a time.
+ * B93 for type bridge: what `explain` says of a packet, and what then really happens to it, on the no-touch bridge and
+ * by macvlan. VLANs have a table of their own, as the outside is in one VLAN at a time.
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { DesiredState } from '../../src/engine/engine.ts';
@@ -19,7 +19,10 @@ const OUT = '10.9.0.1';
 const HOST = '10.9.0.2';
 const GW = '192.168.64.1';
 
-/** vm1 and vm2 on the bridge, vm3 on it and parted, vm4 in VLAN 42, vm5 shared with a rule, vm6 host, vm7 shared and parted. Where the ways differ: no-touch/macvlan. */
+/**
+ * vm1 and vm2 on the bridge, vm3 on it and parted, vm4 in VLAN 42, vm5 shared with a rule, vm6 host, vm7 shared and
+ * parted. Where the ways differ: no-touch/macvlan.
+ */
 const ROWS: Row[] = [
   // to the outside network, and beyond it
   [1, 'vm1', 'tcp', '-', OUT, 8080, 'allowed'],

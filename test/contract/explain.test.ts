@@ -1,9 +1,9 @@
 /**
- * B93: what `explain` says of a packet, and what then really happens to it. Each packet of the table is explained first; then it is sent from the namespace that it comes from,
- * and looked for in all of them.
+ * B93: what `explain` says of a packet, and what then really happens to it. Each packet of the table is explained
+ * first; then it is sent from the namespace that it comes from, and looked for in all of them.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import type { PacketProtocol } from '../../src/net/explain.ts';
+import type { PacketProtocol } from '../../src/net/explain/packet.ts';
 import { parseIpv4 } from '../../src/wire/address.ts';
 import { linkLocalOf } from '../../src/wire/address6.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
@@ -19,8 +19,8 @@ const GW = '192.168.64.1';
 const GW_HOST = '192.168.128.1';
 
 /**
- * vm1 shared with rules, vm2 shared, vm3 host with a rule, vm4 host, vm5 shared and parted, with a rule, vm6 disconnected, vm7 shared without an address.
- * source `-`: the sender's own.
+ * vm1 shared with rules, vm2 shared, vm3 host with a rule, vm4 host, vm5 shared and parted, with a rule, vm6
+ * disconnected, vm7 shared without an address. source `-`: the sender's own.
  */
 const ROWS: Row[] = [
   // to outside

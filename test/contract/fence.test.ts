@@ -1,4 +1,4 @@
-/** What a program of ours behind the fence may open (host/fence.ts), tried by each kind of its threads. */
+/** What a program of ours behind the fence may open (host/sandbox/fence.ts), tried by each kind of its threads. */
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
@@ -12,7 +12,9 @@ import { builtMain } from '../world/built.ts';
 const abi = landlockAbi();
 const dist = fileURLToPath(new URL('../../dist/', import.meta.url));
 
-/** Arguments: the home, the folder that is kept. The first thread, libuv's, and a worker each say what they could do. */
+/**
+ * Arguments: the home, the folder that is kept. The first thread, libuv's, and a worker each say what they could do.
+ */
 const PROBE = `
 import { mkdirSync, openSync, readFileSync, renameSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { open, readFile } from 'node:fs/promises';
@@ -68,7 +70,7 @@ describe.skipIf(abi < 1)(`a program behind the fence${abi < 1 ? ' (needs Landloc
     writeFileSync(join(dir, 'package.json'), '{"type":"module"}');
     writeFileSync(probe, PROBE);
     await new Promise<void>((resolve) => abstract.listen('\0anka-fence-test', resolve));
-    const argv = [join(dist, 'host/fenced-main.js'), probe, '--keep', keep, '--read', probe, '--read', join(dir, 'package.json'), '--', home, keep];
+    const argv = [join(dist, 'host/sandbox/fenced-main.js'), probe, '--keep', keep, '--read', probe, '--read', join(dir, 'package.json'), '--', home, keep];
     seen = JSON.parse(execFileSync(process.execPath, argv, { encoding: 'utf8', env: { ...process.env, HOME: home } }));
   });
 

@@ -1,7 +1,10 @@
 /**
- * One guest asks for all there is of what the gateway serves, addresses and names, and another gets what it needs all the same. Both engines.
+ * One guest asks for all there is of what the gateway serves, addresses and names, and another gets what it needs all
+ * the same. Both engines.
  *
- * The greedy one speaks by packet sockets (greedy.py), or is a source of frames that takes no kernel's time (bench/frames.c); the other by udhcpc and dig, with tries enough for what is lost in the queues of two guests that share one kernel.
+ * The greedy one speaks by packet sockets (greedy.py), or is a source of frames that takes no kernel's time
+ * (bench/frames.c); the other by udhcpc and dig, with tries enough for what is lost in the queues of two guests that
+ * share one kernel.
  */
 import type { ChildProcess } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
@@ -66,7 +69,10 @@ describe.each(SUITES)('one guest wants everything: %s', (_name, t) => {
     w.close();
   });
 
-  /** The first guest wants all of something, until the test is over. Resolves when it has had enough of it that others could be without. */
+  /**
+   * The first guest wants all of something, until the test is over. Resolves when it has had enough of it that others
+   * could be without.
+   */
   const want = async (what: string): Promise<void> => {
     said = '';
     const target = what === 'neighbour' ? [macText(2), formatIpv4((await e.observe()).nics.find((x) => x.id === vmId(2))?.ip as number)] : [];

@@ -80,7 +80,10 @@ export async function serve(ns: Namespace, port: number, name: string, address =
   });
 }
 
-/** What a server says to a client in `ns`: its greeting, or `refused`, `timeout`, `reset`. `seconds`: how long it is waited for, which a client that must be answered does patiently. */
+/**
+ * What a server says to a client in `ns`: its greeting, or `refused`, `timeout`, `reset`. `seconds`: how long it is
+ * waited for, which a client that must be answered does patiently.
+ */
 export async function greet(ns: Namespace, protocol: 'tcp' | 'udp', address: string, port: number, seconds = 3): Promise<string> {
   const program =
     protocol === 'tcp'

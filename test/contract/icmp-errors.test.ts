@@ -1,6 +1,7 @@
 /**
- * UDP of a guest to outside, on both engines: which port it comes from, how large it may be, what stays on the network; and what a guest is told by ICMP about what did not arrive (by its own
- * kernel's error queue). Behind the outside machine there is one more network with a small MTU, where nobody answers.
+ * UDP of a guest to outside, on both engines: which port it comes from, how large it may be, what stays on the network;
+ * and what a guest is told by ICMP about what did not arrive (by its own kernel's error queue). Behind the outside
+ * machine there is one more network with a small MTU, where nobody answers.
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -21,7 +22,10 @@ const GW = '192.168.64.1';
 const FAR = '203.0.113.9';
 const CLOSED = 9;
 
-/** argv: udp|echo ttl whole(0|1) size destination port seconds. Prints type, code, who says so, and the MTU; or `answered`, or `silent`. */
+/**
+ * argv: udp|echo ttl whole(0|1) size destination port seconds. Prints type, code, who says so, and the MTU; or
+ * `answered`, or `silent`.
+ */
 const PROBE = `
 import socket, struct, sys
 kind, ttl, whole, size, dst, port, wait = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5], *map(int, sys.argv[6:8])
@@ -36,7 +40,10 @@ except OSError:
             e = struct.unpack('IBBBBII', b[:16]); print(e[2], e[3], socket.inet_ntoa(b[20:24]), e[5])
 `;
 
-/** Answers each datagram by itself and, in front, the address and port that it came from; what says "quiet" is kept, and told to who asks "heard". Three ports, and a group. */
+/**
+ * Answers each datagram by itself and, in front, the address and port that it came from; what says "quiet" is kept, and
+ * told to who asks "heard". Three ports, and a group.
+ */
 const ECHO = `
 import select, socket
 all = []

@@ -1,6 +1,6 @@
 /**
- * Changes of cards while traffic flows (B22, B91), tricks of host guests (B15), and self-set addresses (B50): on the engine, in namespaces. Each
- * test leaves the cards as `desired` has them.
+ * Changes of cards while traffic flows (B22, B91), tricks of host guests (B15), and self-set addresses (B50): on the
+ * engine, in namespaces. Each test leaves the cards as `desired` has them.
  */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { RemoteEngine } from '../world/remote-engine.ts';
@@ -31,7 +31,10 @@ describe.skipIf(why !== null)(`live changes${why ? ` (${why})` : ''}`, () => {
     flows.push(f);
     return f;
   };
-  /** A flow goes on without a pause that `control`, which has no part of ours in its way, did not make on a busy machine. */
+  /**
+   * A flow goes on without a pause that `control`, which has no part of ours in its way, did not make on a busy
+   * machine.
+   */
   const undisturbed = async (f: Flow, control: Flow): Promise<void> => {
     const [{ bytes, gap }, busy] = [await f.echoed(), (await control.echoed()).gap];
     console.log(`    longest pause ${gap} ms, of a flow outside ${busy} ms`);

@@ -1,7 +1,7 @@
 /**
- * The TCP path of the user engine over 200 ms of round-trip time outside: 200 Mbit/s need 5 MB under way, so that is what is looked for, whatever the speed of the machine; what was moved in each second is printed
- * (ANKA_LONG_PATH: for so many seconds).
- * Also what the host's kernel keeps for guests that do not read.
+ * The TCP path of the user engine over 200 ms of round-trip time outside: 200 Mbit/s need 5 MB under way, so that is
+ * what is looked for, whatever the speed of the machine; what was moved in each second is printed (ANKA_LONG_PATH: for
+ * so many seconds). Also what the host's kernel keeps for guests that do not read.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
@@ -15,7 +15,10 @@ const FAR = '10.77.0.2';
 /** 200 Mbit/s times 200 ms. */
 const WANTED = 5_000_000;
 
-/** A program that connects, says one letter, and then sends all it can or reads all that comes, and says each second how much of it was moved. */
+/**
+ * A program that connects, says one letter, and then sends all it can or reads all that comes, and says each second how
+ * much of it was moved.
+ */
 const CLIENT = (port: number, address: string, what: 'send' | 'read'): string => `
   const s = require('net').connect(${port}, '${address}', () => { let last = 0;
     setInterval(() => { const n = ${what === 'send' ? 's.bytesWritten - s.writableLength' : 's.bytesRead'}; console.log((n - last) * 8e-6 | 0); last = n; }, 1000);
@@ -31,7 +34,9 @@ describe.skipIf(why !== null)(`a long path outside, with a Linux kernel as the g
     lab = far = null;
   });
 
-  /** The host joined to one more machine, with this much delay each way; the buffers of both are large enough for that. */
+  /**
+   * The host joined to one more machine, with this much delay each way; the buffers of both are large enough for that.
+   */
   const outside = async (delayMs: number): Promise<Namespace> => {
     const { host } = lab!;
     const other = new Namespace(`${prefix}lpfar`);

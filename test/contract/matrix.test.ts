@@ -1,6 +1,7 @@
 /**
- * Who reaches whom: every type of card, every peer, by TCP, UDP and ICMP (B12–B16, B20, B91). The table below is the whole of what is allowed; each of
- * its cells is tried by real packets. A card that is parted (`--no-local`) is marked by `-`.
+ * Who reaches whom: every type of card, every peer, by TCP, UDP and ICMP (B12–B16, B20, B91). The table below is the
+ * whole of what is allowed; each of its cells is tried by real packets. A card that is parted (`--no-local`) is marked
+ * by `-`.
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { RemoteEngine } from '../world/remote-engine.ts';
@@ -9,13 +10,12 @@ import { dhcp, guest, nic, serve, state, vmId } from './guest-tools.ts';
 
 const why = missing('root', 'netns');
 
-/*
- * Rows begin, columns answer. y = by TCP, UDP and ICMP; . = by none of them.
- *   internet  198.51.100.1, behind the router        outside  10.9.0.1, a machine of the host's own network
- *   gateway   the host's address on the row's network (on 10.9.0.0/24 its bridge br0)
- *   host      the host's address on the outside network, 10.9.0.2
- *   A bridge card is one more machine of the outside network: shared cards reach it by NAT, as they reach all others there.
- *   The outside knows the ways to the VMs' networks through the host: what it does not reach, it is kept from.
+/**
+ * Rows begin, columns answer. y = by TCP, UDP and ICMP; . = by none of them. internet 198.51.100.1, behind the router
+ * outside 10.9.0.1, a machine of the host's own network gateway the host's address on the row's network (on 10.9.0.0/24
+ * its bridge br0) host the host's address on the outside network, 10.9.0.2 A bridge card is one more machine of the
+ * outside network: shared cards reach it by NAT, as they reach all others there. The outside knows the ways to the VMs'
+ * networks through the host: what it does not reach, it is kept from.
  */
 const EXPECTED = `
               internet outside gateway host shared shared2 shared- host-vm host-vm2 host-vm- bridge bridge2 bridge- disconnected

@@ -1,6 +1,7 @@
 /**
- * Cards of different MTUs on one network, on every engine: what each guest is told, that TCP, datagrams and pings of every size pass or are told why not, and that what leaves the host
- * fits the way out. Guests are namespaces with the kernel's own TCP.
+ * Cards of different MTUs on one network, on every engine: what each guest is told, that TCP, datagrams and pings of
+ * every size pass or are told why not, and that what leaves the host fits the way out. Guests are namespaces with the
+ * kernel's own TCP.
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -18,7 +19,10 @@ const MTUS = [65_520, 1500, 9000] as const;
 const GW = '192.168.64.1';
 const OUTSIDE = '10.9.0.1';
 
-/** Answers each connection with the largest segment that it may send, and takes what comes; each datagram with its length. */
+/**
+ * Answers each connection with the largest segment that it may send, and takes what comes; each datagram with its
+ * length.
+ */
 const SINK = `
 import socket, threading
 t = socket.socket(); t.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); t.bind(('', 7100)); t.listen(50)
@@ -45,7 +49,10 @@ s = socket.create_connection(('${to}', 7100), 60); m = s.getsockopt(6, 2); s.sen
 print(m, s.recv(100).decode())
 `;
 
-/** A datagram of that size and its equally large answer; with \`whole\` it must not be fragmented: what the way takes is learned from ICMP, and printed. */
+/**
+ * A datagram of that size and its equally large answer; with \`whole\` it must not be fragmented: what the way takes is
+ * learned from ICMP, and printed.
+ */
 const DATAGRAM = (to: string, size: number, whole: boolean): string => `
 import socket, errno
 u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(2); u.setsockopt(0, 10, ${whole ? 2 : 0}); u.connect(('${to}', 7100))

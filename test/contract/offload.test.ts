@@ -1,6 +1,6 @@
 /**
- * The card of the bench's guests (test/world/offload.c), against a card without offloads: two kernels, a stream socket between them. What it cuts, the other kernel verifies; what it joins, its own kernel
- * takes on trust.
+ * The card of the bench's guests (test/world/offload.c), against a card without offloads: two kernels, a stream socket
+ * between them. What it cuts, the other kernel verifies; what it joins, its own kernel takes on trust.
  */
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';

@@ -1,4 +1,7 @@
-/** Sends single packets that carry a token, and sees where they come out. The programs need nothing of Python but its `socket`. */
+/**
+ * Sends single packets that carry a token, and sees where they come out. The programs need nothing of Python but its
+ * `socket`.
+ */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Namespace, until, type World } from '../world/world.ts';
@@ -12,7 +15,10 @@ export interface Seen {
   port: number;
 }
 
-/** Raw sockets see what the namespace's own firewall has let in; an echo's answer and an error that quotes a token are left out. */
+/**
+ * Raw sockets see what the namespace's own firewall has let in; an echo's answer and an error that quotes a token are
+ * left out.
+ */
 const OBSERVER = `
 import socket, select, sys
 s4 = []
@@ -44,8 +50,8 @@ while True:
 `;
 
 /**
- * argv: kind token source destination sport dport wait. It ends when the answer is known, at the latest after so many seconds. Packets to ports 53 and 67 are a
- * question by DNS and a DHCPDISCOVER, so that they are answered.
+ * argv: kind token source destination sport dport wait. It ends when the answer is known, at the latest after so many
+ * seconds. Packets to ports 53 and 67 are a question by DNS and a DHCPDISCOVER, so that they are answered.
  */
 const SENDER = `
 import socket, struct, sys, time
@@ -120,7 +126,10 @@ export class Observers {
     writeFileSync(this.#sender, SENDER);
   }
 
-  /** Watches in a namespace; ready when this resolves. `addresses`: those of interfaces on which a multicast group is joined. */
+  /**
+   * Watches in a namespace; ready when this resolves. `addresses`: those of interfaces on which a multicast group is
+   * joined.
+   */
   async watch(at: string, ns: Namespace, addresses: readonly string[]): Promise<void> {
     const child = ns.spawn(['python3', '-c', OBSERVER, ...addresses]);
     let ready = false;

@@ -1,13 +1,19 @@
-/** A table of packets: each is explained first; then it is sent from the namespace that it comes from, and looked for in all of them. */
+/**
+ * A table of packets: each is explained first; then it is sent from the namespace that it comes from, and looked for in
+ * all of them.
+ */
 import { expect } from 'vitest';
-import type { Explanation, Packet, PacketAddress, PacketProtocol } from '../../src/net/explain.ts';
+import type { Explanation, Packet, PacketAddress, PacketProtocol } from '../../src/net/explain/packet.ts';
 import { formatIpv4, parseIpv4 } from '../../src/wire/address.ts';
 import type { RemoteEngine } from '../world/remote-engine.ts';
 import { type Namespace, until, type World } from '../world/world.ts';
 import { vmId } from './guest-tools.ts';
 import { Observers } from './packet-probe.ts';
 
-/** Names of senders, and of addresses in the table: `ip1` is the address of vm1, `ll2` the link-local IPv6 address of vm2; source `-`: the sender's own. */
+/**
+ * Names of senders, and of addresses in the table: `ip1` is the address of vm1, `ll2` the link-local IPv6 address of
+ * vm2; source `-`: the sender's own.
+ */
 export type Row = [
   about: number,
   sender: string,
@@ -40,7 +46,9 @@ export class PacketTable {
     return this.words.get(text) ?? text;
   }
 
-  /** Watches in all guests, outside and on the host. `groups`: addresses of interfaces on which a guest joins a group. */
+  /**
+   * Watches in all guests, outside and on the host. `groups`: addresses of interfaces on which a guest joins a group.
+   */
   async watch(w: World, groups: (name: string) => string[], others: { outside: string[]; host: string[] }): Promise<void> {
     this.#observers = new Observers(w);
     for (const [name, ns] of this.places) await this.#observers.watch(name, ns, groups(name));
@@ -86,7 +94,10 @@ export class PacketTable {
     ).catch(() => {});
   }
 
-  /** Where the packet came out: without the host's end of a listener that carried it on, what a sender to many hears of itself, and answers. */
+  /**
+   * Where the packet came out: without the host's end of a listener that carried it on, what a sender to many hears of
+   * itself, and answers.
+   */
   #seenAt(i: number) {
     const [, sender, , , destination] = this.rows[i] as Row;
     const many = /^(239|.*\.255$)/.test(destination);

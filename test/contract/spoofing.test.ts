@@ -1,7 +1,9 @@
 /**
- * B91, B92, B15: what a guest may not say reaches nobody, and is counted by name; the same said as it should be arrives. Both engines, frame by frame (spoofs.ts).
+ * B91, B92, B15: what a guest may not say reaches nobody, and is counted by name; the same said as it should be
+ * arrives. Both engines, frame by frame (spoofs.ts).
  *
- * After each frame its sender says something honest: once another guest of the network has seen that, whatever was to come of the frame before has come.
+ * After each frame its sender says something honest: once another guest of the network has seen that, whatever was to
+ * come of the frame before has come.
  */
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';

@@ -1,6 +1,7 @@
 /**
- * What a guest may not say (B91, B92, B15): one table for both engines, for guests that are namespaces and for a real one. A row is one Ethernet frame with a token in it, which nobody
- * else may ever see, and the name under which its drop is counted.
+ * What a guest may not say (B91, B92, B15): one table for both engines, for guests that are namespaces and for a real
+ * one. A row is one Ethernet frame with a token in it, which nobody else may ever see, and the name under which its
+ * drop is counted.
  *
  * `right`: the same sent as it should be, where there is such a thing; another guest of the network must see it.
  */
@@ -80,7 +81,10 @@ function syn(source: string, destination: string, token: Hex): Hex {
   return text(checksum(`${ip(source)}${ip(destination)}0006${h(size(text('0000')), 2)}${text('0000')}`));
 }
 
-/** `before`: extension headers, the first of which is of type `first`. The token of a message of neighbour discovery stands in an option that nobody knows. */
+/**
+ * `before`: extension headers, the first of which is of type `first`. The token of a message of neighbour discovery
+ * stands in an option that nobody knows.
+ */
 function ipv6(source: Hex, destination: Hex, next: number, upper: (sum: (t: Hex) => Hex) => Hex, first = next, before = ''): Hex {
   const payload = upper((t) => checksum(`${source}${destination}${h(size(t), 4)}000000${h(next, 1)}${t}`));
   return `60000000${h(size(before) + size(payload), 2)}${h(first, 1)}ff${source}${destination}${before}${payload}`;

@@ -1,6 +1,7 @@
 /**
- * The TCP path of the user engine against real TCPs: a Linux kernel as the guest (a namespace whose tap is joined to the path's stream socket by test/world/shim.c, which may lose, double and
- * reorder frames), Linux and Node as the outside. Needs root for the namespace; the path itself runs without any right.
+ * The TCP path of the user engine against real TCPs: a Linux kernel as the guest (a namespace whose tap is joined to
+ * the path's stream socket by test/world/shim.c, which may lose, double and reorder frames), Linux and Node as the
+ * outside. Needs root for the namespace; the path itself runs without any right.
  */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -16,7 +17,10 @@ const prefix = process.env['ANKA_TEST_WORLD'] ?? '';
 /** Connections over which memory must stay flat; a million takes four minutes. */
 const CONNECTIONS = Number(process.env['ANKA_SOAK_CONNECTIONS'] ?? 10_000);
 
-/** 10,000 SYNs of the guest to addresses where nobody answers, past its own TCP. Its arguments: the first address, the step to the next, how many addresses. */
+/**
+ * 10,000 SYNs of the guest to addresses where nobody answers, past its own TCP. Its arguments: the first address, the
+ * step to the next, how many addresses.
+ */
 const SYNS = `
 import socket, struct, sys, time
 first, step, count = struct.unpack('>I', socket.inet_aton(sys.argv[1]))[0], int(sys.argv[2]), int(sys.argv[3])
@@ -36,7 +40,10 @@ for i in range(10000):
 print('sent')
 `;
 
-/** Connects again and again for two seconds, to one end or to a new address each time; tells how many there were, how many failed, and the slowest in ms. */
+/**
+ * Connects again and again for two seconds, to one end or to a new address each time; tells how many there were, how
+ * many failed, and the slowest in ms.
+ */
 const KNOCK = (fresh: boolean): string => `
 const net = require('net'); let n = 0, live = 0, bad = 0, slowest = 0; const begin = performance.now();
 const go = () => { if (performance.now() - begin > 2000) return void (live === 0 && console.log(n, bad, Math.round(slowest)));
@@ -161,7 +168,7 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
   test.each(SOCKETS)('a peer that does not read stops the guest, and memory stays bounded, by %s', async (sockets) => {
     lab = new Lab(1500, [], '', sockets);
     await lab.ready();
-    const before = (await lab.stats())['rss']!;
+    const before = (await lab.stats())['rss'];
     const sent = await lab.node(`
       const net = require('net'); const all = []; let sent = 0;
       for (let i = 0; i < 20; i++) { const s = net.connect(7000, '192.168.64.1', () => { s.write('W'); const b = Buffer.alloc(1 << 20); const more = () => { while (s.write(b)) sent += b.length; s.once('drain', more); }; more(); }); s.on('error', () => {}); all.push(s); }
@@ -169,7 +176,7 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
     expect(Number(sent)).toBeGreaterThan(1_000_000);
     const stats = await lab.stats();
     expect(stats['queued']).toBeLessThan(48 << 20);
-    expect(stats['rss']! - before).toBeLessThan(220 << 20);
+    expect(stats['rss'] - before).toBeLessThan(220 << 20);
     // nor does the host's kernel keep more than half a megabyte of each that it has not sent
     const kept = [...lab.host.run('ss -Htmn state established dport = :7000').matchAll(/,w(\d+)/g)].map((m) => Number(m[1]));
     expect(kept.length).toBeGreaterThan(0);
@@ -185,7 +192,7 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
     lab.host.run('ip link add d0 type veth peer name d1; ip link set d1 up; ip link set d0 arp off up; ip addr add 203.0.113.254/24 dev d0');
     writeFileSync(join(lab.dir, 'syn.py'), SYNS);
     expect(await lab.guest.ask(`python3 ${join(lab.dir, 'syn.py')} 203.0.113.1 1 250`)).toBe('sent\n');
-    await until('all have come', async () => (await lab!.stats())['opened']! > 10_000);
+    await until('all have come', async () => (await lab!.stats())['opened'] > 10_000);
     // no segment of a good connection is sent twice
     const download = () =>
       lab!.withoutTimers(
@@ -199,9 +206,9 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
       go();`;
     expect(await lab.node(many('s.resetAndDestroy()'))).toBe('5000\n');
     await download();
-    const rss = (await lab.stats())['rss']!;
+    const rss = (await lab.stats())['rss'];
     expect(await lab.node(many("s.write('R')", CONNECTIONS))).toBe(`${CONNECTIONS}\n`);
-    expect((await lab.stats())['rss']! - rss).toBeLessThan(40 << 20);
+    expect((await lab.stats())['rss'] - rss).toBeLessThan(40 << 20);
   });
 
   test.each([
@@ -214,15 +221,15 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
     lab.host.run('ip link add d0 type veth peer name d1; ip link set d1 up; ip link set d0 arp off up; ip addr add 203.0.113.254/24 dev d0');
     lab.host.run('ip route add 10.128.0.0/9 dev d0; ip route add local 198.18.0.0/16 dev lo');
     writeFileSync(join(lab.dir, 'syn.py'), SYNS);
-    const before = (await lab.stats())['opened']!;
+    const before = (await lab.stats())['opened'];
     const knocks = lab.node(KNOCK(fresh));
-    await until('they have begun', async () => (await lab!.stats())['opened']! > before + 20);
+    await until('they have begun', async () => (await lab!.stats())['opened'] > before + 20);
     expect(await lab.guest.ask(`python3 ${join(lab.dir, 'syn.py')} ${where}`)).toBe('sent\n');
-    const [count, bad, slowest] = ((await knocks) ?? '').split('\n')[0]!.split(' ').map(Number);
+    const [count, bad, slowest] = ((await knocks) ?? '').split('\n')[0].split(' ').map(Number);
     const stats = await lab.stats();
     console.info(`10,000 SYNs to ${burst}: ${count} connections beside them, the slowest took ${slowest} ms`);
     expect(bad).toBe(0);
-    expect(stats['opened']! - before, 'each of them was begun once: none was pushed out').toBe(10_000 + count!);
+    expect(stats['opened'] - before, 'each of them was begun once: none was pushed out').toBe(10_000 + count!);
   });
 
   test('B67: an idle guest whose kernel is gone gives its connection and host socket back; one that lives keeps them', async () => {
@@ -234,7 +241,7 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
     lab.guest.spawn([process.execPath, '-e', "require('net').connect(7000,'192.168.64.1',function(){this.write('Ehello');this.on('error',()=>{})})"]);
     await until('it is asked, and answers', async () => {
       const stats = await lab!.stats();
-      return stats['probes']! >= 5 && stats['flows'] === 1;
+      return stats['probes'] >= 5 && stats['flows'] === 1;
     });
     expect([(await lab.stats())['silent'], served()]).toEqual([0, true]);
     // from now on nobody there answers to that address, and nobody says so

@@ -1,4 +1,7 @@
-/** The network process of the user engine when root is its user: what it may, whom it belongs to, and that it outlives the daemon with its flows (docs/decisions/0012). */
+/**
+ * The network process of the user engine when root is its user: what it may, whom it belongs to, and that it outlives
+ * the daemon with its flows (docs/decisions/0012).
+ */
 import { execFileSync } from 'node:child_process';
 import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -15,7 +18,10 @@ const OUT = '10.9.0.1';
 const HOST_GATEWAY = '192.168.128.1';
 /** Bytes of a transfer. */
 const MOVED = 32 << 20;
-/** Arguments: an echo server's address, and how many bytes it is sent (0: without an end). Says when the first came back, and then how many did; the server greets with a line. */
+/**
+ * Arguments: an echo server's address, and how many bytes it is sent (0: without an end). Says when the first came
+ * back, and then how many did; the server greets with a line.
+ */
 const TRANSFER = `
   const [host, n] = process.argv.slice(1); let sent = 0, got = -1;
   const s = require('net').connect(8080, host), chunk = Buffer.alloc(65536);
@@ -209,14 +215,14 @@ print(n)'`);
     const died = [await out.echoed(), await inwards.echoed()];
     await until(
       'both go on without a daemon',
-      async () => (await out.echoed()).bytes > died[0]!.bytes + 20 && (await inwards.echoed()).bytes > died[1]!.bytes + 20,
+      async () => (await out.echoed()).bytes > died[0].bytes + 20 && (await inwards.echoed()).bytes > died[1].bytes + 20,
     );
     e = new RemoteEngine(w, 'user', 'root');
     expect(await e.apply(desired())).toEqual([]);
     const found = [await out.echoed(), await inwards.echoed()];
     await until(
       'both go on with the next',
-      async () => (await out.echoed()).bytes > found[0]!.bytes + 20 && (await inwards.echoed()).bytes > found[1]!.bytes + 20,
+      async () => (await out.echoed()).bytes > found[0].bytes + 20 && (await inwards.echoed()).bytes > found[1].bytes + 20,
     );
     expect([out.end(), inwards.end(), pidOf('shared')]).toEqual([null, null, before]);
     out.stop();

@@ -1,7 +1,9 @@
 /**
- * Any chunking of any bytes into a port: a network with three cards and everything behind them is fed over real unix sockets. Two guests send frames that nearly make sense, among them TCP segments of
- * every kind that follow what the gateway said last, to an echo server; the third one only pings, and must get every answer.
- * ANKA_FUZZ_FRAMES sets the number of frames (20,000 without it), ANKA_FUZZ_SECONDS ends it before that, ANKA_FUZZ_SEED sets the seed, which is told on failure. Memory is watched.
+ * Any chunking of any bytes into a port: a network with three cards and everything behind them is fed over real unix
+ * sockets. Two guests send frames that nearly make sense, among them TCP segments of every kind that follow what the
+ * gateway said last, to an echo server; the third one only pings, and must get every answer. ANKA_FUZZ_FRAMES sets the
+ * number of frames (20,000 without it), ANKA_FUZZ_SECONDS ends it before that, ANKA_FUZZ_SEED sets the seed, which is
+ * told on failure. Memory is watched.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
@@ -9,13 +11,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import { afterAll, expect, test } from 'vitest';
-import { TcpGateway } from '../../src/engine/user/host-tcp.ts';
-import { UserNetwork } from '../../src/engine/user/network.ts';
-import type { NetworkConfig } from '../../src/engine/user/network-config.ts';
-import { PortMemory } from '../../src/engine/user/port-memory.ts';
-import { DROPS } from '../../src/net/drops.ts';
-import { loadKernels } from '../../src/net/kernels.ts';
-import { PacketMemory } from '../../src/net/packet-memory.ts';
+import { PortMemory } from '../../src/engine/user/port/port-memory.ts';
+import type { NetworkConfig } from '../../src/engine/user/process/config.ts';
+import { UserNetwork } from '../../src/engine/user/process/network.ts';
+import { TcpGateway } from '../../src/engine/user/sockets/tcp.ts';
+import { DROPS } from '../../src/net/drop-reasons.ts';
+import { loadKernels } from '../../src/net/memory/kernels.ts';
+import { PacketMemory } from '../../src/net/memory/packet-memory.ts';
 import { until } from '../world/world.ts';
 
 const FRAMES = Number(process.env['ANKA_FUZZ_FRAMES'] ?? 20_000);
@@ -80,7 +82,9 @@ function drained(socket: Socket): Promise<void> {
   });
 }
 
-/** ARP, DHCP, DNS, ICMP echo, TCP SYN, UDP to a closed port of a documentation address, a fragment, neighbour discovery. */
+/**
+ * ARP, DHCP, DNS, ICMP echo, TCP SYN, UDP to a closed port of a documentation address, a fragment, neighbour discovery.
+ */
 const SEEDS = [
   '08060001080006040001564545000001c0a84002000000000000c0a84001',
   '080045000128000000004011000000000000ffffffff004400430114000001010600deadbeef0000000000000000000000000000000000000000564545000001'.padEnd(500, '0'),
@@ -92,7 +96,10 @@ const SEEDS = [
   '86dd6000000000203afffe80000000000000544545fffe000001ff0200000000000000000001ff0000018700000000000000fe8000000000000000000000000000010101564545000001',
 ].map((hex) => Buffer.from(hex, 'hex'));
 
-/** Frames that nearly make sense, so that they get far: of the card's own MAC and address, to the gateway, the other card, or all. */
+/**
+ * Frames that nearly make sense, so that they get far: of the card's own MAC and address, to the gateway, the other
+ * card, or all.
+ */
 function frame(r: Random, me: number): Buffer {
   const body = SEEDS[r.below(SEEDS.length)] as Buffer;
   const to = [0x5a4545004001, MACS[1 - me] as number, 0xffffffffffff, 0x333300000001, 0x010203040506][r.below(5)] as number;
@@ -107,7 +114,10 @@ function frame(r: Random, me: number): Buffer {
   return f;
 }
 
-/** What the gateway said last on a connection of a guest, by the guest's port: where its next segment begins, and what it has got. */
+/**
+ * What the gateway said last on a connection of a guest, by the guest's port: where its next segment begins, and what
+ * it has got.
+ */
 type Heard = Map<number, { next: number; got: number }>;
 
 function hear(heard: Heard, f: Buffer): void {
@@ -117,7 +127,10 @@ function hear(heard: Heard, f: Buffer): void {
   heard.set(f.readUInt16BE(36), { next: (f.readUInt32BE(38) + size) >>> 0, got: f.readUInt32BE(42) });
 }
 
-/** Options of TCP as they should be, or nearly: the usual ones of a SYN, blocks of SACK at or near `got`, times, lengths of 0 or beyond the end, any bytes. */
+/**
+ * Options of TCP as they should be, or nearly: the usual ones of a SYN, blocks of SACK at or near `got`, times, lengths
+ * of 0 or beyond the end, any bytes.
+ */
 function options(r: Random, got: number): Buffer {
   const times = Buffer.from('0101080a0000000000000000', 'hex');
   const blocks = Buffer.alloc(4 + 8 * (1 + r.below(4)));

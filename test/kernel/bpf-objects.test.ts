@@ -1,4 +1,7 @@
-/** The compiled eBPF objects are those of the sources beside them, hold no path of the machine that made them, and the kernel takes them. */
+/**
+ * The compiled eBPF objects are those of the sources beside them, hold no path of the machine that made them, and the
+ * kernel takes them.
+ */
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -12,7 +15,10 @@ const root = fileURLToPath(new URL('../..', import.meta.url));
 const assets = join(root, 'assets/bpf');
 const wanted = readFileSync(join(assets, 'clang-version'), 'utf8').trim();
 
-/** Why the sources cannot be compiled and compared here; null when they can. Clang is half a gigabyte, so the tests do not install it. */
+/**
+ * Why the sources cannot be compiled and compared here; null when they can. Clang is half a gigabyte, so the tests do
+ * not install it.
+ */
 function cannotCompile(): string | null {
   try {
     const found = execFileSync('clang', ['-dumpversion'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();

@@ -1,6 +1,7 @@
 /**
- * Bridge type in namespaces: an Ethernet interface (a veth pair) that is in no bridge, an outside with a DHCP server of its own, two guests. All of it with the interface's programs at
- * tcx, and again at clsact, as where the kernel has no tcx.
+ * Bridge type in namespaces: an Ethernet interface (a veth pair) that is in no bridge, an outside with a DHCP server of
+ * its own, two guests. All of it with the interface's programs at tcx, and again at clsact, as where the kernel has no
+ * tcx.
  */
 import type { ChildProcess } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -50,8 +51,9 @@ describe.skipIf(why !== null).each(kernelHasTcx ? ['tcx', 'clsact'] : ['clsact']
       ...['--dhcp-option=3,10.9.0.1', '--dhcp-option=6,10.9.0.1', `--dhcp-leasefile=${leases}`, `--pid-file=${leases}.pid`, '--log-facility=/dev/null'],
     ]);
   /**
-   * A ping of 100 a second from outside to the host, during `work`: what was lost. The kernel halts an interface's queue for an instant whenever clsact is
-   * made or removed, which may cost what is sent in it; how long an instant is, is the machine's matter: the best of five counts. Without clsact nothing may be lost.
+   * A ping of 100 a second from outside to the host, during `work`: what was lost. The kernel halts an interface's
+   * queue for an instant whenever clsact is made or removed, which may cost what is sent in it; how long an instant is,
+   * is the machine's matter: the best of five counts. Without clsact nothing may be lost.
    */
   const lostAtBest = async (allowed: number, work: () => Promise<unknown>, again: () => Promise<unknown>): Promise<void> => {
     const lost: number[] = [];
@@ -76,7 +78,10 @@ describe.skipIf(why !== null).each(kernelHasTcx ? ['tcx', 'clsact'] : ['clsact']
     const answered = [...out.matchAll(/icmp_seq=(\d+) ttl/g)].map((m) => Number(m[1]));
     return (answered.at(-1) as number) - (answered[0] as number) + 1 - new Set(answered).size;
   };
-  /** The outside machine puts all that it sends into a VLAN, and sees nothing else; many kernels have no VLAN interfaces. */
+  /**
+   * The outside machine puts all that it sends into a VLAN, and sees nothing else; many kernels have no VLAN
+   * interfaces.
+   */
   const inVlan = (vlan: number | null): void => {
     if (vlan === null) return void w.outside.run('tc qdisc del dev ext0 clsact');
     putInVlan(w, w.outside, 'ext0', vlan);

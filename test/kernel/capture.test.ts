@@ -1,6 +1,7 @@
 /**
- * Where a capture of the kernel engine stands: a bridge, cards as veths, and a translation of the Ethernet addresses on one of them, by
- * netdev hooks, which stand where tc's do. And, with a real guest, the command: what it writes is read by tshark.
+ * Where a capture of the kernel engine stands: a bridge, cards as veths, and a translation of the Ethernet addresses on
+ * one of them, by netdev hooks, which stand where tc's do. And, with a real guest, the command: what it writes is read
+ * by tshark.
  */
 
 import { join } from 'node:path';
@@ -151,7 +152,8 @@ describe.skipIf(whyGuest !== null)(`anka capture${whyGuest ? ` (${whyGuest})` : 
 
   test('B93: into a file, with a filter; Ctrl-C ends it with whole blocks and the statistics', async () => {
     const file = join(w.dir, 'a.pcapng');
-    // echoes only: the guest also refuses, by ICMP, the datagram with which the engine looks for the owner of an address
+    // echoes only: the guest also refuses, by ICMP, the datagram with which the engine looks for the owner of an
+    // address
     const { child, exited } = start(`-j capture vm1 -w ${file} 'icmp[0] == 8 or icmp[0] == 0'`);
     let out = '';
     child.stdout?.on('data', (d: Buffer) => {

@@ -1,4 +1,7 @@
-/** B93: each fault that `doctor` knows is made in a namespace, told, mended by its remedy or by taking it away, and told no more. */
+/**
+ * B93: each fault that `doctor` knows is made in a namespace, told, mended by its remedy or by taking it away, and told
+ * no more.
+ */
 import { mkdirSync, symlinkSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { DoctorFinding } from '../../src/engine/engine.ts';
@@ -223,7 +226,8 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
   });
 
   test('B93: forwarding off', async () => {
-    // again and again: the engine is told of nothing, but looks by itself now and then, and may mend it before doctor sees it
+    // again and again: the engine is told of nothing, but looks by itself now and then, and may mend it before doctor
+    // sees it
     const found = await until('it is told', () => {
       w.host.run('sysctl -qw net.ipv4.conf.en0.forwarding=0');
       return told('forwarding');

@@ -1,6 +1,7 @@
 /**
- * Frames with a MAC address at every place where one may stand, made by hand: the same function gives what a guest sends and what the network must see, so the
- * test compares bytes with bytes. Checksums are computed here, anew for each.
+ * Frames with a MAC address at every place where one may stand, made by hand: the same function gives what a guest
+ * sends and what the network must see, so the test compares bytes with bytes. Checksums are computed here, anew for
+ * each.
  */
 import { createHash } from 'node:crypto';
 
@@ -56,7 +57,9 @@ const discover = option(53, '01');
 const IP6_A = `fe80${'00'.repeat(6)}0000000000000001`;
 const IP6_B = `ff02${'00'.repeat(6)}0000000000000001`;
 
-/** An IPv6 packet; `before` is a chain of extension headers whose last byte-0 "next" fields are filled in by the caller. */
+/**
+ * An IPv6 packet; `before` is a chain of extension headers whose last byte-0 "next" fields are filled in by the caller.
+ */
 function ipv6(first: number, last: number, upper: (sumOver: (text: Hex) => Hex) => Hex, before = ''): Hex {
   const payload = upper((text) => checksum(`${IP6_A}${IP6_B}${h(size(text), 4)}000000${h(last, 1)}${text}`));
   return `60000000${h(size(before) + size(payload), 2)}${h(first, 1)}ff${IP6_A}${IP6_B}${before}${payload}`;

@@ -1,8 +1,9 @@
 /**
  * B90 under traffic: what breaks the network of running guests, and for how long they notice.
  *
- * Theory of operation: before something is broken, new flows are begun every 50 ms, and one goes on; the outage is the longest time without a success
- * from then on. It has to be under two seconds. A machine that is busy with other work may miss that now and then: the best of five counts.
+ * Theory of operation: before something is broken, new flows are begun every 50 ms, and one goes on; the outage is the
+ * longest time without a success from then on. It has to be under two seconds. A machine that is busy with other work
+ * may miss that now and then: the best of five counts.
  */
 import type { ChildProcess } from 'node:child_process';
 import { fileURLToPath } from 'node:url';

@@ -1,6 +1,7 @@
 /**
- * Translation of MAC addresses on the kernel engine (B40–B43), with namespaces for guests: two with one inside address on one network, at our server and at a
- * foreign one; hand-made frames with the address at every place, byte for byte; loss and repair; and neighbour discovery that lies (B91).
+ * Translation of MAC addresses on the kernel engine (B40–B43), with namespaces for guests: two with one inside address
+ * on one network, at our server and at a foreign one; hand-made frames with the address at every place, byte for byte;
+ * loss and repair; and neighbour discovery that lies (B91).
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,4 +1,7 @@
-/** Bridge type on a host that takes no eBPF (B16, B19): an engine without the right to load any, two guests, an outside with a DHCP server of its own. */
+/**
+ * Bridge type on a host that takes no eBPF (B16, B19): an engine without the right to load any, two guests, an outside
+ * with a DHCP server of its own.
+ */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -1,6 +1,7 @@
 /**
- * B93, B90: the firewalls that people really have, beside ours: found, allowed through, found again after their reload, told by doctor, and left as they were. Each runs in the
- * host's namespace, with copies of its files. Skipped by name where the program is not installed.
+ * B93, B90: the firewalls that people really have, beside ours: found, allowed through, found again after their reload,
+ * told by doctor, and left as they were. Each runs in the host's namespace, with copies of its files. Skipped by name
+ * where the program is not installed.
  */
 import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,4 +1,6 @@
-/** What the kernel engine's service may do (docs/decisions/0012, 0016): it parses what guests send, so it is not root. */
+/**
+ * What the kernel engine's service may do (docs/decisions/0012, 0016): it parses what guests send, so it is not root.
+ */
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';

@@ -1,8 +1,7 @@
-// Traffic in a namespace: every 50 ms something new is begun, and each success prints the time in ms. Run by healing.test.ts.
-//   tcp|udp HOST PORT       a connection of its own, answered
-//   flow HOST PORT          one connection for all, whose echo comes back
-//   dns SERVER NAME ANSWER  a query from a port of its own, answered so
-//   dhcp                    a DISCOVER, answered by an OFFER
+// Traffic in a namespace: every 50 ms something new is begun, and each success prints the time in ms. Run by
+// healing.test.ts. tcp|udp HOST PORT a connection of its own, answered flow HOST PORT one connection for all, whose
+// echo comes back dns SERVER NAME ANSWER a query from a port of its own, answered so dhcp a DISCOVER, answered by an
+// OFFER
 import dgram from 'node:dgram';
 import { Resolver } from 'node:dns/promises';
 import { readFileSync } from 'node:fs';

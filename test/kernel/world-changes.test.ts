@@ -1,7 +1,9 @@
 /**
- * B90: what another program changes, or what fails once, just between a look of the engine and its change, or between a change and the look that follows: nothing is taken for done that is not.
+ * B90: what another program changes, or what fails once, just between a look of the engine and its change, or between a
+ * change and the look that follows: nothing is taken for done that is not.
  *
- * Theory of operation: a program of the test stands before the real one in the engine's PATH, and does the damage at that very moment, so many times as a file says.
+ * Theory of operation: a program of the test stands before the real one in the engine's PATH, and does the damage at
+ * that very moment, so many times as a file says.
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -37,7 +39,10 @@ describe.skipIf(why !== null)(`the world changes meanwhile${why === null ? '' : 
     w.close();
   });
 
-  /** Stands before a program, and `times` times, where the arguments match a pattern of the shell, does what is said instead; `$real` is the program. */
+  /**
+   * Stands before a program, and `times` times, where the arguments match a pattern of the shell, does what is said
+   * instead; `$real` is the program.
+   */
   function stand(program: string, pattern: string, times: number, what: string): { left(): number } {
     const file = join(programs, `${program}.times`);
     writeFileSync(file, `${times}\n`);

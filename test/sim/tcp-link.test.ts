@@ -1,4 +1,7 @@
-/** Two hosts joined by a link that delays, loses, reorders and doubles: the machine sends 2 MB to a guest that keeps what comes early, byte for byte, and the time it takes is a table. */
+/**
+ * Two hosts joined by a link that delays, loses, reorders and doubles: the machine sends 2 MB to a guest that keeps
+ * what comes early, byte for byte, and the time it takes is a table.
+ */
 import { expect, test } from 'vitest';
 import { seqDiff } from '../../src/wire/sequence.ts';
 import { type Segment, TcpRig } from './tcp-rig.ts';
@@ -20,7 +23,10 @@ interface Ack {
   blocks: number[];
 }
 
-/** What a guest tells of what it has received early: the range of the newest segment first, then others, four at most (RFC 2018 4). */
+/**
+ * What a guest tells of what it has received early: the range of the newest segment first, then others, four at most
+ * (RFC 2018 4).
+ */
 function ranges(early: Map<number, Buffer>, newest: number): number[] {
   const all: [number, number][] = [];
   for (const [seq, data] of [...early].sort((a, b) => a[0] - b[0])) {
@@ -32,7 +38,10 @@ function ranges(early: Map<number, Buffer>, newest: number): number[] {
   return [...(first < 0 ? [] : all.splice(first, 1)), ...all.reverse()].slice(0, 4).flat();
 }
 
-/** Milliseconds of the machine's clock that the transfer took, and how many segments were sent again. With `answer`, the host says the next so many bytes only when the guest has all before. */
+/**
+ * Milliseconds of the machine's clock that the transfer took, and how many segments were sent again. With `answer`, the
+ * host says the next so many bytes only when the guest has all before.
+ */
 function transfer(link: Link, seed: number, sack: boolean, bytes = BYTES, answer = Number.POSITIVE_INFINITY): { ms: number; again: number; timeouts: number } {
   let state = seed;
   const random = (): number => {
@@ -77,8 +86,8 @@ function transfer(link: Link, seed: number, sack: boolean, bytes = BYTES, answer
       continue;
     }
     let soonest = -1;
-    for (let i = 0; i < queue.length; i++) if (soonest < 0 || queue[i]!.at < queue[soonest]!.at) soonest = i;
-    const due = soonest < 0 ? Number.POSITIVE_INFINITY : queue[soonest]!.at;
+    for (let i = 0; i < queue.length; i++) if (soonest < 0 || queue[i].at < queue[soonest].at) soonest = i;
+    const due = soonest < 0 ? Number.POSITIVE_INFINITY : queue[soonest].at;
     const timer = rig.machine.nextAt();
     rig.now = Math.max(rig.now, Math.min(due, timer));
     if (timer <= due) rig.machine.run(rig.now);
@@ -97,7 +106,7 @@ function transfer(link: Link, seed: number, sack: boolean, bytes = BYTES, answer
 /** The run with the median time of several. */
 function median(seeds: number, run: (seed: number) => ReturnType<typeof transfer>): ReturnType<typeof transfer> {
   const all = Array.from({ length: seeds }, (_, i) => run(12_345 + 7919 * i)).sort((a, b) => a.ms - b.ms);
-  return all[seeds >> 1]!;
+  return all[seeds >> 1];
 }
 
 test('B67: any damage on the way: byte for byte, at these speeds', () => {

@@ -1,13 +1,14 @@
 /**
- * The TCP machine on a manual clock, between a guest and a host that are played by the test. Everything the machine does is one line of a log; `expect` compares the whole of it,
- * so that a trace also says that nothing else has happened. Sequence numbers are shown counted from each side's first.
+ * The TCP machine on a manual clock, between a guest and a host that are played by the test. Everything the machine
+ * does is one line of a log; `expect` compares the whole of it, so that a trace also says that nothing else has
+ * happened. Sequence numbers are shown counted from each side's first.
  */
-import { loadKernels } from '../../src/net/kernels.ts';
-import type { TcpFlow } from '../../src/net/nat/tcp-flow.ts';
-import { TcpMachine, type TcpMachineOptions } from '../../src/net/nat/tcp-machine.ts';
-import type { HostSide } from '../../src/net/nat/tcp-parts.ts';
-import type { GuestPort } from '../../src/net/nat/tcp-path.ts';
-import { PacketMemory } from '../../src/net/packet-memory.ts';
+import { loadKernels } from '../../src/net/memory/kernels.ts';
+import { PacketMemory } from '../../src/net/memory/packet-memory.ts';
+import type { HostSide } from '../../src/net/tcp/context.ts';
+import type { TcpFlow } from '../../src/net/tcp/flow.ts';
+import type { GuestPort } from '../../src/net/tcp/interface.ts';
+import { TcpMachine, type TcpMachineOptions } from '../../src/net/tcp/machine.ts';
 import { formatIpv4 } from '../../src/wire/address.ts';
 import { DONT_FRAGMENT, IPV4, IpProtocol } from '../../src/wire/ipv4.ts';
 import { seqAdd, seqDiff } from '../../src/wire/sequence.ts';
@@ -142,8 +143,8 @@ export function readFrames(memory: PacketMemory, start: number, end: number): Se
     const bytes = total - 20;
     const sum = kernels.checksum(at + IP + IPV4.source, 8 + bytes) + (IpProtocol.tcp << 8) + (((bytes & 255) << 8) | (bytes >> 8));
     if (((sum & 0xffff) + (sum >>> 16)) % 0xffff !== 0 || kernels.checksum(at + IP, 20) !== 0xffff) throw new Error('checksum of a frame');
-    const header = (memory.u8[at + T + TCP.offset]! >> 4) * 4;
-    const flags = memory.u8[at + T + TCP.flags]!;
+    const header = (memory.u8[at + T + TCP.offset] >> 4) * 4;
+    const flags = memory.u8[at + T + TCP.flags];
     found.push({
       flags,
       seq: v.getInt32(at + T + TCP.seq),
@@ -153,7 +154,7 @@ export function readFrames(memory: PacketMemory, start: number, end: number): Se
       ...parseSynOptions(memory.u8, at + T + 20, at + T + header),
       blocks:
         header > 24 && v.getUint16(at + T + 20) === 0x0101 && memory.u8[at + T + 22] === 5
-          ? Array.from({ length: (memory.u8[at + T + 23]! - 2) / 4 }, (_, i) => v.getInt32(at + T + 24 + 4 * i))
+          ? Array.from({ length: (memory.u8[at + T + 23] - 2) / 4 }, (_, i) => v.getInt32(at + T + 24 + 4 * i))
           : [],
       peerPort: v.getUint16(at + T + TCP.source),
       guestPort: v.getUint16(at + T + TCP.destination),
@@ -288,7 +289,10 @@ export class TcpRig {
     return this;
   }
 
-  /** Lets time pass until the machine does something by itself; fails when that takes longer than `limit` ms. Returns how long it took. */
+  /**
+   * Lets time pass until the machine does something by itself; fails when that takes longer than `limit` ms. Returns
+   * how long it took.
+   */
   next(limit = 100_000): number {
     const from = this.now;
     const lines = this.log.length;

@@ -1,6 +1,7 @@
 /**
- * B1: `--app` boots a disk by its own boot loader, and the guest takes its name and key from the NoCloud seed. The image is made here: the tiny guest behind
- * syslinux, with an init that reads the seed's files, which lie uncompressed on the second disk, as cloud-init would.
+ * B1: `--app` boots a disk by its own boot loader, and the guest takes its name and key from the NoCloud seed. The
+ * image is made here: the tiny guest behind syslinux, with an init that reads the seed's files, which lie uncompressed
+ * on the second disk, as cloud-init would.
  */
 import { execFileSync } from 'node:child_process';
 import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';

@@ -1,6 +1,7 @@
 /**
- * kill -9 at random moments: of the daemon, of QEMU, of the service process, while VMs are made, started, changed and deleted. The next command finds
- * everything whole. ANKA_CRASH_SEED and ANKA_CRASH_ROUNDS replay or lengthen a run; a failure names the seed, the round and what was done.
+ * kill -9 at random moments: of the daemon, of QEMU, of the service process, while VMs are made, started, changed and
+ * deleted. The next command finds everything whole. ANKA_CRASH_SEED and ANKA_CRASH_ROUNDS replay or lengthen a run; a
+ * failure names the seed, the round and what was done.
  */
 import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -70,7 +71,8 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
   const qemus = () => processes().filter((p) => p.args[0]?.startsWith('qemu-system'));
   const services = () => processes().filter((p) => p.args.some((a) => a.endsWith('service-main.js')));
   const all = async (): Promise<Vm[]> => {
-    const uuids = (await anka.body<{ uuid: string }[]>('list')).map((v) => v.uuid); // which starts a daemon where there is none
+    // which starts a daemon where there is none
+    const uuids = (await anka.body<{ uuid: string }[]>('list')).map((v) => v.uuid);
     const api = new Client(join(anka.home, 'run/ankad.sock'));
     return Promise.all(uuids.map((u) => api.get<Vm>(`/v1/vms/${u}`)));
   };
@@ -219,7 +221,8 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
       } catch (cause) {
         throw new Error(`${where}: ${(cause as Error).message}`, { cause });
       }
-      // what failed is started by the next steps like any other; what a crash test must not do is fill up with failed ones
+      // what failed is started by the next steps like any other; what a crash test must not do is fill up with failed
+      // ones
       before = after;
     }
     console.log(

@@ -1,6 +1,7 @@
 /**
- * A real guest whose neighbour sends it more than it can take, on the user engine: QEMU would keep any number of frames for it. The neighbour is a source of frames that takes no time (bench/frames.c); QEMU is run by hand, as the
- * engine's cards are all that is needed.
+ * A real guest whose neighbour sends it more than it can take, on the user engine: QEMU would keep any number of frames
+ * for it. The neighbour is a source of frames that takes no time (bench/frames.c); QEMU is run by hand, as the engine's
+ * cards are all that is needed.
  */
 import { cpSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,4 +1,7 @@
-/** Cards of real guests (the tiny one) changed while they run, sleep, or are copied: what only QEMU and a real Linux can show (B4, B16, B18, B21, B22, B50, B71). */
+/**
+ * Cards of real guests (the tiny one) changed while they run, sleep, or are copied: what only QEMU and a real Linux can
+ * show (B4, B16, B18, B21, B22, B50, B71).
+ */
 import { readFileSync } from 'node:fs';
 import { createConnection } from 'node:net';
 import { join } from 'node:path';
@@ -76,7 +79,8 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
     const { ip } = await show('vm1');
     const asked = async () => (await console_('vm1')).split(`udhcpc: bound ${ip}`).length;
     const before = await asked();
-    // another model is for the next start: what the guest has must be there when it resumes, and this one has no driver for it
+    // another model is for the next start: what the guest has must be there when it resumes, and this one has no driver
+    // for it
     expect(await anka.ok('modify vm1 set network-card -c e1000')).toBe(
       'MAC address and controller change at the next start; the built-in Debian guest has no driver for an e1000 card, and will be without network\n',
     );

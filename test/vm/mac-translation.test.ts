@@ -1,4 +1,7 @@
-/** Two real guests (the tiny one) with one MAC address on one network at a time, through the command (B40–B43): ours, and somebody else's. */
+/**
+ * Two real guests (the tiny one) with one MAC address on one network at a time, through the command (B40–B43): ours,
+ * and somebody else's.
+ */
 import { readFileSync } from 'node:fs';
 import { createConnection } from 'node:net';
 import { join } from 'node:path';

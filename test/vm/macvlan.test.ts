@@ -1,4 +1,7 @@
-/** Bridge type with a real guest (the tiny one) on a host that takes no eBPF: QEMU's tap behind a macvlan (docs/decisions/0007). */
+/**
+ * Bridge type with a real guest (the tiny one) on a host that takes no eBPF: QEMU's tap behind a macvlan
+ * (docs/decisions/0007).
+ */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';

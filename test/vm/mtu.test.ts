@@ -1,4 +1,7 @@
-/** The `mtu` setting with real guests on both engines: what virtio tells them, when, and that guests of different MTUs get on with each other and with the outside. */
+/**
+ * The `mtu` setting with real guests on both engines: what virtio tells them, when, and that guests of different MTUs
+ * get on with each other and with the outside.
+ */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { serve } from '../contract/guest-tools.ts';
 import { Anka } from '../world/anka.ts';

@@ -1,4 +1,7 @@
-/** A real guest (the tiny one) on the user engine of root: QEMU and the network process are two users, and reach each other (docs/decisions/0012). */
+/**
+ * A real guest (the tiny one) on the user engine of root: QEMU and the network process are two users, and reach each
+ * other (docs/decisions/0012).
+ */
 import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { serve } from '../contract/guest-tools.ts';

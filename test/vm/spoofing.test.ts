@@ -1,6 +1,7 @@
 /**
- * B91, B15, B92: what a real guest may not say, on the wire, on both engines. The table is the contract's (spoofs.ts), where each frame is tried by itself; here a real Linux behind QEMU
- * says them all, and nobody sees one: not another guest, not the host, not the outside; the counters have every one of them.
+ * B91, B15, B92: what a real guest may not say, on the wire, on both engines. The table is the contract's (spoofs.ts),
+ * where each frame is tried by itself; here a real Linux behind QEMU says them all, and nobody sees one: not another
+ * guest, not the host, not the outside; the counters have every one of them.
  */
 import { randomBytes } from 'node:crypto';
 import { chownSync, readFileSync, writeFileSync } from 'node:fs';
@@ -68,7 +69,9 @@ describe.each(SUITES)('a real guest speaks only as itself: %s', (_name, t) => {
   /** What comes as far as the gateway's interface, which is the host's. */
   const toGateway = new Set<Spoof>([...NOT_CARRIED, ...NOT_LEAVING]);
 
-  /** Says it all, and looks what stations have seen of it. `bridge`: the interface of the gateway, on the kernel engine. */
+  /**
+   * Says it all, and looks what stations have seen of it. `bridge`: the interface of the gateway, on the kernel engine.
+   */
   async function say(spoofs: readonly Spoof[], gateway: SpoofWorld['gateway'], elsewhere: string, bridge: string): Promise<void> {
     const [me, other] = [await card('vm1'), await card('vm2')];
     const at: SpoofWorld = { me, other, gateway, elsewhere, outside: OUTSIDE };

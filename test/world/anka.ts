@@ -21,7 +21,10 @@ export class Anka {
   readonly #as: readonly string[];
   readonly #main = builtMain();
 
-  /** `ordinary`: everything runs as a user without any right, who has a copy of the image. `withoutEbpf`: as root from whom the kernel takes none. */
+  /**
+   * `ordinary`: everything runs as a user without any right, who has a copy of the image. `withoutEbpf`: as root from
+   * whom the kernel takes none.
+   */
   constructor(world: World, baseImage: string, options: { ordinary?: boolean; withoutEbpf?: boolean } = {}) {
     this.ns = world.host;
     this.home = join(world.dir, 'h');
@@ -95,8 +98,9 @@ export class Anka {
   }
 
   /**
-   * Runs a command that plugs a VM's cable in, and gives the address that its guest then has. The command says it, unless its patience with the guest is over, which on a busy machine may
-   * be too early: then it is waited for. `ip`: the address that it has to be.
+   * Runs a command that plugs a VM's cable in, and gives the address that its guest then has. The command says it,
+   * unless its patience with the guest is over, which on a busy machine may be too early: then it is waited for. `ip`:
+   * the address that it has to be.
    */
   async plug(line: string, vm: string, type: 'shared' | 'host', ip = type === 'host' ? '192.168.128.' : '192.168.64.'): Promise<string> {
     const said = await this.ok(line);

@@ -1,4 +1,5 @@
-// Drives an engine inside a namespace: this file is run there by `RemoteEngine`, and answers JSON lines on its standard streams. The engine is the compiled one, which starts in a moment.
+// Drives an engine inside a namespace: this file is run there by `RemoteEngine`, and answers JSON lines on its standard
+// streams. The engine is the compiled one, which starts in a moment.
 import { createInterface } from 'node:readline';
 import { createKernelEngine } from '../../dist/engine/kernel/index.js';
 import { createUserEngine } from '../../dist/engine/user/index.js';

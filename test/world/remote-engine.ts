@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import type { DesiredState, DoctorFinding, EngineProblem, NicStats, ObservedState } from '../../src/engine/engine.ts';
-import type { Explanation, Packet } from '../../src/net/explain.ts';
+import type { Explanation, Packet } from '../../src/net/explain/packet.ts';
 import { builtMain } from './built.ts';
 import type { World } from './world.ts';
 
@@ -20,10 +20,15 @@ export const AS_ORDINARY_USER = [
 /** Runs a program as root from which the kernel takes no eBPF. */
 export const WITHOUT_EBPF = ['setpriv', '--bounding-set=-sys_admin,-bpf,-perfmon', '--inh-caps=-sys_admin,-bpf,-perfmon'];
 
-/** Runs a program as root that may load eBPF, but not ask for a program by its number, so that it has no tcx. Where a namespace has no bpf file system, `tc` mounts one, which it may not then. */
+/**
+ * Runs a program as root that may load eBPF, but not ask for a program by its number, so that it has no tcx. Where a
+ * namespace has no bpf file system, `tc` mounts one, which it may not then.
+ */
 const WITHOUT_TCX = ['sh', '-c', 'mount -t bpf bpf /sys/fs/bpf && exec setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin "$@"', 'sh'];
 
-/** Runs a program with what a user's shell may have open and in its environment, and what no helper process should get. */
+/**
+ * Runs a program with what a user's shell may have open and in its environment, and what no helper process should get.
+ */
 const FROM_A_SHELL = ['env', 'SECRET_OF_TEST=1', 'NODE_OPTIONS=--trace-warnings', 'bash', '-c', 'exec 9</etc/services 251</etc/services; exec "$@"', 'bash'];
 
 export class RemoteEngine {

@@ -5,7 +5,10 @@ import type { Namespace, World } from './world.ts';
 /** The options of a card that spares its guest and itself work, but not the other end of the stream (shim.c). */
 export const OFFLOAD = ['offload'];
 
-/** Joins `ns`'s tap to the socket at `path`: it listens there, or dials. Resolves when it does. `options` as shim.c has them. */
+/**
+ * Joins `ns`'s tap to the socket at `path`: it listens there, or dials. Resolves when it does. `options` as shim.c has
+ * them.
+ */
 export async function joinTap(ns: Namespace, tap: string, how: 'listen' | 'dial', path: string, options: readonly string[] = []): Promise<void> {
   const [program, ...parts] = ['shim.c', 'offload.c', 'offload.h'].map((f) => new URL(f, import.meta.url)) as [URL, ...URL[]];
   const shim = ns.spawn([compiled(program, ...parts), tap, how, path, ...options]);
@@ -15,7 +18,10 @@ export async function joinTap(ns: Namespace, tap: string, how: 'listen' | 'dial'
   });
 }
 
-/** A guest: a namespace whose eth0 is a tap that is joined to the unix socket at `path`, where it waits to be dialled as QEMU does. */
+/**
+ * A guest: a namespace whose eth0 is a tap that is joined to the unix socket at `path`, where it waits to be dialled as
+ * QEMU does.
+ */
 export async function shimmedGuest(world: World, name: string, mac: string, path: string, mtu = 1500, options: readonly string[] = []): Promise<Namespace> {
   const ns = world.namespace(name);
   ns.run(`ip tuntap add dev eth0 mode tap && ip link set eth0 address ${mac} mtu ${mtu} up`);

@@ -90,7 +90,10 @@ while True:
   }
 }
 
-/** Packets (of a display filter) with a wrong checksum, or that tshark cannot make sense of, one line each. tshark is the judge. */
+/**
+ * Packets (of a display filter) with a wrong checksum, or that tshark cannot make sense of, one line each. tshark is
+ * the judge.
+ */
 export function badPackets(ns: Namespace, file: string, of = 'frame'): string[] {
   const on = ['ip', 'tcp', 'udp'].map((p) => `-o ${p}.check_checksum:TRUE`).join(' ');
   const bad = ['ip', 'tcp', 'udp', 'icmp', 'icmpv6'].map((p) => `${p}.checksum.status == 0`).join(' || ');

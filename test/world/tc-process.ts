@@ -1,4 +1,7 @@
-/** Uses src/host/tc.ts inside a namespace: attaches, replaces, lists and detaches the programs of the object $3 at the interface $2; prints what was seen. */
+/**
+ * Uses src/host/tc.ts inside a namespace: attaches, replaces, lists and detaches the programs of the object $3 at the
+ * interface $2; prints what was seen.
+ */
 import { ensureClsact, hasClsact, listBpfFilters, removeClsact, removeFilter, replaceBpfFilter } from '../../src/host/tc.ts';
 
 const [, , device, object] = process.argv as [string, string, string, string];

@@ -1,4 +1,7 @@
-/** A lab for the TCP path alone: a Linux kernel as the guest (a namespace whose tap is joined to the path's stream socket by shim.c), a namespace as the host that the path runs in, and servers. */
+/**
+ * A lab for the TCP path alone: a Linux kernel as the guest (a namespace whose tap is joined to the path's stream
+ * socket by shim.c), a namespace as the host that the path runs in, and servers.
+ */
 import { type ChildProcess, execFileSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -44,7 +47,10 @@ net.createServer({ allowHalfOpen: true }, (s) => {
 }).listen(7000, '0.0.0.0', () => console.log('ready'));
 `;
 
-/** What carries connections outside: the handles below node:net, or node:net itself, which serves where those are not known. */
+/**
+ * What carries connections outside: the handles below node:net, or node:net itself, which serves where those are not
+ * known.
+ */
 export const SOCKETS = ['handles', 'plain'] as const;
 export type Sockets = (typeof SOCKETS)[number];
 
@@ -125,8 +131,9 @@ export class Lab {
   }
 
   /**
-   * Does what must not make anybody wait for a timer, and tells what did. TCP's timers are a fifth of a second, which a busy machine may sleep through now and
-   * then; a fault in the path is there each time: the best of five counts. `few`: so many are none, where a fault would be many.
+   * Does what must not make anybody wait for a timer, and tells what did. TCP's timers are a fifth of a second, which a
+   * busy machine may sleep through now and then; a fault in the path is there each time: the best of five counts.
+   * `few`: so many are none, where a fault would be many.
    */
   async withoutTimers(work: () => Promise<void>, timers: () => Promise<Record<string, number>>, few = 0): Promise<void> {
     const seen: string[] = [];

@@ -1,19 +1,20 @@
 /**
- * A network process with nothing but the TCP path: one NIC on a unix socket that it listens on, ARP, and forwarding. It is for tests and benches of the path by itself.
+ * A network process with nothing but the TCP path: one NIC on a unix socket that it listens on, ARP, and forwarding. It
+ * is for tests and benches of the path by itself.
  *
- *   tcp-path-process.ts SOCKET MTU [HOST_PORT:GUEST_PORT,…] [plain]
+ * tcp-path-process.ts SOCKET MTU [HOST_PORT:GUEST_PORT,…] [plain]
  *
- * Everything the guest connects to is dialled as it is, the gateway 192.168.64.1 as this host's 127.0.0.1. A line of JSON with the counters is printed per SIGUSR2. `plain`: host sockets
- * are node:net's, not the handles below it.
+ * Everything the guest connects to is dialled as it is, the gateway 192.168.64.1 as this host's 127.0.0.1. A line of
+ * JSON with the counters is printed per SIGUSR2. `plain`: host sockets are node:net's, not the handles below it.
  */
 import { randomBytes } from 'node:crypto';
 import { rmSync } from 'node:fs';
 import { createServer, Socket } from 'node:net';
-import { TcpGateway } from '../../src/engine/user/host-tcp.ts';
-import { loadKernels } from '../../src/net/kernels.ts';
-import type { GuestPort } from '../../src/net/nat/tcp-path.ts';
-import type { KeepAlive } from '../../src/net/nat/tcp-send.ts';
-import { PacketMemory } from '../../src/net/packet-memory.ts';
+import { TcpGateway } from '../../src/engine/user/sockets/tcp.ts';
+import { loadKernels } from '../../src/net/memory/kernels.ts';
+import { PacketMemory } from '../../src/net/memory/packet-memory.ts';
+import type { GuestPort } from '../../src/net/tcp/interface.ts';
+import type { KeepAlive } from '../../src/net/tcp/send.ts';
 import { formatIpv4 } from '../../src/wire/address.ts';
 import { ETH, EtherType, readMac, writeMac } from '../../src/wire/ethernet.ts';
 import { IPV4, IpProtocol } from '../../src/wire/ipv4.ts';
@@ -46,7 +47,7 @@ class Port implements GuestPort {
   readonly mtu = Number(mtuText);
   guestMac = 0xffffffffffff;
   readonly #arenas: Arena[] = [arena(), arena(), arena(), arena()];
-  #arena = this.#arenas[0]!;
+  #arena = this.#arenas[0];
   #left = 0;
   readonly #tx = [memory.alloc(QUEUE), memory.alloc(QUEUE)];
   #txBusy = [0, 0];
@@ -68,7 +69,7 @@ class Port implements GuestPort {
   }
 
   reserve(): number {
-    return this.#tx[this.#side]! + this.#end;
+    return this.#tx[this.#side] + this.#end;
   }
 
   commit(bytes: number): void {
@@ -83,9 +84,9 @@ class Port implements GuestPort {
     const n = this.#end - this.#from;
     if (n === 0 || !this.socket) return;
     const side = this.#side;
-    this.#txBusy[side]!++;
-    this.socket.write(memory.buffer(this.#tx[side]! + this.#from, n), () => {
-      this.#txBusy[side]!--;
+    this.#txBusy[side]++;
+    this.socket.write(memory.buffer(this.#tx[side] + this.#from, n), () => {
+      this.#txBusy[side]--;
       this.#turn();
     });
     this.#from = this.#end;

@@ -1,10 +1,11 @@
 /**
- * Uses src/host/tcx.ts and src/engine/kernel/uplink-tcx.ts inside a namespace: another's program is at the hooks of the interface $2, ours come, are exchanged, taken away and repaired,
- * and go. The programs are loaded at the interface $3, from the object $4. Prints what was seen; nothing but that there are no hooks where that is so.
+ * Uses src/host/tcx.ts and src/engine/kernel/bridging/uplink-tcx.ts inside a namespace: another's program is at the
+ * hooks of the interface $2, ours come, are exchanged, taken away and repaired, and go. The programs are loaded at the
+ * interface $3, from the object $4. Prints what was seen; nothing but that there are no hooks where that is so.
  */
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import { TCX_STORE, UplinkTcx } from '../../src/engine/kernel/uplink-tcx.ts';
+import { TCX_STORE, UplinkTcx } from '../../src/engine/kernel/bridging/uplink-tcx.ts';
 import { type BpfFilter, ensureClsact, listBpfFilters, replaceBpfFilter } from '../../src/host/tc.ts';
 import { attachTcx, detachTcx, hasTcx, listTcx } from '../../src/host/tcx.ts';
 

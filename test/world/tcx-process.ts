@@ -1,4 +1,7 @@
-/** Prints the names of the programs at the tcx hooks of the interface $2, by direction; with `detach` takes all of them away, as somebody else may. */
+/**
+ * Prints the names of the programs at the tcx hooks of the interface $2, by direction; with `detach` takes all of them
+ * away, as somebody else may.
+ */
 import { readFileSync } from 'node:fs';
 import { detachTcx, listTcx } from '../../src/host/tcx.ts';
 

@@ -1,10 +1,16 @@
-/** An outside machine in a VLAN; many kernels have no VLAN interfaces, so it is done by the product's own program at its card. */
+/**
+ * An outside machine in a VLAN; many kernels have no VLAN interfaces, so it is done by the product's own program at its
+ * card.
+ */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { objectWith } from '../../src/engine/kernel/ebpf-constant.ts';
+import { objectWith } from '../../src/engine/kernel/ebpf/constant.ts';
 import type { Namespace, World } from './world.ts';
 
-/** All that leaves by `device` is put into the VLAN, and nothing else comes in by it. `tc qdisc del dev DEVICE clsact` ends it. */
+/**
+ * All that leaves by `device` is put into the VLAN, and nothing else comes in by it. `tc qdisc del dev DEVICE clsact`
+ * ends it.
+ */
 export function putInVlan(world: World, ns: Namespace, device: string, vlan: number): void {
   const constant = Buffer.alloc(4);
   constant.writeUInt32LE(vlan);

@@ -1,9 +1,11 @@
 /**
- * A small world of network namespaces: the host, an outside machine with a server, and guests that are namespaces themselves.
+ * A small world of network namespaces: the host, an outside machine with a server, and guests that are namespaces
+ * themselves.
  *
- *   outside (10.9.0.1/24, "Internet" 198.51.100.1) ──ext0/en0── host (10.9.0.2/24)
+ * outside (10.9.0.1/24, "Internet" 198.51.100.1) ──ext0/en0── host (10.9.0.2/24)
  *
- * Everything lives in namespaces whose names begin with the world's prefix; `close` removes them, and ends every process in them.
+ * Everything lives in namespaces whose names begin with the world's prefix; `close` removes them, and ends every
+ * process in them.
  */
 import { type ChildProcess, type ExecFileSyncOptions, execFileSync, spawn } from 'node:child_process';
 import { accessSync, chmodSync, constants, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';

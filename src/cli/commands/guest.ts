@@ -190,7 +190,10 @@ function dial(address: string, port: number): Promise<Socket> {
   });
 }
 
-/** `anka nc HOST PORT`: standard input and output joined to a port of a VM, by its name or address; for ssh's ProxyCommand. */
+/**
+ * `anka nc HOST PORT`: standard input and output joined to a port of a VM, by its name or address; for ssh's
+ * ProxyCommand.
+ */
 export async function nc(s: Session, host: string, port: string): Promise<void> {
   const number = integer('PORT', port, 1, 65_535);
   const access = await accessTo(await s.daemon(), host);

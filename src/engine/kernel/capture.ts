@@ -1,11 +1,12 @@
 /**
  * A capture of one card, before or after the translation of its MAC address (B93).
  *
- * Theory of operation: the tap shows the card's frames as the guest knows them: a packet socket gets what comes in before tc's ingress, and what goes out
- * behind tc's egress, so that a translation by tc lies beyond it. Without `--mac` that is the outside as well. With it, the outside is what passes the
- * bridge with the outside MAC, or to everybody: there a promiscuous socket on the bridge is asked.
- * Limits: frames that the guard drops are seen inside only; outside (with `--mac`) drops of frames between other cards are counted too. A capture ends
- * when the card is unplugged or plugged in elsewhere.
+ * Theory of operation: the tap shows the card's frames as the guest knows them: a packet socket gets what comes in
+ * before tc's ingress, and what goes out behind tc's egress, so that a translation by tc lies beyond it. Without
+ * `--mac` that is the outside as well. With it, the outside is what passes the bridge with the outside MAC, or to
+ * everybody: there a promiscuous socket on the bridge is asked. Limits: frames that the guard drops are seen inside
+ * only; outside (with `--mac`) drops of frames between other cards are counted too. A capture ends when the card is
+ * unplugged or plugged in elsewhere.
  */
 import { readlinkSync } from 'node:fs';
 import { basename } from 'node:path';
@@ -43,7 +44,10 @@ export function outsideFrame(f: HostFrame, mac: number): CapturedFrame | null {
   return outbound || forAll || macAt(f.data, 0) === mac ? { time: f.time, outbound, data: f.data, length: f.length } : null;
 }
 
-/** Begins a capture. Throws `network` when the card has no interface, `badValue` or `missingProgram` because of the filter. */
+/**
+ * Begins a capture. Throws `network` when the card has no interface, `badValue` or `missingProgram` because of the
+ * filter.
+ */
 export async function openCapture(nic: DesiredNic, side: CaptureSide, filter: string): Promise<Capture> {
   const tap = tapName(nic.id);
   const index = interfaceIndex(tap);

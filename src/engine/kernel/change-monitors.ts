@@ -1,9 +1,10 @@
 /**
  * Cues that something on the host's network may have changed: `ip monitor`, `nft monitor` and `tc monitor`.
  *
- * Theory of operation: what they print is not read, only that they print. A monitor that ends, or cannot be started, is started again a second later. A second after each start there is a cue,
- * as what changed before it listened was not told. A daemon that is killed takes its monitors with it.
- * Limits: a change may cause many cues, and one may get lost where a monitor takes longer to listen: whoever listens gathers them, and looks by itself now and then.
+ * Theory of operation: what they print is not read, only that they print. A monitor that ends, or cannot be started, is
+ * started again a second later. A second after each start there is a cue, as what changed before it listened was not
+ * told. A daemon that is killed takes its monitors with it. Limits: a change may cause many cues, and one may get lost
+ * where a monitor takes longer to listen: whoever listens gathers them, and looks by itself now and then.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 

@@ -7,11 +7,11 @@ import { listLinks, listRoutes } from '../../host/links.ts';
 import { listTable } from '../../host/nft.ts';
 import { readSysctl } from '../../host/sysctl.ts';
 import { formatSubnet, subnetsOverlap } from '../../wire/address.ts';
+import { type Asker, resolverFindings } from '../doctor/resolvers.ts';
 import type { DesiredState, DoctorFinding, ObservedNic } from '../engine.ts';
-import { type Asker, resolverFindings } from '../resolver-findings.ts';
-import { findFirewalls } from './firewalls.ts';
+import { isOurs } from './link-plan.ts';
 import { BRIDGES, cardBridgeNames, segmentNames, TABLES, tapName } from './names.ts';
-import { isOurs } from './plan.ts';
+import { findFirewalls } from './rules/firewalls.ts';
 
 const NEEDED: [program: string, args: string[], pkg: string][] = [
   ['ip', ['-V'], 'iproute2'],

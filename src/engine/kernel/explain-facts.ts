@@ -1,12 +1,12 @@
 /** What `explain` has to know of this host, gathered when it is asked. */
 import { listAddresses, listRoutes } from '../../host/links.ts';
 import { readSysctl } from '../../host/sysctl.ts';
-import type { KernelSurroundings } from '../../net/explain-kernel.ts';
+import type { KernelSurroundings } from '../../net/explain/kernel.ts';
 import { parseIpv4, parseMac } from '../../wire/address.ts';
 import type { DesiredState } from '../engine.ts';
-import { findFirewalls } from './firewalls.ts';
+import type { Plugs } from './bridging/uplinks.ts';
 import { BRIDGES, bridgeMac } from './names.ts';
-import type { Plugs } from './uplinks.ts';
+import { findFirewalls } from './rules/firewalls.ts';
 
 /** `ipOf` gives a guest's address now, by the id of its card. */
 export async function gatherFacts(desired: DesiredState, plugs: Plugs, ipOf: (id: string) => number | null): Promise<KernelSurroundings> {

@@ -1,10 +1,12 @@
 /**
  * The kernel engine: Linux bridges, taps and nftables; the packets never enter this program.
  *
- * Theory of operation: `apply` stores the desired state and brings the host to it: links by `ip -batch`, object by object; all rules as one nft
- * transaction; translation of MAC addresses by tc, before a card is plugged in; DHCP, DNS and listeners by the service process. What is in force is compared with what was written after every cue from `ip monitor`,
- * `nft monitor` and `tc monitor`, and at least every ten seconds; the difference is repaired from the last desired state (B90). Addresses come from the service's leases and
- * from the ARP table, which is read once a second; those of bridged guests from what they claim (bridged-addresses.ts).
+ * Theory of operation: `apply` stores the desired state and brings the host to it: links by `ip -batch`, object by
+ * object; all rules as one nft transaction; translation of MAC addresses by tc, before a card is plugged in; DHCP, DNS
+ * and listeners by the service process. What is in force is compared with what was written after every cue from `ip
+ * monitor`, `nft monitor` and `tc monitor`, and at least every ten seconds; the difference is repaired from the last
+ * desired state (B90). Addresses come from the service's leases and from the ARP table, which is read once a second;
+ * those of bridged guests from what they claim (bridged-addresses.ts).
  *
  * Limits: IPv6 does not leave the shared and the host network.
  */
@@ -15,13 +17,14 @@ import { INTERFACE_FOLDERS } from '../../host/ethernet.ts';
 import { run } from '../../host/exec.ts';
 import { ebpfRefusal, openTap } from '../../host/ffi.ts';
 import { ipBatch, listAddresses, listLinks, listRoutes } from '../../host/links.ts';
-import { rulesetGeneration } from '../../host/netfilter.ts';
+import { rulesetGeneration } from '../../host/netlink/netfilter.ts';
 import { applyNft, listTable, withoutDynamicElements } from '../../host/nft.ts';
 import { RESOLVER_FOLDERS } from '../../host/resolvers.ts';
 import { readSysctl } from '../../host/sysctl.ts';
 import { AnkaError } from '../../lib/errors.ts';
-import type { Explanation, Packet } from '../../net/explain.ts';
-import { explainKernel } from '../../net/explain-kernel.ts';
+import { explainKernel } from '../../net/explain/kernel.ts';
+import type { Explanation, Packet } from '../../net/explain/packet.ts';
+import { subnetProblems } from '../doctor/subnet-clash.ts';
 import type {
   Capture,
   CaptureSide,
@@ -35,28 +38,27 @@ import type {
   ObservedNic,
   ObservedState,
 } from '../engine.ts';
-import { ProcessClient } from '../process-client.ts';
-import { asUser, PROCESS_UIDS } from '../process-users.ts';
-import { subnetProblems } from '../subnet-clash.ts';
-import { BridgedAddresses } from './bridged-addresses.ts';
+import { ProcessClient } from '../process/client.ts';
+import { asUser, PROCESS_UIDS } from '../process/users.ts';
+import { BridgedAddresses } from './addresses/bridged-addresses.ts';
+import { GuestAddresses } from './addresses/guest-addresses.ts';
+import { type Plugs, UplinkKeeper } from './bridging/uplinks.ts';
 import { openCapture } from './capture.ts';
 import { ChangeMonitors } from './change-monitors.ts';
 import { examineHost } from './doctor.ts';
-import { needsEbpf, withoutEbpf } from './ebpf-needs.ts';
+import { MacTranslations } from './ebpf/mac-translation.ts';
+import { needsEbpf, withoutEbpf } from './ebpf/needs.ts';
+import { applyVlanTags } from './ebpf/vlan-tags.ts';
 import { gatherFacts } from './explain-facts.ts';
-import { allowThroughFirewalls, findFirewalls, removeFirewallAllowances } from './firewalls.ts';
-import { type Ending, endFlows, Places } from './flows.ts';
-import { GuestAddresses } from './guest-addresses.ts';
-import { keptElements, readDrops } from './kept-elements.ts';
-import { MacTranslations } from './mac-translation.ts';
+import { isOurs, type LinkPlan, masterOf, planLinks, planTaps } from './link-plan.ts';
 import { BRIDGES, TABLES, tapName } from './names.ts';
-import { isOurs, type LinkPlan, masterOf, planLinks, planTaps } from './plan.ts';
-import { DROP_REASONS, type RuledNic, removeTables, renderRuleset, type Segments } from './ruleset.ts';
-import type { CardTap } from './ruleset-ingress.ts';
-import { type ServiceMethods, type ServiceStatus, serviceConfigOf } from './service-config.ts';
+import { allowThroughFirewalls, findFirewalls, removeFirewallAllowances } from './rules/firewalls.ts';
+import { type Ending, endFlows, Places } from './rules/flows.ts';
+import type { CardTap } from './rules/ingress.ts';
+import { keptElements, readDrops } from './rules/kept-elements.ts';
+import { DROP_REASONS, type RuledNic, removeTables, renderRuleset, type Segments } from './rules/ruleset.ts';
+import { type ServiceMethods, type ServiceStatus, serviceConfigOf } from './service/config.ts';
 import { SysctlRecord } from './sysctl-record.ts';
-import { type Plugs, UplinkKeeper } from './uplinks.ts';
-import { applyVlanTags } from './vlan-tags.ts';
 
 export interface KernelEngineOptions {
   runDir: string;
@@ -115,7 +117,7 @@ class KernelEngine implements Engine {
     this.#translations = new MacTranslations(join(options.runDir, 'bpf'), (o, m) => options.log.warn(o, m));
     this.#service = new ProcessClient({
       title: 'the network service',
-      program: new URL('./service-main.ts', import.meta.url),
+      program: new URL('./service/service-main.ts', import.meta.url),
       // in folders of its own, as it can open no others
       socket: join(options.runDir, 'service/control.sock'),
       leases: join(options.stateDir, 'service/leases.json'),
@@ -428,7 +430,8 @@ class KernelEngine implements Engine {
       ip: this.#guests.addressOf(nic.id) ?? this.#serviceStatus?.nics.find((s) => s.id === nic.id)?.ip ?? null,
     }));
     const wanted = desired.networks.length === 0 ? removeTables() : renderRuleset(desired.networks, ruled, this.#segments(desired), this.#taps);
-    // what was read back may already lack what another flushed meanwhile: missing tables are never what is wanted, though they be what was read back
+    // what was read back may already lack what another flushed meanwhile: missing tables are never what is wanted,
+    // though they be what was read back
     const asWanted = (inForce: string): boolean => inForce === this.#applied?.inForce && (inForce === '') === (desired.networks.length === 0);
     if (this.#applied?.wanted !== wanted || !asWanted(await this.#rulesInForce())) {
       // what was claimed since the last look would go with the table that it stands in
@@ -439,7 +442,8 @@ class KernelEngine implements Engine {
       const before = rulesetGeneration();
       await applyNft([wanted, ...kept].join('\n'));
       const inForce = await this.#rulesInForce();
-      // ours is one transaction: where there was another, what was read back may be what that made of it, and the next check writes it anew
+      // ours is one transaction: where there was another, what was read back may be what that made of it, and the next
+      // check writes it anew
       this.#applied = { wanted, inForce: rulesetGeneration() - before === 1 ? inForce : 'another program has changed the rules meanwhile' };
     }
     this.#endings.push(...this.#places.follow(ruled));
@@ -460,7 +464,8 @@ class KernelEngine implements Engine {
   async #look(): Promise<void> {
     if (!this.#hasDesired || this.#closed) return;
     const before = JSON.stringify(this.#serviceStatus?.nics);
-    // a service that is gone, or new and not configured yet, knows no addresses: the rules stay as they are until it does
+    // a service that is gone, or new and not configured yet, knows no addresses: the rules stay as they are until it
+    // does
     const status = this.#serviceConfig === '' ? null : await this.#service.callIfRunning('status', {}).catch(() => null);
     if (status === null || this.#serviceConfig === '') return;
     this.#serviceStatus = status;

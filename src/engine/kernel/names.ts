@@ -1,4 +1,7 @@
-/** Names and labels of everything that the kernel engine makes on a host, so that it is known again, adopted, and removed. */
+/**
+ * Names and labels of everything that the kernel engine makes on a host, so that it is known again, adopted, and
+ * removed.
+ */
 
 import { createHash } from 'node:crypto';
 

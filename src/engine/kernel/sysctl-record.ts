@@ -1,4 +1,7 @@
-/** Kernel settings that we changed, with what they were before, so that `reset` leaves the host as it was. Kept in the run folder, as a reboot undoes them too. */
+/**
+ * Kernel settings that we changed, with what they were before, so that `reset` leaves the host as it was. Kept in the
+ * run folder, as a reboot undoes them too.
+ */
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { readSysctl, setSysctl } from '../../host/sysctl.ts';
 

@@ -1,17 +1,19 @@
 /**
- * A capture of one card: the frames that its network process copies to us, before or after the translation of the MAC address (B93).
+ * A capture of one card: the frames that its network process copies to us, before or after the translation of the MAC
+ * address (B93).
  *
- * Theory of operation: the process writes records into a stream (network-config.ts) and drops what that does not take; here the stream is always read, filtered
- * (net/bpf), and kept until `next` asks. No rights are needed for any of it.
- * Limits: 4 MiB are kept, what comes above that is dropped and counted; what the process itself drops is not counted. It ends when the card is unplugged.
+ * Theory of operation: the process writes records into a stream (config.ts) and drops what that does not take; here the
+ * stream is always read, filtered (net/bpf), and kept until `next` asks. No rights are needed for any of it. Limits: 4
+ * MiB are kept, what comes above that is dropped and counted; what the process itself drops is not counted. It ends
+ * when the card is unplugged.
  */
 import { compileFilter } from '../../host/packet-ring.ts';
 import { beginStream } from '../../lib/begin-stream.ts';
 import { AnkaError } from '../../lib/errors.ts';
-import { passes } from '../../net/bpf.ts';
+import { passes } from '../../net/capture-filter.ts';
 import type { CapturedFrame } from '../../wire/pcapng.ts';
 import type { Capture, CaptureSide, DesiredNic } from '../engine.ts';
-import type { StreamRequest } from './network-config.ts';
+import type { StreamRequest } from './process/config.ts';
 
 const KEPT_BYTES = 4 << 20;
 const RECORD = { length: 0, time: 4, direction: 12, frame: 13 } as const;
@@ -44,7 +46,10 @@ export class RecordReader {
   }
 }
 
-/** Begins a capture at the process whose stream socket this is. Throws `network`, or `badValue` or `missingProgram` because of the filter. */
+/**
+ * Begins a capture at the process whose stream socket this is. Throws `network`, or `badValue` or `missingProgram`
+ * because of the filter.
+ */
 export async function openCapture(path: string, nic: DesiredNic, side: CaptureSide, filter: string): Promise<Capture> {
   const program = filter === '' ? [] : await compileFilter(null, filter);
   const socket = await beginStream(path, { capture: { id: nic.id, side } } satisfies StreamRequest);

@@ -1,11 +1,14 @@
-/** What on this host limits or breaks the networks of the user engine, and how to mend it (B93). Looks only, changes nothing. */
+/**
+ * What on this host limits or breaks the networks of the user engine, and how to mend it (B93). Looks only, changes
+ * nothing.
+ */
 import { accessSync, constants } from 'node:fs';
 import { run } from '../../host/exec.ts';
 import { landlockAbi } from '../../host/ffi.ts';
 import { readSysctl } from '../../host/sysctl.ts';
+import { type Asker, resolverFindings } from '../doctor/resolvers.ts';
 import type { DesiredState, DoctorFinding, EngineProblem } from '../engine.ts';
-import { type Asker, resolverFindings } from '../resolver-findings.ts';
-import { socketsWithin } from './socket-limit.ts';
+import { socketsWithin } from './sockets/socket-limit.ts';
 
 const NEEDED: [program: string, args: string[], pkg: string][] = [
   ['qemu-system-x86_64', ['--version'], 'qemu-system-x86'],

@@ -1,12 +1,12 @@
 /** What `explain` has to know of this host, gathered when it is asked. */
 import { networkInterfaces } from 'node:os';
-import type { UserSurroundings } from '../../net/explain-user.ts';
+import type { UserSurroundings } from '../../net/explain/user.ts';
 import { gatewayOf, parseIpv4 } from '../../wire/address.ts';
 import type { DesiredState } from '../engine.ts';
-import { GATEWAY_MAC } from './gateway-mac.ts';
 import { isLoopback } from './host-addresses.ts';
 import { hostRoutes } from './host-routes.ts';
-import type { NetworkFacts } from './network-config.ts';
+import type { NetworkFacts } from './process/config.ts';
+import { GATEWAY_MAC } from './process/gateway-mac.ts';
 
 /** `ipOf` gives a guest's address now, by the id of its card; `process` is what the card's network process knows. */
 export async function gatherFacts(desired: DesiredState, ipOf: (id: string) => number | null, process: NetworkFacts): Promise<UserSurroundings> {

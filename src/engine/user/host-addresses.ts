@@ -1,8 +1,9 @@
 /**
  * The addresses of the host itself, as guests may meet them (B92).
  *
- * Theory of operation: the gateway's address stands for the host's primary one, from which packets to outside leave: asked of the kernel by connecting a UDP
- * socket, which sends nothing. Services bound to that address or to all are so reached, those bound to the loopback are not. Looked at every two seconds.
+ * Theory of operation: the gateway's address stands for the host's primary one, from which packets to outside leave:
+ * asked of the kernel by connecting a UDP socket, which sends nothing. Services bound to that address or to all are so
+ * reached, those bound to the loopback are not. Looked at every two seconds.
  */
 import { createSocket } from 'node:dgram';
 import { networkInterfaces } from 'node:os';

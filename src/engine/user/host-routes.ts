@@ -1,4 +1,7 @@
-/** Routes of this host, for any system: where there is no `ip`, its interfaces' own subnets, and a way to everywhere by the first of them. */
+/**
+ * Routes of this host, for any system: where there is no `ip`, its interfaces' own subnets, and a way to everywhere by
+ * the first of them.
+ */
 import { networkInterfaces } from 'node:os';
 import { listRoutes, type Route } from '../../host/links.ts';
 import { parseIpv4 } from '../../wire/address.ts';

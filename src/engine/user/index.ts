@@ -1,12 +1,15 @@
 /**
  * The user engine: the same networks without any right that an ordinary user has not got.
  *
- * Theory of operation: one network process per network (network-main.ts) holds switch, gateway and host sockets; this is the daemon's side. `apply` gives each
- * process the whole of its configuration. A card that moves is taken out of the one network before it is put into the other, as its QEMU listens for one
- * connection at a time. A process is started when a card needs it, goes on when the daemon is gone, is found again by its control socket, and is started
- * again when it dies or stands still: QEMU listens, so its cables are in again within a fraction of a second (B90). It is ended with the last running VM.
+ * Theory of operation: one network process per network (network-main.ts) holds switch, gateway and host sockets; this
+ * is the daemon's side. `apply` gives each process the whole of its configuration. A card that moves is taken out of
+ * the one network before it is put into the other, as its QEMU listens for one connection at a time. A process is
+ * started when a card needs it, goes on when the daemon is gone, is found again by its control socket, and is started
+ * again when it dies or stands still: QEMU listens, so its cables are in again within a fraction of a second (B90). It
+ * is ended with the last running VM.
  *
- * Limits: flows end with the network process; bridge type is refused; the host has no interface on these networks (`anka ssh` and `anka nc` lead in).
+ * Limits: flows end with the network process; bridge type is refused; the host has no interface on these networks
+ * (`anka ssh` and `anka nc` lead in).
  */
 import { readFileSync } from 'node:fs';
 import { chmod, chown, mkdir, readdir, rm } from 'node:fs/promises';
@@ -15,8 +18,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { openFilesLimit } from '../../host/process.ts';
 import { RESOLVER_FOLDERS } from '../../host/resolvers.ts';
 import { AnkaError } from '../../lib/errors.ts';
-import type { Explanation, Packet } from '../../net/explain.ts';
-import { explainUser } from '../../net/explain-user.ts';
+import type { Explanation, Packet } from '../../net/explain/packet.ts';
+import { explainUser } from '../../net/explain/user.ts';
+import { subnetProblems } from '../doctor/subnet-clash.ts';
 import type {
   Capture,
   CaptureSide,
@@ -32,15 +36,14 @@ import type {
   ObservedNic,
   ObservedState,
 } from '../engine.ts';
-import { loadLeases, saveLeases } from '../lease-file.ts';
-import { ProcessClient } from '../process-client.ts';
-import { asUser, isRoot, PROCESS_GID, PROCESS_UIDS } from '../process-users.ts';
-import { subnetProblems } from '../subnet-clash.ts';
+import { ProcessClient } from '../process/client.ts';
+import { loadLeases, saveLeases } from '../process/lease-file.ts';
+import { asUser, isRoot, PROCESS_GID, PROCESS_UIDS } from '../process/users.ts';
 import { openCapture } from './capture.ts';
 import { examineHost } from './doctor.ts';
 import { gatherFacts } from './explain-facts.ts';
 import { hostRoutes } from './host-routes.ts';
-import type { NetworkConfig, NetworkMethods, NetworkStatus } from './network-config.ts';
+import type { NetworkConfig, NetworkMethods, NetworkStatus } from './process/config.ts';
 
 interface UserEngineOptions {
   runDir: string;
@@ -99,7 +102,7 @@ class UserEngine implements Engine {
       started: 0,
       client: new ProcessClient<NetworkMethods>({
         title: `the ${name} network's process`,
-        program: new URL('./network-main.ts', import.meta.url),
+        program: new URL('./process/network-main.ts', import.meta.url),
         socket,
         leases,
         log: logFile,
@@ -118,7 +121,10 @@ class UserEngine implements Engine {
     return attached;
   }
 
-  /** Where a process's files are: in folders of its own, as it can open no others. Root's belong to another user (docs/decisions/0012). */
+  /**
+   * Where a process's files are: in folders of its own, as it can open no others. Root's belong to another user
+   * (docs/decisions/0012).
+   */
   #place(name: Name): { socket: string; leases: string; logFile: string; more: string[] } {
     const { runDir, stateDir } = this.#options;
     const [run, state] = [join(runDir, `net-${name}`), join(stateDir, `net-${name}`)];

@@ -1,0 +1,105 @@
+/** What `list`, `show` and `describe` say of a VM (B82). */
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { VmDescribe, VmListEntry, VmShow } from '../../api/types.ts';
+import type { ObservedNic, ObservedState } from '../../engine/engine.ts';
+import { formatSize } from '../../lib/sizes.ts';
+import type { VmRow } from '../../store/vms.ts';
+import { formatIpv4, formatMac } from '../../wire/address.ts';
+import type { Context } from '../context.ts';
+
+export const diskFile = (ctx: Context, uuid: string): string => join(ctx.paths.vmState(uuid), 'disk.qcow2');
+
+/** Only a running VM has an address. */
+function liveNic(vm: VmRow, state: ObservedState | null): ObservedNic | null {
+  return vm.status === 'running' ? (state?.nics.find((n) => n.id === vm.uuid) ?? null) : null;
+}
+
+export function listEntry(vm: VmRow, state: ObservedState | null): VmListEntry {
+  const ip = liveNic(vm, state)?.ip ?? null;
+  return { uuid: vm.uuid, name: vm.name, creation_date: vm.created, status: vm.status, ...(ip === null ? {} : { ip: formatIpv4(ip) }) };
+}
+
+export async function show(ctx: Context, vm: VmRow, state: ObservedState | null): Promise<VmShow> {
+  const nic = liveNic(vm, state);
+  const running = vm.status === 'running';
+  const rules = ctx.rules.of(vm.uuid);
+  const ip = nic?.ip ?? null;
+  const mac = running && vm.hasCard && vm.outsideMac !== null ? formatMac(vm.outsideMac) : null;
+  const inactive = nic?.rules.filter((r) => !r.active).map((r) => ({ name: r.name, reason: r.reason })) ?? [];
+  const message = vm.message || networkMessage(vm, nic, state);
+  const disk = await stat(diskFile(ctx, vm.uuid)).catch(() => null);
+  return {
+    uuid: vm.uuid,
+    name: vm.name,
+    creation_date: vm.created,
+    cpu_cores: vm.cpus,
+    ram: formatSize(vm.ram * 1048576),
+    hard_drive: vm.diskSize,
+    image_size: disk ? disk.blocks * 512 : 0,
+    status: vm.status,
+    ...(message ? { message } : {}),
+    ...(ip === null ? {} : { ip: formatIpv4(ip) }),
+    ...(mac === null ? {} : { mac }),
+    ...(vm.hasCard
+      ? {
+          network: {
+            type: vm.type,
+            ...(vm.type === 'bridge' && (vm.bridge || vm.uplink) ? { bridge: vm.bridge || vm.uplink } : {}),
+            ...(ip === null ? {} : { ip: formatIpv4(ip) }),
+            ...(mac === null ? {} : { mac }),
+            ...(vm.insideMac === null ? {} : { inside_mac: formatMac(vm.insideMac) }),
+            ...(nic && nic.source !== 'none' ? { address_source: nic.source } : {}),
+            healthy: nic ? nic.healthy : !running,
+            ...(nic?.limit ? { limit: nic.limit } : {}),
+          },
+        }
+      : {}),
+    port_forwarding: vm.hasCard
+      ? rules.map((r) => ({ guest_port: r.guestPort, host_port: r.hostPort, protocol: r.protocol, name: r.name, host_ip: formatIpv4(r.hostIp) }))
+      : [],
+    ...(inactive.length > 0 ? { inactive_rules: inactive } : {}),
+  };
+}
+
+/** Why a running VM's network is not well; empty when it is. */
+function networkMessage(vm: VmRow, nic: ObservedNic | null, state: ObservedState | null): string {
+  if (vm.status !== 'running' || !vm.hasCard) return '';
+  if (state === null) return 'the network engine does not answer';
+  const problem = state.problems.find((p) => p.object === `nic:${vm.uuid}`) ?? state.problems.find((p) => p.object === 'host' || p.object === 'service');
+  if (problem) return problem.message;
+  if (nic && nic.ip === null) return state.networks.find((n) => n.name === vm.type)?.message ?? '';
+  return '';
+}
+
+export function describe(ctx: Context, vm: VmRow): VmDescribe {
+  return {
+    uuid: vm.uuid,
+    name: vm.name,
+    creation_date: vm.created,
+    cpu: { cores: vm.cpus },
+    ram: formatSize(vm.ram * 1048576),
+    hard_drives: [{ file: diskFile(ctx, vm.uuid), size: vm.diskSize }],
+    network_cards: vm.hasCard
+      ? [
+          {
+            index: 0,
+            mode: vm.type,
+            mac_address: vm.insideMac === null ? '' : formatMac(vm.insideMac),
+            type: vm.controller,
+            ...(vm.bridge ? { bridge: vm.bridge } : {}),
+            ...(vm.vlan === null ? {} : { vlan: vm.vlan }),
+            ...(vm.reservedIp === null ? {} : { ip: formatIpv4(vm.reservedIp) }),
+            local: vm.local,
+            port_forwarding_rules: ctx.rules.of(vm.uuid).map((r) => ({
+              rule_name: r.name,
+              guest_port: r.guestPort,
+              host_port: r.automatic ? 0 : r.hostPort,
+              protocol: r.protocol,
+              host_ip: formatIpv4(r.hostIp),
+            })),
+          },
+        ]
+      : [],
+  };
+}

@@ -1,0 +1,257 @@
+import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { createServer, type Server, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setImmediate as turn } from 'node:timers/promises';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { PacketMemory } from '../../../net/memory/packet-memory.ts';
+import { GuardedCard } from '../../../net/switch/guard.ts';
+import { Port } from './port.ts';
+import { PortMemory } from './port-memory.ts';
+
+const FRAME = 1500;
+/** More than the queue and the kernel's buffers of a stream together. */
+const MANY = 40_000;
+
+/** A QEMU that counts the bytes it gets, while it reads. */
+class Machine {
+  readonly server: Server;
+  socket: Socket | null = null;
+  got = 0;
+  /** The largest piece that it read at once. */
+  largest = 0;
+  /** Reads no more after each piece. */
+  sips = false;
+
+  constructor(path: string) {
+    this.server = createServer({ pauseOnConnect: true }, (s) => {
+      this.socket = s;
+      s.on('data', (d: Buffer) => {
+        this.got += d.length;
+        this.largest = Math.max(this.largest, d.length);
+        if (this.sips) s.pause();
+      });
+      s.resume();
+    }).listen(path);
+  }
+
+  send(frames: number, size = FRAME): void {
+    const frame = Buffer.alloc(4 + size);
+    frame.writeUInt32BE(size);
+    for (let left = frames; left > 0; left -= 100) this.socket?.write(Buffer.concat(Array.from({ length: Math.min(left, 100) }, () => frame)));
+  }
+}
+
+describe('a port whose guest falls behind', () => {
+  let dir: string;
+  let machines: Machine[];
+  let ports: Port[];
+  const dropped = (): number => ports[0]?.drops.toRecord()['queue_full'] ?? 0;
+  /** Turns of the loop until it is so. */
+  const until = async (what: () => boolean): Promise<void> => {
+    while (!what()) await turn();
+  };
+
+  beforeEach(async () => {
+    const memory = new PortMemory(new PacketMemory(64 << 20));
+    dir = mkdtempSync(join(tmpdir(), 'anka-port-'));
+    const paths = ['a', 'b'].map((n) => join(dir, n));
+    machines = paths.map((p) => new Machine(p));
+    await Promise.all(machines.map((m) => once(m.server, 'listening')));
+    // only these times are not real: for which senders are held back, and after which it is seen whether the receiver
+    // is fast
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval'] });
+    const owner = { onRun: (from: Port, start: number, end: number) => ports[1]?.forward(start, end, from), onRoom: () => {}, onLink: () => {} };
+    const config = { isolated: false, mtu: 1500 };
+    ports = paths.map((socket, index) => {
+      const mac = 0x564545000001 + index;
+      return new Port({ ...config, index, card: new GuardedCard(`${index}`, mac), insideMac: mac, socket }, memory, owner);
+    });
+    await until(() => ports.every((p) => p.connected) && machines.every((m) => m.socket !== null));
+  });
+
+  afterEach(() => {
+    for (const p of ports) p.close();
+    for (const m of machines) {
+      m.socket?.destroy();
+      m.server.close();
+    }
+    vi.useRealTimers();
+    rmSync(dir, { recursive: true, force: true, maxRetries: 3 });
+  });
+
+  test('holds its senders back for 100 ms, then lets them go on; when it has caught up, they wait for it again', async () => {
+    const [from, to] = machines as [Machine, Machine];
+    to.socket?.pause();
+    from.send(MANY);
+    await until(() => vi.getTimerCount() > 0);
+    expect(dropped()).toBe(0);
+    vi.advanceTimersByTime(100);
+    await until(() => from.socket?.writableLength === 0 && ports[0]?.fromGuest.packets === MANY);
+    const lost = dropped();
+    expect(lost).toBeGreaterThan(0);
+    to.socket?.resume();
+    await until(() => to.got === (MANY - lost) * (4 + FRAME));
+    // the second time, before it is given up
+    to.socket?.pause();
+    from.send(MANY);
+    await until(() => vi.getTimerCount() > 1);
+    to.socket?.resume();
+    await until(() => to.got === (2 * MANY - lost) * (4 + FRAME));
+    expect(dropped()).toBe(lost);
+  });
+
+  test('B91: while it takes nothing, other guests fill a part of its queue, and the gateway still has room', async () => {
+    const [from, to] = machines as [Machine, Machine];
+    to.socket?.pause();
+    from.send(MANY);
+    await until(() => vi.getTimerCount() > 0);
+    vi.advanceTimersByTime(100);
+    await until(() => ports[0]?.fromGuest.packets === MANY);
+    expect(dropped()).toBeGreaterThan(0);
+    expect(ports[1]?.tryReserve(65_536)).toBeGreaterThan(0);
+  });
+
+  test('B91: many small frames are given to the kernel a few dozen at a time, as QEMU would keep any number; large ones are not', async () => {
+    const [from, to] = machines as [Machine, Machine];
+    const SIZE = 60;
+    from.send(MANY, SIZE);
+    await until(() => to.got >= 10_000 * (4 + SIZE));
+    to.largest = 0;
+    await until(() => to.got === MANY * (4 + SIZE));
+    expect(to.largest).toBeLessThan(8 << 10);
+    vi.advanceTimersByTime(1000); // in which there were many
+    vi.advanceTimersByTime(1000);
+    to.largest = 0;
+    from.send(MANY, 1514);
+    await until(() => to.got === MANY * (4 + SIZE + 4 + 1514));
+    expect(to.largest).toBeGreaterThan(32 << 10);
+    expect(dropped()).toBe(0);
+  });
+
+  test('B91: while it is flooded, the gateway always has room, and is heard behind a few hundred KB; when it is fast again, the kernel holds much for it', async () => {
+    const [from, to] = machines as [Machine, Machine];
+    const port = ports[1] as Port;
+    /** Bytes that a frame of the gateway would wait for now. */
+    const ahead = (): number => port.toGuest.bytes + 4 * port.toGuest.packets - to.got;
+    const flood = (): void => {
+      if ((from.socket?.writableLength ?? 0) < 1 << 20) from.send(1000);
+    };
+    to.socket?.pause();
+    from.send(MANY);
+    await until(() => vi.getTimerCount() > 0);
+    const before = ahead();
+    vi.advanceTimersByTime(100);
+    // it takes one piece now and then, less than what comes
+    to.sips = true;
+    const sip = async (): Promise<void> => {
+      const { got } = to;
+      to.socket?.resume();
+      await until(() => to.got > got);
+    };
+    while (ahead() > before / 2) await sip();
+    let most = 0;
+    for (let i = 0; i < 300; i++) {
+      flood();
+      await sip();
+      for (let turns = 0; turns < 5; turns++) await turn();
+      expect([port.room() > 0, port.mayTell()]).toEqual([true, true]);
+      most = Math.max(most, i < 100 ? 0 : ahead());
+    }
+    expect(most).toBeGreaterThan(64 << 10);
+    expect(most).toBeLessThan(640 << 10);
+    to.sips = false;
+    // it takes all there is, and more than 128 MiB until it is looked at
+    to.socket?.resume();
+    const { got } = to;
+    while (to.got < got + (200 << 20)) {
+      flood();
+      await turn();
+    }
+    vi.advanceTimersByTime(1000);
+    to.socket?.pause();
+    from.send(MANY);
+    await until(() => vi.getTimerCount() > 0);
+    expect(ahead()).toBeGreaterThan(before / 2);
+  });
+});
+
+describe('a guest whose frames take long', () => {
+  test('waits for its turn: another is served meanwhile, and what it sends arrives whole and in order, by a receiver that is slow', async () => {
+    // senders are held back for as long as it takes
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    const memory = new PortMemory(new PacketMemory(64 << 20));
+    const dir = mkdtempSync(join(tmpdir(), 'anka-port-'));
+    const sockets: Socket[] = [];
+    const servers: Server[] = [];
+    const listen = async (name: string): Promise<{ path: string; socket: () => Socket }> => {
+      const path = join(dir, name);
+      let socket: Socket | null = null;
+      servers.push(
+        createServer({ pauseOnConnect: true }, (s) => {
+          sockets.push(s);
+          socket = s;
+        }).listen(path),
+      );
+      await once(servers.at(-1) as Server, 'listening');
+      return { path, socket: () => socket as unknown as Socket };
+    };
+    const [a, b, c] = [await listen('a'), await listen('b'), await listen('c')];
+    const runs: string[] = [];
+    const ports: Port[] = [];
+    const owner = {
+      onRun: (from: Port, start: number, end: number): void => {
+        runs.push(from.id);
+        // now and then one takes more than a turn's time
+        if (from.id === '0' && runs.length % 16 === 0) for (const until = performance.now() + 5; performance.now() < until; );
+        if (from.id === '0') ports[1]?.forward(start, end, from);
+      },
+      onRoom: () => {},
+      onLink: () => {},
+    };
+    for (const [index, { path }] of [a, b, c].entries()) {
+      const mac = 0x564545000001 + index;
+      ports.push(new Port({ isolated: false, mtu: 1500, index, card: new GuardedCard(`${index}`, mac), insideMac: mac, socket: path }, memory, owner));
+    }
+    try {
+      while (!ports.every((p) => p.connected) || sockets.length < 3) await turn();
+      // frames of many sizes, each with its number
+      const SENT = 300_000;
+      const frames = Array.from({ length: SENT }, (_, n) => {
+        const f = Buffer.alloc(4 + 20 + ((n * 37) % 60), n);
+        f.writeUInt32BE(f.length - 4);
+        f.writeUInt32BE(n, 4 + 14);
+        return f;
+      });
+      const all = Buffer.concat(frames);
+      a.socket().write(all);
+      // the third says something small now and then
+      const chat = setInterval(() => c.socket().write(frames[0] as Buffer), 1);
+      const got: Buffer[] = [];
+      let bytes = 0;
+      b.socket().on('data', (d: Buffer) => {
+        got.push(d);
+        bytes += d.length;
+        b.socket().pause();
+      });
+      // nothing is read until the kernel's buffers and the queue are full, and then a little each turn
+      while (vi.getTimerCount() === 0) await turn();
+      while (bytes < all.length) {
+        b.socket().resume();
+        for (let i = 0; i < 3; i++) await turn();
+      }
+      clearInterval(chat);
+      expect(ports[0]?.drops.toRecord()).toEqual({});
+      expect(Buffer.concat(got).equals(all), 'the same bytes').toBe(true);
+      // between two runs of the first, the third had its turn, again and again
+      expect(runs.filter((id, i) => id === '2' && runs[i - 1] === '0').length).toBeGreaterThan(10);
+    } finally {
+      for (const p of ports) p.close();
+      for (const s of sockets) s.destroy();
+      for (const s of servers) s.close();
+      vi.useRealTimers();
+      rmSync(dir, { recursive: true, force: true, maxRetries: 3 });
+    }
+  });
+});

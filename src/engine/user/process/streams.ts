@@ -1,0 +1,95 @@
+/**
+ * Streams into a network process: connections to guests' ports (`anka nc`, `anka ssh`), and captures (config.ts).
+ *
+ * Theory of operation: the first line says what is wanted and is answered by a line. A dialled stream then belongs to
+ * the TCP path. A capture's frames are written as records; while its reader is behind by more than 4 MiB they are
+ * dropped. Limits: a first line of at most 4 KiB, within ten seconds; a capture tells of dropped frames by not having
+ * them.
+ */
+import type { Socket } from 'node:net';
+import type { TcpRefusal } from '../../../net/tcp/interface.ts';
+import type { FrameTap } from '../port/port.ts';
+import type { StreamAnswer, StreamRequest } from './config.ts';
+import type { UserNetwork } from './network.ts';
+
+/** Why a stream cannot be had, in words. */
+const REFUSALS: Record<TcpRefusal['kind'], string> = {
+  refused: 'connection refused',
+  timeout: 'the guest does not answer',
+  'host-unreachable': 'the guest is not reached',
+  'net-unreachable': 'the network is not reached',
+  prohibited: 'too many connections to this VM',
+};
+const MAX_LINE = 4096;
+const FIRST_LINE_MS = 10_000;
+const MAX_BEHIND = 4 << 20;
+const RECORD_HEADER = 13;
+
+/** Serves one connection, which came paused. */
+export function serveStream(socket: Socket, network: () => UserNetwork | null): void {
+  const timer = setTimeout(() => socket.destroy(), FIRST_LINE_MS);
+  let head = Buffer.alloc(0);
+  socket.on('error', () => {}); // 'close' follows
+  socket.on('close', () => clearTimeout(timer));
+  const onData = (chunk: Buffer): void => {
+    head = Buffer.concat([head, chunk]);
+    const end = head.indexOf(10);
+    if (end < 0) {
+      if (head.length > MAX_LINE) socket.destroy();
+      return;
+    }
+    clearTimeout(timer);
+    socket.off('data', onData);
+    socket.pause();
+    const rest = head.subarray(end + 1);
+    if (rest.length > 0) socket.unshift(rest);
+    const error = begin(socket, head.subarray(0, end).toString(), network());
+    if (error !== null) socket.end(line({ error }));
+  };
+  socket.on('data', onData);
+  socket.resume();
+}
+
+const line = (answer: StreamAnswer): string => `${JSON.stringify(answer)}\n`;
+
+/** Does what the first line asks for; why not, or null. */
+function begin(socket: Socket, text: string, network: UserNetwork | null): string | null {
+  let request: StreamRequest;
+  try {
+    request = Object(JSON.parse(text)) as StreamRequest;
+  } catch {
+    return 'the first line is no JSON';
+  }
+  if (!network) return 'the network is not configured';
+  if ('dial' in request && request.dial) {
+    const { id, ip, port } = request.dial;
+    const answer = (why: TcpRefusal | null): void => void socket.write(line(why === null ? { ok: true } : { error: REFUSALS[why.kind] }));
+    return network.dial(id, ip, port, socket, answer) ? null : 'the VM is not on this network, or has no address yet';
+  }
+  if (!('capture' in request && request.capture)) return 'neither dial nor capture';
+  const port = network.port(request.capture.id);
+  if (!port) return 'this network has no such card';
+  const taps = port.taps[request.capture.side];
+  if (!(taps instanceof Set)) return 'a card has an inside and an outside';
+  socket.write(line({ ok: true }));
+  const tap: FrameTap = (frame, toGuest) => {
+    if (socket.writableLength > MAX_BEHIND) return;
+    const record = Buffer.allocUnsafe(RECORD_HEADER + frame.length);
+    record.writeUInt32BE(frame.length, 0);
+    record.writeBigUInt64BE(BigInt(Math.round((performance.timeOrigin + performance.now()) * 1000)), 4);
+    record[12] = toGuest ? 1 : 0;
+    record.set(frame, RECORD_HEADER);
+    socket.write(record);
+  };
+  taps.add(tap);
+  const end = (): void => {
+    taps.delete(tap);
+    port.onClosed.delete(end);
+    socket.end();
+  };
+  port.onClosed.add(end);
+  socket.on('close', end);
+  socket.on('end', end);
+  socket.resume();
+  return null;
+}

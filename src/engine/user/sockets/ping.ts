@@ -1,0 +1,177 @@
+/**
+ * Echoes of guests to outside, by the kernel's echo sockets (icmp(7)), which need no privilege where
+ * `net.ipv4.ping_group_range` has our group.
+ *
+ * Theory of operation: one socket per (card, guest address, identifier). The kernel gives it an identifier of its own;
+ * answers get the guest's back. Node takes the descriptor as that of a datagram socket, which it is. Errors about
+ * echoes (unreachable, time exceeded) are carried back, and the guest's time to live goes with its echo, so that
+ * traceroute works. Limits: 64 sockets per card, the longest silent gives way, 30 s of silence each; 64 new ones at
+ * once, and in each second.
+ */
+import { createSocket, type Socket } from 'node:dgram';
+import { closeSync } from 'node:fs';
+import { noWay, openTellingSocket, readSocketErrors, type SocketError, setTimeToLive } from '../../../host/datagram-sockets.ts';
+import { takesDatagrams } from '../../../lib/datagram-room.ts';
+import { TokenBucket } from '../../../net/token-bucket.ts';
+import { formatIpv4, parseIpv4 } from '../../../wire/address.ts';
+import { fold16, get16, put16 } from '../../../wire/bytes.ts';
+import { ICMP_HEADER, IcmpType, sealIcmp } from '../../../wire/icmp.ts';
+
+const MAX_SOCKETS = 64;
+const NEW_SOCKETS_MS = 1000;
+const SILENCE_MS = 30_000;
+const IDENTIFIER = 4;
+
+interface Pinger {
+  socket: Socket;
+  fd: number;
+  ttl: number;
+  lastAt: number;
+}
+
+/** What a guest gets to hear of its echoes. */
+export interface EchoEvents {
+  /** A whole message with the guest's identifier. */
+  onReply(source: number, message: Uint8Array): void;
+  /** One did not arrive. Its beginning has the guest's identifier. */
+  onLost(error: SocketError): void;
+}
+
+/** What one card has. */
+interface CardPings {
+  /** By guest address, destination and identifier; in order of the last use. */
+  readonly sockets: Map<string, Pinger>;
+  readonly opened: TokenBucket;
+}
+
+export class PingSockets {
+  /** By the card's number. */
+  readonly #cards = new Map<number, CardPings>();
+  #refused = '';
+
+  /** Why the last echo to outside could not be sent; empty when it could. */
+  get refused(): string {
+    return this.#refused;
+  }
+
+  /** Whether there is a right to send echoes now. */
+  allowed(): boolean {
+    const opened = openEcho();
+    if ('fd' in opened) closeSync(opened.fd);
+    return 'fd' in opened;
+  }
+
+  /**
+   * Sends a guest's echo request, or says why not: there is no right to, its card had too many sockets just now, or too
+   * much waits for the host's link already. `who` names the guest's address and the destination as it knows it.
+   */
+  send(
+    card: number,
+    who: string,
+    destination: number,
+    request: Uint8Array,
+    ttl: number,
+    events: EchoEvents,
+  ): 'no_ping_right' | 'rate_limit' | 'queue_full' | null {
+    const message = Buffer.from(request);
+    const identifier = get16(message, IDENTIFIER);
+    const key = `${who} ${identifier}`;
+    const now = Date.now();
+    const { sockets, opened } = this.#of(card);
+    let p = sockets.get(key);
+    if (p) sockets.delete(key);
+    else {
+      if (!opened.take(now)) return 'rate_limit';
+      if (sockets.size >= MAX_SOCKETS) end(sockets, sockets.keys().next().value as string);
+      const pinger = this.#open(sockets, key, identifier, events);
+      if (!pinger) return 'no_ping_right';
+      p = pinger;
+    }
+    p.lastAt = now;
+    sockets.set(key, p);
+    if (p.ttl !== ttl) setTimeToLive(p.fd, ttl);
+    p.ttl = ttl;
+    const { fd, socket } = p;
+    if (!takesDatagrams(socket)) return 'queue_full';
+    socket.send(message, 1, formatIpv4(destination), (error) => {
+      if (!error || sockets.get(key)?.socket !== socket || tellErrors(fd, identifier, events)) return;
+      const code = noWay(error);
+      if (code === undefined) return;
+      events.onLost({ type: IcmpType.unreachable, code, info: 0, offender: null, destination, port: 0, payload: new Uint8Array(message.subarray(0, 512)) });
+    });
+    return null;
+  }
+
+  poll(now: number): void {
+    for (const [card, { sockets }] of this.#cards) {
+      for (const [key, p] of sockets) if (now - p.lastAt >= SILENCE_MS) end(sockets, key);
+      if (sockets.size === 0) this.#cards.delete(card);
+    }
+  }
+
+  close(): void {
+    for (const { sockets } of this.#cards.values()) for (const key of [...sockets.keys()]) end(sockets, key);
+  }
+
+  #of(card: number): CardPings {
+    let pings = this.#cards.get(card);
+    if (!pings) {
+      pings = { sockets: new Map(), opened: new TokenBucket(MAX_SOCKETS, NEW_SOCKETS_MS) };
+      this.#cards.set(card, pings);
+    }
+    return pings;
+  }
+
+  #open(sockets: Map<string, Pinger>, key: string, identifier: number, events: EchoEvents): Pinger | null {
+    const opened = openEcho();
+    if ('error' in opened) {
+      this.#refused = opened.error;
+      return null;
+    }
+    this.#refused = '';
+    const { fd } = opened;
+    const socket = createSocket('udp4');
+    socket.on('message', (bytes, from) => {
+      if (bytes.length < ICMP_HEADER || bytes[0] !== IcmpType.echoReply) return;
+      put16(bytes, IDENTIFIER, identifier);
+      sealIcmp(bytes, 0, bytes.length, IcmpType.echoReply, 0);
+      events.onReply(parseIpv4(from.address) ?? 0, bytes);
+    });
+    socket.on('error', () => {
+      if (sockets.get(key)?.socket === socket && !tellErrors(fd, identifier, events)) end(sockets, key);
+    });
+    try {
+      socket.bind({ fd });
+    } catch (cause) {
+      closeSync(fd);
+      this.#refused = (cause as Error).message;
+      return null;
+    }
+    return { socket, fd, ttl: 0, lastAt: 0 };
+  }
+}
+
+function end(sockets: Map<string, Pinger>, key: string): void {
+  sockets.get(key)?.socket.close();
+  sockets.delete(key);
+}
+
+function openEcho(): { fd: number } | { error: string } {
+  if (process.platform !== 'linux') return { error: 'echo sockets are used on Linux only' };
+  const opened = openTellingSocket('echo');
+  return 'fd' in opened ? opened : { error: `${opened.error}; see net.ipv4.ping_group_range` };
+}
+
+/** True when there were some. The kernel's identifier is exchanged for the guest's, with the checksum (RFC 1624). */
+function tellErrors(fd: number, identifier: number, events: EchoEvents): boolean {
+  const errors = readSocketErrors(fd);
+  for (const e of errors) {
+    if (e.payload.length >= ICMP_HEADER) {
+      const sum = (~get16(e.payload, 2) & 0xffff) + (~get16(e.payload, IDENTIFIER) & 0xffff) + identifier;
+      put16(e.payload, 2, ~fold16(sum) & 0xffff);
+      put16(e.payload, IDENTIFIER, identifier);
+    }
+    events.onLost(e);
+  }
+  return errors.length > 0;
+}

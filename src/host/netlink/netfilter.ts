@@ -1,0 +1,33 @@
+/** Messages of netlink to and from netfilter: connections (conntrack.ts) and nftables. */
+import { closeSync } from 'node:fs';
+import { openNetlink } from '../ffi.ts';
+import { ACK, AF_INET, ask, attributes, request } from './netlink.ts';
+
+const NETLINK_NETFILTER = 12;
+const NFT_GET_GENERATION = 0x0a10;
+const GENERATION_ID = 1;
+
+/** A socket for these messages, the caller's to close. */
+export function openNetfilter(): number {
+  return openNetlink(NETLINK_NETFILTER);
+}
+
+/** The number of the rules of nftables that are in force: one more with every transaction, whoever makes it. */
+export function rulesetGeneration(): number {
+  const fd = openNetfilter();
+  try {
+    const [body] = ask(fd, message(NFT_GET_GENERATION, ACK, Buffer.alloc(0)));
+    return (
+      attributes(body ?? Buffer.alloc(0))
+        .get(GENERATION_ID)
+        ?.payload.readUInt32BE() ?? 0
+    );
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** A request with the header of netfilter, for IPv4 where that matters. */
+export function message(type: number, flags: number, body: Buffer): Buffer {
+  return request(type, flags, Buffer.concat([Buffer.of(AF_INET, 0, 0, 0), body]));
+}

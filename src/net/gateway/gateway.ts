@@ -1,0 +1,256 @@
+/**
+ * The gateway of one network, towards its guests: ARP, ICMP, fragments, and the way of everything else to those who
+ * carry it.
+ *
+ * Theory of operation: `onFrame` takes a guarded frame for the gateway's MAC address or for all, checks lengths and
+ * checksums, puts fragments together, and either answers at once (ARP, echo) or calls the `Carriers`: DHCP, DNS and
+ * datagrams by UDP, echoes to outside, TCP. What cannot be delivered is told to the guest by ICMP where RFC 1122 allows
+ * an answer (never about ICMP errors, group addresses or later fragments), and counted by name.
+ *
+ * Limits: IPv4 only; a packet too large for its receiver on the same switch is told of for IPv4, and for IPv6 only
+ * dropped.
+ */
+import { ArpOp, arpOp, arpSenderIp, arpSenderMac, arpTargetIp, checkArp } from '../../wire/arp.ts';
+import { checksum16, fold16, get16, get32, sum16 } from '../../wire/bytes.ts';
+import { ETH, ETH_HEADER, EtherType, readMac } from '../../wire/ethernet.ts';
+import { checkIcmp, IcmpType, sealIcmp, Unreachable } from '../../wire/icmp.ts';
+import { DONT_FRAGMENT, emitIpv4, IPV4, IPV4_HEADER, IpProtocol } from '../../wire/ipv4.ts';
+import { checkUdp, UDP_HEADER, udpChecksumOk, udpDestination, udpSource } from '../../wire/udp.ts';
+import type { Drop } from '../drop-reasons.ts';
+import { clampMss } from '../switch/mss-clamp.ts';
+import type { SwitchPort } from '../switch/switch.ts';
+import { Reassembly } from './ip-reassembly.ts';
+import type { FrameSink, PacketWriter } from './packet-writer.ts';
+
+/** What the gateway needs of a port. */
+export type GatewayPort = SwitchPort & FrameSink;
+
+/** A datagram of a guest. The payload is not kept after the call. */
+export interface GuestDatagram {
+  source: number;
+  sourcePort: number;
+  destination: number;
+  destinationPort: number;
+  payload: Uint8Array;
+  /** Hops that it may take beyond the gateway, 1–254. */
+  ttl: number;
+  /** Its sender forbids that it be cut into fragments. */
+  whole: boolean;
+}
+
+/**
+ * An echo request of a guest to an address that is not the gateway's. The message is whole, and not kept after the
+ * call.
+ */
+export interface GuestEcho {
+  source: number;
+  destination: number;
+  message: Uint8Array;
+  /** Hops that it may take beyond the gateway, 1–254. */
+  ttl: number;
+}
+
+/** A packet that did not arrive, as far as it is known. */
+export interface LostPacket {
+  protocol: number;
+  source: number;
+  destination: number;
+  payload: Uint8Array;
+}
+
+/** What an attempt came to: done, or why not. A reason with an ICMP answer of its own is told to the guest. */
+export type Carried = Drop | { unreachable: number; drop: Drop } | null;
+
+/** Who carries what leaves the network. */
+export interface Carriers<P> {
+  dhcpRequest(from: P, message: Uint8Array): void;
+  datagram(from: P, d: GuestDatagram): Carried;
+  echo(from: P, e: GuestEcho): Carried;
+  tcpRun(from: P, start: number, end: number): void;
+  /** A packet by itself, which is not in packet memory. */
+  tcpPacket(from: P, packet: Uint8Array): void;
+}
+
+export class GatewayMachine<P extends GatewayPort> {
+  readonly ip: number;
+  readonly mac: number;
+  readonly #b: Uint8Array;
+  readonly #writer: PacketWriter;
+  readonly #carriers: Carriers<P>;
+  readonly #now: () => number;
+  readonly #fragments = new Map<P, Reassembly>();
+
+  /** `bytes` is the packet memory. */
+  constructor(ip: number, mac: number, bytes: Uint8Array, writer: PacketWriter, carriers: Carriers<P>, now: () => number) {
+    this.ip = ip;
+    this.mac = mac;
+    this.#b = bytes;
+    this.#writer = writer;
+    this.#carriers = carriers;
+    this.#now = now;
+  }
+
+  onTcpRun(from: P, start: number, end: number): void {
+    this.#carriers.tcpRun(from, start, end);
+  }
+
+  onFrame(from: P, frame: number, end: number): void {
+    const b = this.#b;
+    const type = get16(b, frame + ETH.type);
+    const at = frame + ETH_HEADER;
+    if (type === EtherType.arp) {
+      if (checkArp(b, at, end) && arpOp(b, at) === ArpOp.request && arpTargetIp(b, at) === this.ip)
+        this.#writer.arpReply(from, this.ip, { senderMac: arpSenderMac(b, at), senderIp: arpSenderIp(b, at) });
+      return;
+    }
+    const group = (b[frame] & 1) === 1;
+    if (type === EtherType.ipv4) this.#onIpv4(from, b, at, end, group);
+    else if (!group) from.drops.add('protocol');
+  }
+
+  /** Takes what is over: fragments that never came, once a second or so. */
+  poll(): void {
+    const now = this.#now();
+    for (const [port, r] of this.#fragments) {
+      const n = r.expire(now);
+      if (n > 0) port.drops.add('reassembly', n);
+      if (r.size === 0) this.#fragments.delete(port);
+    }
+  }
+
+  forget(port: P): void {
+    this.#fragments.delete(port);
+  }
+
+  #onIpv4(from: P, b: Uint8Array, ip: number, frameEnd: number, group: boolean): void {
+    const header = (b[ip] & 15) << 2;
+    const total = get16(b, ip + IPV4.total);
+    if (frameEnd - ip < IPV4_HEADER || total < header || ip + total > frameEnd || fold16(sum16(b, ip, ip + header)) !== 0xffff) {
+      from.drops.add('malformed');
+      return;
+    }
+    const end = ip + total;
+    if ((get16(b, ip + IPV4.fragment) & 0x3fff) === 0) return void this.#onPacket(from, b, ip, end, group);
+    if (group) return;
+    let r = this.#fragments.get(from);
+    if (!r) {
+      r = new Reassembly();
+      this.#fragments.set(from, r);
+    }
+    const whole = r.add(b, ip, end, this.#now());
+    if (whole === 'overlap' || whole === 'too-many') from.drops.add('reassembly');
+    else if (whole) this.#onPacket(from, whole, 0, whole.length, false);
+  }
+
+  #onPacket(from: P, b: Uint8Array, ip: number, end: number, group: boolean): void {
+    const protocol = b[ip + IPV4.protocol];
+    const at = ip + ((b[ip] & 15) << 2);
+    const destination = get32(b, ip + IPV4.destination);
+    const toGroup = group || destination >= 0xe0000000;
+    if (protocol === IpProtocol.udp) return void this.#onUdp(from, b, ip, at, end, toGroup);
+    if (toGroup) return;
+    if (destination !== this.ip && b[ip + IPV4.ttl] <= 1) {
+      from.drops.add('ttl');
+      return void this.#tell(from, b, ip, end, IcmpType.timeExceeded, 0);
+    }
+    if (protocol === IpProtocol.icmp) return void this.#onIcmp(from, b, ip, at, end);
+    if (protocol === IpProtocol.tcp) return void this.#carriers.tcpPacket(from, b.slice(ip, end));
+    from.drops.add('protocol');
+    this.#tell(from, b, ip, end, IcmpType.unreachable, Unreachable.protocol);
+  }
+
+  #onUdp(from: P, b: Uint8Array, ip: number, at: number, packetEnd: number, group: boolean): void {
+    const end = checkUdp(b, at, packetEnd);
+    const source = get32(b, ip + IPV4.source);
+    const destination = get32(b, ip + IPV4.destination);
+    if (end === 0 || !udpChecksumOk(b, at, end, source, destination)) {
+      from.drops.add('malformed');
+      return;
+    }
+    const sourcePort = udpSource(b, at);
+    const destinationPort = udpDestination(b, at);
+    const payload = b.subarray(at + UDP_HEADER, end);
+    if (sourcePort === 68 && destinationPort === 67 && (group || destination === this.ip)) return void this.#onDhcp(from, payload);
+    if (group || source === 0) return; // the gateway has no other business with group addresses
+    if (destination !== this.ip && b[ip + IPV4.ttl] <= 1) {
+      from.drops.add('ttl');
+      return void this.#tell(from, b, ip, packetEnd, IcmpType.timeExceeded, 0);
+    }
+    const ttl = Math.max(1, b[ip + IPV4.ttl] - 1);
+    const whole = (get16(b, ip + IPV4.fragment) & DONT_FRAGMENT) !== 0;
+    this.#settle(from, b, ip, packetEnd, this.#carriers.datagram(from, { source, sourcePort, destination, destinationPort, payload, ttl, whole }));
+  }
+
+  /** A client may only ask for itself: the lease belongs to the hardware address inside. */
+  #onDhcp(from: P, message: Uint8Array): void {
+    if (message.length < 34) from.drops.add('malformed');
+    else if (readMac(message, 28) !== from.card.mac) from.drops.add('mac_spoof');
+    else this.#carriers.dhcpRequest(from, message);
+  }
+
+  #onIcmp(from: P, b: Uint8Array, ip: number, at: number, end: number): void {
+    if (!checkIcmp(b, at, end)) {
+      from.drops.add('malformed');
+      return;
+    }
+    if (b[at] !== IcmpType.echo) return; // errors about what we sent: the flow ends by its own time
+    const source = get32(b, ip + IPV4.source);
+    const destination = get32(b, ip + IPV4.destination);
+    if (destination !== this.ip) {
+      const echo = { source, destination, message: b.subarray(at, end), ttl: b[ip + IPV4.ttl] - 1 };
+      return void this.#settle(from, b, ip, end, this.#carriers.echo(from, echo));
+    }
+    if (from.isolated) {
+      from.drops.add('isolated');
+      return;
+    }
+    const message = new Uint8Array(b.subarray(at, end));
+    sealIcmp(message, 0, message.length, IcmpType.echoReply, 0);
+    this.#writer.icmp(from, this.ip, source, message);
+  }
+
+  #settle(from: P, b: Uint8Array, ip: number, end: number, result: Carried): void {
+    if (result === null) return;
+    if (typeof result === 'string') from.drops.add(result);
+    else {
+      from.drops.add(result.drop);
+      this.#tell(from, b, ip, end, IcmpType.unreachable, result.unreachable);
+    }
+  }
+
+  /** Tells the sender of `b[ip..end)`, in the gateway's name. */
+  #tell(from: P, b: Uint8Array, ip: number, end: number, type: number, code: number, rest = 0): void {
+    this.#writer.icmpError(from, this.ip, get32(b, ip + IPV4.source), type, code, rest, b, ip, end);
+  }
+
+  /** A TCP connection could not be made: the SYN's IPv4 header stands at `ip` in packet memory. */
+  tellUnreachable(to: P, ip: number, code: number): void {
+    this.#tell(to, this.#b, ip, ip + get16(this.#b, ip + IPV4.total), IcmpType.unreachable, code);
+  }
+
+  /** What a guest's packet met beyond the gateway: `lost` is as the guest sent it, by `source` it is told. */
+  relayError(to: P, source: number, error: { type: number; code: number; info: number }, lost: LostPacket): void {
+    const quoted = new Uint8Array(IPV4_HEADER + lost.payload.length);
+    emitIpv4(quoted, 0, { ...lost, total: quoted.length, id: 0, fragment: 0 });
+    quoted.set(lost.payload, IPV4_HEADER);
+    this.#writer.icmpError(to, source, lost.source, error.type, error.code, error.info, quoted, 0, quoted.length);
+  }
+
+  onTooBig(from: P, to: P, frame: number, frameEnd: number): void {
+    const b = this.#b;
+    const ip = frame + ETH_HEADER;
+    if (get16(b, frame + ETH.type) !== EtherType.ipv4) return void from.drops.add('too_big');
+    const header = (b[ip] & 15) << 2;
+    const total = get16(b, ip + IPV4.total);
+    if (total < header || ip + total > frameEnd || checksum16(b, ip, ip + header) !== 0) return void from.drops.add('malformed');
+    if (total <= to.mtu || this.#writer.refragment(to, from.card.mac, ip, ip + total)) return;
+    from.drops.add('too_big');
+    if ((get16(b, ip + IPV4.fragment) & 0x1fff) === 0 && (b[ip + IPV4.protocol] !== IpProtocol.icmp || b[ip + header] === IcmpType.echo))
+      this.#tell(from, b, ip, ip + total, IcmpType.unreachable, Unreachable.fragmentationNeeded, to.mtu);
+  }
+
+  onOpening(from: P, to: P, frame: number, end: number): void {
+    const ip = frame + ETH_HEADER;
+    clampMss(this.#b, ip + ((this.#b[ip] & 15) << 2), end, Math.min(from.mtu, to.mtu) - IPV4_HEADER - 20);
+  }
+}

@@ -1,0 +1,310 @@
+/**
+ * A guest speaks only as itself (B91): which frames of a card may enter its network, and which address the card has
+ * when its guest set one itself (B50).
+ *
+ * Theory of operation: `check` looks at one frame as the network would see it (after the translation of its MAC
+ * address) and gives a reason to drop it, or null. A card's own addresses are its lease or self-set address, its
+ * reservation, and what it claimed. An address of the subnet that nobody owns may be claimed by ARP: it is the card's
+ * own from then on, and its only one for forwarding, until its guest asks by DHCP again. An IPv6 address belongs to the
+ * card that spoke as it first, by sending from it or advertising it, for as long as the card goes on doing so; a
+ * question whether one is free takes nothing. Addresses made of a MAC address (EUI-64) belong to that MAC's card from
+ * the beginning. No guest is a router or a DHCP server, or speaks to the groups of the link itself (IEEE 802.1Q,
+ * 8.6.3). The same rules and names as the kernel engine's nft rules.
+ *
+ * Call order: `setCards` when cards or leases have changed, `onDhcp` when a guest asked, `check` for each frame.
+ * Limits: 16 claims per card, the oldest gives way, and 16 new ones in a second; a claim is forgotten after ten minutes
+ * without ARP. 32 IPv6 addresses per card, further ones are refused; an address is free again after an hour of silence.
+ * A guest's ESP hides what it carries.
+ */
+
+import { broadcastOf, gatewayOf, type SubnetLike, subnetContains } from '../../wire/address.ts';
+import { arpSenderIp, arpSenderMac, checkArp } from '../../wire/arp.ts';
+import { get16, get32 } from '../../wire/bytes.ts';
+import { ETH_HEADER, EtherType, readMac } from '../../wire/ethernet.ts';
+import { IcmpType } from '../../wire/icmp.ts';
+import { IpProtocol } from '../../wire/ipv4.ts';
+import { eachLinkAddress, findUpper, Ipv6Next, type Ipv6Upper, ipv6SourceAt, isExtension, NdType, ndOptionsAt } from '../../wire/ipv6.ts';
+import type { Drop } from '../drop-reasons.ts';
+import { CLAIMS_MOST, CLAIMS_MS } from '../gateway/service-rates.ts';
+import { TokenBucket } from '../token-bucket.ts';
+
+const CLAIM_MS = 600_000;
+const MAX_CLAIMS = 16;
+const HOLD_MS = 3_600_000;
+const MAX_IPV6 = 32;
+/** The fast path is left after this time, so that what is used stays held. */
+const RENEW_MS = HOLD_MS / 4;
+
+/** Of 01-80-C2-00-00-00 to 0F, which no bridge may forward. */
+const LINK_GROUP_HIGH = 0x0180c200;
+
+/** One card, as the guard knows it. */
+export class GuardedCard {
+  readonly id: string;
+  readonly mac: number;
+  readonly high: number;
+  readonly low: number;
+  /** Lease in force and reservation; -1 = none. */
+  leaseIp = -1;
+  reservedIp = -1;
+  /** Set by the guest itself (B50); -1 = none. */
+  staticIp = -1;
+  /** Under which it spoke last: the fast path. */
+  lastIp = -1;
+  staticSince = 0;
+  /** Addresses under which it spoke ARP, and until when each is remembered. */
+  readonly spoken = new Map<number, number>();
+  readonly newClaims = new TokenBucket(CLAIMS_MOST, CLAIMS_MS);
+  /** IPv6 addresses that it holds, the longest silent first, and until when. */
+  readonly ipv6 = new Map<string, number>();
+  /** The four words of the last IPv6 source that was found right, and until when that is good enough. */
+  readonly lastIpv6 = new Uint32Array(4);
+  lastIpv6Until = 0;
+
+  constructor(id: string, mac: number) {
+    this.id = id;
+    this.mac = mac;
+    this.high = Math.floor(mac / 2 ** 32);
+    this.low = mac >>> 0;
+  }
+
+  /** The address that forwarding rules lead to: set by the guest, else leased; -1 = none. */
+  get ip(): number {
+    return this.staticIp >= 0 ? this.staticIp : this.leaseIp;
+  }
+}
+
+export class Guard {
+  readonly #subnet: SubnetLike;
+  readonly #onStatic: (card: GuardedCard) => void;
+  readonly #onUnknown: (card: GuardedCard, ip: number) => void;
+  /** Who owns an address of the subnet; null = the network itself. */
+  #owners = new Map<number, GuardedCard | null>();
+  #ipv6Owners = new Map<string, GuardedCard>();
+  #byMac = new Map<number, GuardedCard>();
+  readonly #gatewayMac: number;
+  #cards: readonly GuardedCard[] = [];
+  readonly #upper: Ipv6Upper = { protocol: -1, start: 0, at: 0, end: 0, fragment: false, later: false };
+
+  /**
+   * `onStatic` is called when a card's self-set address came, changed or went; `onUnknown` when it speaks as an address
+   * that nobody owns, without a claim: asked by ARP, it will claim it, as after a restart of this process.
+   */
+  constructor(subnet: SubnetLike, gatewayMac: number, onStatic: (card: GuardedCard) => void, onUnknown: (card: GuardedCard, ip: number) => void = () => {}) {
+    this.#subnet = subnet;
+    this.#gatewayMac = gatewayMac;
+    this.#onStatic = onStatic;
+    this.#onUnknown = onUnknown;
+  }
+
+  /** Takes all cards with what they own now. */
+  setCards(cards: readonly GuardedCard[]): void {
+    this.#cards = cards;
+    this.#byMac = new Map(cards.map((c) => [c.mac, c]));
+    this.#owners = new Map<number, GuardedCard | null>([
+      [this.#subnet.base, null],
+      [gatewayOf(this.#subnet), null],
+      [broadcastOf(this.#subnet), null],
+    ]);
+    for (const c of cards) for (const ip of [c.staticIp, c.leaseIp, c.reservedIp]) if (ip >= 0) this.#owners.set(ip, c);
+    for (const c of cards) if (c.lastIp >= 0 && !this.#isOwn(c, c.lastIp)) c.lastIp = -1;
+    const present = new Set(cards);
+    for (const [key, c] of this.#ipv6Owners) if (!present.has(c)) this.#ipv6Owners.delete(key);
+  }
+
+  /** Its guest asked by DHCP: a lease counts again, what it set by itself is over. */
+  onDhcp(card: GuardedCard): void {
+    if (card.staticIp < 0) return;
+    card.spoken.delete(card.staticIp);
+    this.#setStatic(card, -1, 0);
+  }
+
+  /** The card was pulled out: what was learned of it is over. */
+  forget(card: GuardedCard): void {
+    card.spoken.clear();
+    for (const key of card.ipv6.keys()) this.#ipv6Owners.delete(key);
+    card.ipv6.clear();
+    card.lastIpv6Until = 0;
+    card.lastIp = -1;
+    if (card.staticIp >= 0) this.#setStatic(card, -1, 0);
+  }
+
+  /** The card that owns an address, also by a claim; null when nobody or the network itself does. */
+  ownerOf(ip: number, now: number): GuardedCard | null {
+    const owner = this.#owners.get(ip);
+    if (owner) return owner;
+    for (const c of this.#cards) if ((c.spoken.get(ip) ?? 0) > now) return c;
+    return null;
+  }
+
+  /** Whether the frame from `o` to `end` may pass: null, or why not. */
+  check(card: GuardedCard, b: Uint8Array, o: number, end: number, now: number): Drop | null {
+    if (end - o < ETH_HEADER) return 'malformed';
+    if (get16(b, o + 6) !== card.high || get32(b, o + 8) !== card.low) return 'mac_spoof';
+    if (get32(b, o) === LINK_GROUP_HIGH && (get16(b, o + 4) & 0xfff0) === 0) return 'ethertype';
+    const type = get16(b, o + 12);
+    if (type === EtherType.ipv4) {
+      if (end - o >= 34 && b[o + 23] === IpProtocol.tcp && b[o + 14] === 0x45 && get32(b, o + 26) === card.lastIp) return null;
+      return this.#ipv4(card, b, o + ETH_HEADER, end, now);
+    }
+    if (type === EtherType.arp) return this.#arp(card, b, o + ETH_HEADER, end, now);
+    if (type === EtherType.ipv6) return this.#ipv6(card, b, o + ETH_HEADER, end, now);
+    return 'ethertype';
+  }
+
+  #ipv4(card: GuardedCard, b: Uint8Array, ip: number, end: number, now: number): Drop | null {
+    const header = (b[ip] & 15) << 2;
+    if (end - ip < 20 || b[ip] >> 4 !== 4 || header < 20 || ip + header > end) return 'malformed';
+    if (header > 20 && hasSourceRoute(b, ip + 20, ip + header)) return 'source_route';
+    const source = get32(b, ip + 12);
+    if ((get16(b, ip + 6) & 0x1fff) === 0 && ip + header + 4 <= end) {
+      const at = ip + header;
+      if (b[ip + 9] === IpProtocol.udp) {
+        const from = get16(b, at);
+        const to = get16(b, at + 2);
+        if (source === 0 && from === 68 && to === 67) return null;
+        if (from === 67 && to === 68) return 'rogue_dhcp';
+      } else if (b[ip + 9] === IpProtocol.icmp && (b[at] === IcmpType.redirect || b[at] === IcmpType.routerAdvert)) return 'rogue_ra';
+    }
+    if (this.#isOwn(card, source)) {
+      card.lastIp = source;
+      return null;
+    }
+    if (!this.#owners.has(source) && (card.spoken.get(source) ?? 0) > now) return null;
+    if (!this.#owners.has(source) && subnetContains(this.#subnet, source)) this.#onUnknown(card, source);
+    return 'ip_spoof';
+  }
+
+  #isOwn(card: GuardedCard, ip: number): boolean {
+    return ip === card.leaseIp || ip === card.staticIp || ip === card.reservedIp;
+  }
+
+  #arp(card: GuardedCard, b: Uint8Array, arp: number, end: number, now: number): Drop | null {
+    if (!checkArp(b, arp, end) || arpSenderMac(b, arp) !== card.mac) return 'arp_spoof';
+    const ip = arpSenderIp(b, arp);
+    if (ip === 0) return null; // a probe claims nothing (RFC 5227)
+    const known = (card.spoken.get(ip) ?? 0) > now;
+    if (this.#isOwn(card, ip)) {
+      card.spoken.delete(ip);
+      card.spoken.set(ip, now + CLAIM_MS);
+      if (!known && ip === card.leaseIp && card.staticIp >= 0 && card.staticIp !== ip) this.#setStatic(card, -1, now);
+      return null;
+    }
+    if (this.#owners.has(ip) || !subnetContains(this.#subnet, ip)) return 'arp_spoof';
+    if (!known && this.ownerOf(ip, now)) return 'arp_spoof';
+    if (!known && !card.newClaims.take(now)) return 'address_limit';
+    card.spoken.delete(ip);
+    card.spoken.set(ip, now + CLAIM_MS);
+    if (card.spoken.size > MAX_CLAIMS) card.spoken.delete(card.spoken.keys().next().value as number);
+    if (!known) this.#setStatic(card, ip, now);
+    return null;
+  }
+
+  #setStatic(card: GuardedCard, ip: number, now: number): void {
+    card.staticIp = ip;
+    card.staticSince = now;
+    this.setCards(this.#cards);
+    this.#onStatic(card);
+  }
+
+  #ipv6(card: GuardedCard, b: Uint8Array, ip: number, end: number, now: number): Drop | null {
+    const u = this.#upper;
+    findUpper(b, ip, end, u);
+    if (u.protocol < 0) return 'malformed';
+    // of later fragments the first decides; it must be there with its header (RFC 7112)
+    if (u.later) return isExtension(u.protocol) ? 'malformed' : this.#speakAs(card, b, ipv6SourceAt(ip), now, 'ip_spoof');
+    if (u.protocol === Ipv6Next.icmp) {
+      const drop = this.#icmpv6(card, b, u, now);
+      if (drop !== undefined) return drop;
+    } else if (u.protocol === Ipv6Next.udp) {
+      if (u.at + 4 > u.end) return 'malformed';
+      if (get16(b, u.at) === 547 && get16(b, u.at + 2) === 546) return 'rogue_dhcp';
+    }
+    return this.#speakAs(card, b, ipv6SourceAt(ip), now, 'ip_spoof');
+  }
+
+  /** Undefined: it is its sender that decides. */
+  #icmpv6(card: GuardedCard, b: Uint8Array, u: Ipv6Upper, now: number): Drop | null | undefined {
+    if (u.at + 8 > u.end) return 'malformed';
+    const type = b[u.at];
+    const source = ipv6SourceAt(u.start);
+    const unspecified = isZero(b, source, 4);
+    if (type === NdType.routerAdvert || type === NdType.redirect) return 'rogue_ra';
+    if (type !== NdType.solicit && type !== NdType.advert && type !== NdType.routerSolicit) return unspecified && MLD.includes(type) ? null : undefined;
+    if (u.fragment) return 'nd_spoof'; // neighbour discovery is never fragmented (RFC 6980)
+    const options = ndOptionsAt(b, u.at, u.end);
+    if (options === 0) return 'malformed';
+    let forged = false;
+    const whole = eachLinkAddress(b, options, u.end, (at) => {
+      if (readMac(b, at) !== card.mac) forged = true;
+    });
+    if (!whole) return 'malformed';
+    if (forged) return 'nd_spoof';
+    // a guest without an address asks whether one is free (RFC 4862)
+    if (unspecified && type !== NdType.advert) return null;
+    return this.#speakAs(card, b, source, now, 'nd_spoof') ?? (type === NdType.advert ? this.#speakAs(card, b, u.at + 8, now, 'nd_spoof') : null);
+  }
+
+  /** Whether the card may speak as the address at `at`; if nobody holds it, it does from now on. */
+  #speakAs(card: GuardedCard, b: Uint8Array, at: number, now: number, spoof: 'ip_spoof' | 'nd_spoof'): Drop | null {
+    const last = card.lastIpv6;
+    const [w0, w1, w2, w3] = [get32(b, at), get32(b, at + 4), get32(b, at + 8), get32(b, at + 12)];
+    if (w3 === last[3] && w2 === last[2] && w1 === last[1] && w0 === last[0] && now < card.lastIpv6Until) return null;
+    // unspecified, loopback, IPv4 in IPv6; group addresses
+    if ((w0 === 0 && w1 === 0 && (w2 === 0 || w2 === 0xffff)) || w0 >>> 24 === 0xff) return spoof;
+    const key = `${w0}:${w1}:${w2}:${w3}`;
+    const holder = this.#ipv6Owners.get(key);
+    if (holder !== card) {
+      if (holder && (holder.ipv6.get(key) ?? 0) > now) return spoof;
+      const maker = makerOf(w2, w3);
+      if (maker !== card.mac) {
+        if (maker === this.#gatewayMac || this.#byMac.has(maker)) return spoof;
+        this.#forgetSilent(card, now);
+        if (card.ipv6.size >= MAX_IPV6) return 'address_limit';
+      }
+      holder?.ipv6.delete(key);
+      this.#ipv6Owners.set(key, card);
+    }
+    card.ipv6.delete(key);
+    card.ipv6.set(key, now + HOLD_MS);
+    card.lastIpv6.set([w0, w1, w2, w3]);
+    card.lastIpv6Until = now + RENEW_MS;
+    return null;
+  }
+
+  #forgetSilent(card: GuardedCard, now: number): void {
+    for (const [key, until] of card.ipv6) {
+      if (until > now) break;
+      card.ipv6.delete(key);
+      if (this.#ipv6Owners.get(key) === card) this.#ipv6Owners.delete(key);
+    }
+  }
+}
+
+/** Reports and leavings of multicast listeners (RFC 2710, 3810), which a guest sends before it has an address. */
+const MLD = [131, 132, 143];
+
+/** The MAC address of which an interface has made the second half of its address (RFC 4291, appendix A); -1 = none. */
+function makerOf(w2: number, w3: number): number {
+  if ((w2 & 0xff) !== 0xff || w3 >>> 24 !== 0xfe) return -1;
+  return ((w2 >>> 8) ^ 0x020000) * 2 ** 24 + (w3 & 0xffffff);
+}
+
+function isZero(b: Uint8Array, at: number, words: number): boolean {
+  for (let i = 0; i < words; i++) if (get32(b, at + 4 * i) !== 0) return false;
+  return true;
+}
+
+/** Loose and strict source routes (RFC 791) among the options of IPv4. */
+function hasSourceRoute(b: Uint8Array, at: number, end: number): boolean {
+  for (let o = at; o < end && b[o] !== 0; ) {
+    if (b[o] === 1) {
+      o++;
+      continue;
+    }
+    if (b[o] === 131 || b[o] === 137) return true;
+    if (o + 1 >= end || b[o + 1] < 2) return false;
+    o += b[o + 1];
+  }
+  return false;
+}

@@ -1,0 +1,177 @@
+/**
+ * The switch of one network: where each frame of a framed run goes.
+ *
+ * Theory of operation: a run of length-prefixed frames from one port is walked once. The guard says of each whether it
+ * may pass; frames one after the other that go to the same place are handed over as one run, so that a port gets one
+ * write for many frames. Places are: another port, the gateway's TCP path, the gateway itself, everybody (group
+ * addresses). Every port speaks with exactly one MAC address, its card's, which the guard enforces: so the table of
+ * addresses is the list of ports; nothing is learned that could be forged, nothing ages, and an address that is not
+ * there has nobody to be flooded to. What only the gateway answers (ARP for its address, DHCP) is not flooded. An
+ * isolated port (`--no-local`) reaches the gateway only, and no port reaches it.
+ *
+ * Limits: one VLAN; no multicast snooping: group frames go to all.
+ */
+import { arpTargetIp, checkArp } from '../../wire/arp.ts';
+import { get16, get32 } from '../../wire/bytes.ts';
+import { ETH_HEADER, EtherType } from '../../wire/ethernet.ts';
+import { IpProtocol } from '../../wire/ipv4.ts';
+import type { DropCounts } from '../drop-reasons.ts';
+import type { Guard, GuardedCard } from './guard.ts';
+
+/** One card's place on the switch. */
+export interface SwitchPort {
+  readonly card: GuardedCard;
+  readonly drops: DropCounts;
+  readonly isolated: boolean;
+  /** Bytes of an IP packet that fit its frames. */
+  readonly mtu: number;
+  /**
+   * Sends a framed run to the guest: bytes may be changed, and are not valid after the call, unless it sees to that
+   * itself.
+   */
+  forward(start: number, end: number, from: this): void;
+}
+
+/** What is not switched between ports. */
+export interface Gateway<P> {
+  readonly ip: number;
+  readonly mac: number;
+  /** A run of unfragmented TCP over IPv4 for the gateway's MAC, with hops left. */
+  onTcpRun(from: P, start: number, end: number): void;
+  /** Any other frame for the gateway, or for all; `frame` is the offset of its Ethernet header. */
+  onFrame(from: P, frame: number, end: number): void;
+  /** A frame between two ports that is larger than the receiver's MTU. */
+  onTooBig(from: P, to: P, frame: number, end: number): void;
+  /** A TCP connection is opened between ports with different MTUs: its options may be changed in place. */
+  onOpening(from: P, to: P, frame: number, end: number): void;
+}
+
+/** Offset of the time to live in a frame. */
+const TTL = 22;
+/** Places other than a port. */
+const NOWHERE = 0;
+const TCP_PATH = 1;
+const GATEWAY = 2;
+const ALL = 3;
+type Place<P> = P | 0 | 1 | 2 | 3;
+
+export class Switch<P extends SwitchPort> {
+  readonly #b: Uint8Array;
+  readonly #guard: Guard;
+  readonly #gateway: Gateway<P>;
+  readonly #gatewayHigh: number;
+  readonly #gatewayLow: number;
+  #byMac = new Map<number, P>();
+  #ports: P[] = [];
+
+  constructor(bytes: Uint8Array, guard: Guard, gateway: Gateway<P>) {
+    this.#b = bytes;
+    this.#guard = guard;
+    this.#gateway = gateway;
+    this.#gatewayHigh = Math.floor(gateway.mac / 2 ** 32);
+    this.#gatewayLow = gateway.mac >>> 0;
+  }
+
+  setPorts(ports: readonly P[]): void {
+    this.#ports = [...ports];
+    this.#byMac = new Map(ports.map((p) => [p.card.mac, p]));
+  }
+
+  /** The frames of a port, [start, end) in the packet memory: each with its length before it. */
+  onRun(from: P, start: number, end: number, now: number): void {
+    const b = this.#b;
+    let runStart = start;
+    let runPlace: Place<P> = NOWHERE;
+    let lastHigh = -1;
+    let lastLow = -1;
+    let lastPort: P | null = null;
+    for (let p = start; p < end; ) {
+      const o = p + 4;
+      const next = o + get32(b, p);
+      let place: Place<P> = NOWHERE;
+      const drop = this.#guard.check(from.card, b, o, next, now);
+      if (drop !== null) from.drops.add(drop);
+      else {
+        const high = get16(b, o);
+        const low = get32(b, o + 2);
+        if (high & 0x100) place = this.#groupPlace(o, next);
+        else if (high === this.#gatewayHigh && low === this.#gatewayLow) place = isPlainTcp(b, o, next) && b[o + TTL] > 1 ? TCP_PATH : GATEWAY;
+        else {
+          if (high !== lastHigh || low !== lastLow) {
+            lastHigh = high;
+            lastLow = low;
+            lastPort = this.#byMac.get(high * 2 ** 32 + low) ?? null;
+          }
+          place = this.#portPlace(from, lastPort, o, next);
+        }
+      }
+      if (place !== runPlace) {
+        if (p > runStart) this.#hand(from, runPlace, runStart, p);
+        runStart = p;
+        runPlace = place;
+      }
+      p = next;
+    }
+    if (end > runStart) this.#hand(from, runPlace, runStart, end);
+  }
+
+  #portPlace(from: P, to: P | null, o: number, end: number): Place<P> {
+    if (to === null || to === from) {
+      from.drops.add('no_destination');
+      return NOWHERE;
+    }
+    if (from.isolated || to.isolated) {
+      from.drops.add('isolated');
+      return NOWHERE;
+    }
+    if (end - o - ETH_HEADER > to.mtu) {
+      this.#gateway.onTooBig(from, to, o, end);
+      return NOWHERE;
+    }
+    if (from.mtu !== to.mtu && isSyn(this.#b, o, end)) this.#gateway.onOpening(from, to, o, end);
+    return to;
+  }
+
+  #groupPlace(o: number, end: number): Place<P> {
+    const b = this.#b;
+    const type = get16(b, o + 12);
+    if (type === EtherType.arp) return checkArp(b, o + 14, end) && arpTargetIp(b, o + 14) === this.#gateway.ip ? GATEWAY : ALL;
+    // the guard has seen to it that the header of IPv4 is whole
+    if (type === EtherType.ipv4 && b[o + 23] === IpProtocol.udp && (get16(b, o + 20) & 0x1fff) === 0) {
+      const udp = o + 14 + ((b[o + 14] & 15) << 2);
+      if (udp + 4 <= end && get16(b, udp) === 68 && get16(b, udp + 2) === 67) return GATEWAY;
+    }
+    return ALL;
+  }
+
+  #hand(from: P, place: Place<P>, start: number, end: number): void {
+    if (place === NOWHERE) return;
+    if (place === TCP_PATH) return void this.#gateway.onTcpRun(from, start, end);
+    if (place === GATEWAY || place === ALL) {
+      // the gateway only reads: the same bytes go to the ports afterwards
+      for (let p = start; p < end; ) {
+        const next = p + 4 + get32(this.#b, p);
+        this.#gateway.onFrame(from, p + 4, next);
+        p = next;
+      }
+      if (place === ALL && !from.isolated) this.#flood(from, start, end);
+      return;
+    }
+    place.forward(start, end, from);
+  }
+
+  #flood(from: P, start: number, end: number): void {
+    for (const to of this.#ports) if (to !== from && !to.isolated) to.forward(start, end, from);
+  }
+}
+
+function isPlainTcp(b: Uint8Array, o: number, end: number): boolean {
+  return get16(b, o + 12) === EtherType.ipv4 && end - o >= 34 && b[o + 23] === IpProtocol.tcp && (get16(b, o + 20) & 0x3fff) === 0;
+}
+
+/** The first frame of a TCP connection in either direction. */
+function isSyn(b: Uint8Array, o: number, end: number): boolean {
+  if (!isPlainTcp(b, o, end)) return false;
+  const tcp = o + 14 + ((b[o + 14] & 15) << 2);
+  return tcp + 20 <= end && (b[tcp + 13] & 2) !== 0;
+}

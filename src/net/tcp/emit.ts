@@ -1,0 +1,192 @@
+/**
+ * Frames towards the guest.
+ *
+ * Theory of operation. Each flow has a header of 58 bytes in packet memory (length prefix, Ethernet, IPv4, TCP) with
+ * addresses and ports filled in; a frame is that header with a few fields changed. Payload goes out by the `segment`
+ * kernel, which cuts, copies and sums in one pass. Every segment carries the newest acknowledgement and window.
+ *
+ * Limits. No IP options, no TCP options but in a SYN and in an ACK that tells of payload out of order (RFC 2018): a
+ * guest whose own queue drops a burst would otherwise send again one segment per round trip, and back off for seconds
+ * as nothing gives it a new measurement (RFC 6298 5.7). Timestamps (RFC 7323) are not offered: docs/decisions/0015.
+ */
+import { ETH, ETH_HEADER, EtherType, writeMac } from '../../wire/ethernet.ts';
+import { DONT_FRAGMENT, IPV4, IPV4_HEADER, IpProtocol } from '../../wire/ipv4.ts';
+import { seqAdd, seqDiff } from '../../wire/sequence.ts';
+import { MAX_OPTIONS, MAX_SACK_BLOCKS, TCP, TCP_HEADER, TcpFlag, writeSack, writeSynOptions } from '../../wire/tcp.ts';
+import { type Kernels, SEGMENT_HEADERS } from '../memory/kernels.ts';
+import type { PacketMemory } from '../memory/packet-memory.ts';
+import type { TcpFlow } from './flow.ts';
+import type { GuestPort } from './interface.ts';
+
+const PREFIX = 4;
+const IP = PREFIX + ETH_HEADER;
+const T = IP + IPV4_HEADER;
+const TTL = 64;
+/** Payload of a flow that may wait in its host socket: the window we offer. */
+export const WINDOW = 4 << 20;
+/** Our window scale: 65535 << 7 is twice the window. */
+export const WINDOW_SHIFT = 7;
+/**
+ * A port whose flows queue more than this towards the host gets small windows, and beyond the cap the payload of those
+ * that queue much is dropped.
+ */
+const PORT_QUEUE_SOFT = 16 << 20;
+export const PORT_QUEUE_CAP = 32 << 20;
+const SMALL_WINDOW = 65536;
+
+export class TcpEmitter {
+  readonly #memory: PacketMemory;
+  readonly #u8: Uint8Array;
+  readonly #view: DataView;
+  readonly #kernels: Kernels;
+  readonly #gatewayMac: number;
+  readonly #templates: number[] = [];
+  /** For frames of no flow. */
+  readonly #spare: number;
+  readonly #edges = new Int32Array(2 * MAX_SACK_BLOCKS);
+  segments = 0;
+
+  constructor(memory: PacketMemory, kernels: Kernels, gatewayMac: number) {
+    this.#memory = memory;
+    this.#u8 = memory.u8;
+    this.#view = memory.view;
+    this.#kernels = kernels;
+    this.#gatewayMac = gatewayMac;
+    this.#spare = memory.alloc(64);
+  }
+
+  /** A frame header for a flow; it goes back by `giveTemplate`. */
+  takeTemplate(guestIp: number, peerIp: number, ports: number): number {
+    const at = this.#templates.pop() ?? this.#memory.alloc(64);
+    this.#fill(at, guestIp, peerIp, ports);
+    return at;
+  }
+
+  giveTemplate(at: number): void {
+    this.#templates.push(at);
+  }
+
+  #fill(at: number, guestIp: number, peerIp: number, ports: number): void {
+    const v = this.#view;
+    this.#u8.fill(0, at, at + SEGMENT_HEADERS);
+    writeMac(this.#u8, at + PREFIX + ETH.source, this.#gatewayMac);
+    v.setUint16(at + PREFIX + ETH.type, EtherType.ipv4);
+    this.#u8[at + IP + IPV4.versionIhl] = 0x45;
+    v.setUint16(at + IP + IPV4.fragment, DONT_FRAGMENT);
+    this.#u8[at + IP + IPV4.ttl] = TTL;
+    this.#u8[at + IP + IPV4.protocol] = IpProtocol.tcp;
+    v.setInt32(at + IP + IPV4.source, peerIp);
+    v.setInt32(at + IP + IPV4.destination, guestIp);
+    v.setInt32(at + T + TCP.source, (ports << 16) | (ports >>> 16));
+    this.#u8[at + T + TCP.offset] = (TCP_HEADER / 4) << 4;
+  }
+
+  /** Acknowledgement and window in the flow's header; what we owed is paid. */
+  #refresh(flow: TcpFlow, flags: number): void {
+    const t = flow.template;
+    const mac = flow.owner.port.guestMac;
+    if (flow.templateMac !== mac) {
+      flow.templateMac = mac;
+      writeMac(this.#u8, t + PREFIX + ETH.destination, mac);
+    }
+    this.#u8[t + T + TCP.flags] = flags;
+    this.#view.setInt32(t + T + TCP.ack, flags & TcpFlag.ack ? flow.rcvNxt : 0);
+    this.#view.setUint16(t + T + TCP.window, flags & TcpFlag.syn ? Math.min(65535, this.#window(flow)) : this.#window(flow) >>> flow.shiftIn);
+    flow.ackDue = flow.ackNow = false;
+  }
+
+  /**
+   * Bytes from `rcvNxt` that the guest may send. The edge never moves left, and right only in steps worth a segment
+   * (RFC 9293 3.8.6.2.2).
+   */
+  #window(flow: TcpFlow): number {
+    const full = flow.owner.queued > PORT_QUEUE_SOFT ? SMALL_WINDOW : WINDOW;
+    const largest = flow.shiftIn === 0 ? 65535 : full;
+    const free = Math.max(0, Math.min(largest, full - flow.queued));
+    const edge = seqAdd(flow.rcvNxt, free & ~((1 << flow.shiftIn) - 1));
+    const more = seqDiff(edge, flow.rcvEdge);
+    if (more >= Math.min(flow.mss, largest >> 1)) flow.rcvEdge = edge;
+    return Math.max(0, seqDiff(flow.rcvEdge, flow.rcvNxt));
+  }
+
+  /** Whether the guest should hear of a window that has grown much since it was told. */
+  windowGrew(flow: TcpFlow): boolean {
+    const told = seqDiff(flow.rcvEdge, flow.rcvNxt);
+    const now = WINDOW - flow.queued;
+    return told < WINDOW / 4 && now - told >= WINDOW / 2;
+  }
+
+  /** One frame without payload. A SYN carries options, and an ACK what was received out of order. */
+  control(flow: TcpFlow, flags: number, seq: number): void {
+    const port = flow.owner.port;
+    this.#refresh(flow, flags);
+    const at = port.reserve(SEGMENT_HEADERS + MAX_OPTIONS);
+    this.#u8.copyWithin(at, flow.template, flow.template + SEGMENT_HEADERS);
+    let bytes = SEGMENT_HEADERS;
+    if (flags & TcpFlag.syn) {
+      const scale = flow.forwarded || flow.shiftIn > 0 ? WINDOW_SHIFT : -1;
+      bytes += writeSynOptions(this.#u8, at + SEGMENT_HEADERS, {
+        mss: port.mtu - IPV4_HEADER - TCP_HEADER,
+        windowScale: scale,
+        sack: flow.forwarded || flow.sack,
+      });
+    } else if (flow.sack && flow.early !== null && flags === TcpFlag.ack) {
+      const blocks = flow.early.stretches(this.#edges);
+      if (blocks > 0) bytes += writeSack(this.#view, at + bytes, this.#edges, blocks);
+    }
+    this.#finish(at, bytes, seq, flow.ipId++);
+    port.commit(bytes);
+    this.segments++;
+  }
+
+  /** Payload [from, from + length) as segments that begin at `seq`. */
+  payload(flow: TcpFlow, from: number, length: number, seq: number): void {
+    const port = flow.owner.port;
+    const count = Math.ceil(length / flow.mss);
+    this.#refresh(flow, TcpFlag.ack);
+    const at = port.reserve(length + count * SEGMENT_HEADERS);
+    port.commit(this.#kernels.segment(at, from, length, flow.mss, flow.template, seq, flow.ipId));
+    flow.ipId = (flow.ipId + count) & 0xffff;
+    this.segments += count;
+  }
+
+  /** A RST for a segment that belongs to nothing. */
+  resetStray(port: GuestPort, guestIp: number, peerIp: number, ports: number, seq: number, ack: number, flags: number): void {
+    this.#fill(this.#spare, guestIp, peerIp, ports);
+    const at = port.reserve(SEGMENT_HEADERS);
+    this.#u8.copyWithin(at, this.#spare, this.#spare + SEGMENT_HEADERS);
+    writeMac(this.#u8, at + PREFIX + ETH.destination, port.guestMac);
+    this.#u8[at + T + TCP.flags] = flags;
+    this.#view.setInt32(at + T + TCP.ack, ack);
+    this.#finish(at, SEGMENT_HEADERS, seq, 0);
+    port.commit(SEGMENT_HEADERS);
+    this.segments++;
+  }
+
+  /** Lengths, sequence number, checksums of a frame without payload. */
+  #finish(at: number, bytes: number, seq: number, id: number): void {
+    const v = this.#view;
+    const tcpBytes = bytes - T;
+    v.setUint32(at, bytes - PREFIX);
+    v.setUint16(at + IP + IPV4.total, bytes - IP);
+    v.setUint16(at + IP + IPV4.id, id & 0xffff);
+    v.setInt32(at + T + TCP.seq, seq);
+    this.#u8[at + T + TCP.offset] = (tcpBytes / 4) << 4;
+    v.setUint16(at + IP + IPV4.checksum, ~this.#kernels.checksum(at + IP, IPV4_HEADER), true);
+    // the addresses lie just before the TCP header: they are summed with it, and the rest of the pseudo header is added
+    const swapped = ((tcpBytes & 255) << 8) | (tcpBytes >> 8);
+    const sum = this.#kernels.checksum(at + IP + IPV4.source, 8 + tcpBytes) + (IpProtocol.tcp << 8) + swapped;
+    v.setUint16(at + T + TCP.checksum, ~((sum & 0xffff) + (sum >>> 16)), true);
+  }
+
+  /** Rebuilds the guest's SYN, IPv4 header and 8 bytes of TCP, for an ICMP error to quote. Returns its offset. */
+  quoteSyn(flow: TcpFlow): number {
+    const at = this.#spare;
+    this.#fill(at, flow.peerIp, flow.guestIp, (flow.ports << 16) | (flow.ports >>> 16));
+    this.#view.setUint16(at + IP + IPV4.total, IPV4_HEADER + TCP_HEADER);
+    this.#view.setInt32(at + T + TCP.seq, flow.irs);
+    this.#u8[at + T + TCP.flags] = TcpFlag.syn;
+    this.#view.setUint16(at + IP + IPV4.checksum, ~this.#kernels.checksum(at + IP, IPV4_HEADER), true);
+    return at + IP;
+  }
+}

@@ -1,0 +1,154 @@
+import { describe, expect, test } from 'vitest';
+import { FakePort, TcpRig } from '../../../test/sim/tcp-rig.ts';
+import { type Dial, TcpDialQueue } from './dial-queue.ts';
+import { Happened, TcpFlow } from './flow.ts';
+import { TcpPortState } from './guest.ts';
+import { Urgency } from './half-open.ts';
+
+/** An address that nobody was seen at. */
+const dead = (i: number): number => 0x0a000000 + i;
+const GOOD = 0xc0000201;
+
+/** A burst of 10,000 SYNs; `good` is begun in its middle. Returns whether that one still waits for its answer. */
+function burst(r: TcpRig, address: (i: number) => number, port: (i: number) => number): boolean {
+  let good: TcpFlow | null = null;
+  for (let i = 0; i < 10_000; i++) {
+    if (i === 5000) {
+      r.guest('S', { guestPort: 50_000, peer: GOOD, peerPort: 443 });
+      good = r.flow;
+    }
+    r.guest('S', { guestPort: 1024 + (i % 40_000), peer: address(i), peerPort: port(i) });
+  }
+  return good?.has(Happened.gone) === false;
+}
+
+describe('a burst of SYNs to where nobody answers', () => {
+  const limits = { connecting: 512 };
+  test('issue 4: to one address, to one port each: only its own are pushed out', () => {
+    const r = new TcpRig({ limits });
+    expect(
+      burst(
+        r,
+        () => dead(1),
+        (i) => 1 + i,
+      ),
+    ).toBe(true);
+    expect(r.machine.stats()).toMatchObject({ connecting: 512, opened: 10_001, evicted: 10_001 - 512 });
+  });
+
+  test('issue 4: to 10,000 addresses of 40 networks', () => {
+    expect(burst(new TcpRig({ limits }), dead, () => 80)).toBe(true);
+  });
+
+  test('issue 4: to 10,000 networks, when something has answered before at the good end; else the limit is wider than the burst', () => {
+    const r = new TcpRig({ limits });
+    r.established({ guestPort: 49_999, peer: GOOD, peerPort: 443 });
+    expect(
+      burst(
+        r,
+        (i) => dead(i * 256),
+        () => 80,
+      ),
+    ).toBe(true);
+    expect(
+      burst(
+        new TcpRig({ limits }),
+        (i) => dead(i * 256),
+        () => 80,
+      ),
+    ).toBe(false);
+    expect(
+      burst(
+        new TcpRig(),
+        (i) => dead(i * 256),
+        () => 80,
+      ),
+    ).toBe(true);
+  });
+
+  test('an end that answered once and does no more loses its privilege when it is pushed out', () => {
+    const r = new TcpRig({ limits: { connecting: 100 } });
+    r.established({ guestPort: 49_999, peer: GOOD, peerPort: 443 });
+    for (let i = 0; i < 1000; i++) r.guest('S', { guestPort: 1024 + i, peer: GOOD, peerPort: 443 });
+    expect(r.machine.stats()).toMatchObject({ connecting: 100, evicted: 900 });
+    r.guest('S', { guestPort: 50_000, peer: dead(7) });
+    const fresh = r.flow!;
+    for (let i = 0; i < 1000; i++) r.guest('S', { guestPort: 2024 + i, peer: GOOD, peerPort: 443 });
+    expect(fresh.ended).toBe(false);
+  });
+
+  test('clients from outside that the guest does not answer push out each other, not the guest’s own, nor those of another address', () => {
+    const r = new TcpRig({ limits: { connecting: 100 } });
+    r.guest('S', { peer: GOOD });
+    const own = r.flow!;
+    const other = r.machine.accept(r.port, 0xc0a84002, 22, dead(0), 999, r.now)!;
+    for (let i = 0; i < 1000; i++) r.machine.accept(r.port, 0xc0a84002, 22, GOOD, 1000 + i, r.now);
+    expect([own.ended, other.ended, r.machine.stats()['connecting']]).toEqual([false, false, 101]);
+  });
+});
+
+test('host sockets: a guest gets as many as are left for the others, and its pending ones make room', () => {
+  const r = new TcpRig({ limits: { sockets: 20 } });
+  const by = new FakePort(r.memory, 1, 1500, () => undefined);
+  for (let i = 0; i < 30; i++) r.guest('S', { guestPort: 1000 + i, peer: dead(i) });
+  expect(r.machine.stats()).toMatchObject({ flows: 10, evicted: 20 });
+  for (let i = 0; i < 30; i++) r.guest('S', { by, guestPort: 1000 + i, peer: dead(i) });
+  expect(r.machine.stats()).toMatchObject({ flows: 15, evicted: 45 });
+  const full = new TcpRig({ limits: { sockets: 4 } });
+  for (let i = 0; i < 2; i++) full.established({ guestPort: 1000 + i });
+  full.guest('S', { guestPort: 2000 });
+  expect(full.take(), 'nobody can make room').toEqual([expect.stringMatching(/^R\./)]);
+});
+
+test('no host socket to be had: the guest hears nothing, and its next SYN is a new try', () => {
+  const r = new TcpRig();
+  r.guest('S');
+  r.take();
+  r.machine.onNoSocket(r.flow!, r.now);
+  expect(r.take()).toEqual(['reset']);
+  r.guest('S');
+  expect(r.take()).toEqual(['connect 198.51.100.1:80']);
+  expect(r.machine.stats()).toMatchObject({ noSocket: 1, flows: 1 });
+});
+
+describe('the order of dials', () => {
+  const guests = [0, 1].map((index) => new TcpPortState({ index } as FakePort));
+  const dial = (guest: number, name: number): Dial => ({ flow: new TcpFlow(name, guests[guest], 0, 0, 0, 0, null as never, false), host: '', port: name });
+  const all = (q: TcpDialQueue): number[] => {
+    const names: number[] = [];
+    for (let d = q.next(); d; d = q.next()) names.push(d.port);
+    return names;
+  };
+
+  test('guests in turn, each by urgency, then by age', () => {
+    const q = new TcpDialQueue();
+    for (const n of [10, 11, 12]) q.push(dial(0, n), Urgency.many);
+    q.push(dial(0, 13), Urgency.few);
+    q.push(dial(0, 14), Urgency.known);
+    q.push(dial(1, 20), Urgency.many);
+    q.push(dial(1, 21), Urgency.many);
+    expect(all(q)).toEqual([14, 20, 13, 21, 10, 11, 12]);
+  });
+
+  test('what has ended is passed over, and does not pile up', () => {
+    const q = new TcpDialQueue();
+    const ended: Dial[] = [];
+    for (let i = 0; i < 100_000; i++) {
+      const d = dial(0, i);
+      if (i % 1000 !== 0) d.flow.events |= Happened.gone;
+      if (i < 100) ended.push(d);
+      q.push(d, Urgency.many);
+    }
+    expect(all(q)).toEqual(Array.from({ length: 100 }, (_, i) => i * 1000));
+  });
+});
+
+test('the machine tells what is urgent: known ends, then networks of which little is asked', () => {
+  const r = new TcpRig();
+  const urgencies: number[] = [];
+  r.onConnect = (u) => urgencies.push(u);
+  for (let i = 0; i < 10; i++) r.guest('S', { guestPort: 1000 + i, peer: dead(i) });
+  r.established({ guestPort: 2000, peer: GOOD, peerPort: 443 });
+  r.guest('S', { guestPort: 2001, peer: GOOD, peerPort: 443 });
+  expect(urgencies).toEqual([...new Array(8).fill(Urgency.few), Urgency.many, Urgency.many, Urgency.few, Urgency.known]);
+});

@@ -1,0 +1,125 @@
+/**
+ * What was sent again and is not heard of yet: which of it is under way, and which was lost once more (RFC 8985 6, by
+ * order instead of times).
+ *
+ * Theory of operation. A row of stretches, in the order in which they were sent. First transmissions need no row, as
+ * they go out in the order of their numbers: each stretch remembers up to where they had come when it was sent. When
+ * enough of what was sent after a stretch has been received, it is lost, and so is all before it in the row; that falls
+ * out, and may be sent again.
+ *
+ * Limits. MAX_STRETCHES; when the row is full, nothing more is sent again until its front is received, or lost, or
+ * forgotten after a time without news.
+ */
+import { seqDiff } from '../../wire/sequence.ts';
+import type { TcpScoreboard } from './scoreboard.ts';
+
+const MAX_STRETCHES = 64;
+/** Words of a stretch: first byte, the one after the last, and the first that had never been sent then. */
+const FROM = 0;
+const TO = 1;
+const MAX = 2;
+const WORDS = 3;
+
+export class TcpResent {
+  readonly #w = new Int32Array(WORDS * MAX_STRETCHES);
+  #count = 0;
+
+  get full(): boolean {
+    return this.#count === MAX_STRETCHES;
+  }
+
+  clear(): void {
+    this.#count = 0;
+  }
+
+  /** [from, to) is sent again, when all before `max` has been sent at least once. It lies in no other stretch. */
+  add(from: number, to: number, max: number): void {
+    const w = this.#w;
+    const last = WORDS * (this.#count - 1);
+    if (last >= 0 && w[last + TO] === from && w[last + MAX] === max) {
+      w[last + TO] = to;
+      return;
+    }
+    w.set([from, to, max], last + WORDS);
+    this.#count++;
+  }
+
+  /** Bytes of it that are not received, as far as is known. */
+  underWay(board: TcpScoreboard, una: number): number {
+    let n = 0;
+    for (let i = 0; i < this.#count; i++) n += this.#missing(i, board, una);
+    return n;
+  }
+
+  #missing(i: number, board: TcpScoreboard, una: number): number {
+    const w = this.#w;
+    const from = w[WORDS * i + FROM];
+    return board.missing(seqDiff(from, una) < 0 ? una : from, w[WORDS * i + TO]);
+  }
+
+  /**
+   * Forgets what has been received, and what is lost as at least `enough` bytes that were sent later have been
+   * received, or all of them.
+   */
+  judge(board: TcpScoreboard, una: number, sndMax: number, enough: number): void {
+    const w = this.#w;
+    // sent, and received, later than the stretch in question
+    let sent = 0;
+    let received = 0;
+    let first = 0;
+    for (let i = this.#count - 1; i >= 0 && first === 0; i--) {
+      const at = WORDS * i;
+      const max = w[at + MAX];
+      const fresh = seqDiff(sndMax, max);
+      const laterSent = sent + fresh;
+      const later = received + fresh - board.missing(seqDiff(max, una) < 0 ? una : max, sndMax);
+      if (later > 0 && later >= Math.min(enough, laterSent)) first = i + 1;
+      else {
+        // its own bytes went in order
+        const from = seqDiff(w[at + FROM], una) < 0 ? una : w[at + FROM];
+        const to = w[at + TO];
+        let lost = board.lostWithin(from, to, enough - later);
+        if (lost === from && later === laterSent) {
+          const top = board.lostWithin(from, to, 1);
+          if (board.missing(top, to) === 0) lost = top;
+        }
+        const bytes = seqDiff(to, w[at + FROM]);
+        sent += bytes;
+        received += bytes - board.missing(from, to);
+        if (seqDiff(lost, from) > 0) {
+          w[at + FROM] = lost;
+          first = i;
+          break;
+        }
+      }
+    }
+    while (first < this.#count && this.#missing(first, board, una) === 0) first++;
+    if (first === 0) return;
+    w.copyWithin(0, WORDS * first, WORDS * this.#count);
+    this.#count -= first;
+  }
+
+  /**
+   * The first byte of [from, to) that is in no stretch, and in `end` where the next stretch begins; `to` when there is
+   * none.
+   */
+  gap(from: number, to: number): number {
+    const w = this.#w;
+    for (let moved = true; moved; ) {
+      moved = false;
+      this.end = to;
+      for (let at = 0; at < WORDS * this.#count; at += WORDS) {
+        if (seqDiff(w[at + TO], from) <= 0 || seqDiff(w[at + FROM], to) >= 0) continue;
+        if (seqDiff(w[at + FROM], from) <= 0) {
+          from = w[at + TO];
+          moved = true;
+        } else if (seqDiff(w[at + FROM], this.end) < 0) this.end = w[at + FROM];
+      }
+      if (seqDiff(from, to) >= 0) return to;
+    }
+    return from;
+  }
+
+  /** Result of `gap`. */
+  end = 0;
+}
