@@ -34,7 +34,7 @@ export const cardSchema = z
     bridge: text(64).optional(),
     mac: text(64).nullable().optional(),
     controller: z.enum(['virtio-net', 'e1000', 'anet'], { error: 'must be one of virtio-net, e1000' }).optional(),
-    local: z.boolean().optional(),
+    isolated: z.boolean().optional(),
     ip: text(64).optional(),
     vlan: z.number().int().min(1, 'must be from 1 to 4094').max(4094, 'must be from 1 to 4094').nullable().optional(),
   })

@@ -133,6 +133,7 @@ export interface VmDescribe {
     bridge?: string;
     vlan?: number;
     ip?: string;
+    /** The option's sense: `false` = isolated. */
     local: boolean;
     port_forwarding_rules: { rule_name: string; guest_port: number; host_port: number; protocol: 'tcp' | 'udp'; host_ip: string }[];
   }[];
@@ -176,7 +177,8 @@ export interface NetworkCardRequest {
   /** `null` = `--no-mac`. */
   mac?: string | null;
   controller?: Controller | 'anet';
-  local?: boolean;
+  /** Isolated from other VMs and from the host: `true` = `--no-local`. */
+  isolated?: boolean;
   /** `auto` removes the reservation. */
   ip?: string;
   vlan?: number | null;

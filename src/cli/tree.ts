@@ -209,8 +209,8 @@ function cardOptions(command: Command): Command {
     .option('-m, --mac <MAC>', 'MAC address that the guest sees; translated on the network.')
     .option('-n, --no-mac', "No MAC address of one's own.")
     .option('-c, --controller <MODEL>', 'Card model: virtio-net (also anet) or e1000.')
-    .option('--local', 'Other VMs and the host can be reached (the default).')
-    .option('--no-local', 'Part the VM from other VMs and the host; forwarding still works.')
+    .option('--local', 'Let the VM reach other VMs and the host (the default).')
+    .option('--no-local', 'Isolate the VM from other VMs and from the host; port forwarding still works.')
     .option('--ip <ADDRESS>', 'Reserve this address by DHCP; auto gives it up.')
     .option('-v, --vlan <ID>', 'Tag with this VLAN (bridge); none for none.');
 }
@@ -223,13 +223,13 @@ function ruleOptions(command: Command): Command {
     .addOption(new Option('--protocol <PROTOCOL>', 'tcp or udp (default: tcp).'));
 }
 
-/** commander gives `mac: true` when `--no-mac` exists and neither was given. */
-function given(command: Command, o: CardOptions & { mac?: unknown }): CardOptions {
+/** The options that the user gave: commander sets `mac` and `local` to true by itself, as `--no-mac` and `--no-local` exist. */
+function given(command: Command, o: CardOptions & { mac?: unknown; local?: boolean }): CardOptions {
   const { mac, local, ...rest } = o;
   return {
     ...rest,
     ...(command.getOptionValueSource('mac') === 'cli' ? { mac: mac as string | false } : {}),
-    ...(command.getOptionValueSource('local') === 'cli' && local !== undefined ? { local } : {}),
+    ...(command.getOptionValueSource('local') === 'cli' && local !== undefined ? { isolated: !local } : {}),
   };
 }
 

@@ -10,7 +10,7 @@ export interface CardOptions {
   /** `false` = `--no-mac`. */
   mac?: string | false;
   controller?: string;
-  local?: boolean;
+  isolated?: boolean;
   ip?: string;
   vlan?: string;
 }
@@ -34,7 +34,7 @@ function cardRequest(o: CardOptions): NetworkCardRequest {
     ...(o.bridge === undefined ? {} : { bridge: o.bridge }),
     ...(o.mac === undefined ? {} : { mac: o.mac === false ? null : o.mac }),
     ...(o.controller === undefined ? {} : { controller: choice('-c', o.controller, ['virtio-net', 'e1000', 'anet'] as const) }),
-    ...(o.local === undefined ? {} : { local: o.local }),
+    ...(o.isolated === undefined ? {} : { isolated: o.isolated }),
     ...(o.ip === undefined ? {} : { ip: o.ip }),
     ...(vlan === undefined ? {} : { vlan }),
   };
