@@ -56,7 +56,8 @@ import { allowThroughFirewalls, findFirewalls, removeFirewallAllowances } from '
 import { type Ending, endFlows, Places } from './rules/flows.ts';
 import type { CardTap } from './rules/ingress.ts';
 import { keptElements, readDrops } from './rules/kept-elements.ts';
-import { DROP_REASONS, type RuledNic, removeTables, renderRuleset, type Segments } from './rules/ruleset.ts';
+import type { RuledNic, Segments } from './rules/rule-input.ts';
+import { DROP_REASONS, removeTables, renderRuleset } from './rules/ruleset.ts';
 import { type ServiceMethods, type ServiceStatus, serviceConfigOf } from './service/config.ts';
 import { SysctlRecord } from './sysctl-record.ts';
 
@@ -421,7 +422,7 @@ class KernelEngine implements Engine {
 
   #segments(desired: DesiredState): Segments {
     const own = (nic: DesiredNic): boolean => (this.#plugs.get(nic.id)?.own.length ?? 0) > 0;
-    return { cards: new Set(desired.nics.filter((n) => n.type === 'bridge' && own(n)).map((n) => n.id)), hostAddresses: this.#hostAddresses };
+    return { nics: new Set(desired.nics.filter((n) => n.type === 'bridge' && own(n)).map((n) => n.id)), hostAddresses: this.#hostAddresses };
   }
 
   async #applyRules(desired: DesiredState): Promise<void> {

@@ -14,7 +14,7 @@ import { listAddresses } from '../../../host/links.ts';
 import { cutConnections } from '../../../host/netlink/conntrack.ts';
 import { formatIpv4, parseIpv4, subnetContains } from '../../../wire/address.ts';
 import type { DesiredNetwork } from '../../engine.ts';
-import type { RuledNic } from './ruleset.ts';
+import type { RuledNic } from './rule-input.ts';
 
 interface Place {
   network: string;

@@ -22,7 +22,7 @@
  * kernel takes no eBPF, only a first option without length is found; an authentication header ends the search, as for
  * the kernel of the receiver, who must have a key for it.
  */
-import type { RuledNic } from './ruleset.ts';
+import type { RuledNic } from './rule-input.ts';
 
 /** Seconds for which an address is held after its card has last spoken as it. */
 export const HOLD_SECONDS = 3600;

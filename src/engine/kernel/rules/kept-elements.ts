@@ -14,7 +14,7 @@ import { parseMac } from '../../../wire/address.ts';
 import type { DesiredNic } from '../../engine.ts';
 import { TABLES, tapName } from '../names.ts';
 import { HOLD_SECONDS } from './ipv6.ts';
-import { domainOf } from './ruleset.ts';
+import { domainOf } from './rule-input.ts';
 
 const MOST_HELD = 64;
 const OWN = 'own6_';

@@ -18,20 +18,13 @@
  *
  * Limits: nft 1.0.6 garbles concatenated maps in its JSON, so these are only ever written.
  */
-import { createHash } from 'node:crypto';
 import { CLAIMS_MOST, CLAIMS_MS, DHCP_MOST, DHCP_MS, NAMES_MOST, NAMES_MS } from '../../../net/gateway/service-rates.ts';
 import { broadcastOf, formatIpv4, formatMac, formatSubnet, gatewayOf, parseMac } from '../../../wire/address.ts';
-import type { DesiredNetwork, DesiredNic, DesiredRule } from '../../engine.ts';
+import type { DesiredNetwork, DesiredRule } from '../../engine.ts';
 import { BRIDGES, bridgeMac, DHCP_PORTS, DNS_PORT, PLUG_PREFIX, SEGMENT_PREFIX, TABLES, tapName } from '../names.ts';
 import { type CardTap, ingressTable } from './ingress.ts';
 import { ipv6Chains, ipv6Sets } from './ipv6.ts';
-
-/** A card with what was learned of it. */
-export interface RuledNic {
-  nic: DesiredNic;
-  /** Its address now: lease or static. */
-  ip: number | null;
-}
+import { domainOf, type RuledNic, type Segments } from './rule-input.ts';
 
 /** Reasons for which the guard drops, in the order of the sets. */
 const GUARD_REASONS = [
@@ -63,18 +56,6 @@ const NOTED = 32;
 const list = (items: readonly string[]): string => (items.length > 0 ? ` elements = { ${items.join(', ')} }` : '');
 const q = (name: string): string => `"${name}"`;
 
-/**
- * Where addresses of IPv6 are one card's or another's: the network, or the VLAN of a bridge. In names of sets and
- * chains.
- */
-export function domainOf(nic: DesiredNic): string {
-  if (nic.type !== 'bridge') return nic.type;
-  return createHash('sha256')
-    .update(`${nic.bridge ?? ''}/${nic.vlan ?? ''}`)
-    .digest('hex')
-    .slice(0, 8);
-}
-
 /** A match, in a dynamic set: one key comes more often than so many times at once, and in so many ms. */
 const tooMany = (most: number, ms: number): string => `limit rate over ${(most * 1000) / ms}/second burst ${most} packets`;
 const dropAs = (reason: string, key: 'iifname' | 'ether saddr'): string => `update @drop_${reason} { ${key} counter } drop`;
@@ -82,14 +63,6 @@ const dropAs = (reason: string, key: 'iifname' | 'ether saddr'): string => `upda
 /** A rule is in force where there is a gateway: shared and host (B66), and a guest with an address. */
 function liveRules(nics: readonly RuledNic[]): { rule: DesiredRule; ip: number }[] {
   return nics.flatMap(({ nic, ip }) => (ip !== null && (nic.type === 'shared' || nic.type === 'host') ? nic.rules.map((rule) => ({ rule, ip })) : []));
-}
-
-/** What the guard has to know of bridge type. */
-export interface Segments {
-  /** Cards (ids) in a bridge of ours, in which the host has no part. */
-  cards: ReadonlySet<string>;
-  /** The host's own addresses on the interfaces that are bridged: no guest may claim them. */
-  hostAddresses: readonly string[];
 }
 
 /** Everything, as one transaction for `nft -f`. */
@@ -274,7 +247,7 @@ function bridgeTable(networks: readonly DesiredNetwork[], nics: readonly RuledNi
   const isolated = served.filter(({ nic }) => nic.isolated).map(({ nic }) => q(tapName(nic.id)));
   const lone = plugged.filter(({ nic }) => nic.isolated && nic.type === 'bridge').map(({ nic }) => q(tapName(nic.id)));
   const all = plugged.map(({ nic }) => q(tapName(nic.id)));
-  const inSegments = bridged.filter(({ nic }) => segments.cards.has(nic.id)).map(({ nic }) => q(tapName(nic.id)));
+  const inSegments = bridged.filter(({ nic }) => segments.nics.has(nic.id)).map(({ nic }) => q(tapName(nic.id)));
   const drop = (reason: (typeof GUARD_REASONS)[number]): string => dropAs(reason, 'iifname');
   const bridges = [...new Set(bridged.map(({ nic }) => domainOf(nic)))];
   const domains = [...networks.map((n) => n.name as string), ...bridges];

@@ -1,0 +1,30 @@
+/** What the nft rules are rendered from, besides the desired networks. */
+import { createHash } from 'node:crypto';
+import type { DesiredNic } from '../../engine.ts';
+
+/** A NIC and its current address. */
+export interface RuledNic {
+  nic: DesiredNic;
+  /** From a lease, or set by the guest itself; null while it has none. */
+  ip: number | null;
+}
+
+/** What the guard has to know about NICs of type bridge. */
+export interface Segments {
+  /** NICs (ids) attached to a bridge that anka made, which is no network of the host. */
+  nics: ReadonlySet<string>;
+  /** The host's own addresses on the bridged interfaces: no guest may claim them. */
+  hostAddresses: readonly string[];
+}
+
+/**
+ * The domain in which a NIC's IPv6 addresses are unique, as it appears in names of sets and chains: the network, or one
+ * VLAN of one bridge.
+ */
+export function domainOf(nic: DesiredNic): string {
+  if (nic.type !== 'bridge') return nic.type;
+  return createHash('sha256')
+    .update(`${nic.bridge ?? ''}/${nic.vlan ?? ''}`)
+    .digest('hex')
+    .slice(0, 8);
+}
