@@ -25,7 +25,7 @@ const ALLOWED: Record<string, string[]> = {
 
 /** npm packages that have exactly one importer, or one folder of importers. */
 const SOLE: Record<string, string> = {
-  koffi: 'host/ffi.ts',
+  koffi: 'host/ffi/',
   '@photostructure/sqlite': 'store/db.ts',
   'node:sqlite': 'store/db.ts',
   commander: 'cli/',

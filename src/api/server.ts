@@ -4,7 +4,7 @@ import { createServer, type Server } from 'node:http';
 import type { Socket } from 'node:net';
 import { dirname } from 'node:path';
 import { getRequestListener } from '@hono/node-server';
-import { peerUser } from '../host/ffi.ts';
+import { peerUser } from '../host/ffi/unix-socket.ts';
 import type { createApp } from './routes.ts';
 
 /** Listens on `path`, replacing a socket left by a daemon that is gone (the caller holds the lock). */

@@ -3,7 +3,7 @@
  * process ends, however it ends.
  */
 import { closeSync, constants, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
-import { tryLock } from '../host/ffi.ts';
+import { tryLock } from '../host/ffi/lock.ts';
 
 /** Takes the lock until this process ends. Null when it is ours now, else the pid of the daemon that has it. */
 export function takeLock(path: string): number | null {

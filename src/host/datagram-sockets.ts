@@ -9,7 +9,7 @@
  * Limits: Linux only; elsewhere there is none, and errors are not told.
  */
 import { closeSync } from 'node:fs';
-import { openDatagram, receiveError, setIntOption } from './ffi.ts';
+import { openDatagram, receiveError, setIntOption } from './ffi/sockets.ts';
 
 const IPPROTO_IP = 0;
 const IPPROTO_ICMP = 1;

@@ -11,7 +11,8 @@ import { AnkaError } from '../lib/errors.ts';
 import type { CapturedFrame } from '../wire/pcapng.ts';
 import { interfaceIndex } from './ethernet.ts';
 import { run } from './exec.ts';
-import { type BpfInstruction, openPacketMemory, type PacketMemory } from './ffi.ts';
+import type { BpfInstruction } from './ffi/classic-bpf.ts';
+import { openPacketMemory, type PacketMemory } from './ffi/packet.ts';
 
 const BLOCK_SIZE = 1 << 18;
 const BLOCKS = 16;
@@ -55,7 +56,7 @@ export class PacketRing {
       filter: options.filter ?? [],
       blockSize: BLOCK_SIZE,
       blocks: BLOCKS,
-      handOver: HAND_OVER_MS,
+      blockTimeout: HAND_OVER_MS,
     });
     this.#view = new DataView(this.#socket.memory);
     this.#words = new Int32Array(this.#socket.memory);

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { expect, test } from 'vitest';
-import { tryLock } from './ffi.ts';
+import { tryLock } from './ffi/lock.ts';
 import { runsWith } from './process.ts';
 
 test.skipIf(process.platform !== 'linux')(

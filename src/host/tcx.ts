@@ -14,7 +14,7 @@ import { closeSync } from 'node:fs';
 import { constants } from 'node:os';
 import { getSystemErrorName } from 'node:util';
 import { AnkaError } from '../lib/errors.ts';
-import { callBpf, describeBpf, queryBpf } from './ffi.ts';
+import { callBpf, describeBpf, queryBpf } from './ffi/bpf.ts';
 import type { TcDirection } from './tc.ts';
 
 export interface TcxProgram {

@@ -6,7 +6,7 @@
  * up, as nothing that QEMU says is that long.
  */
 import { createConnection, type Socket } from 'node:net';
-import { sendDescriptor } from '../host/ffi.ts';
+import { sendDescriptor } from '../host/ffi/unix-socket.ts';
 import { AnkaError } from '../lib/errors.ts';
 
 const MAX_LINE = 1 << 20;

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { landlockAbi } from '../../src/host/ffi.ts';
+import { landlockAbi } from '../../src/host/ffi/landlock.ts';
 import { builtMain } from '../world/built.ts';
 
 const abi = landlockAbi();

@@ -6,7 +6,7 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { landlockAbi } from '../../src/host/ffi.ts';
+import { landlockAbi } from '../../src/host/ffi/landlock.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
 import { shimmedGuest } from '../world/shim.ts';
 import { memoryOf, missing, type Namespace, until, World } from '../world/world.ts';

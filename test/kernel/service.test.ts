@@ -4,7 +4,7 @@
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { landlockAbi } from '../../src/host/ffi.ts';
+import { landlockAbi } from '../../src/host/ffi/landlock.ts';
 import { dhcp, greeting, guest, nic, rule, serve, state } from '../contract/guest-tools.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
 import { missing, type Namespace, until, World } from '../world/world.ts';

@@ -1,7 +1,7 @@
 /** Asks whether the kernel takes eBPF, again and again, until it was sent 500 signals; prints the refusals. */
 import { spawn } from 'node:child_process';
 import { setImmediate } from 'node:timers/promises';
-import { ebpfRefusal } from '../../src/host/ffi.ts';
+import { ebpfRefusal } from '../../src/host/ffi/bpf.ts';
 
 let signals = 0;
 process.on('SIGUSR2', () => signals++);

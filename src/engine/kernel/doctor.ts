@@ -2,7 +2,7 @@
 import { accessSync, constants } from 'node:fs';
 import { foreignMacDoubt } from '../../host/ethernet.ts';
 import { run } from '../../host/exec.ts';
-import { ebpfRefusal } from '../../host/ffi.ts';
+import { ebpfRefusal } from '../../host/ffi/bpf.ts';
 import { listLinks, listRoutes } from '../../host/links.ts';
 import { listTable } from '../../host/nft.ts';
 import { readSysctl } from '../../host/sysctl.ts';

@@ -4,7 +4,7 @@
  */
 import { accessSync, constants } from 'node:fs';
 import { run } from '../../host/exec.ts';
-import { landlockAbi } from '../../host/ffi.ts';
+import { landlockAbi } from '../../host/ffi/landlock.ts';
 import { readSysctl } from '../../host/sysctl.ts';
 import { type Asker, resolverFindings } from '../doctor/resolvers.ts';
 import type { DesiredState, DoctorFinding, EngineProblem } from '../engine.ts';

@@ -4,7 +4,7 @@ import { readFile } from 'node:fs/promises';
 import type { AnkaError } from '../../lib/errors.ts';
 import { parseIpv4, parseMac } from '../../wire/address.ts';
 import { interfaceIndex } from '../ethernet.ts';
-import { openNetlink } from '../ffi.ts';
+import { openNetlink } from '../ffi/netlink.ts';
 import { ACK, AF_INET, ask, attribute, request, u32 } from './netlink.ts';
 
 const NETLINK_ROUTE = 0;

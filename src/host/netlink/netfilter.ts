@@ -1,6 +1,6 @@
 /** Messages of netlink to and from netfilter: connections (conntrack.ts) and nftables. */
 import { closeSync } from 'node:fs';
-import { openNetlink } from '../ffi.ts';
+import { openNetlink } from '../ffi/netlink.ts';
 import { ACK, AF_INET, ask, attributes, request } from './netlink.ts';
 
 const NETLINK_NETFILTER = 12;

@@ -12,7 +12,9 @@
  */
 import { closeSync, readdirSync, readFileSync } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
-import { type BpfInstruction, dropPrivilegeGain, filterSystemCalls, setLimit } from '../ffi.ts';
+import type { BpfInstruction } from '../ffi/classic-bpf.ts';
+import { dropPrivilegeGain, setLimit } from '../ffi/process.ts';
+import { filterSystemCalls } from '../ffi/seccomp.ts';
 
 /** Resources of setrlimit(2). */
 const RLIMIT = { fileSize: 1, core: 4, processes: 6 } as const;

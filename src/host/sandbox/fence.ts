@@ -10,7 +10,7 @@
  * opened is: a descriptor from before stays.
  */
 import { closeSync, constants, openSync, readFileSync, statSync } from 'node:fs';
-import { addLandlockRule, createLandlockRuleset, landlockAbi, restrictByLandlock } from '../ffi.ts';
+import { addLandlockRule, createLandlockRuleset, landlockAbi, restrictByLandlock } from '../ffi/landlock.ts';
 
 /** LANDLOCK_ACCESS_FS_…, and the ABI with which each came. */
 const EXECUTE = 1 << 0;

@@ -12,7 +12,7 @@ import { mkdirSync, realpathSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { becomeProgram, dropPrivilegeGain } from '../ffi.ts';
+import { becomeProgram, dropPrivilegeGain } from '../ffi/process.ts';
 import { fence, systemOpenings } from './fence.ts';
 
 /** Folders with packages that this file, or a package that it uses, can be told to load. */

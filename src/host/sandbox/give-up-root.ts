@@ -1,6 +1,6 @@
 /** Root's helper process becomes a user of its own, to whom its folders belong (docs/decisions/0012). */
 import { lchownSync, mkdirSync } from 'node:fs';
-import { becomeUser } from '../ffi.ts';
+import { becomeUser } from '../ffi/process.ts';
 
 /**
  * Does nothing for others than root. Nothing in the folders is touched as root, for that user may have put a link

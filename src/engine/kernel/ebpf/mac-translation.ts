@@ -17,7 +17,7 @@
 import { createHash } from 'node:crypto';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ebpfRefusal } from '../../../host/ffi.ts';
+import { ebpfRefusal } from '../../../host/ffi/bpf.ts';
 import type { Link } from '../../../host/links.ts';
 import { type BpfFilter, ensureClsact, listBpfFilters, removeFilter, replaceBpfFilter, type TcDirection } from '../../../host/tc.ts';
 import { AnkaError } from '../../../lib/errors.ts';

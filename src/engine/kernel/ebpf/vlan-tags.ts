@@ -5,7 +5,7 @@
  * What is attached is asked of the kernel; the name of a filter tells its VLAN. A card that should have a tag and
  * cannot get it, or of which that is not known, is not plugged in, so that nothing leaves untagged.
  */
-import { ebpfRefusal } from '../../../host/ffi.ts';
+import { ebpfRefusal } from '../../../host/ffi/bpf.ts';
 import type { Link } from '../../../host/links.ts';
 import { type BpfFilter, ensureClsact, listBpfFilters, removeFilter, replaceBpfFilter, type TcDirection } from '../../../host/tc.ts';
 import type { DesiredNic, DesiredState } from '../../engine.ts';

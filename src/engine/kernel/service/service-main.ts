@@ -13,7 +13,7 @@ import { createConnection, createServer, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import { parseArgs } from 'node:util';
 import pino from 'pino';
-import { CAPABILITY } from '../../../host/ffi.ts';
+import { CAPABILITY } from '../../../host/ffi/process.ts';
 import { LogFile } from '../../../host/log-file.ts';
 import { readResolvers, watchResolvers } from '../../../host/resolvers.ts';
 import { confine } from '../../../host/sandbox/confinement.ts';

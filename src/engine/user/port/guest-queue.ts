@@ -15,7 +15,7 @@
  *
  * Limits: at most 1.5 MiB is queued.
  */
-import { setSendBuffer } from '../../../host/ffi.ts';
+import { setSendBuffer } from '../../../host/ffi/sockets.ts';
 import { AnkaError } from '../../../lib/errors.ts';
 import type { DropCounts } from '../../../net/drop-reasons.ts';
 import { FrameQueue } from '../../../net/memory/frame-queue.ts';

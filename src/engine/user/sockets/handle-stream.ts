@@ -15,7 +15,7 @@
  */
 import type { Server, Socket } from 'node:net';
 import { getSystemErrorName } from 'node:util';
-import { keepAlive, limitUnsent } from '../../../host/ffi.ts';
+import { keepAlive, limitUnsent } from '../../../host/ffi/sockets.ts';
 import type { ClientHandle } from '../../../net/tcp/interface.ts';
 import { type HostStream, isFresh, NetStream, type StreamEvents, takeHandle } from './host-stream.ts';
 

@@ -11,7 +11,7 @@
  * serves elsewhere, and for sockets from which something has been read already.
  */
 import { connect, Socket } from 'node:net';
-import { keepAlive, limitUnsent } from '../../../host/ffi.ts';
+import { keepAlive, limitUnsent } from '../../../host/ffi/sockets.ts';
 
 export interface HostStream {
   /** Bytes that were written and that the kernel has not taken yet. */

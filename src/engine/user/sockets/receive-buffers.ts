@@ -17,7 +17,7 @@
  * ordinary user may ask for less than `OWN` (`net.core.rmem_max`), it is that. Linux 5.14 and later; elsewhere buffers
  * are the kernel's alone. Read first: socket(7), tcp(7).
  */
-import { enlargeReceiveBuffer, holdReceiveBuffer, receiveBuffer } from '../../../host/ffi.ts';
+import { enlargeReceiveBuffer, holdReceiveBuffer, receiveBuffer } from '../../../host/ffi/sockets.ts';
 
 /** Bytes of receive buffers of one card's sockets, and what each of them may have in any case. */
 const SHARED = 64 << 20;

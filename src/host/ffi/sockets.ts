@@ -1,0 +1,103 @@
+/** Socket options, and datagram sockets with an error queue, on descriptors that Node does not give these calls for. */
+import { declareOnce, errno, onLinux } from './koffi.ts';
+import { declareMessage, type Message, message } from './message.ts';
+
+const SOL_SOCKET = 1;
+const SO_SNDBUF = 7;
+const SO_RCVBUF = 8;
+const SO_KEEPALIVE = 9;
+const SO_SNDBUFFORCE = 32;
+const SO_BUF_LOCK = 72;
+/** SO_BUF_LOCK: the kernel keeps the size of the receive buffer. */
+const SOCK_RCVBUF_LOCK = 2;
+const MACOS_SOL_SOCKET = 0xffff;
+const MACOS_SO_KEEPALIVE = 8;
+const IPPROTO_TCP = 6;
+const TCP_NOTSENT_LOWAT = 25;
+const AF_INET = 2;
+const SOCK_DGRAM_CLOEXEC_NONBLOCK = 0x80802;
+const MSG_ERRQUEUE_DONTWAIT = 0x2040;
+
+interface SocketCalls {
+  socket(domain: number, type: number, protocol: number): number;
+  getsockopt(fd: number, level: number, name: number, value: Uint8Array, length: Uint32Array): number;
+  setsockopt(fd: number, level: number, name: number, value: Uint8Array, length: number): number;
+  recvmsg(fd: number, message: Message, flags: number): number;
+}
+
+const calls = declareOnce(({ func }): SocketCalls => {
+  declareMessage();
+  return {
+    socket: func('int socket(int, int, int)'),
+    getsockopt: func('int getsockopt(int, int, int, _Out_ uint8_t *, _Inout_ uint32_t *)'),
+    setsockopt: func('int setsockopt(int, int, int, uint8_t *, uint32_t)'),
+    recvmsg: func('long recvmsg(int, anka_msghdr *, int)'),
+  };
+});
+
+/** Sets an option whose value is an `int`; false if the kernel refuses. */
+export function setIntOption(fd: number, level: number, name: number, value: number): boolean {
+  const bytes = Buffer.alloc(4);
+  bytes.writeInt32LE(value);
+  return calls().setsockopt(fd, level, name, bytes, bytes.length) === 0;
+}
+
+/** Switches TCP keepalive on, at the host's intervals (on Linux `net.ipv4.tcp_keepalive_…`). */
+export function keepAlive(fd: number): void {
+  if (fd < 0) return;
+  if (onLinux) setIntOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+  else setIntOption(fd, MACOS_SOL_SOCKET, MACOS_SO_KEEPALIVE, 1);
+}
+
+/** Limits the bytes of a TCP socket that the kernel holds unsent; bytes in flight do not count. Linux only. */
+export function limitUnsent(fd: number, bytes: number): void {
+  if (onLinux && fd >= 0) setIntOption(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, bytes);
+}
+
+/** Reused by `receiveBuffer`, which is called often. */
+const optionValue = Buffer.alloc(4);
+const optionLength = Uint32Array.of(4);
+
+/** Current size of a socket's receive buffer in bytes, as the kernel counts it; 0 if unknown. Linux only. */
+export function receiveBuffer(fd: number): number {
+  if (!onLinux || fd < 0) return 0;
+  optionLength[0] = optionValue.length;
+  return calls().getsockopt(fd, SOL_SOCKET, SO_RCVBUF, optionValue, optionLength) === 0 ? optionValue.readInt32LE(0) : 0;
+}
+
+/**
+ * Sets a TCP socket's receive buffer to `bytes`, as the kernel counts them, or to the limit of an unprivileged user.
+ * The kernel no longer tunes it. Linux only.
+ */
+export function enlargeReceiveBuffer(fd: number, bytes: number): void {
+  // the kernel doubles the value
+  if (onLinux && fd >= 0) setIntOption(fd, SOL_SOCKET, SO_RCVBUF, bytes / 2);
+}
+
+/** Fixes the size of a TCP socket's receive buffer, or lets the kernel tune it again. Linux 5.14 and later. */
+export function holdReceiveBuffer(fd: number, on: boolean): void {
+  if (onLinux && fd >= 0) setIntOption(fd, SOL_SOCKET, SO_BUF_LOCK, on ? SOCK_RCVBUF_LOCK : 0);
+}
+
+/**
+ * Sets a stream's send buffer to `bytes`, or to the limit of an unprivileged user. The kernel doubles the value, and
+ * charges small writes with more than their size. Linux only.
+ */
+export function setSendBuffer(fd: number, bytes: number): void {
+  if (!onLinux || fd < 0) return;
+  if (!setIntOption(fd, SOL_SOCKET, SO_SNDBUFFORCE, bytes)) setIntOption(fd, SOL_SOCKET, SO_SNDBUF, bytes);
+}
+
+/** A non-blocking IPv4 datagram socket, or errno. The caller closes it. */
+export function openDatagram(protocol: number): { fd: number } | { errno: number } {
+  const fd = calls().socket(AF_INET, SOCK_DGRAM_CLOEXEC_NONBLOCK, protocol);
+  return fd >= 0 ? { fd } : { errno: errno() };
+}
+
+/**
+ * Takes the next message of a socket's error queue (ip(7), IP_RECVERR): bytes of the payload, or -1 if the queue is
+ * empty. Bytes of the buffers past the message are left as they are.
+ */
+export function receiveError(fd: number, name: Buffer, payload: Buffer, control: Buffer): number {
+  return calls().recvmsg(fd, message(name, payload, control), MSG_ERRQUEUE_DONTWAIT);
+}
