@@ -438,7 +438,7 @@ class KernelEngine implements Engine {
     if (this.#applied?.wanted !== wanted || !asWanted(await this.#rulesInForce())) {
       // what was claimed since the last look would go with the table that it stands in
       const unread = this.#applied === null ? [] : await this.#guests.unreadClaims();
-      if (this.#applied !== null) await this.#bridged.look(desired.nics);
+      if (this.#applied !== null) await this.#bridged.poll(desired.nics);
       const claims = unread.length === 0 ? '' : `add element bridge anka claim { ${unread.join(', ')} }`;
       const kept = desired.networks.length === 0 ? [] : [claims, await keptElements(desired.nics, wanted)];
       const before = rulesetGeneration();
@@ -491,7 +491,7 @@ class KernelEngine implements Engine {
 
   async #lookAtNeighbours(): Promise<void> {
     if (!this.#hasDesired || this.#closed || this.#desired.nics.length === 0) return;
-    const moved = await this.#bridged.look(this.#desired.nics);
+    const moved = await this.#bridged.poll(this.#desired.nics);
     if (!(await this.#learn())) {
       if (moved) for (const w of this.#watchers) w();
       return;

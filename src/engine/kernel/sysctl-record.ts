@@ -1,47 +1,33 @@
 /**
- * Kernel settings that we changed, with what they were before, so that `reset` leaves the host as it was. Kept in the
- * run folder, as a reboot undoes them too.
+ * Kernel settings that anka changed, with their previous values, so that `reset` leaves the host as it was. Kept in the
+ * run directory, as a reboot resets them too.
  */
-import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { JsonRecord } from '../../host/json-record.ts';
 import { readSysctl, setSysctl } from '../../host/sysctl.ts';
 
 export class SysctlRecord {
-  #path: string;
-  #before: Record<string, string> | null = null;
+  readonly #previous: JsonRecord<string>;
 
   constructor(path: string) {
-    this.#path = path;
+    this.#previous = new JsonRecord(path);
   }
 
-  /** Sets a value, noting the old one first. */
+  /** Sets a value. The previous one is recorded first. */
   async set(key: string, value: string): Promise<void> {
     const now = await readSysctl(key);
     if (now === null || now === value) return;
-    const before = this.#load();
-    if (!(key in before)) {
-      before[key] = now;
-      writeFileSync(`${this.#path}.part`, JSON.stringify(before), { mode: 0o600 });
-      renameSync(`${this.#path}.part`, this.#path);
+    const previous = this.#previous.entries;
+    if (!previous.has(key)) {
+      previous.set(key, now);
+      this.#previous.save();
     }
     await setSysctl(key, value);
   }
 
-  /** Puts every value back. */
+  /** Restores every previous value. */
   async restore(): Promise<void> {
-    for (const [key, value] of Object.entries(this.#load())) await setSysctl(key, value);
-    rmSync(this.#path, { force: true });
-    this.#before = null;
-  }
-
-  #load(): Record<string, string> {
-    if (this.#before) return this.#before;
-    let text = '{}';
-    try {
-      text = readFileSync(this.#path, 'utf8');
-    } catch {
-      // nothing was changed yet
-    }
-    this.#before = JSON.parse(text) as Record<string, string>;
-    return this.#before;
+    for (const [key, value] of this.#previous.entries) await setSysctl(key, value);
+    this.#previous.entries.clear();
+    this.#previous.save();
   }
 }

@@ -19,8 +19,8 @@
  * off, as for any forwarding; the kernel switches it off where the interface has a route. Linux 5.3 and later, with tc
  * of iproute2 5.10 and later.
  */
-import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { JsonRecord } from '../../../host/json-record.ts';
 import { ipBatch, type Link, listLinks } from '../../../host/links.ts';
 import { setSysctl } from '../../../host/sysctl.ts';
 import {
@@ -90,9 +90,8 @@ type Log = { info(o: object, m: string): void; warn(o: object, m: string): void 
 
 export class NoTouchBridges {
   #dir: string;
-  #path: string;
   #log: Log;
-  #changes: Record<string, Changes> | null = null;
+  readonly #changes: JsonRecord<Changes>;
   #guard: HostGuard;
   #tcx = new UplinkTcx();
 
@@ -100,14 +99,14 @@ export class NoTouchBridges {
   constructor(runDir: string, log: Log, guard: HostGuard) {
     this.#guard = guard;
     this.#dir = `${runDir}/bpf`;
-    this.#path = `${runDir}/uplinks.json`;
+    this.#changes = new JsonRecord(`${runDir}/uplinks.json`);
     this.#log = log;
   }
 
   /** Interfaces that have a bridge, or something of one. */
   known(links: readonly Link[]): string[] {
     const labelled = links.flatMap((l) => (l.alias.startsWith(`${LABEL}uplink=`) ? [l.alias.slice(LABEL.length + 7)] : []));
-    return [...new Set([...labelled, ...Object.keys(this.#load())])];
+    return [...new Set([...labelled, ...this.#changes.entries.keys()])];
   }
 
   /** Whether another took away what joins an interface, in a way that no monitor tells. */
@@ -226,7 +225,7 @@ export class NoTouchBridges {
   async #ensureClsact(uplink: string, index: number): Promise<void> {
     if (await hasClsact(uplink)) return;
     this.#of(uplink, index).clsact = true;
-    this.#save();
+    this.#changes.save();
     await ensureClsact(uplink);
   }
 
@@ -238,26 +237,26 @@ export class NoTouchBridges {
     for (const mac of changes.macs.filter((m) => !macs.includes(m))) {
       if (have.has(mac)) await removeFilterAddress(uplink, mac);
       changes.macs = changes.macs.filter((m) => m !== mac);
-      this.#save();
+      this.#changes.save();
     }
     const add = macs.filter((m) => !have.has(m));
     if (add.length > 0 && !changes.promiscuous) {
       changes.macs = [...new Set([...changes.macs, ...add])];
-      this.#save();
+      this.#changes.save();
       try {
         for (const m of add) await addFilterAddress(uplink, m);
       } catch (cause) {
         if (!nic.promiscuous) {
           this.#log.info({ uplink, error: (cause as Error).message }, 'the interface takes no list of addresses: it listens to all');
           changes.promiscuous = true;
-          this.#save();
+          this.#changes.save();
         }
       }
     }
     if (changes.promiscuous && !nic.promiscuous) await ipBatch([`link set dev ${uplink} promisc on`]);
     if (!nic.allMulticast) {
       changes.allMulticast = true;
-      this.#save();
+      this.#changes.save();
       await ipBatch([`link set dev ${uplink} allmulticast on`]);
     }
   }
@@ -265,7 +264,7 @@ export class NoTouchBridges {
   /** Takes everything of ours off the interface. */
   async #part(uplink: string): Promise<void> {
     const nic = (await listLinks()).find((l) => l.name === uplink);
-    const changes = this.#load()[uplink];
+    const changes = this.#changes.entries.get(uplink);
     if (nic) {
       for (const f of (await listBpfFilters([uplink])).get(uplink) ?? [])
         if (f.name.startsWith(OBJECT_PREFIX)) await removeFilter(uplink, f.direction, f.preference);
@@ -281,8 +280,8 @@ export class NoTouchBridges {
       }
     }
     if (changes) {
-      delete this.#load()[uplink];
-      this.#save();
+      this.#changes.entries.delete(uplink);
+      this.#changes.save();
     }
   }
 
@@ -308,32 +307,10 @@ export class NoTouchBridges {
   }
 
   #of(uplink: string, index: number): Changes {
-    const all = this.#load();
-    const known = all[uplink];
+    const known = this.#changes.entries.get(uplink);
     if (known?.index === index) return known;
     const blank: Changes = { index, clsact: false, allMulticast: false, promiscuous: false, macs: [] };
-    all[uplink] = blank;
+    this.#changes.entries.set(uplink, blank);
     return blank;
-  }
-
-  #save(): void {
-    const all = this.#load();
-    if (Object.keys(all).length === 0) rmSync(this.#path, { force: true });
-    else {
-      writeFileSync(`${this.#path}.part`, JSON.stringify(all), { mode: 0o600 });
-      renameSync(`${this.#path}.part`, this.#path);
-    }
-  }
-
-  #load(): Record<string, Changes> {
-    if (this.#changes) return this.#changes;
-    let text = '{}';
-    try {
-      text = readFileSync(this.#path, 'utf8');
-    } catch {
-      // nothing was changed yet
-    }
-    this.#changes = JSON.parse(text) as Record<string, Changes>;
-    return this.#changes;
   }
 }
