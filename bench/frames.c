@@ -1,9 +1,11 @@
-/* Guests that do nothing but send or take frames, so that a switch is measured and not the guests: QEMU's framing on unix sockets on which they listen.
+/* Frame source and sink with QEMU's framing on unix sockets that they listen on. They stand in for guests, so that the
+ * benchmark measures the switch alone.
  *
  *   frames SOURCE-SOCKET MAC IP SINK-SOCKET MAC IP SIZE SECONDS
  *
- * Source and sink claim their addresses by ARP, then UDP frames of SIZE bytes go from one to the other, many a write, for SECONDS. Prints {"frames": per second at
- * the sink, "gbps": of them}. With `-` for the sink's socket there is none, and the frames go to whoever has that MAC and IP; printed is what was sent. */
+ * Source and sink announce their addresses by gratuitous ARP. The source then sends UDP frames of SIZE bytes, many per
+ * write, for SECONDS. Prints {"frames": per second at the sink, "gbps": of those frames}. With `-` as SINK-SOCKET there
+ * is no sink: the frames go to the station with that MAC and IP, and the figures are those of the source. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <signal.h>
@@ -53,7 +55,7 @@ static void mac_of(const char *text, uint8_t *mac) {
   for (int i = 0; i < 6; i++) mac[i] = v[i];
 }
 
-/* A gratuitous ARP: the address is this card's. */
+/* Sends a gratuitous ARP for the card's address. */
 static void claim(int s, const uint8_t *mac, const char *ip) {
   uint8_t f[4 + 42] = {0, 0, 0, 42, 255, 255, 255, 255, 255, 255, [16] = 8, 6, 0, 1, 8, 0, 6, 4, 0, 1};
   memcpy(f + 10, mac, 6), memcpy(f + 26, mac, 6);
@@ -61,7 +63,7 @@ static void claim(int s, const uint8_t *mac, const char *ip) {
   if (send(s, f, sizeof f, MSG_NOSIGNAL) != sizeof f) die("claim");
 }
 
-/* Sends for `length` seconds; frames. */
+/* Sends for `length` seconds. Returns the number of frames. */
 static uint64_t source(int s, const uint8_t *from, const char *from_ip, const uint8_t *to, const char *to_ip, int size, double length) {
   uint64_t sent = 0;
   static uint8_t burst[BURST];
@@ -92,7 +94,7 @@ static void print(double frames, int size) {
   printf("{\"frames\":%.0f,\"gbps\":%.3f}\n", frames, frames * size * 8 / 1e9);
 }
 
-/* Counts bytes for `length` seconds, after half a second of warming up. */
+/* Counts bytes for `length` seconds, after a warm-up of 0.5 s. */
 static void sink(int s, int size, double length) {
   static uint8_t b[READ];
   double began = seconds() + 0.5, end = began + length;

@@ -1,10 +1,12 @@
-/* A small server and client for round trips and connection rates, so that what is measured is the network and not the probe.
+/* Server and client for round trips and connection rates. In C, so that the probe itself costs little.
  *
- *   probe serve PORT                         echoes; says "ready"
+ *   probe serve PORT                         echo server; prints "ready"
  *   probe latency HOST PORT SECONDS          round trips of 64 bytes over one connection
- *   probe connects HOST PORT SECONDS WIDTH   connect, one byte each way, reset (no TIME_WAIT, so that ports do not run out), WIDTH at once
+ *   probe connects HOST PORT SECONDS WIDTH   connect, one byte each way, reset; WIDTH connections at a time
  *
- * Prints {"rate": per second, "median": µs, "p99": µs, "failed": count}. The first tenth of the samples is warming up and left out of the percentiles. */
+ * `connects` resets its connections: without TIME_WAIT the local ports do not run out.
+ * Prints {"rate": per second, "median": µs, "p99": µs, "failed": count}. The first tenth of the samples is warm-up and
+ * does not count in the percentiles. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>

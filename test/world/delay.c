@@ -1,8 +1,10 @@
-/* A long cable: joins a tap of this network namespace to one of another, and carries each frame so many milliseconds later, as the queue discipline netem does where the kernel has it.
+/* A cable with latency: connects a tap of this network namespace to one of another and delivers each frame MILLISECONDS
+ * later. Replaces the queue discipline netem, which not every kernel has.
  *
  *   delay TAP OTHER-NAMESPACE TAP MILLISECONDS
  *
- * Makes both taps. Says "ready" when they are there. Frames wait in a ring for each direction; one that finds its ring full is dropped. */
+ * Creates both taps, then prints "ready". Each direction has a ring of frames; a frame that finds its ring full is
+ * dropped. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/if.h>

@@ -1,8 +1,11 @@
-/* The offloads of a tap with IFF_VNET_HDR, in the place of a card: as a card's TSO and LRO, or the kernel's own GSO and GRO, do it.
+/* The offloads of a network card for a tap with IFF_VNET_HDR: TSO and LRO, done as the kernel's GSO and GRO do them.
  *
- * Towards the network each segment gets what RFC 9293 and the kernel give it: its own sequence number, IP id, lengths and checksums; CWR only on the first, FIN and PSH only on the last. Towards the guest, frames are joined
- * that GRO would join: one connection, in order, nothing but ACK and PSH, the same acknowledgement and options, all but the last of one size; a PSH ends a packet. What is joined has been verified here, as the guest's kernel
- * takes it as it is; what is not joined is left to the guest. */
+ * From the guest: each segment gets its own sequence number, IP id, lengths and checksums (RFC 9293). Only the first
+ * keeps CWR, only the last keeps FIN and PSH.
+ * To the guest: frames are joined under the rules of GRO. They belong to one connection, are in order, carry no flags
+ * but ACK and PSH, and have the same acknowledgement number and options; all but the last have one size. A PSH ends a
+ * packet. Checksums of joined frames are verified here, as the guest's kernel trusts them. Other frames pass
+ * unverified. */
 #define _GNU_SOURCE
 #include "offload.h"
 #include <errno.h>
@@ -13,7 +16,8 @@
 
 enum { ETH = 14, IP = 20, TCP = 6, FIN = 1, PSH = 8, ACK = 16, CWR = 128, MOST_JOINED = 512, MOST_BYTES = 65535 };
 
-/* One's-complement sum of words as they lie in memory, added to `sum`; not folded. `bytes` may only be odd at the end of what is summed. */
+/* One's-complement sum of words in memory order, added to `sum`; not folded. `bytes` may be odd only in the last call
+ * for a sum. */
 static uint64_t add(uint64_t sum, const uint8_t *p, size_t bytes) {
   uint64_t w, carry = 0;
   for (; bytes >= 8; p += 8, bytes -= 8) {
@@ -50,12 +54,12 @@ static void put32(uint8_t *p, uint32_t v) {
   put16(p, v >> 16), put16(p + 2, v);
 }
 
-/* A checksum as it lies in memory. */
+/* Stores a checksum in memory order. */
 static void put_sum(uint8_t *p, uint16_t v) {
   memcpy(p, &v, 2);
 }
 
-/* The pseudo header of a TCP segment of `bytes`. */
+/* Sum of the pseudo header of a TCP segment of `bytes` bytes. */
 static uint64_t pseudo(const uint8_t *ip, size_t bytes) {
   uint8_t rest[4] = {0, TCP, bytes >> 8, bytes};
   return add(add(0, ip + 12, 8), rest, 4);
@@ -100,7 +104,7 @@ size_t cut(const struct virtio_net_hdr *h, const uint8_t *packet, size_t length,
   return to - out;
 }
 
-/* What is being joined: its headers, then each frame's payload where it lies. */
+/* The packet under construction: its headers, then pointers to the payloads of its frames. */
 static struct virtio_net_hdr none, large;
 static uint8_t *opened;
 static size_t opened_length, headers, segment, last, joined;
@@ -147,7 +151,7 @@ static int right(const uint8_t *frame) {
   return fold(add(0, i, IP)) == 0xffff && fold(add(pseudo(i, tcp), i + IP, tcp)) == 0xffff;
 }
 
-/* Bytes of its payload if it may be joined to others, else 0. */
+/* Payload bytes of a frame that GRO may join, else 0. */
 static size_t joinable(const uint8_t *f, size_t length) {
   const uint8_t *i = f + ETH, *t = i + IP;
   if (length < ETH + IP + 20 || get16(f + 12) != 0x0800 || i[0] != 0x45 || i[9] != TCP || get16(i + 6) & 0x3fff) return 0;
@@ -156,7 +160,8 @@ static size_t joinable(const uint8_t *f, size_t length) {
   return total - IP - header;
 }
 
-/* Whether it goes on where the opened one ends. But for lengths, id, checksums, sequence number, flags and window the headers are the same. */
+/* Whether the frame continues the packet under construction. The headers may differ in lengths, id, checksums, sequence
+ * number, flags and window only. */
 static int goes_on(const uint8_t *f, size_t payload) {
   const uint8_t *i = f + ETH, *t = i + IP, *oi = opened + ETH, *ot = oi + IP;
   size_t header = (t[12] >> 4) * 4;

@@ -1,12 +1,16 @@
-/* A guest's card without a guest: joins a tap of this network namespace to a unix stream socket with QEMU's framing (4 bytes of length, big-endian).
+/* A guest's network card without a guest: connects a tap of this network namespace to a unix stream socket with QEMU's
+ * framing (big-endian length of 4 bytes).
  *
  *   shim TAP listen|dial SOCKET [loss=PPM] [dup=PPM] [reorder=PPM] [seed=N]
  *   shim TAP listen|dial SOCKET offload
  *
- * `listen`: as QEMU with `-netdev stream,server=on`: one connection at a time, and the next one when that ends. `dial`: connects, and ends with the connection.
- * From the guest there is one send per frame, as QEMU does it. Damage (parts per million of frames, in both directions) is drawn from a seeded generator: lost,
- * sent twice, or held back behind the next frames of its direction. With `offload` the guest's kernel hands over large packets and takes them (offload.c), so that guest and shim cost little; on the socket are frames of the tap's MTU as
- * ever, those of one large packet in one send. Says "ready" when it listens or is connected. */
+ * `listen` acts as QEMU with `-netdev stream,server=on`: it serves one connection at a time. `dial` connects, and exits
+ * with the connection. Frames from the guest cost one send each, as in QEMU.
+ * Impairments are parts per million of frames in both directions, drawn from a seeded generator: lost, duplicated, or
+ * delayed behind the next frames of that direction.
+ * With `offload` the guest's kernel sends and receives large packets (offload.c), so that guest and shim cost little
+ * CPU. The socket still carries frames of the tap's MTU; those of one large packet go out in one send.
+ * Prints "ready" when it listens or is connected. */
 #define _GNU_SOURCE
 #include "offload.h"
 #include <arpa/inet.h>
@@ -32,12 +36,12 @@ static int tap;
 static uint64_t rng = 88172645463325252ull;
 static uint32_t loss, twice, reorder;
 static int offload;
-/* Towards the socket: what it did not take at once. From it: what is not a whole frame yet. */
+/* `out`: bytes that the socket did not accept yet. `in`: bytes of a frame that is not complete yet. */
 static uint8_t out[BUFFER], in[BUFFER];
 static size_t out_from, out_to, in_to;
 static int sock = -1, broken;
 
-/* A frame that is held back, and how many others pass it first. */
+/* A delayed frame, and the number of frames that still overtake it. */
 struct held {
   uint8_t frame[4 + FRAME];
   size_t length;
@@ -68,7 +72,7 @@ static void flush_out(void) {
   out_from = out_to = 0;
 }
 
-/* `frame` has four bytes of room before it, which get its length. */
+/* The four bytes before `frame` belong to the caller's buffer; the length prefix is written there. */
 static void to_socket(uint8_t *frame, size_t length) {
   uint32_t prefix = htonl(length);
   memcpy(frame - 4, &prefix, 4);
@@ -121,7 +125,7 @@ static void from_tap(void) {
   }
 }
 
-/* Packets of the guest's kernel, as large as it likes. */
+/* Reads packets of any size from the guest's kernel and cuts them. */
 static void large_from_tap(void) {
   for (int i = 0; i < BURST && !broken && out_to == 0; i++) {
     struct virtio_net_hdr h;
@@ -167,7 +171,7 @@ static void from_socket(void) {
   in_to -= at;
 }
 
-/* Until the connection ends. */
+/* Relays until the connection is closed. */
 static void relay(void) {
   int size = SNDBUF;
   fcntl(sock, F_SETFL, O_NONBLOCK);
@@ -202,7 +206,7 @@ static int listen_at(const char *path) {
   return s;
 }
 
-/* What the guest sends while nobody is connected is lost, as on a pulled cable. */
+/* Drops the guest's frames while no peer is connected, as an unplugged cable does. */
 static int accept_draining(int listener) {
   static uint8_t lost[FRAME];
   for (;;) {

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Builds the tiny guest of the tests into the folder $1: Debian's cloud kernel, or that of the package $2 (the cloud kernel has no driver for an e1000), busybox and dropbear in an initrd of some megabytes, and an empty disk.
-# No root needed; packages are downloaded from the host's own sources, and not installed.
+# Builds the tests' tiny guest in directory $1: Debian's cloud kernel, an initrd of a few megabytes with busybox and
+# dropbear, and an empty disk. $2 names another kernel package; the cloud kernel has no e1000 driver.
+# Needs no root. Packages are downloaded from the host's apt sources, and not installed.
 set -eu
 export PATH=$PATH:/usr/sbin:/sbin
 here=$(dirname "$(realpath "$0")")
@@ -19,7 +20,7 @@ version=$(ls "$x/lib/modules")
 depmod -b "$x" "$version"
 for d in bin sbin usr/bin usr/sbin etc/dropbear proc sys dev run tmp root home/anka/.ssh lib/mods var/log usr/share/udhcpc lib64 lib/x86_64-linux-gnu; do mkdir -p "$r/$d"; done
 cp "$(find "$x" -path '*bin/busybox' | head -1)" "$r/bin/busybox"
-chmod 4755 "$r/bin/busybox" # suid, for ping by user anka
+chmod 4755 "$r/bin/busybox" # setuid: user anka may ping
 cp "$x/usr/sbin/dropbear" "$r/usr/sbin/"
 copy_libraries() {
   for l in $(objdump -p "$1" | awk '/NEEDED/{print $2}'); do
@@ -64,7 +65,7 @@ S
 chmod +x "$r/usr/share/udhcpc/default.script"
 cp "$here/init.sh" "$r/init"
 chmod 755 "$r/init"
-# one host key for the image: a key per boot costs seconds under emulation
+# One host key for the image: creating a key at each boot takes seconds under emulation.
 LD_LIBRARY_PATH=$x/usr/lib/x86_64-linux-gnu:$x/lib/x86_64-linux-gnu "$x/usr/bin/dropbearkey" -t ed25519 -f "$r/etc/dropbear/dropbear_ed25519_host_key" >/dev/null 2>&1
 cp -L "$x/boot/vmlinuz-$version" "$out/vmlinuz"
 (cd "$r" && find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --quiet | gzip -6) >"$out/initrd.img"

@@ -1,5 +1,6 @@
 #!/bin/busybox sh
-# The tiny guest's init: network by udhcpc whenever there is a carrier, ssh by dropbear, power-off by the ACPI button, a shell on the serial console.
+# Init of the tiny guest: runs udhcpc on each card with a carrier, dropbear for ssh, a shell on the serial console, and
+# powers off on the ACPI button.
 /bin/busybox --install -s /bin
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
 mount -t proc proc /proc
@@ -33,7 +34,7 @@ watch_card() {
     sleep 0.2
   done
   [ -n "$pid" ] && kill "$pid" 2>/dev/null
-  echo "card $i is gone" >/dev/console
+  echo "card $i was removed" >/dev/console
 }
 (
   seen=" "
@@ -52,7 +53,7 @@ watch_card() {
     sleep 0.3
   done
 ) &
-# the power button sends an input event; any event on it means: off
+# The power button sends an input event. Any input event powers the guest off.
 for e in /dev/input/event*; do (head -c 24 "$e" >/dev/null && poweroff -f) & done
 echo "TINY GUEST READY" >/dev/console
 while :; do

@@ -1,4 +1,5 @@
-/* Sends Ethernet frames, a line of hex each on standard input, out of eth0. Set-user-id root in the guest; static, so that any guest runs it. */
+/* Reads Ethernet frames from standard input, one line of hex each, and sends them on eth0. Setuid root in the guest;
+ * linked statically, so that it runs in any guest. */
 #include <arpa/inet.h>
 #include <linux/if_packet.h>
 #include <net/if.h>
