@@ -182,8 +182,8 @@ export class TcpRig {
   readonly written: Buffer[] = [];
   /** Takes what is sent to the guest, instead of the log. */
   onSegment: ((s: Segment) => void) | null = null;
-  /** Told how urgent each new connection is. */
-  onConnect: ((urgency: number) => void) | null = null;
+  /** Receives the dial priority of each new connection. */
+  onConnect: ((priority: number) => void) | null = null;
   readonly #rx: number;
 
   constructor(options: { mtu?: number; isn?: number; limits?: TcpMachineOptions['limits']; ackDelay?: number } = {}) {
@@ -196,9 +196,9 @@ export class TcpRig {
       }
     });
     const host: HostSide = {
-      connect: (flow, address, port, urgency) => {
+      connect: (flow, address, port, priority) => {
         this.flow = flow;
-        this.onConnect?.(urgency);
+        this.onConnect?.(priority);
         this.log.push(`connect ${address}:${port}`);
       },
       write: (flow, at, length) => {

@@ -15,10 +15,9 @@ import type { TcpTimers } from './timers.ts';
 /** What the machine asks of the host's sockets. None of these calls back before it returns. */
 export interface HostSide {
   /**
-   * Answered by `onConnected`, `onNotConnected` or `onNoSocket`. `urgency`: what to dial first, when there is more than
-   * can be dialled at once (half-open.ts).
+   * Answered by `onConnected`, `onNotConnected` or `onNoSocket`. `priority`: what to dial first (half-open.ts).
    */
-  connect(flow: TcpFlow, host: string, port: number, urgency: number): void;
+  connect(flow: TcpFlow, host: string, port: number, priority: number): void;
   /**
    * Payload for the socket, at an offset in packet memory that is good during the call; it is in the guest's run,
    * unless `queued`. Sets `flow.queued` to the bytes that are not taken yet.

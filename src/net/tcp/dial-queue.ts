@@ -1,14 +1,12 @@
 /**
- * In which order host sockets are opened when more are asked for than a turn of the event loop has time for.
+ * The order in which host sockets are opened when more are requested than one turn of the event loop has time for.
  *
- * Theory of operation. Guests take turns, so that one guest's burst does not keep another waiting; of one guest's
- * connections the most urgent goes first (half-open.ts says how urgent), then the oldest. What has ended meanwhile is
- * passed over, and thrown out when it is more than half of what a guest has here: so the queue holds no more than twice
- * what is under way.
+ * Theory of operation. Guests are served round-robin, so that a burst of one guest does not delay the others. Within a
+ * guest the lowest DialPriority (half-open.ts) goes first, then the oldest. Dials of closed flows are skipped. They are
+ * removed in bulk once they outnumber the guest's half-open flows, so the queue holds at most about twice as many.
  */
-import type { TcpFlow } from './flow.ts';
-import type { TcpPortState } from './guest.ts';
-import { Urgency } from './half-open.ts';
+import type { TcpFlow, TcpPortState } from './flow.ts';
+import { DialPriority } from './half-open.ts';
 
 export interface Dial {
   readonly flow: TcpFlow;
@@ -16,15 +14,17 @@ export interface Dial {
   readonly port: number;
 }
 
-/** Below this, nothing is thrown out. */
-const SMALL = 256;
+/** Entries below which a queue is not cleaned up. */
+const MIN_CLEANUP = 256;
 
-class Row {
+/** Dials of one guest and one priority, oldest first. */
+class Fifo {
   items: Dial[] = [];
   first = 0;
 
+  /** `live` is how many flows of the guest are half-open. */
   push(dial: Dial, live: number): void {
-    if (this.items.length - this.first > SMALL + 2 * live) {
+    if (this.items.length - this.first > MIN_CLEANUP + 2 * live) {
       this.items = this.items.slice(this.first).filter((d) => !d.flow.ended);
       this.first = 0;
     }
@@ -45,26 +45,26 @@ class Row {
 }
 
 export class TcpDialQueue {
-  /** By guest; in the order of their turns. */
-  readonly #guests = new Map<TcpPortState, Row[]>();
+  /** By guest, in round-robin order; each has one queue per priority. */
+  readonly #guests = new Map<TcpPortState, Fifo[]>();
 
-  push(dial: Dial, urgency: number): void {
+  push(dial: Dial, priority: number): void {
     const owner = dial.flow.owner;
-    let rows = this.#guests.get(owner);
-    if (!rows) {
-      rows = Object.values(Urgency).map(() => new Row());
-      this.#guests.set(owner, rows);
+    let queues = this.#guests.get(owner);
+    if (!queues) {
+      queues = Object.values(DialPriority).map(() => new Fifo());
+      this.#guests.set(owner, queues);
     }
-    rows[urgency].push(dial, owner.dialling.size);
+    queues[priority].push(dial, owner.halfOpenOut.size);
   }
 
   next(): Dial | null {
-    for (const [owner, rows] of this.#guests) {
+    for (const [owner, queues] of this.#guests) {
       this.#guests.delete(owner);
-      for (const row of rows) {
-        const dial = row.next();
+      for (const queue of queues) {
+        const dial = queue.next();
         if (!dial) continue;
-        this.#guests.set(owner, rows);
+        this.#guests.set(owner, queues);
         return dial;
       }
     }

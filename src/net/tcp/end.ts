@@ -91,7 +91,7 @@ export class TcpEnds {
     this.#p.timers.remove(flow);
     const state = flow.owner;
     state.flows.delete(flow);
-    if (flow.lane) (flow.forwarded ? state.calling : state.dialling).delete(flow);
+    (flow.forwarded ? state.halfOpenIn : state.halfOpenOut).delete(flow.halfOpen);
     if (state.timeWait.delete(flow)) this.#p.lingering--;
     flow.send.clear();
     flow.early?.clear();

@@ -3,9 +3,8 @@
  * Behaviour is in the files beside this one.
  */
 
-import type { TcpPortState } from './guest.ts';
-import type { TcpLane } from './half-open.ts';
-import type { TcpRefusal } from './interface.ts';
+import { HalfOpenEntry, HalfOpenTable } from './half-open.ts';
+import type { GuestPort, TcpRefusal } from './interface.ts';
 import type { TcpReassembly } from './reassembly.ts';
 import type { TcpResent } from './resent.ts';
 import type { TcpScoreboard } from './scoreboard.ts';
@@ -145,10 +144,8 @@ export class TcpFlow {
   before: TcpFlow | null = null;
   after: TcpFlow | null = null;
 
-  /** Among those that are not yet connected. Owned by half-open.ts. */
-  lane: TcpLane | null = null;
-  laneBefore: TcpFlow | null = null;
-  laneAfter: TcpFlow | null = null;
+  /** Its place among the half-open connections of its NIC. */
+  readonly halfOpen: HalfOpenEntry<TcpFlow> = new HalfOpenEntry<TcpFlow>(this);
 
   /** The host socket is being read. */
   reading = true;
@@ -186,5 +183,32 @@ export class TcpFlow {
 
   get flight(): number {
     return (this.sndNxt - this.sndUna) | 0;
+  }
+}
+
+/** The flows of one NIC, and the accounts that bound them. */
+export class TcpPortState {
+  readonly port: GuestPort;
+  readonly flows = new Set<TcpFlow>();
+  /** Opened by the guest: the host socket is not connected, or the guest has not acknowledged our SYN. */
+  readonly halfOpenOut = new HalfOpenTable<TcpFlow>();
+  /** Forwarded to the guest, which has not answered our SYN. */
+  readonly halfOpenIn = new HalfOpenTable<TcpFlow>();
+  /** In TIME-WAIT, oldest first. */
+  readonly timeWait = new Set<TcpFlow>();
+  /** Blocked on room to the guest, or on memory. */
+  waiting: TcpFlow[] = [];
+  /** Payload that host sockets have not taken yet, bytes. */
+  queued = 0;
+  /** Packet memory in which payload waits for the guest's acknowledgement, bytes. */
+  held = 0;
+  /** Receive buffers that the kernel has given the host sockets, bytes, as far as they were sampled. */
+  buffers = 0;
+  /** Receive buffers that the kernel may still enlarge. */
+  readonly growing = new Set<{ hold(): void }>();
+  gone = false;
+
+  constructor(port: GuestPort) {
+    this.port = port;
   }
 }

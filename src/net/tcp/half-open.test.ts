@@ -1,9 +1,8 @@
 import { describe, expect, test } from 'vitest';
 import { FakePort, TcpRig } from '../../../test/sim/tcp-rig.ts';
 import { type Dial, TcpDialQueue } from './dial-queue.ts';
-import { Happened, TcpFlow } from './flow.ts';
-import { TcpPortState } from './guest.ts';
-import { Urgency } from './half-open.ts';
+import { Happened, TcpFlow, TcpPortState } from './flow.ts';
+import { DialPriority } from './half-open.ts';
 
 /** An address that nobody was seen at. */
 const dead = (i: number): number => 0x0a000000 + i;
@@ -122,11 +121,11 @@ describe('the order of dials', () => {
 
   test('guests in turn, each by urgency, then by age', () => {
     const q = new TcpDialQueue();
-    for (const n of [10, 11, 12]) q.push(dial(0, n), Urgency.many);
-    q.push(dial(0, 13), Urgency.few);
-    q.push(dial(0, 14), Urgency.known);
-    q.push(dial(1, 20), Urgency.many);
-    q.push(dial(1, 21), Urgency.many);
+    for (const n of [10, 11, 12]) q.push(dial(0, n), DialPriority.longLane);
+    q.push(dial(0, 13), DialPriority.shortLane);
+    q.push(dial(0, 14), DialPriority.known);
+    q.push(dial(1, 20), DialPriority.longLane);
+    q.push(dial(1, 21), DialPriority.longLane);
     expect(all(q)).toEqual([14, 20, 13, 21, 10, 11, 12]);
   });
 
@@ -137,7 +136,7 @@ describe('the order of dials', () => {
       const d = dial(0, i);
       if (i % 1000 !== 0) d.flow.events |= Happened.gone;
       if (i < 100) ended.push(d);
-      q.push(d, Urgency.many);
+      q.push(d, DialPriority.longLane);
     }
     expect(all(q)).toEqual(Array.from({ length: 100 }, (_, i) => i * 1000));
   });
@@ -150,5 +149,11 @@ test('the machine tells what is urgent: known ends, then networks of which littl
   for (let i = 0; i < 10; i++) r.guest('S', { guestPort: 1000 + i, peer: dead(i) });
   r.established({ guestPort: 2000, peer: GOOD, peerPort: 443 });
   r.guest('S', { guestPort: 2001, peer: GOOD, peerPort: 443 });
-  expect(urgencies).toEqual([...new Array(8).fill(Urgency.few), Urgency.many, Urgency.many, Urgency.few, Urgency.known]);
+  expect(urgencies).toEqual([
+    ...new Array(8).fill(DialPriority.shortLane),
+    DialPriority.longLane,
+    DialPriority.longLane,
+    DialPriority.shortLane,
+    DialPriority.known,
+  ]);
 });

@@ -1,61 +1,63 @@
 /**
- * Connections of one guest that are begun and not yet made, and which of them makes room when there are too many.
+ * Half-open connections of one guest, and which of them is evicted when there are too many.
  *
- * Theory of operation. They stand in lanes, one for each /24 network that is asked, and a lane's oldest is the first to
- * go: who has not answered by now is the least likely to. Room is made in one of the lanes that hold the most (within a
- * factor of two: lanes are kept by the power of two of their size, so that none has to be searched for). So a burst to
- * addresses where nobody answers pushes out its own, not the one connection beside it. Where something has answered
- * before, a lane of its own kind is used, and the kind that holds less is spared: a known server is reached through a
- * burst of any width.
+ * Theory of operation. Connections are kept in lanes, one per destination /24, oldest first. A lane's oldest entry is
+ * evicted first: a host that has not answered by now is the least likely to. The victim comes from one of the longest
+ * lanes. Lanes are indexed by the power of two of their size, so none has to be searched for, and "longest" is exact
+ * within a factor of two. A burst to addresses that do not answer therefore evicts its own connections, not others.
  *
- * Limits. What has answered is remembered for KNOWN ends, the oldest is forgotten. A burst that is wider than the limit
- * and asks every network but once pushes out the oldest of all that were never reached before.
+ * Endpoints that have answered before are kept in lanes of their own. The smaller of the two groups is spared, so a
+ * known server stays reachable through a burst of any width.
+ *
+ * Limits. MAX_KNOWN answering endpoints are remembered, the oldest is forgotten first. A burst wider than the limit that
+ * sends one SYN per network evicts the oldest connections to endpoints that were never reached before.
  */
-import type { TcpFlow } from './flow.ts';
 
-/** Ends that have answered, remembered for one guest. */
-const KNOWN = 1024;
-/** A lane of at most this many is asked before longer ones. */
-const FEW = 8;
+/** Answering endpoints remembered per guest. */
+const MAX_KNOWN = 1024;
+/** A lane with at most this many entries is short. */
+const SHORT_LANE = 8;
 
-/** When a connection is dialled: those with a lower number first. */
-export const Urgency = { known: 0, few: 1, many: 2 } as const;
+/** Order in which connections are dialled: lower numbers first. */
+export const DialPriority = { known: 0, shortLane: 1, longLane: 2 } as const;
 
-export class TcpLane {
+/** Connections to one /24, oldest first. */
+class Lane<F> {
   readonly key: number;
-  readonly kind: Kind;
+  readonly group: LaneGroup<F>;
   size = 0;
-  /** Power of two of its size. */
+  /** Power of two of its size; −1 = empty. */
   rank = -1;
-  first: TcpFlow | null = null;
-  last: TcpFlow | null = null;
-  before: TcpLane | null = null;
-  after: TcpLane | null = null;
+  first: HalfOpenEntry<F> | null = null;
+  last: HalfOpenEntry<F> | null = null;
+  before: Lane<F> | null = null;
+  after: Lane<F> | null = null;
 
-  constructor(key: number, kind: Kind) {
+  constructor(key: number, group: LaneGroup<F>) {
     this.key = key;
-    this.kind = kind;
+    this.group = group;
   }
 }
 
-/** The lanes of those that were reached before, or of the others. */
-class Kind {
-  readonly lanes = new Map<number, TcpLane>();
-  /** The first and last lane of each rank. */
-  readonly heads: (TcpLane | null)[] = new Array<TcpLane | null>(32).fill(null);
-  readonly tails: (TcpLane | null)[] = new Array<TcpLane | null>(32).fill(null);
+/** The lanes of known endpoints, or those of all others. */
+class LaneGroup<F> {
+  readonly lanes = new Map<number, Lane<F>>();
+  /** The first and the last lane of each rank. */
+  readonly heads: (Lane<F> | null)[] = new Array<Lane<F> | null>(32).fill(null);
+  readonly tails: (Lane<F> | null)[] = new Array<Lane<F> | null>(32).fill(null);
   size = 0;
 
-  /** The oldest flow of one of the longest lanes. */
-  get victim(): TcpFlow | null {
+  /** The oldest connection of one of the longest lanes. */
+  victim(): F | null {
     for (let rank = 31; rank >= 0; rank--) {
-      const head = this.heads[rank];
-      if (head) return head.first;
+      const entry = this.heads[rank]?.first;
+      if (entry) return entry.flow;
     }
     return null;
   }
 
-  rank(lane: TcpLane): void {
+  /** Moves the lane to the list of its size. */
+  updateRank(lane: Lane<F>): void {
     const rank = 31 - Math.clz32(lane.size);
     if (rank === lane.rank) return;
     if (lane.rank >= 0) {
@@ -77,66 +79,78 @@ class Kind {
   }
 }
 
-export class TcpPending {
-  readonly #others = new Kind();
-  readonly #reached = new Kind();
+/** A connection's links in its lane. */
+export class HalfOpenEntry<F> {
+  readonly flow: F;
+  lane: Lane<F> | null = null;
+  before: HalfOpenEntry<F> | null = null;
+  after: HalfOpenEntry<F> | null = null;
+
+  constructor(flow: F) {
+    this.flow = flow;
+  }
+}
+
+export class HalfOpenTable<F> {
+  readonly #unknownLanes = new LaneGroup<F>();
+  readonly #knownLanes = new LaneGroup<F>();
   readonly #known = new Set<number>();
 
   get size(): number {
-    return this.#others.size + this.#reached.size;
+    return this.#unknownLanes.size + this.#knownLanes.size;
   }
 
-  /** `lane`: the address that is asked. `end`: any number that names what is to answer. Returns how urgent it is. */
-  add(flow: TcpFlow, lane: number, end: number): number {
-    const known = this.#known.has(end);
-    const kind = known ? this.#reached : this.#others;
-    const key = lane >>> 8;
-    let l = kind.lanes.get(key);
-    if (!l) {
-      l = new TcpLane(key, kind);
-      kind.lanes.set(key, l);
+  /** `address` selects the lane; `endpoint` is any number that identifies who is to answer. Returns its DialPriority. */
+  add(entry: HalfOpenEntry<F>, address: number, endpoint: number): number {
+    const known = this.#known.has(endpoint);
+    const group = known ? this.#knownLanes : this.#unknownLanes;
+    const key = address >>> 8;
+    let lane = group.lanes.get(key);
+    if (!lane) {
+      lane = new Lane(key, group);
+      group.lanes.set(key, lane);
     }
-    flow.lane = l;
-    flow.laneBefore = l.last;
-    if (l.last) l.last.laneAfter = flow;
-    else l.first = flow;
-    l.last = flow;
-    l.size++;
-    kind.size++;
-    kind.rank(l);
-    if (known) return Urgency.known;
-    return l.size <= FEW ? Urgency.few : Urgency.many;
+    entry.lane = lane;
+    entry.before = lane.last;
+    if (lane.last) lane.last.after = entry;
+    else lane.first = entry;
+    lane.last = entry;
+    lane.size++;
+    group.size++;
+    group.updateRank(lane);
+    if (known) return DialPriority.known;
+    return lane.size <= SHORT_LANE ? DialPriority.shortLane : DialPriority.longLane;
   }
 
-  /** It is made, or given up; nothing when it is not here. */
-  delete(flow: TcpFlow): void {
-    const l = flow.lane;
-    if (!l) return;
-    if (flow.laneBefore) flow.laneBefore.laneAfter = flow.laneAfter;
-    else l.first = flow.laneAfter;
-    if (flow.laneAfter) flow.laneAfter.laneBefore = flow.laneBefore;
-    else l.last = flow.laneBefore;
-    flow.lane = flow.laneBefore = flow.laneAfter = null;
-    l.size--;
-    l.kind.size--;
-    l.kind.rank(l);
+  /** The connection is established, or was abandoned. Does nothing for an entry that is in no lane. */
+  delete(entry: HalfOpenEntry<F>): void {
+    const lane = entry.lane;
+    if (!lane) return;
+    if (entry.before) entry.before.after = entry.after;
+    else lane.first = entry.after;
+    if (entry.after) entry.after.before = entry.before;
+    else lane.last = entry.before;
+    entry.lane = entry.before = entry.after = null;
+    lane.size--;
+    lane.group.size--;
+    lane.group.updateRank(lane);
   }
 
-  /** Something has answered there. */
-  answered(end: number): void {
-    if (this.#known.has(end)) return;
-    this.#known.add(end);
-    if (this.#known.size > KNOWN) this.#known.delete(this.#known.values().next().value as number);
+  /** The endpoint has answered. */
+  remember(endpoint: number): void {
+    if (this.#known.has(endpoint)) return;
+    this.#known.add(endpoint);
+    if (this.#known.size > MAX_KNOWN) this.#known.delete(this.#known.values().next().value as number);
   }
 
-  /** Nothing answers there any more. */
-  unanswered(end: number): void {
-    this.#known.delete(end);
+  /** The endpoint no longer answers. */
+  forget(endpoint: number): void {
+    this.#known.delete(endpoint);
   }
 
-  /** Who makes room; null when there is nobody. */
-  victim(): TcpFlow | null {
-    const spared = this.#reached.size <= this.#others.size;
-    return spared ? this.#others.victim : this.#reached.victim;
+  /** The connection to evict; null when there is none. */
+  victim(): F | null {
+    const spareKnown = this.#knownLanes.size <= this.#unknownLanes.size;
+    return spareKnown ? this.#unknownLanes.victim() : this.#knownLanes.victim();
   }
 }

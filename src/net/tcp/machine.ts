@@ -27,8 +27,7 @@ import { ChunkPool } from './chunks.ts';
 import { DEFAULT_LIMITS, type HostSide, type TcpLimits, TcpParts } from './context.ts';
 import { PORT_QUEUE_CAP, TcpEmitter, WINDOW } from './emit.ts';
 import { TcpEnds } from './end.ts';
-import { Happened, type TcpFlow } from './flow.ts';
-import { TcpPortState } from './guest.ts';
+import { Happened, type TcpFlow, TcpPortState } from './flow.ts';
 import type { GuestPort, TcpRefusal } from './interface.ts';
 import { TcpOpen, type TcpOpenOptions } from './open.ts';
 import { TcpReassembly } from './reassembly.ts';
@@ -336,7 +335,7 @@ export class TcpMachine {
     for (const s of this.#ports) {
       if (!s) continue;
       queued += s.queued;
-      connecting += s.dialling.size + s.calling.size;
+      connecting += s.halfOpenOut.size + s.halfOpenIn.size;
       timeWait += s.timeWait.size;
     }
     const a = this.#arrive;

@@ -18,9 +18,8 @@ import type { TcpArrivals } from './arrive.ts';
 import type { TcpParts } from './context.ts';
 import { WINDOW_SHIFT } from './emit.ts';
 import type { TcpEnds } from './end.ts';
-import { Happened, TcpFlow } from './flow.ts';
-import type { TcpPortState } from './guest.ts';
-import type { TcpPending } from './half-open.ts';
+import { Happened, TcpFlow, type TcpPortState } from './flow.ts';
+import type { HalfOpenTable } from './half-open.ts';
 import type { ResolveTarget, TcpRefusal, TellUnreachable } from './interface.ts';
 import { initialSequence } from './isn.ts';
 import { TcpSendBuffer } from './send-buffer.ts';
@@ -32,7 +31,7 @@ const SYN_WAIT = 250;
 const SYN_TRIES = 6;
 
 /** A number that names what is to answer: the peer's address and port, or the guest's port. */
-function endOf(flow: TcpFlow): number {
+function endpointOf(flow: TcpFlow): number {
   return flow.forwarded ? flow.ports >>> 16 : (flow.peerIp >>> 0) * 65_536 + (flow.ports & 0xffff);
 }
 
@@ -69,11 +68,11 @@ export class TcpOpen {
   }
 
   /** Whether one more flow may be; others make room for it. */
-  #admit(state: TcpPortState, pending: TcpPending): boolean {
+  #admit(state: TcpPortState, halfOpen: HalfOpenTable<TcpFlow>): boolean {
     const p = this.#p;
-    if (pending.size >= p.limits.connecting) this.#makeRoom(pending);
+    if (halfOpen.size >= p.limits.connecting) this.#makeRoom(halfOpen);
     const sockets = state.flows.size - state.timeWait.size;
-    const larger = state.dialling.size >= state.calling.size ? state.dialling : state.calling;
+    const larger = state.halfOpenOut.size >= state.halfOpenIn.size ? state.halfOpenOut : state.halfOpenIn;
     if (sockets >= p.limits.sockets - (p.table.size - p.lingering) && !this.#makeRoom(larger)) return this.#refuse();
     if (state.flows.size < p.limits.flows) return true;
     const lingering = state.timeWait.values().next().value;
@@ -82,10 +81,10 @@ export class TcpOpen {
     return true;
   }
 
-  #makeRoom(pending: TcpPending): boolean {
-    const victim = pending.victim();
+  #makeRoom(halfOpen: HalfOpenTable<TcpFlow>): boolean {
+    const victim = halfOpen.victim();
     if (!victim) return false;
-    pending.unanswered(endOf(victim));
+    halfOpen.forget(endpointOf(victim));
     this.#ends.evict(victim);
     return true;
   }
@@ -99,14 +98,14 @@ export class TcpOpen {
   open(state: TcpPortState, d: number, guestIp: number, peerIp: number, ports: number, seq: number, window: number): void {
     const to = this.#o.resolve(state.port, peerIp >>> 0, ports & 0xffff);
     if (to === 'drop') return;
-    if (to === 'reset' || !this.#admit(state, state.dialling)) {
+    if (to === 'reset' || !this.#admit(state, state.halfOpenOut)) {
       this.#p.stray(state.port, guestIp, peerIp, ports, TcpFlag.syn, seq, 0, 0);
       return;
     }
     this.#p.counts.opened++;
     const flow = this.#make(state, guestIp, peerIp, ports, false);
     this.#takeSyn(flow, d, seq, window);
-    this.#p.host.connect(flow, to.host, to.port, state.dialling.add(flow, peerIp, endOf(flow)));
+    this.#p.host.connect(flow, to.host, to.port, state.halfOpenOut.add(flow.halfOpen, peerIp, endpointOf(flow)));
   }
 
   /** What the guest's SYN says. */
@@ -184,9 +183,9 @@ export class TcpOpen {
     if (flow.timedAt !== 0) measure(flow, this.#p.now - flow.timedAt);
     flow.timedAt = 0;
     flow.retries = flow.silent = 0;
-    const pending = flow.forwarded ? flow.owner.calling : flow.owner.dialling;
-    pending.delete(flow);
-    pending.answered(endOf(flow));
+    const halfOpen = flow.forwarded ? flow.owner.halfOpenIn : flow.owner.halfOpenOut;
+    halfOpen.delete(flow.halfOpen);
+    halfOpen.remember(endpointOf(flow));
     this.#p.sender.restart(flow, this.#p.now);
   }
 
@@ -231,12 +230,12 @@ export class TcpOpen {
     const old = this.#p.table.find(port.index, guestIp | 0, source | 0, ports);
     if (old?.has(Happened.timeWait)) this.#ends.remove(old);
     else if (old) return null;
-    if (!this.#admit(state, state.calling)) return null;
+    if (!this.#admit(state, state.halfOpenIn)) return null;
     this.#p.counts.forwarded++;
     const flow = this.#make(state, guestIp | 0, source | 0, ports, true);
     flow.shiftIn = WINDOW_SHIFT;
     flow.mss = port.mtu - 40;
-    state.calling.add(flow, source, endOf(flow));
+    state.halfOpenIn.add(flow.halfOpen, source, endpointOf(flow));
     this.#sendSyn(flow);
     return flow;
   }
@@ -253,7 +252,7 @@ export class TcpOpen {
       this.#p.stray(flow.owner.port, flow.guestIp, flow.peerIp, flow.ports, TcpFlag.syn, flow.irs, 0, 0);
     } else {
       this.#p.counts.unreachable++;
-      flow.owner.dialling.unanswered(endOf(flow));
+      flow.owner.halfOpenOut.forget(endpointOf(flow));
       this.#o.onUnreachable(flow.owner.port, why, this.#p.emit.quoteSyn(flow));
     }
     flow.events |= Happened.hostDone;

@@ -145,7 +145,7 @@ export class TcpGateway implements TcpPath {
     this.#shared = o.memory.alloc(LARGE_CHUNK);
     this.#sharedView = o.memory.buffer(this.#shared, LARGE_CHUNK);
     const host: HostSide = {
-      connect: (flow, host, port, urgency) => this.#connect({ flow, host, port }, urgency),
+      connect: (flow, host, port, priority) => this.#connect({ flow, host, port }, priority),
       write: (flow, at, length, queued) => this.#write(flow, at, length, queued),
       end: (flow) => (flow.host as HostSocket | null)?.stream?.end(),
       close: (flow) => this.#close(flow),
@@ -248,10 +248,10 @@ export class TcpGateway implements TcpPath {
    * Dials, but not too often in a turn: a burst of SYNs must not keep the other cards waiting. What the machine evicts
    * meanwhile costs no socket.
    */
-  #connect(dial: Dial, urgency: number): void {
+  #connect(dial: Dial, priority: number): void {
     if (this.#dialled === 0) setImmediate(() => this.#dialMore());
     if (this.#dialled++ < DIALS_PER_TURN) this.#dial(dial);
-    else this.#toDial.push(dial, urgency);
+    else this.#toDial.push(dial, priority);
   }
 
   #dialMore(): void {
