@@ -64,11 +64,11 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
 
   test('B93: a resolver that does not answer, a stub without its service, and none', async () => {
     w.setResolver('10.9.0.99');
-    await heals('resolver.stale', 'error', /10\.9\.0\.99 of \/etc\/resolv\.conf does not answer/, /take it out/, () => w.setResolver('10.9.0.1'));
+    await heals('resolver.stale', 'error', /10\.9\.0\.99 from \/etc\/resolv\.conf does not answer/, /remove it from/, () => w.setResolver('10.9.0.1'));
     w.setResolver('127.0.0.53');
     await heals('resolver.stale', 'error', /127\.0\.0\.53/, /systemctl restart systemd-resolved/, () => w.host.spawn(dnsmasq('127.0.0.53')));
     w.setResolver('');
-    await heals('resolver.none', 'warning', /names no server/, /dns_servers/, () => w.setResolver('10.9.0.1'));
+    await heals('resolver.none', 'warning', /lists no server/, /dns_servers/, () => w.setResolver('10.9.0.1'));
   });
 
   test.each(['kernel', 'user'] as const)(
@@ -88,7 +88,7 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
       expect(await second.apply(wanted)).toEqual([]);
       const find = async () => (await second.doctor()).find((f) => f.id === 'resolver.outdated');
       const found = await until('it is told', find);
-      expect(found.message).toMatch(/asks 10\.9\.0\.1 for names, but \/etc\/resolv\.conf names 10\.9\.0\.2/);
+      expect(found.message).toMatch(/forwards DNS queries to 10\.9\.0\.1, but \/etc\/resolv\.conf lists 10\.9\.0\.2/);
       world.host.run(/'(kill \d+)'/.exec(found.remedy)?.[1] as string);
       await until('it is mended', async () => !(await find()));
       if (kind === 'kernel') {
@@ -150,7 +150,7 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
         world.host.run(`setpriv --reuid=${ORDINARY} --regid=${ORDINARY} --clear-groups prlimit --pid ${pid} --nofile=${files}`);
       const low = {
         level: 'warning',
-        message: expect.stringMatching(/may have 1024 files open .* can have 768 TCP connections/),
+        message: expect.stringMatching(/may open 1024 files .* limited to 768 TCP connections/),
         remedy: expect.stringContaining('hard nofile'),
       };
       expect(await user.apply(state(nic(2)))).toEqual([]);

@@ -221,7 +221,7 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
   test('B93: doctor tells what an ordinary user lacks', async () => {
     const r = await anka.run(['doctor']);
     expect(r.stdout).toMatch(/ping_group_range/);
-    expect(r.stdout).toMatch(/all programs that are needed are installed/);
+    expect(r.stdout).toMatch(/all required programs are installed/);
   });
 
   test('B40: two VMs reach each other; the lease of a deleted one is given back', async () => {

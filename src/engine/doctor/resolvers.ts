@@ -1,63 +1,62 @@
 /**
- * What `doctor` says of the resolvers that guests' names are asked of (B93), the same on both engines: whether there
- * are any, whether they answer, and whether those who ask for the guests ask the right ones. Looks only, changes
- * nothing.
+ * `anka doctor` on the resolvers that guests' DNS queries are forwarded to (B93), for both engines. It checks that there
+ * are some, that they answer, and that every forwarder uses the current ones. Read-only.
  *
- * A process that outlives the daemon may see another /etc/resolv.conf than the daemon does: where the file is mounted
- * by itself, as in containers, a new one in its place is not seen by who was started before.
+ * A process that outlives the daemon may see another /etc/resolv.conf than the daemon: in containers the file is a mount
+ * of its own, and processes started earlier do not see its replacement.
  */
 import { asksResolver, readResolvers } from '../../host/resolvers.ts';
 import { formatIpv4, gatewayOf } from '../../wire/address.ts';
 import type { DesiredState, DoctorFinding } from '../engine.ts';
 
-/** A process of ours that asks for guests, and whom it asks. */
-export interface Asker {
+/** A process that forwards guests' DNS queries, and the servers that it uses. */
+export interface DnsForwarderProcess {
   title: string;
   pid: number;
   servers: readonly string[];
 }
 
-export async function resolverFindings(desired: DesiredState, askers: readonly Asker[]): Promise<DoctorFinding[]> {
+export async function resolverFindings(desired: DesiredState, forwarders: readonly DnsForwarderProcess[]): Promise<DoctorFinding[]> {
   const configured = desired.dnsServers.length > 0;
   const servers = configured ? desired.dnsServers : readResolvers(desired.networks.map((n) => formatIpv4(gatewayOf(n.subnet))));
   const where = configured ? 'the setting dns_servers' : '/etc/resolv.conf';
-  return [...outdated(servers, where, askers), ...(await silent(servers, where))];
+  return [...outdated(servers, where, forwarders), ...(await silent(servers, where))];
 }
 
-function outdated(servers: readonly string[], where: string, askers: readonly Asker[]): DoctorFinding[] {
+function outdated(servers: readonly string[], where: string, forwarders: readonly DnsForwarderProcess[]): DoctorFinding[] {
   const named = [...servers].sort().join(', ');
-  return askers
-    .filter((a) => [...a.servers].sort().join(', ') !== named)
-    .map((a) => ({
+  return forwarders
+    .filter((f) => [...f.servers].sort().join(', ') !== named)
+    .map((f) => ({
       id: 'resolver.outdated',
       level: 'error',
-      message: `${a.title} asks ${a.servers.join(', ') || 'nobody'} for names, but ${where} names ${servers.join(', ') || 'nobody'}`,
-      remedy: `'kill ${a.pid}': it is started again by itself, with what is named now`,
+      message: `${f.title} forwards DNS queries to ${f.servers.join(', ') || 'no server'}, but ${where} lists ${servers.join(', ') || 'none'}`,
+      remedy: `run 'kill ${f.pid}': it restarts with the current servers`,
     }));
 }
 
-/** Each server is asked for the root's name servers, which every resolver knows. */
+/** Queries each server for the NS records of the root, which every resolver knows. */
 async function silent(servers: readonly string[], where: string): Promise<DoctorFinding[]> {
   if (servers.length === 0)
     return [
       {
         id: 'resolver.none',
         level: 'warning',
-        message: '/etc/resolv.conf names no server: guests cannot resolve outside names',
-        remedy: "name one there, or 'anka config dns_servers ADDRESS'",
+        message: '/etc/resolv.conf lists no server: guests cannot resolve outside names',
+        remedy: "add one there, or run 'anka config dns_servers ADDRESS'",
       },
     ];
   const answers = await Promise.all(servers.map((server) => asksResolver(server)));
   const dumb = servers.filter((_s, i) => !answers[i]);
-  if (dumb.length === 0) return [{ id: 'resolver', level: 'ok', message: `names are asked of ${servers.join(', ')}`, remedy: '' }];
+  if (dumb.length === 0) return [{ id: 'resolver', level: 'ok', message: `DNS queries are forwarded to ${servers.join(', ')}`, remedy: '' }];
   const all = dumb.length === servers.length;
   return dumb.map((server) => ({
     id: 'resolver.stale',
-    // one that answers is enough, if late
+    // with one that answers, guests resolve names, only later
     level: all ? 'error' : 'warning',
-    message: `the resolver ${server} of ${where} does not answer: guests wait for names${all ? ', and get none' : ''}`,
+    message: `resolver ${server} from ${where} does not answer: guests ${all ? 'cannot resolve outside names' : 'resolve names slowly'}`,
     remedy: /^127\./.test(server)
-      ? "start the resolver of this host ('systemctl restart systemd-resolved'), or 'anka config dns_servers ADDRESS'"
-      : `take it out of ${where}, or 'anka config dns_servers ADDRESS' with one that answers`,
+      ? "start this host's resolver ('systemctl restart systemd-resolved'), or run 'anka config dns_servers ADDRESS'"
+      : `remove it from ${where}, or run 'anka config dns_servers ADDRESS' with one that answers`,
   }));
 }

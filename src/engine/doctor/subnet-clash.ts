@@ -1,9 +1,9 @@
-/** Subnets of ours against the routes that the host has for others (B24). */
+/** Subnets of the shared and host networks against the host's other routes (B24). */
 import type { Route } from '../../host/links.ts';
 import { formatSubnet, type SubnetLike, subnetsOverlap } from '../../wire/address.ts';
 import type { DesiredNetwork, EngineProblem } from '../engine.ts';
 
-/** Networks of ours that clash with one of `routes`, which are those of others; a free subnet is proposed. */
+/** Networks that clash with one of `routes`, the host's routes without those of anka; each with a free subnet. */
 export function subnetProblems(networks: readonly DesiredNetwork[], routes: readonly Route[]): EngineProblem[] {
   const foreign = routes.filter((r) => !r.isDefault);
   return networks.flatMap((n) => {
@@ -19,7 +19,7 @@ export function subnetProblems(networks: readonly DesiredNetwork[], routes: read
   });
 }
 
-/** A /24 of the private ranges that none of `taken` touches; undefined when there is none. */
+/** A private /24 that overlaps none of `taken`; undefined if there is none. */
 function proposeSubnet(taken: readonly SubnetLike[]): string | undefined {
   for (let third = 64; third < 256; third += 4) {
     const candidate = { base: (192 * 2 ** 24 + 168 * 65_536 + third * 256) >>> 0, prefix: 24 };

@@ -1,4 +1,4 @@
-/** What on this host breaks the networks, or would, and how to mend it (B93). Looks only, changes nothing. */
+/** `anka doctor` on the kernel engine: faults of this host that break the networks, and their remedies (B93). Read-only. */
 import { accessSync, constants } from 'node:fs';
 import { foreignMacDoubt } from '../../host/ethernet.ts';
 import { run } from '../../host/exec.ts';
@@ -7,7 +7,7 @@ import { listLinks, listRoutes } from '../../host/links.ts';
 import { listTable } from '../../host/nft.ts';
 import { readSysctl } from '../../host/sysctl.ts';
 import { formatSubnet, subnetsOverlap } from '../../wire/address.ts';
-import { type Asker, resolverFindings } from '../doctor/resolvers.ts';
+import { type DnsForwarderProcess, resolverFindings } from '../doctor/resolvers.ts';
 import type { DesiredState, DoctorFinding, ObservedNic } from '../engine.ts';
 import { isOurs } from './link-plan.ts';
 import { BRIDGES, cardBridgeNames, segmentNames, TABLES, tapName } from './names.ts';
@@ -22,7 +22,7 @@ const NEEDED: [program: string, args: string[], pkg: string][] = [
 ];
 
 /** `seen` are the cards as the engine observes them. */
-export async function examineHost(desired: DesiredState, seen: readonly ObservedNic[], askers: readonly Asker[]): Promise<DoctorFinding[]> {
+export async function examineHost(desired: DesiredState, seen: readonly ObservedNic[], forwarders: readonly DnsForwarderProcess[]): Promise<DoctorFinding[]> {
   return [
     ...(await programs()),
     rights(),
@@ -30,7 +30,7 @@ export async function examineHost(desired: DesiredState, seen: readonly Observed
     ...(await subnets(desired)),
     ...(await forwarding(desired)),
     ...ports(desired, seen),
-    ...(await resolverFindings(desired, askers)),
+    ...(await resolverFindings(desired, forwarders)),
     ...interfaces(desired, seen),
     ...ebpf(),
     ...(await leftovers(desired)),
@@ -40,8 +40,8 @@ export async function examineHost(desired: DesiredState, seen: readonly Observed
 async function programs(): Promise<DoctorFinding[]> {
   const missing: string[] = [];
   for (const [program, args, pkg] of NEEDED) await run(program, args).catch(() => missing.push(pkg));
-  if (missing.length === 0) return [{ id: 'programs', level: 'ok', message: 'all programs that are needed are installed', remedy: '' }];
-  return [{ id: 'programs', level: 'error', message: `programs are missing: ${missing.join(', ')}`, remedy: `apt-get install ${missing.join(' ')}` }];
+  if (missing.length === 0) return [{ id: 'programs', level: 'ok', message: 'all required programs are installed', remedy: '' }];
+  return [{ id: 'programs', level: 'error', message: `missing packages: ${missing.join(', ')}`, remedy: `apt-get install ${missing.join(' ')}` }];
 }
 
 function rights(): DoctorFinding {
@@ -60,16 +60,16 @@ function rights(): DoctorFinding {
 
 async function firewalls(): Promise<DoctorFinding[]> {
   const found = await findFirewalls();
-  if (found.length === 0) return [{ id: 'firewall', level: 'ok', message: 'no other firewall drops what it does not know', remedy: '' }];
+  if (found.length === 0) return [{ id: 'firewall', level: 'ok', message: 'no other firewall drops packets by default', remedy: '' }];
   return found.map((f) => ({
     id: `firewall.${f.owner}`,
     level: f.allowed ? 'ok' : 'warning',
-    message: `${f.owner} drops what it does not know in chain ${f.family} ${f.table} ${f.chain} (${f.hook})${f.allowed ? '; our accept is in it' : ''}`,
+    message: `${f.owner} drops packets by default in chain ${f.family} ${f.table} ${f.chain} (${f.hook})${f.allowed ? "; anka's accept rule is in place" : ''}`,
     remedy: f.allowed
       ? ''
       : f.owner === 'ufw'
         ? `'ufw allow in on ${BRIDGES.shared}' and 'ufw route allow in on ${BRIDGES.shared}'`
-        : `accept ${BRIDGES.shared} and ${BRIDGES.host} in it; anka does so by itself when a VM starts`,
+        : `accept ${BRIDGES.shared} and ${BRIDGES.host} in that chain; anka adds the rules when a VM starts`,
   }));
 }
 
@@ -79,12 +79,12 @@ async function subnets(desired: DesiredState): Promise<DoctorFinding[]> {
   const clashes = desired.networks.flatMap((n) =>
     routes.filter((r) => !r.isDefault && !ours.includes(r.dev) && subnetsOverlap(r, n.subnet)).map((r) => ({ n, r })),
   );
-  if (clashes.length === 0) return [{ id: 'subnet', level: 'ok', message: 'no route of this host touches our subnets', remedy: '' }];
+  if (clashes.length === 0) return [{ id: 'subnet', level: 'ok', message: "no route of this host overlaps anka's subnets", remedy: '' }];
   return clashes.map(({ n, r }) => ({
     id: 'subnet.clash',
     level: 'error',
-    message: `the ${n.name} network's ${formatSubnet(n.subnet)} clashes with the route to ${formatSubnet(r)} through ${r.dev}`,
-    remedy: `'anka config ${n.name}_subnet 192.168.N.0/24' with a free N`,
+    message: `subnet ${formatSubnet(n.subnet)} of the ${n.name} network clashes with the route to ${formatSubnet(r)} through ${r.dev}`,
+    remedy: `'anka config ${n.name}_subnet 192.168.N.0/24' with an unused N`,
   }));
 }
 
@@ -92,18 +92,18 @@ async function forwarding(desired: DesiredState): Promise<DoctorFinding[]> {
   const off: string[] = [];
   const devices = new Set([...desired.networks.map((n) => BRIDGES[n.name] as string), ...(await listRoutes()).filter((r) => r.isDefault).map((r) => r.dev)]);
   for (const dev of devices) if ((await readSysctl(`net/ipv4/conf/${dev}/forwarding`)) === '0') off.push(dev);
-  if (off.length === 0) return [{ id: 'forwarding', level: 'ok', message: 'packets are forwarded on every interface that needs it', remedy: '' }];
+  if (off.length === 0) return [{ id: 'forwarding', level: 'ok', message: 'IP forwarding is on where it is needed', remedy: '' }];
   return [
     {
       id: 'forwarding',
       level: desired.nics.length > 0 ? 'error' : 'ok',
-      message: `forwarding is off on ${off.join(', ')}${desired.nics.length > 0 ? '' : ' (switched on when a VM starts)'}`,
+      message: `IP forwarding is off on ${off.join(', ')}${desired.nics.length > 0 ? '' : ' (anka enables it when a VM starts)'}`,
       remedy: desired.nics.length > 0 ? off.map((d) => `sysctl -w net.ipv4.conf.${d}.forwarding=1`).join('; ') : '',
     },
   ];
 }
 
-/** Forwarding rules whose port on the host is somebody else's. */
+/** Port forwarding rules whose host port cannot be opened. */
 function ports(desired: DesiredState, seen: readonly ObservedNic[]): DoctorFinding[] {
   const taken = desired.nics.flatMap((nic) => {
     const rules = seen.find((s) => s.id === nic.id)?.rules ?? [];
@@ -112,12 +112,12 @@ function ports(desired: DesiredState, seen: readonly ObservedNic[]): DoctorFindi
       return /^another program holds|^no right to open|^this host has no address/.test(reason) ? [{ nic, rule, reason }] : [];
     });
   });
-  if (taken.length === 0) return [{ id: 'ports', level: 'ok', message: 'no port of a forwarding rule is taken', remedy: '' }];
+  if (taken.length === 0) return [{ id: 'ports', level: 'ok', message: 'every forwarded port is open', remedy: '' }];
   return taken.map(({ nic, rule, reason }) => ({
     id: 'ports.taken',
     level: 'error',
-    message: `rule '${rule.name}' of ${nic.vmName} is not in force: ${reason}`,
-    remedy: `end that program ('ss -H -l${rule.protocol === 'tcp' ? 't' : 'u'}np sport = :${rule.hostPort}' names it), or give the rule another port`,
+    message: `rule '${rule.name}' of ${nic.vmName} is inactive: ${reason}`,
+    remedy: `stop that program ('ss -H -l${rule.protocol === 'tcp' ? 't' : 'u'}np sport = :${rule.hostPort}' shows it), or give the rule another port`,
   }));
 }
 
@@ -128,24 +128,24 @@ function ebpf(): DoctorFinding[] {
     {
       id: 'rights.ebpf',
       level: 'warning',
-      message: `${refusal}: --mac and --vlan cannot be used, and VMs of type bridge and this host cannot reach each other`,
-      remedy: 'give the daemon CAP_BPF (in a container: privileges for bpf(2)), or put the interface into a bridge and name that with -b',
+      message: `${refusal}: --mac and --vlan are unavailable, and bridged VMs and this host cannot reach each other`,
+      remedy: 'grant the daemon CAP_BPF (in a container: allow bpf(2)), or add the interface to a bridge and pass that bridge with -b',
     },
   ];
 }
 
-/** Interfaces that VMs are bridged to, beyond which their frames may not get. */
+/** Interfaces with bridged VMs whose frames the network beyond may drop. */
 function interfaces(desired: DesiredState, seen: readonly ObservedNic[]): DoctorFinding[] {
   const names = new Set(desired.nics.flatMap((n) => (n.type === 'bridge' && n.bridge ? [n.bridge] : [])));
   const limited = desired.nics.flatMap((n): DoctorFinding[] => {
     const limit = seen.find((s) => s.id === n.id)?.limit;
-    const remedy = `put ${n.bridge} into a bridge, and name that with 'anka modify ${n.vmName} set network-card -b BRIDGE', or allow eBPF`;
+    const remedy = `add ${n.bridge} to a bridge and run 'anka modify ${n.vmName} set network-card -b BRIDGE', or allow eBPF`;
     return limit ? [{ id: 'bridge.macvlan', level: 'warning', message: `${n.vmName} is ${limit}`, remedy }] : [];
   });
   const doubts = [...names].flatMap((name): DoctorFinding[] => {
     const doubt = foreignMacDoubt(name);
-    if (doubt === null) return [{ id: 'bridge', level: 'ok', message: `nothing is known to hinder VMs on ${name}`, remedy: '' }];
-    return [{ id: 'bridge.foreign-mac', level: 'warning', message: doubt, remedy: "allow it there, or use 'anka modify VM set network-card -t shared'" }];
+    if (doubt === null) return [{ id: 'bridge', level: 'ok', message: `no known problem for VMs on ${name}`, remedy: '' }];
+    return [{ id: 'bridge.foreign-mac', level: 'warning', message: doubt, remedy: "allow several MAC addresses there, or run 'anka modify VM set network-card -t shared'" }];
   });
   return [...doubts, ...limited];
 }
@@ -161,6 +161,6 @@ async function leftovers(desired: DesiredState): Promise<DoctorFinding[]> {
   const left = (await listLinks()).filter((l) => isOurs(l) && !wanted.has(l.name)).map((l) => `interface ${l.name}`);
   if (desired.networks.length === 0)
     for (const [family, table] of TABLES) if ((await listTable(family, table)) !== null) left.push(`nft table ${family} ${table}`);
-  if (left.length === 0) return [{ id: 'leftovers', level: 'ok', message: 'nothing of ours is left over', remedy: '' }];
-  return [{ id: 'leftovers', level: 'warning', message: `left over from us, and of no use to any VM: ${left.join(', ')}`, remedy: 'anka network reset' }];
+  if (left.length === 0) return [{ id: 'leftovers', level: 'ok', message: 'no unused anka objects', remedy: '' }];
+  return [{ id: 'leftovers', level: 'warning', message: `unused anka objects: ${left.join(', ')}`, remedy: 'anka network reset' }];
 }

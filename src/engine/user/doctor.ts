@@ -1,12 +1,9 @@
-/**
- * What on this host limits or breaks the networks of the user engine, and how to mend it (B93). Looks only, changes
- * nothing.
- */
+/** `anka doctor` on the user engine: faults and limits of this host, and their remedies (B93). Read-only. */
 import { accessSync, constants } from 'node:fs';
 import { run } from '../../host/exec.ts';
 import { landlockAbi } from '../../host/ffi/landlock.ts';
 import { readSysctl } from '../../host/sysctl.ts';
-import { type Asker, resolverFindings } from '../doctor/resolvers.ts';
+import { type DnsForwarderProcess, resolverFindings } from '../doctor/resolvers.ts';
 import type { DesiredState, DoctorFinding, EngineProblem } from '../engine.ts';
 import { socketsWithin } from './sockets/socket-limit.ts';
 
@@ -16,23 +13,23 @@ const NEEDED: [program: string, args: string[], pkg: string][] = [
   ['ssh', ['-V'], 'openssh-client'],
 ];
 
-/** Connections that the guests of a network should be able to have open at once. */
+/** Concurrent connections that the guests of one network should be able to open. */
 const ENOUGH_CONNECTIONS = 1000;
 
-/** Who sends guests' echoes: not always this process (docs/decisions/0012). */
+/** The process that sends guests' ICMP echo requests; not always this one (docs/decisions/0012). */
 export interface Pinger {
   groups: readonly number[];
-  /** Whose groups they are, in words. */
+  /** The owner of these groups, as the finding names it. */
   whose: string;
-  /** What a network process that runs has found out; null when there is none. */
+  /** What a running network process has found out; null when none runs. */
   allowed: boolean | null;
 }
 
-/** `clashes` are the subnet problems that `validate` finds, `openFiles` what a network process may have open. */
+/** `clashes`: the subnet problems that `validate` finds. `openFiles`: the limit of open files of a network process. */
 export async function examineHost(
   desired: DesiredState,
   clashes: readonly EngineProblem[],
-  askers: readonly Asker[],
+  forwarders: readonly DnsForwarderProcess[],
   pinger: Pinger,
   openFiles: number,
 ): Promise<DoctorFinding[]> {
@@ -44,15 +41,15 @@ export async function examineHost(
     files(openFiles),
     ownFiles(),
     ...subnets(clashes),
-    ...(await resolverFindings(desired, askers)),
+    ...(await resolverFindings(desired, forwarders)),
   ];
 }
 
 async function programs(): Promise<DoctorFinding> {
   const missing: string[] = [];
   for (const [program, args, pkg] of NEEDED) await run(program, args).catch(() => missing.push(pkg));
-  if (missing.length === 0) return { id: 'programs', level: 'ok', message: 'all programs that are needed are installed', remedy: '' };
-  return { id: 'programs', level: 'error', message: `programs are missing: ${missing.join(', ')}`, remedy: `apt-get install ${missing.join(' ')}` };
+  if (missing.length === 0) return { id: 'programs', level: 'ok', message: 'all required programs are installed', remedy: '' };
+  return { id: 'programs', level: 'error', message: `missing packages: ${missing.join(', ')}`, remedy: `apt-get install ${missing.join(' ')}` };
 }
 
 function acceleration(): DoctorFinding {
@@ -64,13 +61,13 @@ function acceleration(): DoctorFinding {
     return {
       id: 'rights.kvm',
       level: 'warning',
-      message: absent ? 'this host has no /dev/kvm: guests are emulated, and slow' : '/dev/kvm may not be opened by you: guests are emulated, and slow',
-      remedy: absent ? "switch virtualisation on in the firmware, or 'modprobe kvm' as root" : "'usermod -aG kvm YOU' as root, then log in again",
+      message: absent ? 'this host has no /dev/kvm: guests are emulated and slow' : 'you have no access to /dev/kvm: guests are emulated and slow',
+      remedy: absent ? "enable virtualisation in the firmware, or run 'modprobe kvm' as root" : "run 'usermod -aG kvm USER' as root, then log in again",
     };
   }
 }
 
-/** Ping sockets: whether the group of whoever pings is in the range that may open them. */
+/** Ping sockets: whether a group of the pinging process is in the range that may open them. */
 async function ping(pinger: Pinger): Promise<DoctorFinding> {
   const text = await readSysctl('net/ipv4/ping_group_range');
   const [low, high] = (text ?? '1 0').trim().split(/\s+/).map(Number) as [number, number];
@@ -79,7 +76,7 @@ async function ping(pinger: Pinger): Promise<DoctorFinding> {
   return {
     id: 'rights.ping',
     level: 'warning',
-    message: `guests cannot ping outside addresses: net.ipv4.ping_group_range (${low} ${high}) leaves ${pinger.whose} out; TCP and UDP are not concerned`,
+    message: `guests cannot ping outside addresses: net.ipv4.ping_group_range (${low} ${high}) excludes ${pinger.whose}; TCP and UDP are not affected`,
     remedy: "sysctl -w net.ipv4.ping_group_range='0 2147483647'",
   };
 }
@@ -87,47 +84,47 @@ async function ping(pinger: Pinger): Promise<DoctorFinding> {
 async function lowPorts(desired: DesiredState): Promise<DoctorFinding> {
   const first = Number((await readSysctl('net/ipv4/ip_unprivileged_port_start')) ?? '1024');
   const barred = process.getuid?.() === 0 ? [] : desired.nics.flatMap((n) => n.rules.filter((r) => r.hostPort < first).map((r) => `${n.vmName}/${r.name}`));
-  if (barred.length === 0) return { id: 'rights.ports', level: 'ok', message: 'every forwarded port may be opened', remedy: '' };
+  if (barred.length === 0) return { id: 'rights.ports', level: 'ok', message: 'every forwarded port is allowed', remedy: '' };
   return {
     id: 'rights.ports',
     level: 'error',
-    message: `host ports below ${first} need root: ${barred.join(', ')}`,
-    remedy: `choose host ports from ${first} up, or 'sysctl -w net.ipv4.ip_unprivileged_port_start=80'`,
+    message: `host ports below ${first} require root: ${barred.join(', ')}`,
+    remedy: `choose host ports from ${first} up, or run 'sysctl -w net.ipv4.ip_unprivileged_port_start=80' as root`,
   };
 }
 
-/** Node has raised the limit as far as it may be, so it is the hard one. */
+/** Node raises the soft limit to the hard one at start, so this is the hard limit. */
 function files(limit: number): DoctorFinding {
   const connections = Math.floor(socketsWithin(limit));
   if (connections >= ENOUGH_CONNECTIONS)
-    return { id: 'limits.files', level: 'ok', message: "the limit of open files leaves room for guests' connections", remedy: '' };
+    return { id: 'limits.files', level: 'ok', message: "the limit of open files is high enough for guests' connections", remedy: '' };
   return {
     id: 'limits.files',
     level: 'warning',
-    message: `a network's process may have ${limit} files open (hard limit, 'ulimit -Hn'): all its guests together can have ${connections} TCP connections beyond this host, and further ones are not answered`,
+    message: `a network process may open ${limit} files (hard limit, 'ulimit -Hn'): its guests together are limited to ${connections} TCP connections to outside; more are not answered`,
     remedy:
-      "as root: a line 'YOU hard nofile 1048576' in /etc/security/limits.conf (or LimitNOFILE= of the service that starts anka); then stop your VMs, 'anka network reset', 'anka daemon stop', and log in again",
+      "as root, add 'USER hard nofile 1048576' to /etc/security/limits.conf (or set LimitNOFILE= in the service that starts anka); then stop your VMs, run 'anka network reset' and 'anka daemon stop', and log in again",
   };
 }
 
 function ownFiles(): DoctorFinding {
   if (process.platform !== 'linux')
-    return { id: 'rights.files', level: 'ok', message: "this system has no Landlock: a network's process may open your files", remedy: '' };
-  if (landlockAbi() > 0) return { id: 'rights.files', level: 'ok', message: "a network's process opens no files but its own", remedy: '' };
+    return { id: 'rights.files', level: 'ok', message: 'this system has no Landlock: network processes can open your files', remedy: '' };
+  if (landlockAbi() > 0) return { id: 'rights.files', level: 'ok', message: 'network processes can open only their own files', remedy: '' };
   return {
     id: 'rights.files',
     level: 'warning',
-    message: "this kernel has no Landlock: a network's process, which reads what guests send, may open all files that you may",
-    remedy: "Linux 5.13 or later with 'landlock' among the 'lsm=' of its command line",
+    message: 'this kernel has no Landlock: network processes, which parse packets of guests, can open every file that you can',
+    remedy: "boot Linux 5.13 or later with 'landlock' in the kernel parameter 'lsm='",
   };
 }
 
 function subnets(clashes: readonly EngineProblem[]): DoctorFinding[] {
-  if (clashes.length === 0) return [{ id: 'subnet', level: 'ok', message: 'no route of this host touches our subnets', remedy: '' }];
+  if (clashes.length === 0) return [{ id: 'subnet', level: 'ok', message: "no route of this host overlaps anka's subnets", remedy: '' }];
   return clashes.map((c) => ({
     id: 'subnet.clash',
     level: 'error',
     message: c.message,
-    remedy: "'anka config shared_subnet' or 'host_subnet' with a free one",
+    remedy: "run 'anka config shared_subnet SUBNET' or 'anka config host_subnet SUBNET' with an unused subnet",
   }));
 }
