@@ -1,9 +1,9 @@
 /**
- * `anka doctor` on the resolvers that guests' DNS queries are forwarded to (B93), for both engines. It checks that there
- * are some, that they answer, and that every forwarder uses the current ones. Read-only.
+ * `anka doctor` on the resolvers that guests' DNS queries are forwarded to (B93), for both engines. It checks that
+ * there are some, that they answer, and that every forwarder uses the current ones. Read-only.
  *
- * A process that outlives the daemon may see another /etc/resolv.conf than the daemon: in containers the file is a mount
- * of its own, and processes started earlier do not see its replacement.
+ * A process that outlives the daemon may see another /etc/resolv.conf than the daemon: in containers the file is a
+ * mount of its own, and processes started earlier do not see its replacement.
  */
 import { asksResolver, readResolvers } from '../../host/resolvers.ts';
 import { formatIpv4, gatewayOf } from '../../wire/address.ts';

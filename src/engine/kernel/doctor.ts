@@ -1,4 +1,6 @@
-/** `anka doctor` on the kernel engine: faults of this host that break the networks, and their remedies (B93). Read-only. */
+/**
+ * `anka doctor` on the kernel engine: faults of this host that break the networks, and their remedies (B93). Read-only.
+ */
 import { accessSync, constants } from 'node:fs';
 import { foreignMacDoubt } from '../../host/ethernet.ts';
 import { run } from '../../host/exec.ts';
@@ -145,7 +147,14 @@ function interfaces(desired: DesiredState, seen: readonly ObservedNic[]): Doctor
   const doubts = [...names].flatMap((name): DoctorFinding[] => {
     const doubt = foreignMacDoubt(name);
     if (doubt === null) return [{ id: 'bridge', level: 'ok', message: `no known problem for VMs on ${name}`, remedy: '' }];
-    return [{ id: 'bridge.foreign-mac', level: 'warning', message: doubt, remedy: "allow several MAC addresses there, or run 'anka modify VM set network-card -t shared'" }];
+    return [
+      {
+        id: 'bridge.foreign-mac',
+        level: 'warning',
+        message: doubt,
+        remedy: "allow several MAC addresses there, or run 'anka modify VM set network-card -t shared'",
+      },
+    ];
   });
   return [...doubts, ...limited];
 }
