@@ -11,15 +11,17 @@
  * architecture. `ANKA_BASE_IMAGE` names a folder with a `base.json` of one's own to be used instead (tests boot a tiny
  * guest so).
  */
+
 import { chmod, copyFile, mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import { run } from '../host/exec.ts';
 import { AnkaError, wrap } from '../lib/errors.ts';
+import { PACKAGE_ROOT } from '../lib/package-root.ts';
 import type { BaseImage, Progress } from './machine.ts';
 
-const ASSETS = fileURLToPath(new URL('../../assets/guest/', import.meta.url));
+const ASSETS = fileURLToPath(new URL('assets/guest/', PACKAGE_ROOT));
 const PACKAGES = [
   'systemd-sysv',
   'systemd-resolved',

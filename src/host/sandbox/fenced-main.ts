@@ -10,8 +10,9 @@
  */
 import { mkdirSync, realpathSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { dirname } from 'node:path';
+import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
+import { PACKAGE_ROOT } from '../../lib/package-root.ts';
 import { becomeProgram, dropPrivilegeGain } from '../ffi/process.ts';
 import { fence, systemOpenings } from './fence.ts';
 
@@ -33,8 +34,8 @@ process.argv = [process.execPath, program, ...rest.slice(end + 1)];
 
 if (process.platform === 'linux' && program.endsWith('.js')) {
   const system = systemOpenings();
-  const package_ = fileURLToPath(new URL('../..', import.meta.url));
-  const read = [...system.read, ...packages(), dirname(dirname(fileURLToPath(import.meta.url))), `${package_}package.json`, ...values('--read')];
+  const root = fileURLToPath(PACKAGE_ROOT);
+  const read = [...system.read, ...packages(), join(root, 'dist'), join(root, 'package.json'), ...values('--read')];
   dropPrivilegeGain();
   if (fence({ ...system, read, keep })) becomeProgram(process.execPath, [process.execPath, ...process.execArgv, ...process.argv.slice(1)], process.env);
 }

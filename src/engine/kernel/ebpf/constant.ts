@@ -1,15 +1,17 @@
 /** Objects of bpf/ whose constants we write: the one `config` of a program, found by its marker. */
+
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AnkaError } from '../../../lib/errors.ts';
+import { PACKAGE_ROOT } from '../../../lib/package-root.ts';
 
 const MARKER_SIZE = 8;
 
 /** The object of that name, and of `marker`, with `value` written after the marker. */
 export function objectWith(name: string, marker: string, value: Uint8Array): Buffer {
-  const object = readFileSync(new URL(`../../../assets/bpf/${name}.bpf.o`, import.meta.url));
+  const object = readFileSync(new URL(`assets/bpf/${name}.bpf.o`, PACKAGE_ROOT));
   const at = object.indexOf(`${marker}\0`, 0, 'latin1');
   if (at < 0 || object.indexOf(`${marker}\0`, at + 1, 'latin1') >= 0)
     throw new AnkaError('internal', `the eBPF object ${name} has not one place for its constant`);

@@ -14,6 +14,7 @@
  *
  * Limits: little-endian hosts; Linux 5.3 and later, with tc of iproute2 5.10 and later.
  */
+
 import { createHash } from 'node:crypto';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -21,6 +22,7 @@ import { ebpfRefusal } from '../../../host/ffi/bpf.ts';
 import type { Link } from '../../../host/links.ts';
 import { type BpfFilter, ensureClsact, listBpfFilters, removeFilter, replaceBpfFilter, type TcDirection } from '../../../host/tc.ts';
 import { AnkaError } from '../../../lib/errors.ts';
+import { PACKAGE_ROOT } from '../../../lib/package-root.ts';
 import type { DesiredState } from '../../engine.ts';
 import { tapName } from '../names.ts';
 import { withoutEbpf } from './needs.ts';
@@ -32,7 +34,7 @@ interface Translation {
   outsideMac: number;
 }
 
-const OBJECT = new URL('../../../../assets/bpf/mac-translate.bpf.o', import.meta.url);
+const OBJECT = new URL('assets/bpf/mac-translate.bpf.o', PACKAGE_ROOT);
 const NAME_PREFIX = 'anka-mac-';
 const PREFERENCE = 1;
 const PROGRAMS: readonly { direction: TcDirection; section: string }[] = [
