@@ -5,12 +5,12 @@
  * does. Limits: the wait ends after 30 s, or when the daemon has ended with an error, whose message is passed on.
  */
 import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, openSync, readFileSync } from 'node:fs';
+import { mkdirSync, openSync, readFileSync } from 'node:fs';
 import { type IncomingMessage, request } from 'node:http';
 import { createConnection } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
+import { ownProgram } from '../host/own-program.ts';
 import type { Paths } from '../host/paths.ts';
 import { AnkaError, type ErrorBody } from '../lib/errors.ts';
 import type { DaemonEvent, Progress } from './types.ts';
@@ -156,14 +156,13 @@ export async function connect(paths: Paths, options: { autostart?: boolean; sett
 
 async function startDaemon(paths: Paths): Promise<void> {
   mkdirSync(paths.state, { recursive: true, mode: 0o711 });
-  const file = fileURLToPath(new URL('../daemon/main.js', import.meta.url));
-  const argv = existsSync(file) ? [file] : ['--import', import.meta.resolve('tsx'), file.replace(/\.js$/, '.ts')];
+  const [node, ...argv] = ownProgram(new URL('../daemon/main.ts', import.meta.url));
   const errors = join(paths.state, 'ankad.stderr');
   const fd = openSync(errors, 'w', 0o600);
   let state: 'starting' | 'ended' | 'another' = 'starting';
   const start = (): void => {
     state = 'starting';
-    const child = spawn(process.execPath, argv, { detached: true, stdio: ['ignore', fd, fd], cwd: '/' });
+    const child = spawn(node, argv, { detached: true, stdio: ['ignore', fd, fd], cwd: '/' });
     child.once('exit', (code) => {
       state = code === ANOTHER_RUNS ? 'another' : 'ended';
     });

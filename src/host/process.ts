@@ -24,6 +24,17 @@ export async function runsWith(pid: number, word: string): Promise<boolean> {
   return line !== '' || (Number(flags) & PF_EXITING) !== 0;
 }
 
+/** True until the process exits; one that only waits to be reaped has exited. Which program it is, is not checked. */
+export function isAlive(pid: number): boolean {
+  try {
+    if (process.platform === 'linux') return !/\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
+    process.kill(pid, 0);
+    return true;
+  } catch (cause) {
+    return (cause as NodeJS.ErrnoException).code === 'EPERM'; // of another user
+  }
+}
+
 /**
  * Descriptors that a process of ours, by default this one, may have open; Node has raised the limit as far as it may
  * be. Where it is not told, a number that every system gives.

@@ -17,6 +17,7 @@ import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import { run } from '../host/exec.ts';
+import { isAlive } from '../host/process.ts';
 import { AnkaError, wrap } from '../lib/errors.ts';
 import { PACKAGE_ROOT } from '../lib/package-root.ts';
 import type { BaseImage, Progress } from './machine.ts';
@@ -130,13 +131,7 @@ async function takeLock(path: string): Promise<(() => Promise<void>) | null> {
   const owner = Number(await readFile(path, 'utf8').catch(() => '0'));
   // one that is empty was made just now, by who is about to write its pid
   if (owner === 0 && Date.now() - ((await stat(path).catch(() => null))?.mtimeMs ?? 0) < YOUNG_MS) return null;
-  const alive =
-    owner > 0 &&
-    (await readFile(`/proc/${owner}/stat`).then(
-      () => true,
-      () => false,
-    ));
-  if (!alive) await rm(path, { force: true });
+  if (owner <= 0 || !isAlive(owner)) await rm(path, { force: true });
   return null;
 }
 

@@ -1,11 +1,11 @@
 /** Commands on the host as a whole: config, network, doctor, events, daemon, version. */
 import { spawn } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import { connect, isRunning } from '../../api/client.ts';
 import type { DaemonStatus, DoctorFinding, NetworkStatus, SettingValue } from '../../api/types.ts';
+import { ownProgram } from '../../host/own-program.ts';
 import { resolvePaths } from '../../host/paths.ts';
+import { isAlive } from '../../host/process.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import { version } from '../../lib/version.ts';
 import { grid, pairs } from '../grid.ts';
@@ -90,30 +90,20 @@ export async function daemonStatus(s: Session): Promise<void> {
   s.out.done(d, pairs(Object.entries(d).map(([k, v]) => [k, String(v)])));
 }
 
-/** Whether that process has not ended; one that has, and waits to be reaped, has. */
-function lives(pid: number): boolean {
-  try {
-    return !/\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
-  } catch {
-    return false; // no such process
-  }
-}
-
 export async function daemonStop(s: Session): Promise<void> {
   const paths = resolvePaths();
   if (!(await isRunning(paths))) return s.out.done({}, 'the daemon does not run');
   const daemon = await connect(paths, { autostart: false });
   const { pid } = await daemon.get<DaemonStatus>('/v1/status');
   await daemon.post('/v1/shutdown');
-  while (lives(pid)) await sleep(20);
+  while (isAlive(pid)) await sleep(20);
   s.out.done({}, 'the daemon has ended; VMs and networks go on');
 }
 
 /** Runs the daemon in this terminal. */
 export async function daemonRun(s: Session): Promise<void> {
-  const file = fileURLToPath(new URL('../../daemon/main.js', import.meta.url));
-  const argv = existsSync(file) ? [file] : ['--import', import.meta.resolve('tsx'), file.replace(/\.js$/, '.ts')];
-  const child = spawn(process.execPath, [...argv, '--foreground'], { stdio: 'inherit' });
+  const [node, ...argv] = ownProgram(new URL('../../daemon/main.ts', import.meta.url));
+  const child = spawn(node, [...argv, '--foreground'], { stdio: 'inherit' });
   process.on('SIGINT', () => {});
   s.exit(await new Promise<number>((resolve) => child.once('exit', (code) => resolve(code ?? 1))));
 }

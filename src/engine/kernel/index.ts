@@ -127,7 +127,7 @@ class KernelEngine implements Engine {
       arguments: asUser(PROCESS_UIDS.service),
       fence: { read: [...RESOLVER_FOLDERS, ...INTERFACE_FOLDERS] },
       onChanged: () => void this.#enqueue(() => this.#look()),
-      onGone: () => {
+      onExit: () => {
         this.#serviceConfig = '';
         this.#options.log.warn({}, 'the network service is gone: starting it again');
         this.#soon();

@@ -1,67 +1,69 @@
 /**
- * The daemon's side of a helper process of an engine: starts it when it is not there, re-attaches to it when it is, and
- * tells when it dies. Limits: a process that cannot be started is tried again each time it is called, never in a loop
- * of its own.
+ * Our side of a helper process: starts it when it does not run, sends it requests, and reports when it exits.
+ *
+ * Theory of operation: the control socket is the process's identity. A process that answers on it is used, whoever
+ * started it, so a helper process outlives the daemon. It is started detached, without a terminal, with a cleaned
+ * environment, and on request with access to its own files only.
+ *
+ * Limits: it has 20 s to start.
  */
 import { spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { createConnection } from 'node:net';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
+import { ownProgram } from '../../host/own-program.ts';
+import { isAlive } from '../../host/process.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import { LineClient } from '../../lib/json-lines.ts';
 
 const START_LIMIT_MS = 20_000;
+const STOP_LIMIT_MS = 10_000;
+const POLL_MS = 20;
 /**
- * What a process of ours gets of the environment, which is that of whoever ran the first command: no secrets, and no
- * options for Node.
+ * Environment variables that a helper process gets. The rest belongs to whoever ran the first command and may hold
+ * secrets or options for Node.
  */
-const PASSED_ON = ['PATH', 'HOME', 'TMPDIR', 'TZ', 'LANG', 'LC_ALL', 'LD_LIBRARY_PATH', 'ANKA_DEBUG'];
+const ENVIRONMENT = ['PATH', 'HOME', 'TMPDIR', 'TZ', 'LANG', 'LC_ALL', 'LD_LIBRARY_PATH', 'ANKA_DEBUG'];
 
 export interface ProcessOptions {
-  /** What it is called in messages, e.g. `the network service`. */
+  /** Its name in messages, e.g. `the network service`. */
   title: string;
-  /** The program: URL of its source file. */
+  /** URL of the program's source file. */
   program: URL;
-  /** Its control socket; the folder is made. */
+  /** Its control socket; the directory is created. */
   socket: string;
   leases: string;
   log: string;
-  /** More arguments for it. */
+  /** Additional arguments. */
   arguments?: string[];
   /**
-   * It opens no file but what it needs (host/sandbox/fenced-main.ts): the folders of its sockets, leases and log, and
-   * these.
+   * Restricts it to the directories of its sockets, leases and log, and to those in `read`
+   * (host/sandbox/fenced-main.ts).
    */
   fence?: { read: string[] };
-  /** It said that something changed. */
+  /** It reported a change. */
   onChanged: () => void;
-  /** It is gone without having been asked to. */
-  onGone: () => void;
+  /** The connection to it was lost. */
+  onExit: () => void;
 }
 
-/**
- * Command that runs a program of ours: the compiled file, or the source through tsx when there is no compiled one
- * beside.
- */
-function ownProgram(url: URL): string[] {
-  const file = fileURLToPath(url);
-  const compiled = file.replace(/\.ts$/, '.js');
-  if (existsSync(compiled)) return [process.execPath, compiled];
-  return [process.execPath, '--import', import.meta.resolve('tsx'), file];
+/** Methods that every helper process has. */
+export interface HelperMethods {
+  status: { params: Record<string, never>; result: { pid: number } };
+  /** Gives a deleted VM's lease back. */
+  forget: { params: { id: string }; result: Record<string, never> };
+  stop: { params: Record<string, never>; result: Record<string, never> };
 }
 
-/** The same behind a fence. */
-function fencedProgram(url: URL, keep: readonly string[], read: readonly string[]): string[] {
-  const command = ownProgram(new URL('../../host/sandbox/fenced-main.ts', import.meta.url));
-  const program = ownProgram(url).at(-1) as string;
-  return [...command, program, ...[...new Set(keep)].flatMap((k) => ['--keep', k]), ...read.flatMap((r) => ['--read', r]), '--'];
+function fencedProgram(program: URL, keep: readonly string[], read: readonly string[]): [node: string, ...args: string[]] {
+  const [node, ...args] = ownProgram(new URL('../../host/sandbox/fenced-main.ts', import.meta.url));
+  const file = ownProgram(program).at(-1) as string;
+  return [node, ...args, file, ...[...new Set(keep)].flatMap((k) => ['--keep', k]), ...read.flatMap((r) => ['--read', r]), '--'];
 }
 
-/** `M` says which methods the process has, by name. */
-export class ProcessClient<M extends { [K in keyof M]: { params: unknown; result: unknown } }> {
+/** `M`: methods of the process, by name. */
+export class ProcessClient<M extends HelperMethods & { [K in keyof M]: { params: unknown; result: unknown } }> {
   readonly socket: string;
   #options: ProcessOptions;
   #client: LineClient | null = null;
@@ -74,8 +76,8 @@ export class ProcessClient<M extends { [K in keyof M]: { params: unknown; result
   }
 
   /**
-   * Runs a method; starts the process first when it does not answer. One that dies over it is started anew, and asked
-   * once more: every method may be run twice.
+   * Runs a method; starts the process first if it does not answer. If it exits during the call, it is started again and
+   * the method is retried once: every method is safe to repeat.
    */
   async call<K extends keyof M & string>(method: K, params: M[K]['params']): Promise<M[K]['result']> {
     const client = await this.#connect(true);
@@ -87,7 +89,7 @@ export class ProcessClient<M extends { [K in keyof M]: { params: unknown; result
     }
   }
 
-  /** As `call`, but null when no process runs. */
+  /** As `call`, but returns null when no process runs. */
   async callIfRunning<K extends keyof M & string>(method: K, params: M[K]['params']): Promise<M[K]['result'] | null> {
     const client = await this.#connect(false).catch(() => null);
     if (!client) return null;
@@ -99,7 +101,17 @@ export class ProcessClient<M extends { [K in keyof M]: { params: unknown; result
     }
   }
 
-  /** Lets go; the process goes on. */
+  /** Stops the process if it runs, and waits until it has exited. Returns its pid, or null. */
+  async stop(): Promise<number | null> {
+    const status = await this.callIfRunning('status', {}).catch(() => null);
+    if (!status) return null;
+    await this.callIfRunning('stop', {}).catch(() => null);
+    const until = Date.now() + STOP_LIMIT_MS;
+    while (isAlive(status.pid) && Date.now() < until) await sleep(POLL_MS);
+    return status.pid;
+  }
+
+  /** Disconnects; the process keeps running. */
   close(): void {
     this.#closing = true;
     this.#client?.close();
@@ -107,10 +119,10 @@ export class ProcessClient<M extends { [K in keyof M]: { params: unknown; result
 
   async #connect(start: boolean): Promise<LineClient> {
     if (this.#client && !this.#client.gone) return this.#client;
-    const dialling = this.#connecting;
-    if (dialling) {
-      const client = await dialling.catch(() => null);
-      return client ?? this.#connect(start); // it may have been a look only, and now it shall be started
+    const connecting = this.#connecting;
+    if (connecting) {
+      const client = await connecting.catch(() => null);
+      return client ?? this.#connect(start); // the attempt may have been one that starts no process
     }
     this.#connecting = this.#dial(start).finally(() => {
       this.#connecting = null;
@@ -127,7 +139,7 @@ export class ProcessClient<M extends { [K in keyof M]: { params: unknown; result
     while (Date.now() < until) {
       const client = await this.#try();
       if (client) return client;
-      await sleep(20);
+      await sleep(POLL_MS);
     }
     throw new AnkaError('network', `${this.#options.title} did not start; its log is ${this.#options.log}`);
   }
@@ -136,13 +148,13 @@ export class ProcessClient<M extends { [K in keyof M]: { params: unknown; result
     const { program, socket, leases, log, fence, arguments: more = [] } = this.#options;
     await mkdir(dirname(socket), { recursive: true, mode: 0o700 });
     const [node, ...args] = fence ? fencedProgram(program, [socket, leases, log].map(dirname), fence.read) : ownProgram(program);
-    const child = spawn(node as string, [...args, '--control', socket, '--leases', leases, '--log', log, ...more], {
+    const child = spawn(node, [...args, '--control', socket, '--leases', leases, '--log', log, ...more], {
       detached: true,
       stdio: 'ignore',
       cwd: '/',
-      env: Object.fromEntries(Object.entries(process.env).filter(([name]) => PASSED_ON.includes(name))),
+      env: Object.fromEntries(Object.entries(process.env).filter(([name]) => ENVIRONMENT.includes(name))),
     });
-    child.on('error', () => {}); // the wait for its socket tells
+    child.on('error', () => {}); // `#dial` reports that the socket did not appear
     child.unref();
   }
 
@@ -155,7 +167,7 @@ export class ProcessClient<M extends { [K in keyof M]: { params: unknown; result
         this.#client = client;
         void client.closed.then(() => {
           if (this.#client === client) this.#client = null;
-          if (!this.#closing) this.#options.onGone();
+          if (!this.#closing) this.#options.onExit();
         });
         resolve(client);
       });

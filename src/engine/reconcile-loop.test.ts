@@ -1,0 +1,164 @@
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { ReconcileLoop } from './reconcile-loop.ts';
+
+const DELAY_MS = 30;
+const PERIOD_MS = 1000;
+
+const reconcile = vi.fn(async () => {});
+const check = vi.fn();
+const warn = vi.fn();
+const onChange = vi.fn();
+let loop: ReconcileLoop;
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  loop = new ReconcileLoop({ title: 'engine', log: { warn }, reconcile, cueDelayMs: DELAY_MS, periodic: [{ everyMs: PERIOD_MS, check }] });
+  loop.watch(onChange);
+});
+afterEach(() => {
+  vi.useRealTimers();
+  vi.resetAllMocks();
+});
+
+/** Work that ends when `finish` is called. */
+function pending(): { work: () => Promise<void>; finish: () => void } {
+  let finish = (): void => {};
+  const done = new Promise<void>((resolve) => {
+    finish = resolve;
+  });
+  return { work: () => done, finish: () => finish() };
+}
+
+describe('queue', () => {
+  test('runs one piece of work at a time, in order', async () => {
+    const first = pending();
+    const second = vi.fn(async () => 2);
+    const results = [loop.enqueue(first.work), loop.enqueue(second)];
+    await vi.advanceTimersByTimeAsync(0);
+    expect(second).not.toHaveBeenCalled();
+    first.finish();
+    expect(await Promise.all(results)).toEqual([undefined, 2]);
+  });
+
+  test('goes on after work that fails, and logs the failure', async () => {
+    const failed = loop.enqueue(() => Promise.reject(new Error('no such device')));
+    await expect(failed).rejects.toThrow('no such device');
+    expect(await loop.enqueue(async () => 1)).toBe(1);
+    expect(warn.mock.calls).toEqual([[{ error: 'no such device' }, 'engine']]);
+  });
+});
+
+describe('cue', () => {
+  test('merges cues into one reconciliation, then notifies watchers', async () => {
+    loop.start();
+    for (let i = 0; i < 5; i++) loop.cue();
+    await vi.advanceTimersByTimeAsync(DELAY_MS - 1);
+    expect(reconcile).not.toHaveBeenCalled();
+    await vi.advanceTimersByTimeAsync(1);
+    expect(reconcile).toHaveBeenCalledTimes(1);
+    expect(onChange).toHaveBeenCalledTimes(1);
+    expect(vi.getTimerCount()).toBe(1); // the periodic check
+  });
+
+  test('during a reconciliation causes another one', async () => {
+    loop.start();
+    reconcile.mockImplementationOnce(async () => loop.cue());
+    loop.cue(0);
+    await vi.advanceTimersByTimeAsync(DELAY_MS);
+    expect(reconcile).toHaveBeenCalledTimes(2);
+  });
+
+  test('waits for queued work', async () => {
+    loop.start();
+    const first = pending();
+    const result = loop.enqueue(first.work);
+    loop.cue();
+    await vi.advanceTimersByTimeAsync(DELAY_MS);
+    expect(reconcile).not.toHaveBeenCalled();
+    first.finish();
+    await result;
+    await vi.advanceTimersByTimeAsync(0);
+    expect(reconcile).toHaveBeenCalledTimes(1);
+  });
+
+  test('with merged delays, the first one counts', async () => {
+    loop.start();
+    loop.cue(0);
+    loop.cue(1000);
+    await vi.advanceTimersByTimeAsync(0);
+    expect(reconcile).toHaveBeenCalledTimes(1);
+  });
+
+  test('notifies nobody when the reconciliation fails', async () => {
+    loop.start();
+    reconcile.mockRejectedValueOnce(new Error('busy'));
+    loop.cue();
+    await vi.advanceTimersByTimeAsync(DELAY_MS);
+    expect(onChange).not.toHaveBeenCalled();
+    expect(warn).toHaveBeenCalledTimes(1);
+  });
+});
+
+describe('life cycle', () => {
+  test('before start, cues have no effect', async () => {
+    loop.cue();
+    await vi.advanceTimersByTimeAsync(PERIOD_MS);
+    expect([reconcile.mock.calls, check.mock.calls]).toEqual([[], []]);
+  });
+
+  test('start is safe to call again: periodic checks run once a period', async () => {
+    loop.start();
+    loop.start();
+    await vi.advanceTimersByTimeAsync(3 * PERIOD_MS);
+    expect(check).toHaveBeenCalledTimes(3);
+  });
+
+  test('stop cancels a pending cue and the periodic checks; start resumes', async () => {
+    loop.start();
+    loop.cue();
+    loop.stop();
+    await vi.advanceTimersByTimeAsync(PERIOD_MS);
+    expect([reconcile.mock.calls, check.mock.calls]).toEqual([[], []]);
+    expect(vi.getTimerCount()).toBe(0);
+    loop.start();
+    loop.cue();
+    await vi.advanceTimersByTimeAsync(DELAY_MS);
+    expect(reconcile).toHaveBeenCalledTimes(1);
+  });
+
+  test('stop after a cue has queued its reconciliation skips it', async () => {
+    loop.start();
+    const first = pending();
+    const result = loop.enqueue(first.work);
+    loop.cue();
+    await vi.advanceTimersByTimeAsync(DELAY_MS);
+    loop.stop();
+    first.finish();
+    await result;
+    await vi.advanceTimersByTimeAsync(DELAY_MS);
+    expect(reconcile).not.toHaveBeenCalled();
+  });
+
+  test('close waits for queued work and is final', async () => {
+    loop.start();
+    const first = pending();
+    void loop.enqueue(first.work);
+    const closed = vi.fn();
+    const closing = loop.close().then(closed);
+    await vi.advanceTimersByTimeAsync(0);
+    expect(closed).not.toHaveBeenCalled();
+    first.finish();
+    await closing;
+    loop.start();
+    loop.cue();
+    expect([loop.active, loop.closed, vi.getTimerCount()]).toEqual([false, true, 0]);
+  });
+
+  test('a watcher that unsubscribed is not notified', () => {
+    const other = vi.fn();
+    const unsubscribe = loop.watch(other);
+    unsubscribe();
+    loop.notify();
+    expect([other.mock.calls.length, onChange.mock.calls.length]).toEqual([0, 1]);
+  });
+});
