@@ -41,6 +41,53 @@ function imports(file: string): string[] {
 
 const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter((f) => f.endsWith('.ts') && !f.endsWith('.test.ts'));
 
+/** Strongly connected components of more than one file, or of a file that imports itself (Tarjan). */
+function cycles(graph: Map<string, string[]>): string[][] {
+  const found: string[][] = [];
+  const index = new Map<string, number>();
+  const stack: string[] = [];
+  const visit = (file: string): number => {
+    index.set(file, index.size);
+    let lowest = index.size - 1;
+    stack.push(file);
+    const targets = graph.get(file) ?? [];
+    for (const target of targets) {
+      if (!index.has(target)) lowest = Math.min(lowest, visit(target));
+      else if (stack.includes(target)) lowest = Math.min(lowest, index.get(target)!);
+    }
+    if (lowest === index.get(file)) {
+      const component = stack.splice(stack.indexOf(file));
+      if (component.length > 1 || targets.includes(file)) found.push(component.sort());
+    }
+    return lowest;
+  };
+  for (const file of graph.keys()) if (!index.has(file)) visit(file);
+  return found;
+}
+
+test('cycles are found', () => {
+  const graph = new Map([
+    ['a', ['b', 'e']],
+    ['b', ['c']],
+    ['c', ['b', 'd']],
+    ['d', []],
+    ['e', ['e']],
+  ]);
+  expect(cycles(graph)).toEqual([['b', 'c'], ['e']]);
+});
+
+test('no file imports itself through others, types included', () => {
+  const graph = new Map(
+    files.map((file) => [
+      file,
+      imports(join(src, file))
+        .filter((target) => target.startsWith('.'))
+        .map((target) => relative(src, join(src, dirname(file), target))),
+    ]),
+  );
+  expect(cycles(graph).map((files) => files.join(' ↔ '))).toEqual([]);
+});
+
 describe('layers', () => {
   test('there is something to check', () => expect(files.length).toBeGreaterThan(5));
   test.each(files)('%s imports only what its layer may', (file) => {

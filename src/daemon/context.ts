@@ -6,12 +6,7 @@ import type { SettingStore } from '../store/settings.ts';
 import type { VmRow, VmStore } from '../store/vms.ts';
 import type { Machine, MachineRunner } from '../vm/machine.ts';
 import type { EventLog } from './events.ts';
-
-export interface Log {
-  info(o: object, m: string): void;
-  warn(o: object, m: string): void;
-  error(o: object, m: string): void;
-}
+import type { Log } from './log.ts';
 
 export interface Context {
   paths: Paths;

@@ -1,6 +1,6 @@
 /** What happened, told to all who listen. */
 import type { DaemonEvent } from '../api/types.ts';
-import type { Log } from './context.ts';
+import type { Log } from './log.ts';
 
 export class EventLog {
   #listeners = new Set<(e: DaemonEvent) => void>();
