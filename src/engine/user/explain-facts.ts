@@ -1,9 +1,9 @@
 /** What `explain` has to know of this host, gathered when it is asked. */
 import { networkInterfaces } from 'node:os';
 import type { UserSurroundings } from '../../net/explain/user.ts';
+import { isLoopback } from '../../net/policy/addresses.ts';
 import { gatewayOf, parseIpv4 } from '../../wire/address.ts';
 import type { DesiredState } from '../engine.ts';
-import { isLoopback } from './host-addresses.ts';
 import { hostRoutes } from './host-routes.ts';
 import type { NetworkFacts } from './process/config.ts';
 import { GATEWAY_MAC } from './process/gateway-mac.ts';

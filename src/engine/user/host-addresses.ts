@@ -7,13 +7,12 @@
  */
 import { createSocket } from 'node:dgram';
 import { networkInterfaces } from 'node:os';
+import { isLoopback } from '../../net/policy/addresses.ts';
 import { parseIpv4 } from '../../wire/address.ts';
 
 const LOOK_MS = 2000;
 /** Any address outside will do (TEST-NET-3 is routed nowhere, but has a route). */
 const SOMEWHERE = '203.0.113.1';
-
-export const isLoopback = (ip: number): boolean => ip >>> 24 === 127;
 
 export class HostAddresses {
   #own = new Set<number>();

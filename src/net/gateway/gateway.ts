@@ -17,6 +17,8 @@ import { checkIcmp, IcmpType, sealIcmp, Unreachable } from '../../wire/icmp.ts';
 import { DONT_FRAGMENT, emitIpv4, IPV4, IPV4_HEADER, IpProtocol } from '../../wire/ipv4.ts';
 import { checkUdp, UDP_HEADER, udpChecksumOk, udpDestination, udpSource } from '../../wire/udp.ts';
 import type { Drop } from '../drop-reasons.ts';
+import { isGroupOrReserved } from '../policy/addresses.ts';
+import { isDhcpRequest } from '../policy/services.ts';
 import { clampMss } from '../switch/mss-clamp.ts';
 import type { SwitchPort } from '../switch/switch.ts';
 import { Reassembly } from './ip-reassembly.ts';
@@ -146,7 +148,7 @@ export class GatewayMachine<P extends GatewayPort> {
     const protocol = b[ip + IPV4.protocol];
     const at = ip + ((b[ip] & 15) << 2);
     const destination = get32(b, ip + IPV4.destination);
-    const toGroup = group || destination >= 0xe0000000;
+    const toGroup = group || isGroupOrReserved(destination);
     if (protocol === IpProtocol.udp) return void this.#onUdp(from, b, ip, at, end, toGroup);
     if (toGroup) return;
     if (destination !== this.ip && b[ip + IPV4.ttl] <= 1) {
@@ -170,7 +172,7 @@ export class GatewayMachine<P extends GatewayPort> {
     const sourcePort = udpSource(b, at);
     const destinationPort = udpDestination(b, at);
     const payload = b.subarray(at + UDP_HEADER, end);
-    if (sourcePort === 68 && destinationPort === 67 && (group || destination === this.ip)) return void this.#onDhcp(from, payload);
+    if (isDhcpRequest(sourcePort, destinationPort) && (group || destination === this.ip)) return void this.#onDhcp(from, payload);
     if (group || source === 0) return; // the gateway has no other business with group addresses
     if (destination !== this.ip && b[ip + IPV4.ttl] <= 1) {
       from.drops.add('ttl');

@@ -17,7 +17,7 @@
  * A guest's ESP hides what it carries.
  */
 
-import { broadcastOf, gatewayOf, type SubnetLike, subnetContains } from '../../wire/address.ts';
+import type { SubnetLike } from '../../wire/address.ts';
 import { arpSenderIp, arpSenderMac, checkArp } from '../../wire/arp.ts';
 import { get16, get32 } from '../../wire/bytes.ts';
 import { ETH_HEADER, EtherType, readMac } from '../../wire/ethernet.ts';
@@ -26,6 +26,9 @@ import { IpProtocol } from '../../wire/ipv4.ts';
 import { eachLinkAddress, findUpper, Ipv6Next, type Ipv6Upper, ipv6SourceAt, isExtension, NdType, ndOptionsAt } from '../../wire/ipv6.ts';
 import type { Drop } from '../drop-reasons.ts';
 import { CLAIMS_MOST, CLAIMS_MS } from '../gateway/service-rates.ts';
+import { canClaim, networkAddresses } from '../policy/addresses.ts';
+import { eui64MacOf, isForbiddenSource6 } from '../policy/addresses6.ts';
+import { isDhcp6Reply, isDhcpReply, isDhcpRequest } from '../policy/services.ts';
 import { TokenBucket } from '../token-bucket.ts';
 
 const CLAIM_MS = 600_000;
@@ -101,11 +104,7 @@ export class Guard {
   setCards(cards: readonly GuardedCard[]): void {
     this.#cards = cards;
     this.#byMac = new Map(cards.map((c) => [c.mac, c]));
-    this.#owners = new Map<number, GuardedCard | null>([
-      [this.#subnet.base, null],
-      [gatewayOf(this.#subnet), null],
-      [broadcastOf(this.#subnet), null],
-    ]);
+    this.#owners = new Map<number, GuardedCard | null>(networkAddresses(this.#subnet).map((ip) => [ip, null]));
     for (const c of cards) for (const ip of [c.staticIp, c.leaseIp, c.reservedIp]) if (ip >= 0) this.#owners.set(ip, c);
     for (const c of cards) if (c.lastIp >= 0 && !this.#isOwn(c, c.lastIp)) c.lastIp = -1;
     const present = new Set(cards);
@@ -162,16 +161,17 @@ export class Guard {
       if (b[ip + 9] === IpProtocol.udp) {
         const from = get16(b, at);
         const to = get16(b, at + 2);
-        if (source === 0 && from === 68 && to === 67) return null;
-        if (from === 67 && to === 68) return 'rogue_dhcp';
+        if (source === 0 && isDhcpRequest(from, to)) return null;
+        if (isDhcpReply(from, to)) return 'rogue_dhcp';
       } else if (b[ip + 9] === IpProtocol.icmp && (b[at] === IcmpType.redirect || b[at] === IcmpType.routerAdvert)) return 'rogue_ra';
     }
     if (this.#isOwn(card, source)) {
       card.lastIp = source;
       return null;
     }
-    if (!this.#owners.has(source) && (card.spoken.get(source) ?? 0) > now) return null;
-    if (!this.#owners.has(source) && subnetContains(this.#subnet, source)) this.#onUnknown(card, source);
+    if (!canClaim(this.#subnet, source, this.#owners.has(source))) return 'ip_spoof';
+    if ((card.spoken.get(source) ?? 0) > now) return null;
+    this.#onUnknown(card, source);
     return 'ip_spoof';
   }
 
@@ -190,7 +190,7 @@ export class Guard {
       if (!known && ip === card.leaseIp && card.staticIp >= 0 && card.staticIp !== ip) this.#setStatic(card, -1, now);
       return null;
     }
-    if (this.#owners.has(ip) || !subnetContains(this.#subnet, ip)) return 'arp_spoof';
+    if (!canClaim(this.#subnet, ip, this.#owners.has(ip))) return 'arp_spoof';
     if (!known && this.ownerOf(ip, now)) return 'arp_spoof';
     if (!known && !card.newClaims.take(now)) return 'address_limit';
     card.spoken.delete(ip);
@@ -218,7 +218,7 @@ export class Guard {
       if (drop !== undefined) return drop;
     } else if (u.protocol === Ipv6Next.udp) {
       if (u.at + 4 > u.end) return 'malformed';
-      if (get16(b, u.at) === 547 && get16(b, u.at + 2) === 546) return 'rogue_dhcp';
+      if (isDhcp6Reply(get16(b, u.at), get16(b, u.at + 2))) return 'rogue_dhcp';
     }
     return this.#speakAs(card, b, ipv6SourceAt(ip), now, 'ip_spoof');
   }
@@ -250,13 +250,12 @@ export class Guard {
     const last = card.lastIpv6;
     const [w0, w1, w2, w3] = [get32(b, at), get32(b, at + 4), get32(b, at + 8), get32(b, at + 12)];
     if (w3 === last[3] && w2 === last[2] && w1 === last[1] && w0 === last[0] && now < card.lastIpv6Until) return null;
-    // unspecified, loopback, IPv4 in IPv6; group addresses
-    if ((w0 === 0 && w1 === 0 && (w2 === 0 || w2 === 0xffff)) || w0 >>> 24 === 0xff) return spoof;
+    if (isForbiddenSource6(w0, w1, w2)) return spoof;
     const key = `${w0}:${w1}:${w2}:${w3}`;
     const holder = this.#ipv6Owners.get(key);
     if (holder !== card) {
       if (holder && (holder.ipv6.get(key) ?? 0) > now) return spoof;
-      const maker = makerOf(w2, w3);
+      const maker = eui64MacOf(w2, w3);
       if (maker !== card.mac) {
         if (maker === this.#gatewayMac || this.#byMac.has(maker)) return spoof;
         this.#forgetSilent(card, now);
@@ -283,12 +282,6 @@ export class Guard {
 
 /** Reports and leavings of multicast listeners (RFC 2710, 3810), which a guest sends before it has an address. */
 const MLD = [131, 132, 143];
-
-/** The MAC address of which an interface has made the second half of its address (RFC 4291, appendix A); -1 = none. */
-function makerOf(w2: number, w3: number): number {
-  if ((w2 & 0xff) !== 0xff || w3 >>> 24 !== 0xfe) return -1;
-  return ((w2 >>> 8) ^ 0x020000) * 2 ** 24 + (w3 & 0xffffff);
-}
 
 function isZero(b: Uint8Array, at: number, words: number): boolean {
   for (let i = 0; i < words; i++) if (get32(b, at + 4 * i) !== 0) return false;

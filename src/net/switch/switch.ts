@@ -16,6 +16,8 @@ import { get16, get32 } from '../../wire/bytes.ts';
 import { ETH_HEADER, EtherType } from '../../wire/ethernet.ts';
 import { IpProtocol } from '../../wire/ipv4.ts';
 import type { DropCounts } from '../drop-reasons.ts';
+import { areIsolated } from '../policy/isolation.ts';
+import { isDhcpRequest } from '../policy/services.ts';
 import type { Guard, GuardedCard } from './guard.ts';
 
 /** One card's place on the switch. */
@@ -120,7 +122,7 @@ export class Switch<P extends SwitchPort> {
       from.drops.add('no_destination');
       return NOWHERE;
     }
-    if (from.isolated || to.isolated) {
+    if (areIsolated(from, to)) {
       from.drops.add('isolated');
       return NOWHERE;
     }
@@ -139,7 +141,7 @@ export class Switch<P extends SwitchPort> {
     // the guard has seen to it that the header of IPv4 is whole
     if (type === EtherType.ipv4 && b[o + 23] === IpProtocol.udp && (get16(b, o + 20) & 0x1fff) === 0) {
       const udp = o + 14 + ((b[o + 14] & 15) << 2);
-      if (udp + 4 <= end && get16(b, udp) === 68 && get16(b, udp + 2) === 67) return GATEWAY;
+      if (udp + 4 <= end && isDhcpRequest(get16(b, udp), get16(b, udp + 2))) return GATEWAY;
     }
     return ALL;
   }
@@ -161,7 +163,7 @@ export class Switch<P extends SwitchPort> {
   }
 
   #flood(from: P, start: number, end: number): void {
-    for (const to of this.#ports) if (to !== from && !to.isolated) to.forward(start, end, from);
+    for (const to of this.#ports) if (to !== from && !areIsolated(from, to)) to.forward(start, end, from);
   }
 }
 

@@ -19,12 +19,16 @@ import { type Carried, type Carriers, GatewayMachine, type GuestDatagram, type G
 import { PacketWriter } from '../../../net/gateway/packet-writer.ts';
 import { DHCP_MOST, DHCP_MS, NAMES_MOST, NAMES_MS } from '../../../net/gateway/service-rates.ts';
 import type { PacketMemory } from '../../../net/memory/packet-memory.ts';
+import { isLoopback } from '../../../net/policy/addresses.ts';
+import { isForAnyAddress, matchesPort } from '../../../net/policy/forwarding.ts';
+import { gatewayReach } from '../../../net/policy/gateway-reach.ts';
+import { DNS_SERVICE_PORT } from '../../../net/policy/services.ts';
 import { Guard, GuardedCard } from '../../../net/switch/guard.ts';
 import { Switch } from '../../../net/switch/switch.ts';
 import type { GuestPort, TcpPath, TcpRefusal, TcpTarget } from '../../../net/tcp/interface.ts';
 import { TokenBucket } from '../../../net/token-bucket.ts';
 import { type UdpFlow, UdpNat } from '../../../net/udp-nat.ts';
-import { formatIpv4, gatewayOf, subnetContains } from '../../../wire/address.ts';
+import { formatIpv4, gatewayOf } from '../../../wire/address.ts';
 import { put16 } from '../../../wire/bytes.ts';
 import { DhcpType } from '../../../wire/dhcpv4.ts';
 import { ETH, ETH_HEADER, EtherType, writeMac } from '../../../wire/ethernet.ts';
@@ -33,7 +37,7 @@ import { IpProtocol } from '../../../wire/ipv4.ts';
 import { emitUdp, UDP_HEADER } from '../../../wire/udp.ts';
 import { DnsService } from '../../dns-service.ts';
 import type { NicStats, ObservedNetwork, ObservedNic } from '../../engine.ts';
-import { HostAddresses, isLoopback } from '../host-addresses.ts';
+import { HostAddresses } from '../host-addresses.ts';
 import { Port, type PortOwner } from '../port/port.ts';
 import type { PortMemory } from '../port/port-memory.ts';
 import { ForwardRule } from '../sockets/forward.ts';
@@ -378,7 +382,7 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
   }
 
   datagram(from: Port, d: GuestDatagram): Carried {
-    if (d.destination === this.#gatewayIp && d.destinationPort === 53) {
+    if (d.destination === this.#gatewayIp && d.destinationPort === DNS_SERVICE_PORT) {
       if (!this.#cables.get(from.id)?.requests.names.take(Date.now())) return 'rate_limit';
       const { source, sourcePort } = d;
       this.#dnsService.onQuery(new Uint8Array(d.payload), from.id, sourcePort, (answer) => {
@@ -429,15 +433,11 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
 
   /** Where a packet for `ip` really goes, or why it goes nowhere. */
   #realAddress(from: Port, ip: number, protocol: 'tcp' | 'udp' | 'icmp', port: number): number | 'prohibited' | 'isolated' {
-    const { network, otherSubnets } = this.#config;
-    if (ip === this.#gatewayIp || this.#host.isOwn(ip)) {
-      if (from.isolated) return 'isolated';
-      if (protocol !== 'icmp' && this.#rulePort(protocol, ip, port)) return 0x7f000001;
-    }
-    if (ip === this.#gatewayIp) return this.#host.primary() ?? 'prohibited';
-    if (subnetContains(network.subnet, ip) || otherSubnets?.some((s) => subnetContains(s, ip))) return 'prohibited';
-    if (network.name === 'host' && !this.#host.isOwn(ip)) return 'prohibited';
-    if (ip >>> 24 === 0 || isLoopback(ip) || ip >= 0xe0000000) return 'prohibited';
+    const reach = gatewayReach(this.#config, from.isolated, ip, this.#host.isOwn(ip));
+    if (reach === 'isolated') return reach;
+    if (protocol !== 'icmp' && this.#rulePort(protocol, ip, port)) return 0x7f000001;
+    if (reach === 'gateway') return this.#host.primary() ?? 'prohibited';
+    if (reach === 'prohibited') return reach;
     return ip;
   }
 
@@ -445,12 +445,12 @@ export class UserNetwork implements PortOwner, Carriers<Port> {
   #rulePort(protocol: 'tcp' | 'udp', ip: number, port: number): boolean {
     if (ip !== this.#gatewayIp && !this.#host.isOwn(ip)) return false;
     for (const c of this.#cables.values())
-      for (const r of c.rules.values()) if (r.listening && r.rule.protocol === protocol && r.rule.hostPort === port && r.rule.hostIp === 0) return true;
+      for (const r of c.rules.values()) if (r.listening && matchesPort(r.rule, protocol, port) && isForAnyAddress(r.rule)) return true;
     return false;
   }
 
   #resolveTcp(from: Port, ip: number, port: number): TcpTarget {
-    if (ip === this.#gatewayIp && port === 53) {
+    if (ip === this.#gatewayIp && port === DNS_SERVICE_PORT) {
       const names = this.#cables.get(from.id)?.names.address() as AddressInfo | null | undefined;
       return names ? { host: '127.0.0.1', port: names.port } : 'reset';
     }

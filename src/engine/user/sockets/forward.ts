@@ -11,11 +11,11 @@ import type { RemoteInfo } from 'node:dgram';
 import type { Server, Socket } from 'node:net';
 import type { GuestDatagram } from '../../../net/gateway/gateway.ts';
 import type { PacketWriter } from '../../../net/gateway/packet-writer.ts';
+import { isLoopback } from '../../../net/policy/addresses.ts';
 import type { ClientHandle, TcpFlowRef, TcpPath } from '../../../net/tcp/interface.ts';
 import { parseIpv4 } from '../../../wire/address.ts';
 import type { DesiredRule } from '../../engine.ts';
 import { RulePort } from '../../port-forwarding/rule-port.ts';
-import { isLoopback } from '../host-addresses.ts';
 import type { Port } from '../port/port.ts';
 import { takeClients } from './handle-stream.ts';
 
