@@ -81,7 +81,7 @@ describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}
       return n?.ip && n.healthy ? n : null;
     });
     expect([24, 16, 8, 0].map((s) => ((seen.ip as number) >>> s) & 255).join('.')).toBe(ip1);
-    expect(seen.limit).toBe('bridged to en0 by macvlan, as this kernel takes no eBPF from us: it and this host cannot reach each other');
+    expect(seen.limit).toBe('bridged to en0 by macvlan, as eBPF is not available: it and this host cannot reach each other');
     expect(await answered([vm1, '10.9.0.2'], [w.host, ip1]), 'the limit is so').toEqual([]);
     const stats = (await e.stats()).find((s) => s.id === vmId(1));
     expect(stats?.rxPackets).toBeGreaterThan(0);
@@ -114,9 +114,9 @@ describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}
   test('B30, B43: what needs eBPF is refused before anything is touched, by name', async () => {
     const refusal = async (rest: object): Promise<string | undefined> => (await e.validate(state(bridged(1, rest)) as DesiredState))[0]?.message;
     expect(await refusal({ insideMac: 0x020000000001 })).toBe(
-      "--mac cannot be used on this host: to translate the MAC address takes eBPF, and this kernel takes no eBPF from us (EPERM); 'anka modify vm1 set network-card --no-mac' does without",
+      "--mac cannot be used on this host: it needs eBPF to translate the MAC address, and eBPF is not available (EPERM); 'anka modify vm1 set network-card --no-mac' removes it",
     );
-    expect(await refusal({ vlan: 42 })).toMatch(/^--vlan cannot be used on this host: .*'anka modify vm1 set network-card --vlan none' does without$/);
+    expect(await refusal({ vlan: 42 })).toMatch(/^--vlan cannot be used on this host: .*'anka modify vm1 set network-card --vlan none' removes it$/);
     expect(await refusal({})).toBeUndefined();
   });
 

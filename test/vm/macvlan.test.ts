@@ -15,7 +15,7 @@ describe.skipIf(why !== null)(`a real guest bridged without eBPF${why ? ` (${why
   let w: World;
   let anka: Anka;
   let ip = '';
-  const LIMIT = 'bridged to en0 by macvlan, as this kernel takes no eBPF from us: it and this host cannot reach each other';
+  const LIMIT = 'bridged to en0 by macvlan, as eBPF is not available: it and this host cannot reach each other';
   const onEn0 = (): string =>
     w.host.run('ip -4 -o addr show en0; ip route show dev en0; ip -o link show type macvlan; tc qdisc show dev en0 | grep clsact; true');
   const banner = (from: Namespace): Promise<string | null> => from.ask(`timeout 10 bash -c 'exec 3<>/dev/tcp/${ip}/22 && head -c 4 <&3'`);

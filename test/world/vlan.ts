@@ -4,7 +4,7 @@
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { objectWith } from '../../src/engine/kernel/ebpf/constant.ts';
+import { vlanObject } from '../../src/engine/kernel/ebpf/vlan-tags.ts';
 import type { Namespace, World } from './world.ts';
 
 /**
@@ -12,10 +12,8 @@ import type { Namespace, World } from './world.ts';
  * ends it.
  */
 export function putInVlan(world: World, ns: Namespace, device: string, vlan: number): void {
-  const constant = Buffer.alloc(4);
-  constant.writeUInt32LE(vlan);
   const object = join(world.dir, 'vlan.o');
-  writeFileSync(object, objectWith('vlan-tag', 'ANKAVLN', constant));
+  writeFileSync(object, vlanObject(vlan).bytes);
   ns.run(
     `tc qdisc add dev ${device} clsact; tc filter add dev ${device} egress bpf da obj ${object} sec tc/from_guest; tc filter add dev ${device} ingress bpf da obj ${object} sec tc/to_guest`,
   );

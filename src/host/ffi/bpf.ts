@@ -64,7 +64,7 @@ function bpf(call: (c: BpfCalls, number: number) => number): number {
  * fails with EAGAIN while a signal is pending, such as SIGCHLD at any time: that is no refusal, and it is retried.
  */
 export function ebpfRefusal(): string | null {
-  if (!onLinux || SYS_BPF[process.arch] === undefined) return `eBPF is not used on ${process.platform} ${process.arch}`;
+  if (!onLinux || SYS_BPF[process.arch] === undefined) return `eBPF is not supported on ${process.platform} ${process.arch}`;
   const program = {
     type: BPF_PROG_TYPE_SCHED_CLS,
     count: EMPTY_PROGRAM.length / 8,
@@ -75,7 +75,7 @@ export function ebpfRefusal(): string | null {
   let fd = -constants.errno.EAGAIN;
   for (let attempt = 0; fd === -constants.errno.EAGAIN && attempt < LOAD_ATTEMPTS; attempt++)
     fd = bpf((c, number) => c.load(number, BPF_PROG_LOAD, program, BPF_ATTR_SIZE));
-  if (fd < 0) return `this kernel takes no eBPF from us (${getSystemErrorName(fd)})`;
+  if (fd < 0) return `eBPF is not available (${getSystemErrorName(fd)})`;
   closeSync(fd);
   return null;
 }

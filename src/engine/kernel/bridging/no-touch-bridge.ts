@@ -38,7 +38,7 @@ import { hasTcx } from '../../../host/tcx.ts';
 import { addFilterAddress, listFilterAddresses, removeFilterAddress } from '../../../host/unicast-filter.ts';
 import { AnkaError } from '../../../lib/errors.ts';
 import { parseMac } from '../../../wire/address.ts';
-import { objectName, objectWith, withObjectFile } from '../ebpf/constant.ts';
+import { EbpfObject } from '../ebpf/object.ts';
 import { GROUP, LABEL, type SegmentNames, segmentNames } from '../names.ts';
 import { type HostGuard, lookAtHost, lostSince, restoreRoutes } from './host-connectivity.ts';
 import { noTouchConstant } from './no-touch-object.ts';
@@ -160,8 +160,8 @@ export class NoTouchBridges {
     if (!nic || !port) throw new AnkaError('network', `interface ${nic ? names.port : uplink} is gone`);
     const hostMac = parseMac(nic.mac);
     if (hostMac === null) throw new AnkaError('network', `interface ${uplink} has no Ethernet address`);
-    const object = objectWith('no-touch-bridge', 'ANKANTB', noTouchConstant({ nic: nic.index, port: port.index, hostMac, vms }));
-    const name = objectName(OBJECT_PREFIX, object);
+    const object = new EbpfObject('no-touch-bridge').setConfig('ANKANTB', noTouchConstant({ nic: nic.index, port: port.index, hostMac, vms }));
+    const name = object.fileName(OBJECT_PREFIX);
     const wish = `${nic.index} ${vms.map((v) => v.mac).join()}`;
     this.#guard.demandUntried(uplink, wish);
     const found = await listBpfFilters([uplink, names.port]);
@@ -182,7 +182,7 @@ export class NoTouchBridges {
       if (programs.length === 0) return;
       if (at === 'port') await ensureClsact(names.port);
       else await this.#ensureClsact(uplink, nic.index);
-      await withObjectFile(this.#dir, name, object, async (path) => {
+      await object.withFile(this.#dir, name, async (path) => {
         for (const { direction, chain, section } of programs)
           await replaceBpfFilter(device({ at }), { direction, chain, preference: PREFERENCE, object: path, section });
       });

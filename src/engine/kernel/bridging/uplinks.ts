@@ -115,7 +115,7 @@ export class UplinkKeeper {
       this.#noEbpf = refusal;
       this.#log.warn({ uplink, error: refusal }, 'no eBPF at tc: VMs are bridged by macvlan, and cannot talk with the host');
     }
-    const limit = `bridged to ${uplink} by macvlan${method === 'macvlan' ? '' : ', as this kernel takes no eBPF from us'}: it and this host cannot reach each other`;
+    const limit = `bridged to ${uplink} by macvlan${method === 'macvlan' ? '' : ', as eBPF is not available'}: it and this host cannot reach each other`;
     for (const { id } of cards) {
       const names = cardBridgeNames(id);
       plugs.set(id, { uplink, bridge: names.bridge, mtu, own: Object.values(names), limit });
