@@ -12,7 +12,7 @@ const STATUS: Partial<Record<ErrorKind, number>> = {
   ...all(400, 'usage', 'badValue', 'badImage'),
   ...all(403, 'noRights'),
   ...all(404, 'vmNotFound', 'ruleNotFound', 'cardNotFound', 'unknownSetting'),
-  ...all(409, 'vmNotRunning', 'vmAlreadyRunning', 'badState', 'vmExists', 'ruleExists', 'cardExists', 'portTaken', 'addressTaken', 'subnetClash', 'network'),
+  ...all(409, 'vmNotRunning', 'badState', 'vmExists', 'ruleExists', 'cardExists', 'portTaken', 'addressTaken', 'subnetClash', 'network'),
   ...all(504, 'timeout'),
   ...all(507, 'diskFull', 'poolExhausted'),
 };

@@ -58,7 +58,7 @@ export interface DaemonEvent {
   /** Milliseconds since 1970. */
   time: number;
   /**
-   * `vm.created`, `vm.status`, `vm.address`, `vm.deleted`, `rule.added`, `rule.removed`, `network.repaired`,
+   * `vm.created`, `vm.status`, `vm.address`, `vm.deleted`, `rule.added`, `rule.removed`, `rule.moved`,
    * `network.problem`, `config.changed` …
    */
   type: string;

@@ -37,7 +37,7 @@ export function desiredNic(ctx: Context, vm: VmRow): DesiredNic | null {
     outsideMac: vm.outsideMac,
     insideMac: guestMac(vm),
     mtu: guestMtu(ctx, vm),
-    isolated: !vm.local,
+    isolated: vm.isolated,
     ownerUid: vmUid(vm),
     ...(vm.type === 'bridge' && bridge ? { bridge } : {}),
     ...(vm.vlan === null ? {} : { vlan: vm.vlan }),

@@ -84,7 +84,7 @@ export interface DesiredState {
 
 /** What is wrong with one object of the desired state, or what failed while it was applied. */
 export interface EngineProblem {
-  /** `network:shared`, `nic:<uuid>`, `rule:<uuid>/<name>`, `host` */
+  /** `network:<name>`, `nic:<id>`, `link:<interface>`, `service` or `host` */
   object: string;
   /** One sentence for the user. */
   message: string;

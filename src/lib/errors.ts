@@ -1,17 +1,16 @@
 /**
- * The one error type of this program, and the closed list of its kinds.
+ * The one error type, and the closed list of its kinds.
  *
- * A kind has a stable number (seen by clients as `code`, and by the shell as exit status) and a stable
- * exception name (seen by clients as `exception_type`). Codes 3 and 18 are what existing Anka clients expect (B81).
+ * A kind has a stable code (the client's `code`, and the exit status) and a stable exception name (the client's
+ * `exception_type`). Codes 3 and 18 are those that existing Anka clients expect (B81). Code 5 is unassigned.
  */
 
-/** Every kind of error: its stable code (1–124) and its exception name. */
+/** Each kind with its code (1–124) and its exception name. */
 export const ERROR_KINDS = {
   internal: { code: 1, type: 'InternalException' },
   usage: { code: 2, type: 'UsageException' },
   vmNotFound: { code: 3, type: 'VMNotFoundException' },
   vmNotRunning: { code: 4, type: 'VMNotRunningException' },
-  vmAlreadyRunning: { code: 5, type: 'VMRunningException' },
   badState: { code: 6, type: 'VMStateException' },
   badValue: { code: 7, type: 'ValueException' },
   ruleExists: { code: 8, type: 'RuleExistsException' },
@@ -34,17 +33,16 @@ export const ERROR_KINDS = {
   timeout: { code: 124, type: 'TimeoutException' },
 } as const;
 
-/** The name of one kind of error. */
 export type ErrorKind = keyof typeof ERROR_KINDS;
 
-/** What an error looks like on the wire between daemon and client. */
+/** An error as the daemon sends it to a client. */
 export interface ErrorBody {
   code: number;
   exception_type: string;
   message: string;
 }
 
-/** An error that a user is meant to read: one sentence that says what is wrong, with what, and what to do. */
+/** An error for the user. Its message says what failed, on what, and the command that fixes it. */
 export class AnkaError extends Error {
   override readonly name = 'AnkaError';
   readonly kind: ErrorKind;
@@ -54,12 +52,12 @@ export class AnkaError extends Error {
     this.kind = kind;
   }
 
-  /** Stable number, 1–124; also the exit status. */
+  /** Stable, 1–124; also the exit status. */
   get code(): number {
     return ERROR_KINDS[this.kind].code;
   }
 
-  /** Stable exception name, as `exception_type` in machine-readable output. */
+  /** Stable name: `exception_type` in machine-readable output. */
   get type(): string {
     return ERROR_KINDS[this.kind].type;
   }
@@ -68,15 +66,15 @@ export class AnkaError extends Error {
     return { code: this.code, exception_type: this.type, message: this.message };
   }
 
-  /** The error a client rebuilds from what the daemon sent. Unknown codes become `internal`. */
+  /** The error that a daemon sent. Unknown codes become `internal`. */
   static fromBody(body: ErrorBody): AnkaError {
     const kind = (Object.keys(ERROR_KINDS) as ErrorKind[]).find((k) => ERROR_KINDS[k].code === body.code);
     return new AnkaError(kind ?? 'internal', body.message);
   }
 }
 
-/** Any thrown value as an AnkaError, prefixed with what was being done ("attaching vm1 to shared: …"). */
-export function wrap(doing: string, cause: unknown, kind: ErrorKind = 'internal'): AnkaError {
+/** Any thrown value as an AnkaError, prefixed with the action that failed ("attaching vm1 to shared: …"). */
+export function wrap(action: string, cause: unknown, kind: ErrorKind = 'internal'): AnkaError {
   const message = cause instanceof Error ? cause.message : String(cause);
-  return new AnkaError(cause instanceof AnkaError ? cause.kind : kind, `${doing}: ${message}`, { cause });
+  return new AnkaError(cause instanceof AnkaError ? cause.kind : kind, `${action}: ${message}`, { cause });
 }

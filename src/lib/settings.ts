@@ -1,6 +1,5 @@
 /**
- * The settings of B70: one table of key, default, check and description; used by the daemon to check and by the CLI to
- * complete.
+ * The settings (B70): key, default, check and description. The daemon checks values with them, the CLI completes keys.
  */
 import { isIP } from 'node:net';
 import { AnkaError } from './errors.ts';
@@ -9,7 +8,7 @@ export interface Setting {
   key: string;
   default: string;
   description: string;
-  /** Throws an Error with the reason when the value is bad; returns its normal form. */
+  /** Returns the value's normal form. Throws an Error that says what is accepted. */
   check(value: string): string;
 }
 
@@ -42,7 +41,7 @@ function subnet(value: string): string {
 
 function interfaceName(value: string): string {
   const name = value.trim();
-  if (name !== '' && !isInterfaceName(name)) throw new Error("must be an interface's name, of at most 15 characters without blanks and slashes");
+  if (name !== '' && !isInterfaceName(name)) throw new Error('must be an interface name: at most 15 characters, without blanks, slashes and colons');
   return name;
 }
 
@@ -51,28 +50,33 @@ function addresses(value: string): string {
     .split(',')
     .map((a) => a.trim())
     .filter((a) => a !== '');
-  for (const a of list) if (isIP(a) !== 4) throw new Error(`'${a}' is no IPv4 address; write them like 1.1.1.1,9.9.9.9`);
+  for (const a of list) if (isIP(a) !== 4) throw new Error(`'${a}' is not an IPv4 address; use the form 1.1.1.1,9.9.9.9`);
   return list.join(',');
 }
 
-/** Whether Linux would take that as an interface's name. */
+/** Whether Linux accepts this interface name. */
 export function isInterfaceName(name: string): boolean {
   return /^[^\s/:]{1,15}$/.test(name) && name !== '.' && name !== '..';
 }
 
-/** Every setting, in the order in which they are listed. */
+/** In the order of `anka config --list`. */
 export const SETTINGS: readonly Setting[] = [
-  { key: 'bridge_name', default: '', description: 'Ethernet interface for bridge type when the VM has none of its own', check: interfaceName },
+  {
+    key: 'bridge_name',
+    default: '',
+    description: 'interface for VMs of type bridge that name none; empty = the default route or the first Ethernet link',
+    check: interfaceName,
+  },
   {
     key: 'bridge_method',
     default: 'auto',
-    description: 'how VMs are bridged to an interface that is in no bridge: auto, ebpf or macvlan',
+    description: 'how VMs are bridged to an interface that is not in a bridge: auto, ebpf or macvlan',
     check: oneOf('auto', 'ebpf', 'macvlan'),
   },
-  { key: 'engine', default: 'auto', description: 'what moves the packets: auto, kernel or user', check: oneOf('auto', 'kernel', 'user') },
+  { key: 'engine', default: 'auto', description: 'network engine: auto, kernel or user', check: oneOf('auto', 'kernel', 'user') },
   { key: 'shared_subnet', default: '192.168.64.0/24', description: 'subnet of the shared network', check: subnet },
   { key: 'host_subnet', default: '192.168.128.0/24', description: 'subnet of the host network', check: subnet },
-  { key: 'portfwd_base', default: '10000', description: 'lowest host port that is given out by itself', check: integer(1, 65535) },
+  { key: 'portfwd_base', default: '10000', description: 'lowest host port assigned automatically', check: integer(1, 65535) },
   {
     key: 'permanent_mac_prefix',
     default: '56:45:45',
@@ -84,13 +88,12 @@ export const SETTINGS: readonly Setting[] = [
       return v;
     },
   },
-  { key: 'mtu', default: '1500', description: 'largest IP packet on shared and host, in bytes', check: integer(576, 65520) },
-  { key: 'dns_servers', default: '', description: 'resolvers to forward to in place of the host’s own, comma separated', check: addresses },
-  { key: 'stop_timeout', default: '60', description: 'seconds that stop waits for a guest to power off', check: integer(1, 3600) },
-  { key: 'machine_readable', default: '0', description: 'print JSON as --machine-readable does', check: oneOf('0', '1') },
+  { key: 'mtu', default: '1500', description: 'MTU of the shared and host networks, bytes', check: integer(576, 65520) },
+  { key: 'dns_servers', default: '', description: "resolvers to forward DNS queries to instead of the host's, comma separated", check: addresses },
+  { key: 'stop_timeout', default: '60', description: 'seconds to wait for a guest to power off', check: integer(1, 3600) },
 ];
 
-/** The setting of that key; else an error that names the nearest one. */
+/** Throws `unknownSetting` with the nearest key. */
 export function findSetting(key: string): Setting {
   const found = SETTINGS.find((s) => s.key === key);
   if (found) return found;
@@ -98,10 +101,10 @@ export function findSetting(key: string): Setting {
     key,
     SETTINGS.map((s) => s.key),
   );
-  throw new AnkaError('unknownSetting', `no setting is named '${key}'${near ? `; did you mean '${near}'?` : ''} ('anka config -l' lists them)`);
+  throw new AnkaError('unknownSetting', `unknown setting '${key}'${near ? `; did you mean '${near}'?` : ''} ('anka config -l' lists all settings)`);
 }
 
-/** The normal form of a value for a key. Throws `badValue` that names key, value and what is accepted. */
+/** The normal form of a value. Throws `badValue` with key, value and what is accepted. */
 export function checkSetting(key: string, value: string): string {
   try {
     return findSetting(key).check(value);
@@ -111,10 +114,7 @@ export function checkSetting(key: string, value: string): string {
   }
 }
 
-/**
- * The candidate that begins with the word, else the one with the least edit distance, when it is near enough to be a
- * slip of the hand; else undefined.
- */
+/** The candidate that begins with the word, or else the nearest by edit distance if it is near enough to be a typo. */
 export function nearest(word: string, candidates: readonly string[]): string | undefined {
   let best: string | undefined;
   let least = Math.max(2, Math.floor(word.length / 3)) + 1;

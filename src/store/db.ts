@@ -1,4 +1,4 @@
-/** The database: sole importer of SQLite. `node:sqlite` where Node has it, else a package with the same interface. */
+/** The database, the only importer of SQLite: `node:sqlite`, or before Node 22.5 a package with the same interface. */
 import { existsSync, mkdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname } from 'node:path';
@@ -6,11 +6,11 @@ import { AnkaError } from '../lib/errors.ts';
 import { MIGRATIONS } from './migrations.ts';
 
 export type SqlValue = null | number | bigint | string | Uint8Array;
-export type Row = Record<string, SqlValue>;
+export type SqlRow = Record<string, SqlValue>;
 
 export interface Statement {
-  all(...params: SqlValue[]): Row[];
-  get(...params: SqlValue[]): Row | undefined;
+  all(...params: SqlValue[]): SqlRow[];
+  get(...params: SqlValue[]): SqlRow | undefined;
   run(...params: SqlValue[]): { changes: number | bigint };
 }
 
@@ -20,20 +20,18 @@ export interface Db {
   close(): void;
 }
 
-type Opener = new (path: string) => Db;
+type DbConstructor = new (path: string) => Db;
 
-function sqlite(): Opener {
+function sqlite(): DbConstructor {
   const require = createRequire(import.meta.url);
   try {
-    return (require('node:sqlite') as { DatabaseSync: Opener }).DatabaseSync;
+    return (require('node:sqlite') as { DatabaseSync: DbConstructor }).DatabaseSync;
   } catch {
-    return (require('@photostructure/sqlite') as { DatabaseSync: Opener }).DatabaseSync; // before Node 22.5
+    return (require('@photostructure/sqlite') as { DatabaseSync: DbConstructor }).DatabaseSync;
   }
 }
 
-/**
- * Opens and migrates. Throws `internal` with one clear sentence for a damaged or newer file, which is left as it is.
- */
+/** Opens the database and migrates it. Throws `internal` for a damaged or newer file, which stays untouched. */
 export function openDb(path: string): Db {
   mkdirSync(dirname(path), { recursive: true, mode: 0o711 });
   const existed = existsSync(path);
@@ -49,8 +47,8 @@ export function openDb(path: string): Db {
     throw new AnkaError(
       'internal',
       existed
-        ? `the database ${path} is damaged (${(cause as Error).message}); restore it, or move it away to begin anew`
-        : `the database ${path} cannot be made: ${(cause as Error).message}`,
+        ? `the database ${path} is damaged (${(cause as Error).message}); restore a backup, or move the file away to start with an empty database`
+        : `cannot create the database ${path}: ${(cause as Error).message}`,
       { cause },
     );
   }
@@ -59,11 +57,14 @@ export function openDb(path: string): Db {
 function migrate(db: Db, path: string): void {
   const version = Number(db.prepare('PRAGMA user_version').get()?.['user_version'] ?? 0);
   if (version > MIGRATIONS.length)
-    throw new AnkaError('internal', `the database ${path} was written by a newer anka (version ${version}, this one knows ${MIGRATIONS.length}); upgrade anka`);
+    throw new AnkaError(
+      'internal',
+      `the database ${path} was written by a newer anka (schema ${version}, this anka supports ${MIGRATIONS.length}); upgrade anka`,
+    );
   for (let v = version; v < MIGRATIONS.length; v++) transaction(db, () => db.exec(`${MIGRATIONS[v]}; PRAGMA user_version = ${v + 1}`));
 }
 
-/** All of it, or nothing. */
+/** Runs `work` in one transaction: all of it is stored, or nothing. */
 export function transaction<T>(db: Db, work: () => T): T {
   db.exec('BEGIN IMMEDIATE');
   try {

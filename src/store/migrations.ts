@@ -1,4 +1,4 @@
-/** The schema's history: each entry is run once, in a transaction of its own, and never changed afterwards. */
+/** The schema's history. Each entry runs once, in a transaction of its own, and never changes afterwards. */
 export const MIGRATIONS: readonly string[] = [
   `
   CREATE TABLE vms (
@@ -39,4 +39,10 @@ export const MIGRATIONS: readonly string[] = [
   'ALTER TABLE vms ADD COLUMN guest_mac INTEGER',
   'ALTER TABLE vms ADD COLUMN guest_mtu INTEGER',
   'ALTER TABLE vms ADD COLUMN guest_controller TEXT',
+  `
+  ALTER TABLE vms ADD COLUMN isolated INTEGER NOT NULL DEFAULT 0;
+  UPDATE vms SET isolated = 1 - local;
+  ALTER TABLE vms DROP COLUMN local;
+  DELETE FROM settings WHERE key = 'machine_readable';
+  `,
 ];

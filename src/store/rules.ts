@@ -1,20 +1,20 @@
 /** Port forwarding rules. */
-import type { Db, Row, Statement } from './db.ts';
+import type { Db, SqlRow, Statement } from './db.ts';
 
 export interface RuleRow {
   vm: string;
   name: string;
   protocol: 'tcp' | 'udp';
   guestPort: number;
-  /** 0 = every address. */
+  /** Address of the host to listen on; 0 = every address. */
   hostIp: number;
-  /** The port in use; 0 until one was chosen. */
+  /** 0 until one is assigned. */
   hostPort: number;
-  /** The port was chosen by us and may be chosen anew. */
+  /** The host port was assigned automatically, and may be replaced at the next start. */
   automatic: boolean;
 }
 
-function fromRow(r: Row): RuleRow {
+function fromRow(r: SqlRow): RuleRow {
   return {
     vm: String(r['vm']),
     name: String(r['name']),
@@ -53,7 +53,7 @@ export class RuleStore {
     this.#put.run(r.vm, r.name, r.protocol, r.guestPort, r.hostIp, r.hostPort, Number(r.automatic));
   }
 
-  /** True when it was there. */
+  /** True if the rule existed. */
   delete(vm: string, name: string): boolean {
     return Number(this.#delete.run(vm, name).changes) > 0;
   }

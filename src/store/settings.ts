@@ -1,4 +1,4 @@
-/** Settings that differ from their defaults. */
+/** Settings that the user has stored. */
 import type { Db, Statement } from './db.ts';
 
 export class SettingStore {

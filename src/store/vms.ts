@@ -1,10 +1,10 @@
-/** The VMs and their cards, one row each. */
-import type { Db, Row, SqlValue, Statement } from './db.ts';
+/** VMs and their network cards: one row per VM. */
+import type { Db, SqlRow, SqlValue, Statement } from './db.ts';
 
 export interface VmRow {
   uuid: string;
   name: string;
-  /** Small number, unique while the VM exists: the user id of its process is made of it. */
+  /** The lowest free number when the VM was created; the user id of its QEMU is derived from it. */
   number: number;
   /** ISO 8601. */
   created: string;
@@ -17,37 +17,31 @@ export interface VmRow {
   cpus: number;
   /** Bytes. */
   diskSize: number;
-  /** Disk image that it was made from; empty for the built-in guest. */
+  /** Path of the disk image that it was created from; empty = the built-in guest. */
   app: string;
   hasCard: boolean;
   type: 'shared' | 'host' | 'bridge' | 'disconnected';
-  /** Own interface for bridge type; empty = automatic. */
+  /** Interface for type bridge, as configured; empty = automatic. */
   bridge: string;
-  /** Interface chosen when it was started (B18); empty while it is stopped, or not of bridge type. */
+  /** Interface in use since the last start (B18); empty while the VM is stopped or its type is not bridge. */
   uplink: string;
   vlan: number | null;
   controller: 'virtio-net' | 'e1000';
-  /** `--mac`; null without. */
+  /** `--mac`; null = none. */
   insideMac: number | null;
-  /** Drawn from the pool; null while the VM is stopped. */
+  /** Assigned from the pool at start; null while the VM is stopped. */
   outsideMac: number | null;
-  /**
-   * What the guest that runs, or is suspended, has on its card; null while the VM is stopped. A new `--mac` waits for
-   * the next start.
-   */
+  /** MAC address of the guest's card; null while the VM is stopped. A new `--mac` takes effect at the next start. */
   guestMac: number | null;
   /**
-   * Bytes of IP packet that the card of the guest that runs, or is suspended, takes; null while the VM is stopped. A
-   * new `mtu` setting waits for the next start.
+   * MTU of the guest's card, bytes; null while the VM is stopped. A new `mtu` setting takes effect at the next start.
    */
   guestMtu: number | null;
-  /**
-   * Model of the card of the guest that runs, or is suspended; null while the VM is stopped. A new one waits for the
-   * next start.
-   */
+  /** Model of the guest's card; null while the VM is stopped. A new one takes effect at the next start. */
   guestController: 'virtio-net' | 'e1000' | null;
   reservedIp: number | null;
-  local: boolean;
+  /** `--no-local`: isolated from other VMs and from the host. */
+  isolated: boolean;
 }
 
 const COLUMNS: Record<keyof VmRow, string> = {
@@ -74,14 +68,14 @@ const COLUMNS: Record<keyof VmRow, string> = {
   guestMtu: 'guest_mtu',
   guestController: 'guest_controller',
   reservedIp: 'reserved_ip',
-  local: 'local',
+  isolated: 'isolated',
 };
 
-const FLAGS: readonly (keyof VmRow)[] = ['hasCard', 'local'];
+const BOOLEANS: readonly (keyof VmRow)[] = ['hasCard', 'isolated'];
 
-function fromRow(row: Row): VmRow {
+function fromRow(row: SqlRow): VmRow {
   const vm: Record<string, unknown> = {};
-  for (const [key, column] of Object.entries(COLUMNS)) vm[key] = FLAGS.includes(key as keyof VmRow) ? row[column] === 1 : row[column];
+  for (const [key, column] of Object.entries(COLUMNS)) vm[key] = BOOLEANS.includes(key as keyof VmRow) ? row[column] === 1 : row[column];
   return vm as unknown as VmRow;
 }
 
@@ -108,7 +102,7 @@ export class VmStore {
     return this.#all.all().map(fromRow);
   }
 
-  /** By UUID (any letter case) or name. */
+  /** By UUID or name, in any letter case. */
   find(ref: string): VmRow | null {
     const row = this.#byRef.get(ref.toLowerCase(), ref, ref.toLowerCase());
     return row ? fromRow(row) : null;
@@ -130,7 +124,7 @@ export class VmStore {
     statement.run(...keys.map((k) => toSql(change[k])), uuid);
   }
 
-  /** The lowest number that no VM has. */
+  /** The lowest number that no VM uses. */
   freeNumber(): number {
     const used = new Set(this.all().map((v) => v.number));
     let n = 1;

@@ -40,7 +40,7 @@ export function cardChange(ctx: Context, vm: VmRow, r: NetworkCardRequest, seen:
     change.bridge = r.bridge;
   }
   if (r.controller !== undefined) change.controller = r.controller === 'anet' ? 'virtio-net' : r.controller;
-  if (r.isolated !== undefined) change.local = !r.isolated;
+  if (r.isolated !== undefined) change.isolated = r.isolated;
   if (r.vlan !== undefined) change.vlan = r.vlan;
   if (r.mac === null) change.insideMac = null;
   else if (r.mac !== undefined) change.insideMac = checkMac(r.mac);
@@ -214,7 +214,7 @@ export async function addCard(
     controller: 'virtio-net',
     insideMac: null,
     reservedIp: null,
-    local: true,
+    isolated: false,
   };
   const change = { ...blank, ...cardChange(ctx, { ...vm, ...blank }, r, seen) };
   const machine = ctx.machines.get(vm.uuid);

@@ -90,7 +90,7 @@ export function describe(ctx: Context, vm: VmRow): VmDescribe {
             ...(vm.bridge ? { bridge: vm.bridge } : {}),
             ...(vm.vlan === null ? {} : { vlan: vm.vlan }),
             ...(vm.reservedIp === null ? {} : { ip: formatIpv4(vm.reservedIp) }),
-            local: vm.local,
+            local: !vm.isolated,
             port_forwarding_rules: ctx.rules.of(vm.uuid).map((r) => ({
               rule_name: r.name,
               guest_port: r.guestPort,

@@ -111,7 +111,7 @@ export class Vms {
       controller: 'virtio-net',
       insideMac: null,
       reservedIp: null,
-      local: true,
+      isolated: false,
       hasCard: true,
       app: '',
       ...rest,
