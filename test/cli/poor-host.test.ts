@@ -92,7 +92,9 @@ describe.skipIf(why !== null)(`poor hosts${why ? ` (${why})` : ''}`, () => {
     const file = join(anka.home, 'anka.db');
     writeFileSync(file, 'no database\n'.repeat(1000));
     const r = await anka.run(['list']);
-    expect(r.stderr).toBe(`anka: the database ${file} is damaged (file is not a database); restore a backup, or move the file away to start with an empty database\n`);
+    expect(r.stderr).toBe(
+      `anka: the database ${file} is damaged (file is not a database); restore a backup, or move the file away to start with an empty database\n`,
+    );
     expect(r.status).toBe(22);
     expect(readFileSync(file, 'utf8')).toBe('no database\n'.repeat(1000));
   });
