@@ -7,6 +7,7 @@
  * answer `{id, result}` or `{id, error}`. The service also sends `{event: 'changed'}` when leases or listeners changed.
  */
 import type { DesiredRule, DesiredState, Subnet } from '../../engine.ts';
+import type { HelperMethods } from '../../process/client.ts';
 import { BRIDGES, DHCP_PORTS, DNS_PORT } from '../names.ts';
 
 /** One network that is served. */
@@ -95,10 +96,7 @@ export interface ServiceStatus {
 }
 
 /** Methods of the control socket. */
-export interface ServiceMethods {
+export interface ServiceMethods extends HelperMethods {
   configure: { params: ServiceConfig; result: ServiceStatus };
   status: { params: Record<string, never>; result: ServiceStatus };
-  /** Gives a deleted VM's lease back. */
-  forget: { params: { id: string }; result: Record<string, never> };
-  stop: { params: Record<string, never>; result: Record<string, never> };
 }

@@ -2,70 +2,33 @@
 /**
  * The kernel engine's service process: DHCP, DNS and the forwarding listeners (docs/decisions/0001).
  *
- * Theory of operation: it is configured as a whole by `configure`; what is already as wanted is left alone, so
- * established connections and leases are untouched. It goes on when the daemon is gone. It becomes a user of its own,
- * and keeps of root's rights those to listen on low ports and to change the host's ARP table; it runs no program, and
- * opens no file but its own (docs/decisions/0012, 0016). Limits: one per run folder; a second one ends at once when the
- * first still answers.
+ * Theory of operation: `configure` gives it the whole configuration; what is already as wanted is left alone, so
+ * established connections and leases continue. It runs as a user of its own and keeps two of root's capabilities: to
+ * listen on low ports and to change the host's ARP table. It runs no program and opens only its own files
+ * (docs/decisions/0012, 0016). Start and shutdown: engine/process/helper-process.ts.
  */
-import { chmodSync, rmSync } from 'node:fs';
-import { createConnection, createServer, type Socket } from 'node:net';
-import { dirname } from 'node:path';
-import { parseArgs } from 'node:util';
-import pino from 'pino';
 import { CAPABILITY } from '../../../host/ffi/process.ts';
-import { LogFile } from '../../../host/log-file.ts';
-import { readResolvers, watchResolvers } from '../../../host/resolvers.ts';
-import { confine } from '../../../host/sandbox/confinement.ts';
-import { giveUpRoot } from '../../../host/sandbox/give-up-root.ts';
-import { serveLines } from '../../../lib/json-lines.ts';
+import { readResolvers } from '../../../host/resolvers.ts';
 import { formatIpv4, gatewayOf } from '../../../wire/address.ts';
-import { LeaseSaver, type Leases, loadLeases } from '../../process/lease-file.ts';
+import { startHelper } from '../../process/helper-process.ts';
 import type { ServiceConfig, ServiceNic, ServiceStatus } from './config.ts';
 import { RuleListener } from './forward.ts';
 import { ServedNetwork } from './network.ts';
 
-const text = { type: 'string' } as const;
-const { values } = parseArgs({ options: { control: text, leases: text, log: text, user: text, group: text } });
-if (!values.control || !values.leases || !values.log) {
-  console.error('usage: service-main --control SOCKET --leases FILE --log FILE [--user UID --group GID]');
-  process.exit(2);
-}
-const control = values.control;
-const leaseFile = values.leases;
-process.umask(0o077);
-const log = pino({}, new LogFile(values.log));
-process.on('SIGHUP', () => {}); // a closing terminal is no reason to end
-process.on('uncaughtException', (e) => {
-  log.fatal({ error: e.stack }, 'uncaught');
-  process.exitCode = 1;
-  setTimeout(() => process.exit(1), 50);
-});
-if (values.user) giveUpRoot(Number(values.user), Number(values.group), [dirname(control), dirname(leaseFile)], [CAPABILITY.bindService, CAPABILITY.netAdmin]);
-
-const saved = loadLeases(leaseFile);
-const saver = new LeaseSaver(leaseFile, leasesNow, log);
+const helper = startHelper({ program: 'service-main', title: 'service', capabilities: [CAPABILITY.bindService, CAPABILITY.netAdmin] });
 const networks = new Map<string, ServedNetwork>();
 const listeners = new Map<string, RuleListener>();
 let config: ServiceConfig = { networks: [], nics: [], dnsServers: [] };
-const clients = new Set<Socket>();
 
-function leasesNow(): Leases {
-  const all: Leases = { ...saved };
-  for (const [name, n] of networks) all[name] = n.dhcp.pool.snapshot();
-  return all;
-}
-
-/** Leases have changed: save them in a moment, tell names and clients. */
 function leasesChanged(): void {
-  saver.changed();
+  helper.leases.changed();
   changed();
 }
 
 function changed(): void {
   refreshNames();
   for (const l of listeners.values()) l.follow();
-  for (const c of clients) c.write('{"event":"changed"}\n');
+  helper.notifyChanged();
 }
 
 /** The address of a card: what it took by itself, else its lease. */
@@ -101,15 +64,15 @@ function configure(wanted: ServiceConfig): ServiceStatus {
   const keep = new Set(wanted.networks.map((n) => JSON.stringify(n)));
   for (const [name, n] of [...networks]) {
     if (keep.has(JSON.stringify(n.config))) continue;
-    saved[name] = n.dhcp.pool.snapshot();
+    helper.leases.detach(name);
     n.close();
     networks.delete(name);
   }
   for (const n of wanted.networks) {
     let served = networks.get(n.name);
     if (!served) {
-      served = new ServedNetwork(n, log, leasesChanged);
-      served.dhcp.pool.restore(saved[n.name] ?? []);
+      served = new ServedNetwork(n, helper.log, leasesChanged);
+      helper.leases.attach(n.name, served.dhcp.pool);
       networks.set(n.name, served);
     }
     served.dhcp.setNics(
@@ -184,45 +147,14 @@ function status(): ServiceStatus {
   };
 }
 
-function forget({ id }: { id: string }): void {
-  for (const n of networks.values()) n.dhcp.pool.forget(id);
-  for (const name of Object.keys(saved)) saved[name] = saved[name].filter((l) => l.id !== id);
-  leasesChanged();
-}
-
-function stop(): void {
-  rmSync(control, { force: true });
-  setTimeout(() => process.exit(0), 50);
-}
-
-const server = createServer((socket) => {
-  clients.add(socket);
-  socket.on('error', () => {}); // 'close' follows
-  socket.on('close', () => clients.delete(socket));
-  serveLines(socket, {
+await helper.run({
+  methods: {
     configure: async (c: ServiceConfig) => configure(c),
     status: async () => status(),
-    forget: async (p: { id: string }) => forget(p),
-    stop: async () => stop(),
-  });
+    forget: async ({ id }: { id: string }) => {
+      helper.leases.forget(id);
+      changed();
+    },
+  },
+  onResolversChanged: refreshUpstreams,
 });
-
-function listen(): void {
-  const probe = createConnection(control);
-  probe.on('connect', () => {
-    log.info('another service answers on this socket: ending');
-    process.exit(0);
-  });
-  probe.on('error', () => {
-    rmSync(control, { force: true });
-    server.listen(control, () => {
-      chmodSync(control, 0o600);
-      log.info({ pid: process.pid }, 'service started');
-    });
-  });
-}
-
-const kept = await confine();
-if (kept.length > 0) log.warn({ kept }, 'this system did not let us give up all that is not needed');
-watchResolvers(refreshUpstreams);
-listen();

@@ -9,6 +9,7 @@
  * to the guest, the frame's bytes; all big-endian).
  */
 import type { CaptureSide, DesiredNetwork, DesiredNic, NicStats, ObservedNetwork, ObservedNic, Subnet } from '../../engine.ts';
+import type { HelperMethods } from '../../process/client.ts';
 
 /** The whole of what one network process shall do. */
 export interface NetworkConfig {
@@ -45,15 +46,12 @@ export interface NetworkFacts {
 }
 
 /** Methods of the control socket. */
-export interface NetworkMethods {
+export interface NetworkMethods extends HelperMethods {
   /** What is already as wanted is left alone: flows, leases and cables go on. */
   configure: { params: NetworkConfig; result: NetworkStatus };
   status: { params: Record<string, never>; result: NetworkStatus };
   stats: { params: Record<string, never>; result: NicStats[] };
   facts: { params: Record<string, never>; result: NetworkFacts };
-  /** Gives a deleted VM's lease back. */
-  forget: { params: { id: string }; result: Record<string, never> };
-  stop: { params: Record<string, never>; result: Record<string, never> };
 }
 
 /** First line of a stream. */
