@@ -1,80 +1,62 @@
-// Builds, checks, and runs every test; ends with the skipped ones by name and one line of counts.
-import { spawn, spawnSync } from 'node:child_process';
-import { createReadStream, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+// Builds, checks, and runs every test; prints the slowest files, the skipped tests by name, and one line of counts.
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
+const SLOWEST = 12;
 const root = fileURLToPath(new URL('..', import.meta.url));
-const work = mkdtempSync(join(tmpdir(), 'anka-test-'));
-const bin = (name) => join(root, 'node_modules/.bin', name);
 
-/** Runs one step; ends everything when it fails. */
+/** Runs one step; exits when it fails. */
 function step(what, file, args) {
   console.log(`\n== ${what}`);
   const run = spawnSync(file, args, { cwd: root, stdio: 'inherit' });
-  if (run.status !== 0) {
-    console.log(`\n${what} failed`);
-    process.exit(run.status ?? 1);
-  }
+  if (run.status === 0) return;
+  console.log(`\n${what} failed`);
+  process.exit(run.status ?? 1);
 }
 
+const started = Date.now();
 step('build', process.execPath, ['scripts/build.mjs']);
-step('types', bin('tsc'), ['-p', '.']);
-step('lint', bin('biome'), ['check', '--error-on-warnings', '.']);
-step('dead code', bin('knip'), []);
+step('types', 'npx', ['tsc', '-p', '.']);
+step('lint', 'npm', ['run', '--silent', 'lint']);
 
+const work = mkdtempSync(join(tmpdir(), 'anka-test-'));
 const counts = { passed: 0, failed: 0, skipped: 0 };
 const skipped = [];
+const files = [];
 let status = 0;
 
-/**
- * Runs one project's tests, or those of some folders, and notes how they ended. `output`: a file for what it prints.
- */
-function suite(name, project, folders, env, output) {
-  console.log(`\n== tests: ${name}`);
-  const report = join(work, `${name}.json`);
-  const args = ['run', '--project', project, '--reporter=default', '--reporter=json', `--outputFile.json=${report}`, ...folders];
-  const out = output ? openSync(output, 'w') : 'inherit';
-  const run = spawn(bin('vitest'), args, { cwd: root, stdio: ['inherit', out, out], env: { ...process.env, ...env } });
-  return new Promise((resolve) => {
-    run.on('close', (code) => {
-      if (code !== 0) status = code ?? 1;
-      note(name, report);
-      resolve();
-    });
-  });
-}
-
-function note(name, report) {
+/** Runs one project's tests and adds their outcome to the counts. */
+function suite(project) {
+  console.log(`\n== tests: ${project}`);
+  const report = join(work, `${project}.json`);
+  const args = ['vitest', 'run', '--project', project, '--reporter=default', '--reporter=json', `--outputFile.json=${report}`];
+  const run = spawnSync('npx', args, { cwd: root, stdio: 'inherit' });
+  status ||= run.status ?? 1;
   try {
     const result = JSON.parse(readFileSync(report, 'utf8'));
     counts.passed += result.numPassedTests;
     counts.failed += result.numFailedTests;
     for (const file of result.testResults) {
-      for (const t of file.assertionResults) {
-        if (t.status === 'passed' || t.status === 'failed') continue;
-        counts.skipped++;
-        skipped.push(t.fullName);
-      }
+      files.push({ name: relative(root, file.name), seconds: (file.endTime - file.startTime) / 1000 });
+      for (const t of file.assertionResults) if (t.status !== 'passed' && t.status !== 'failed') skipped.push(t.fullName);
     }
   } catch (cause) {
-    console.log(`no report of ${name}: ${cause.message}`);
+    console.log(`no report of ${project}: ${cause.message}`);
     status ||= 1;
   }
 }
 
-// any bytes into a port: ten million frames, or what a slow machine does in two minutes
-await suite('unit', 'unit', [], { ANKA_FUZZ_FRAMES: '10000000', ANKA_FUZZ_SECONDS: '120', ...process.env });
-// the others mostly wait, for guests that boot and for what must not come: two at a time, each with worlds of its own
-const second = join(work, 'world.log');
-await Promise.all([
-  suite('guests and commands', 'world', ['test/vm', 'test/cli'], {}),
-  suite('networks', 'world', ['test/contract', 'test/kernel'], { ANKA_TEST_WORLD: `${process.env.ANKA_TEST_WORLD ?? ''}n` }, second),
-]);
-console.log('\n== what the tests of networks printed');
-await new Promise((resolve) => createReadStream(second).on('end', resolve).pipe(process.stdout, { end: false }));
+for (const project of ['unit', 'world']) suite(project);
 rmSync(work, { recursive: true, force: true });
-for (const s of skipped) console.log(`skipped: ${s}`);
+
+console.log('\n== slowest files (seconds)');
+for (const f of files.sort((a, b) => b.seconds - a.seconds).slice(0, SLOWEST)) console.log(`${f.seconds.toFixed(0).padStart(6)}  ${f.name}`);
+console.log();
+for (const name of skipped) console.log(`skipped: ${name}`);
+counts.skipped = skipped.length;
+console.log(`all of it took ${Math.round((Date.now() - started) / 1000)} s`);
 console.log(`${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`);
 process.exit(status || (counts.passed === 0 ? 1 : 0));

@@ -2,7 +2,7 @@
  * Any chunking of any bytes into a port: a network with three cards and everything behind them is fed over real unix
  * sockets. Two guests send frames that nearly make sense, among them TCP segments of every kind that follow what the
  * gateway said last, to an echo server; the third one only pings, and must get every answer. ANKA_FUZZ_FRAMES sets the
- * number of frames (20,000 without it), ANKA_FUZZ_SECONDS ends it before that, ANKA_FUZZ_SEED sets the seed, which is
+ * number of frames (500,000 without it), ANKA_FUZZ_SECONDS ends it before that, ANKA_FUZZ_SEED sets the seed, which is
  * told on failure. Memory is watched.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -20,7 +20,7 @@ import { loadKernels } from '../../src/net/memory/kernels.ts';
 import { PacketMemory } from '../../src/net/memory/packet-memory.ts';
 import { until } from '../world/world.ts';
 
-const FRAMES = Number(process.env['ANKA_FUZZ_FRAMES'] ?? 20_000);
+const FRAMES = Number(process.env['ANKA_FUZZ_FRAMES'] ?? 500_000);
 const SECONDS = Number(process.env['ANKA_FUZZ_SECONDS'] ?? Number.POSITIVE_INFINITY);
 const SEED = Number(process.env['ANKA_FUZZ_SEED'] ?? 1);
 const dir = mkdtempSync(join(tmpdir(), 'anka-fuzz-'));

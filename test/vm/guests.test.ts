@@ -120,7 +120,9 @@ describe.skipIf(why !== null)(`real guests${why ? ` (${why})` : ''}`, () => {
   test('B21, B32: the card is taken out of the running guest; a stopped VM without one has none, until it is added; there is no second', async () => {
     await anka.ok('modify vm1 delete network-card 0');
     const uuid = (await anka.ok('show vm1 uuid')).trim();
-    await until('the guest lost its card', () => /card eth0 was removed/.test(readFileSync(join(anka.home, 'run/vm', uuid.slice(0, 8), 'console.log'), 'latin1')));
+    await until('the guest lost its card', () =>
+      /card eth0 was removed/.test(readFileSync(join(anka.home, 'run/vm', uuid.slice(0, 8), 'console.log'), 'latin1')),
+    );
     expect(await anka.body('show vm1')).not.toHaveProperty('network');
     await anka.ok('stop -f vm1');
     expect((await anka.run(['modify', 'vm1', 'delete', 'network-card'])).stderr).toContain('vm1 has no network card');

@@ -1,7 +1,7 @@
 /** Guest images for tests, built once and kept in a cache folder (`ANKA_TEST_CACHE`, else `.cache` of the checkout). */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ensureBaseImage } from '../../src/vm/base-image.ts';
@@ -17,15 +17,10 @@ function tiny(name: string, ...kernel: string[]): string {
   const dir = join(CACHE, `${name}-${hash.digest('hex').slice(0, 8)}`);
   mkdirSync(CACHE, { recursive: true, mode: 0o755 });
   if (existsSync(dir)) return dir;
-  // another suite may be at it at the same time
-  const work = `${dir}.${process.pid}`;
-  execFileSync('sh', [sources[0] as string, work, ...kernel], { stdio: ['ignore', 'inherit', 'inherit'] });
-  try {
-    renameSync(work, dir);
-  } catch (cause) {
-    if (!existsSync(dir)) throw cause;
-    rmSync(work, { recursive: true });
-  }
+  // other workers may want it at the same time: one builds, the others wait
+  const build = 'test -d "$1" || { rm -rf "$1.part"; sh "$2" "$1.part" $3; mv "$1.part" "$1"; }';
+  const args = [`${dir}.lock`, 'sh', '-ec', build, 'sh', dir, sources[0] as string, kernel.join(' ')];
+  execFileSync('flock', args, { stdio: ['ignore', 'inherit', 'inherit'] });
   return dir;
 }
 

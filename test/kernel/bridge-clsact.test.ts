@@ -1,0 +1,3 @@
+import { testBridge } from './bridge-suite.ts';
+
+testBridge('clsact');
