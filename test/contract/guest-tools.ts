@@ -61,7 +61,7 @@ export async function dhcp(
     '#!/bin/sh\n[ "$1" = bound ] || exit 0\nip -4 addr flush dev $interface\nip addr add $ip/$mask dev $interface\nip route replace default via $router\necho "LEASE $ip $router $dns $serverid $mask"\n',
     { mode: 0o755 },
   );
-  const out = await g.ask(`udhcpc -f -q -n -t 30 -T 1 -i eth0 -s ${script} ${options} 2>/dev/null`);
+  const out = await g.ask(`udhcpc -f -q -n -t 300 -T 1 -i eth0 -s ${script} ${options} 2>/dev/null`);
   const m = /LEASE (\S+) (\S+) (\S+) (\S+) (\S+)/.exec(out ?? '');
   return m ? { ip: m[1] as string, router: m[2] as string, dns: m[3] as string, server: m[4] as string, mask: m[5] as string } : null;
 }

@@ -40,10 +40,11 @@ export class StaticAddresses {
     }
     for (const key of this.#seen.keys()) if (!present.has(key)) this.#seen.delete(key);
     const result = new Map<string, number>();
-    const ids = new Set(nics.map((n) => n.id));
     for (const [id, s] of this.#static) {
       const nic = nics.find((n) => n.id === id);
-      if (!ids.has(id) || (nic?.lastDhcp ?? 0) > s.since) this.#static.delete(id);
+      // ARP may show a leased address before the service reports the lease
+      const leased = nic?.leaseIp === s.ip;
+      if (!nic || leased || (nic.lastDhcp ?? 0) > s.since) this.#static.delete(id);
       else result.set(id, s.ip);
     }
     return result;
