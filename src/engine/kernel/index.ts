@@ -53,12 +53,13 @@ import { applyVlanTags } from './ebpf/vlan-tags.ts';
 import { gatherFacts } from './explain-facts.ts';
 import { isOurs, type LinkPlan, masterOf, planLinks, planTaps } from './link-plan.ts';
 import { BRIDGES, TABLES, tapName } from './names.ts';
+import { DROP_REASONS } from './rules/drop-reasons.ts';
 import { allowThroughFirewalls, findFirewalls, removeFirewallAllowances } from './rules/firewalls.ts';
-import { type Ending, endFlows, Places } from './rules/flows.ts';
-import type { CardTap } from './rules/ingress.ts';
+import { closeConnections, NicLocations, type StaleConnections } from './rules/flows.ts';
 import { keptElements, readDrops } from './rules/kept-elements.ts';
+import type { NicTap } from './rules/netdev-table.ts';
 import type { RuledNic, Segments } from './rules/rule-input.ts';
-import { DROP_REASONS, removeTables, renderRuleset } from './rules/ruleset.ts';
+import { removeTables, renderRuleset } from './rules/ruleset.ts';
 import { type ServiceMethods, type ServiceStatus, serviceConfigOf } from './service/config.ts';
 import { SysctlRecord } from './sysctl-record.ts';
 
@@ -88,15 +89,15 @@ class KernelEngine implements Engine {
   #serviceStatus: ServiceStatus | null = null;
   #serviceConfig = '';
   #guests = new GuestAddresses();
-  #places = new Places();
+  #locations = new NicLocations();
   /** What of that has not been done yet. */
-  #endings: Ending[] = [];
+  #stale: StaleConnections[] = [];
   #uplinks: UplinkKeeper;
   /** Where the taps of bridge-type cards went. */
   #plugs: Plugs = new Map();
   #bridged: BridgedAddresses;
   /** Cards' interfaces as they were at the last check. */
-  #taps: CardTap[] = [];
+  #taps: NicTap[] = [];
   /** The host's addresses on bridged interfaces. */
   #hostAddresses: string[] = [];
   #applied: AppliedRules | null = null;
@@ -269,7 +270,7 @@ class KernelEngine implements Engine {
 
   async forgetNic(id: string): Promise<void> {
     this.#guests.forget(id);
-    this.#places.forget(id);
+    this.#locations.forget(id);
     await this.#service.callIfRunning('forget', { id });
   }
 
@@ -372,7 +373,7 @@ class KernelEngine implements Engine {
     this.#hostAddresses = [...new Set(bridgedTo.flatMap((n) => (addresses.get(n) ?? []).map((a) => a.replace(/\/.*/, ''))))];
     await carryOut(planLinks(desired, links, addresses, this.#plugs, unplugged).steps);
     this.#taps = desired.nics.flatMap((nic) =>
-      links.some((l) => l.name === tapName(nic.id)) ? [{ tap: tapName(nic.id), plugged: masterOf(nic, this.#plugs, unplugged) !== null }] : [],
+      links.some((l) => l.name === tapName(nic.id)) ? [{ tap: tapName(nic.id), attached: masterOf(nic, this.#plugs, unplugged) !== null }] : [],
     );
     await attempt('host', () => this.#sysctls(desired));
     await attempt('service', () => this.#configureService(desired));
@@ -448,9 +449,9 @@ class KernelEngine implements Engine {
       // check writes it anew
       this.#applied = { wanted, inForce: rulesetGeneration() - before === 1 ? inForce : 'another program has changed the rules meanwhile' };
     }
-    this.#endings.push(...this.#places.follow(ruled));
-    await endFlows(this.#endings, desired.networks);
-    this.#endings = [];
+    this.#stale.push(...this.#locations.update(ruled));
+    await closeConnections(this.#stale, desired.networks);
+    this.#stale = [];
   }
 
   /** Tells whether our tables are as they were; empty where one is missing. */

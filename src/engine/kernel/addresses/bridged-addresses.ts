@@ -11,7 +11,7 @@
 import { JsonRecord } from '../../../host/json-record.ts';
 import { readAddressPairs } from '../../../host/nft.ts';
 import type { DesiredNic } from '../../engine.ts';
-import { ADDRESS_SETS } from '../rules/ruleset.ts';
+import { ADDRESS_SETS } from '../rules/bridge-table.ts';
 
 /** The last known address of a NIC, valid for this MAC address on this uplink. */
 interface KnownAddress {

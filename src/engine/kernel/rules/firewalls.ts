@@ -1,32 +1,34 @@
 /**
- * Other firewalls on the host.
+ * Other programs' firewalls on the host.
  *
- * Theory of operation: an accept of ours does not outweigh another table's drop. So every filter chain in the forward
- * or input hook that drops by policy, or by a last rule for all that is left (firewalld, and the rules that some
- * distributions put into iptables), is found, and gets one accept for our bridges, labelled `anka:v1`, at its top:
- * docker's in the chain that docker leaves to users. Tables that belong to iptables are changed and read with iptables,
- * which could not read nft's rules, as nft does not tell iptables' comments. Removed again by `reset`. Limits: a
- * firewall that reloads drops our accept with the rest; the next check puts it back. A table that its owner has locked
- * (firewalld from 2.1 on, by NftablesTableOwner) takes no rule of ours: that is told as a problem, and the interfaces
- * have to be put into its trusted zone. What a chain rejects before its end is the user's own wish.
+ * Theory of operation: an accept in our tables does not override a drop in another table. Every other filter chain of
+ * the forward or input hook is found that drops by its policy, or by a last rule that matches everything (firewalld,
+ * and the iptables rules of some distributions). It gets an accept for our bridges at its top, labelled `anka:v1`; of
+ * docker's, the chain that docker leaves to users. Tables that belong to iptables are read and changed with iptables:
+ * it cannot parse nft's rules, and nft does not print iptables' comments. `reset` removes the accepts.
+ *
+ * Limits: a firewall that reloads drops our accept with its other rules, until the next check adds it again. A table
+ * that its owner has locked (firewalld 2.1 and later, NftablesTableOwner) refuses our rule. That is reported as a
+ * problem, and the user has to add the interfaces to a trusted zone. What a chain rejects before its end is what the
+ * user configured.
  */
 import { run } from '../../../host/exec.ts';
 import { applyNft } from '../../../host/nft.ts';
 
 const COMMENT = 'anka:v1';
-/** Waits for another iptables that has its lock, seconds. */
-const PATIENT = ['-w', '10'];
+/** Wait for the lock of another iptables, up to 10 s. */
+const WAIT = ['-w', '10'];
 
 export interface ForeignChain {
   family: string;
   table: string;
   chain: string;
   hook: 'forward' | 'input';
-  /** Who it belongs to, as far as its names tell. */
+  /** The program that it belongs to, guessed from its name. */
   owner: 'docker' | 'ufw' | 'firewalld' | 'iptables' | 'nftables';
-  /** Our accept is in it. */
+  /** It has an accept of ours. */
   allowed: boolean;
-  /** What our accepts are for: the direction and the interface, as in `-i anka-shared`. */
+  /** Direction and interface of each accept of ours, as in `-i anka-shared`. */
   accepts: readonly string[];
 }
 
@@ -37,23 +39,23 @@ interface NftObject {
 
 type NftExpression = { match?: { left?: { meta?: { key?: string } }; right?: unknown }; drop?: null; reject?: unknown; counter?: unknown };
 
-/** A rule that lets nothing pass it. */
-const endsAll = (expressions: readonly NftExpression[]): boolean => {
-  const words = expressions.flatMap((e) => Object.keys(e)).filter((w) => w !== 'counter');
-  return words.length === 1 && (words[0] === 'drop' || words[0] === 'reject');
+/** A rule that drops or rejects whatever reaches it. */
+const dropsEverything = (expressions: readonly NftExpression[]): boolean => {
+  const statements = expressions.flatMap((e) => Object.keys(e)).filter((s) => s !== 'counter');
+  return statements.length === 1 && (statements[0] === 'drop' || statements[0] === 'reject');
 };
 
-/** An accept of ours among those of iptables. */
+/** An accept of ours in an iptables chain. */
 interface XtablesAccept {
   chain: string;
   direction: '-i' | '-o';
   device: string;
 }
 
-/** Rules of iptables, as it writes them. */
+/** iptables' rules, as `iptables -S` prints them. */
 async function xtablesRules(): Promise<string[]> {
-  // no iptables, no rules of it
-  return (await run('iptables', [...PATIENT, '-S']).catch(() => '')).split('\n').filter((l) => l.startsWith('-A '));
+  // without iptables there are none
+  return (await run('iptables', [...WAIT, '-S']).catch(() => '')).split('\n').filter((l) => l.startsWith('-A '));
 }
 
 function xtablesAccepts(rules: readonly string[]): XtablesAccept[] {
@@ -63,7 +65,7 @@ function xtablesAccepts(rules: readonly string[]): XtablesAccept[] {
   });
 }
 
-/** The words of a rule of iptables that accepts what comes from, or goes to, an interface. */
+/** Arguments of an iptables rule that accepts what enters or leaves by an interface. */
 const xtablesRule = (a: XtablesAccept): string[] => [a.chain, a.direction, a.device, '-m', 'comment', '--comment', COMMENT, '-j', 'ACCEPT'];
 
 async function listAll(): Promise<NftObject[]> {
@@ -71,43 +73,48 @@ async function listAll(): Promise<NftObject[]> {
   return (JSON.parse(text) as { nftables: NftObject[] }).nftables;
 }
 
-/** Chains of others that drop, in the end, what our networks need. */
+type Chain = NonNullable<NftObject['chain']>;
+type Rule = NonNullable<NftObject['rule']>;
+
+const isIn = (rule: Rule, chain: { family: string; table: string; name: string }): boolean =>
+  rule.family === chain.family && rule.table === chain.table && rule.chain === chain.name;
+
+/** A chain whose drops concern our networks' IPv4 packets. */
+function isOnOurPath(c: Chain): boolean {
+  return c.table !== 'anka' && (c.hook === 'forward' || c.hook === 'input') && !['ip6', 'bridge', 'netdev'].includes(c.family);
+}
+
+/** Whether what no rule of the chain accepts is dropped. */
+function dropsTheRest(c: Chain, rules: readonly Rule[], xtables: readonly string[]): boolean {
+  if (c.policy === 'drop' || dropsEverything(rules.filter((r) => isIn(r, c)).at(-1)?.expr ?? [])) return true;
+  return c.table === 'filter' && /^-A \S+ -j (DROP|REJECT)\b/.test(xtables.filter((l) => l.startsWith(`-A ${c.name} `)).at(-1) ?? '');
+}
+
+/** Chains of other programs that drop what our networks need, unless they have our accept. */
 export async function findFirewalls(): Promise<ForeignChain[]> {
   const objects = await listAll().catch(() => [] as NftObject[]);
   const xtables = await xtablesRules();
   const xtablesOurs = xtablesAccepts(xtables);
   const chains = objects.flatMap((o) => (o.chain ? [o.chain] : []));
   const rules = objects.flatMap((o) => (o.rule ? [o.rule] : []));
-  const lastEnds = (c: { family: string; table: string; name: string }): boolean => {
-    const last = rules.filter((r) => r.family === c.family && r.table === c.table && r.chain === c.name).at(-1);
-    return (
-      endsAll(last?.expr ?? []) ||
-      (c.table === 'filter' && /^-A \S+ -j (DROP|REJECT)\b/.test(xtables.filter((l) => l.startsWith(`-A ${c.name} `)).at(-1) ?? ''))
-    );
-  };
   const docker = chains.some((c) => c.name === 'DOCKER-USER');
   const ufw = chains.some((c) => c.name.startsWith('ufw-'));
-  return chains.flatMap((c): ForeignChain[] => {
-    if (
-      c.table === 'anka' ||
-      (c.policy !== 'drop' && !lastEnds(c)) ||
-      (c.hook !== 'forward' && c.hook !== 'input') ||
-      c.family === 'ip6' ||
-      c.family === 'bridge' ||
-      c.family === 'netdev'
-    )
-      return [];
-    const byXtables = c.table === 'filter' && /^[A-Z]/.test(c.name);
-    const chain = byXtables && docker && c.hook === 'forward' ? 'DOCKER-USER' : c.name;
-    const owner = c.table === 'firewalld' ? 'firewalld' : byXtables ? (ufw ? 'ufw' : docker && c.hook === 'forward' ? 'docker' : 'iptables') : 'nftables';
-    const ours = rules.filter((r) => r.family === c.family && r.table === c.table && r.chain === chain && (r.comment ?? '').startsWith(COMMENT));
-    const accepts = byXtables
-      ? xtablesOurs.filter((a) => a.chain === chain).map((a) => `${a.direction} ${a.device}`)
-      : ours.flatMap((r) => acceptOf(r.expr ?? []));
-    return [{ family: c.family, table: c.table, chain, hook: c.hook, owner, allowed: accepts.length > 0, accepts }];
-  });
+  return chains
+    .filter((c) => isOnOurPath(c) && dropsTheRest(c, rules, xtables))
+    .map((c): ForeignChain => {
+      const byXtables = c.table === 'filter' && /^[A-Z]/.test(c.name);
+      const ofDocker = byXtables && docker && c.hook === 'forward';
+      const chain = ofDocker ? 'DOCKER-USER' : c.name;
+      const owner = c.table === 'firewalld' ? 'firewalld' : byXtables ? (ufw ? 'ufw' : ofDocker ? 'docker' : 'iptables') : 'nftables';
+      const ours = rules.filter((r) => isIn(r, { ...c, name: chain }) && (r.comment ?? '').startsWith(COMMENT));
+      const accepts = byXtables
+        ? xtablesOurs.filter((a) => a.chain === chain).map((a) => `${a.direction} ${a.device}`)
+        : ours.flatMap((r) => acceptOf(r.expr ?? []));
+      return { family: c.family, table: c.table, chain, hook: c.hook as 'forward' | 'input', owner, allowed: accepts.length > 0, accepts };
+    });
 }
 
+/** Direction and interface of an accept of ours. */
 function acceptOf(expressions: readonly NftExpression[]): string[] {
   return expressions.flatMap(({ match }) => {
     const key = match?.left?.meta?.key;
@@ -116,8 +123,8 @@ function acceptOf(expressions: readonly NftExpression[]): string[] {
 }
 
 /**
- * Puts our accepts where they are missing. What was found may be out of date by then, as a firewall may load anew at
- * any moment: the next check sees to that, so nothing is kept as done.
+ * Adds our accepts where they are missing. A firewall may reload between `findFirewalls` and this, so nothing is
+ * recorded as done: the next check looks again.
  */
 export async function allowThroughFirewalls(found: readonly ForeignChain[], bridges: readonly string[]): Promise<void> {
   for (const f of found) {
@@ -126,7 +133,7 @@ export async function allowThroughFirewalls(found: readonly ForeignChain[], brid
     );
     const missing = wanted.filter((a) => !f.accepts.includes(`${a.direction} ${a.device}`));
     if (f.table === 'filter' && f.owner !== 'nftables') {
-      for (const a of missing) await run('iptables', [...PATIENT, '-I', ...xtablesRule({ chain: f.chain, ...a })]);
+      for (const a of missing) await run('iptables', [...WAIT, '-I', ...xtablesRule({ chain: f.chain, ...a })]);
     } else if (missing.length > 0) {
       const at = `${f.family} ${f.table} ${f.chain}`;
       const name = { '-i': 'iifname', '-o': 'oifname' };
@@ -135,11 +142,11 @@ export async function allowThroughFirewalls(found: readonly ForeignChain[], brid
   }
 }
 
-/** Takes every accept of ours out again; says which. */
+/** Removes every accept of ours. Returns them, one line each. */
 export async function removeFirewallAllowances(): Promise<string[]> {
   const removed: string[] = [];
   for (const a of xtablesAccepts(await xtablesRules())) {
-    await run('iptables', [...PATIENT, '-D', ...xtablesRule(a)]);
+    await run('iptables', [...WAIT, '-D', ...xtablesRule(a)]);
     removed.push(`accept in ip filter ${a.chain}`);
   }
   const objects = await listAll().catch(() => [] as NftObject[]);

@@ -1,12 +1,13 @@
 /**
- * Ends the connections of a card that has left its network, or that is parted from its neighbours (B22, B91).
+ * Closes the connections of a NIC that has left its network, or that was isolated from its neighbours (B22, B91).
  *
- * Theory of operation: the place of a card is its network and its address there. When the next application finds it
- * elsewhere, or with another address, what the kernel knows of connections of the old address is removed, and the
- * host's own sockets to it are closed: whoever still sends is answered by a reset. A card that is only away (stopped,
- * suspended) keeps its place, so that a network changed meanwhile is noticed; nothing of other addresses is touched.
- * Limits: between two VMs nobody can tell the other that the connection is over; it finds out when its retransmissions
- * end.
+ * Theory of operation: a NIC's network and address are recorded. When the next application finds it on another network,
+ * or with another address, the old address's connection tracking entries are deleted and the host's own sockets to it
+ * are closed: whoever still sends gets a reset. The record of a NIC whose VM is stopped or suspended is kept, so that a
+ * change of network meanwhile is noticed. Connections of other addresses are not touched.
+ *
+ * Limits: nobody can notify another VM that its connection to this one is closed. It finds out when its retransmissions
+ * time out.
  */
 
 import { run } from '../../../host/exec.ts';
@@ -16,57 +17,58 @@ import { formatIpv4, parseIpv4, subnetContains } from '../../../wire/address.ts'
 import type { DesiredNetwork } from '../../engine.ts';
 import type { RuledNic } from './rule-input.ts';
 
-interface Place {
+interface Location {
   network: string;
   ip: number | null;
   isolated: boolean;
 }
 
-/** What has to end: all connections of an address, or only those with VMs and host. */
-export interface Ending {
+/** Connections to close. */
+export interface StaleConnections {
   ip: number;
-  nearOnly: boolean;
+  /** The NIC keeps its address but was isolated: only its connections with VMs and the host are closed. */
+  isolated: boolean;
 }
 
-/** Remembered cards; the oldest is forgotten first. */
-const MAX_PLACES = 4096;
+/** Recorded NICs. Beyond it, the least recently seen is forgotten. */
+const MAX_LOCATIONS = 4096;
 
-export class Places {
-  #places = new Map<string, Place>();
+export class NicLocations {
+  #locations = new Map<string, Location>();
 
-  /** Takes the cards as they are now, and tells what has to end. */
-  follow(nics: readonly RuledNic[]): Ending[] {
-    const endings: Ending[] = [];
+  /** Records where the NICs are now. Returns what has become stale. */
+  update(nics: readonly RuledNic[]): StaleConnections[] {
+    const stale: StaleConnections[] = [];
     for (const { nic, ip } of nics) {
       const network = nic.type === 'bridge' ? `bridge ${nic.bridge ?? ''} ${nic.vlan ?? ''}` : nic.type;
-      const old = this.#places.get(nic.id);
+      const old = this.#locations.get(nic.id);
       const moved = old !== undefined && (old.network !== network || (ip !== null && old.ip !== null && ip !== old.ip));
-      if (moved && old.ip !== null) endings.push({ ip: old.ip, nearOnly: false });
-      else if (old && !old.isolated && nic.isolated && ip !== null) endings.push({ ip, nearOnly: true });
-      // an address of another network is not this one's
-      this.#places.delete(nic.id);
-      this.#places.set(nic.id, { network, ip: ip ?? (moved ? null : (old?.ip ?? null)), isolated: nic.isolated });
+      if (moved && old.ip !== null) stale.push({ ip: old.ip, isolated: false });
+      else if (old && !old.isolated && nic.isolated && ip !== null) stale.push({ ip, isolated: true });
+      // inserted last, as the first is forgotten first
+      this.#locations.delete(nic.id);
+      // an address of the old network says nothing about the new one
+      this.#locations.set(nic.id, { network, ip: ip ?? (moved ? null : (old?.ip ?? null)), isolated: nic.isolated });
     }
-    for (const id of this.#places.keys()) {
-      if (this.#places.size <= MAX_PLACES) break;
-      this.#places.delete(id);
+    for (const id of this.#locations.keys()) {
+      if (this.#locations.size <= MAX_LOCATIONS) break;
+      this.#locations.delete(id);
     }
-    return endings;
+    return stale;
   }
 
   forget(id: string): void {
-    this.#places.delete(id);
+    this.#locations.delete(id);
   }
 }
 
-/** Makes it so. */
-export async function endFlows(endings: readonly Ending[], networks: readonly DesiredNetwork[]): Promise<void> {
-  if (endings.length === 0) return;
-  const own = new Set([...(await listAddresses()).values()].flat().map((a) => parseIpv4(a.split('/')[0] as string)));
-  const near = (a: number): boolean => own.has(a) || networks.some((n) => subnetContains(n.subnet, a));
-  for (const { ip, nearOnly } of endings) {
-    cutConnections(ip, nearOnly ? (c) => near(c.source === ip ? c.destination : c.source) : undefined);
-    // the host's own sockets; a kernel without SOCK_DESTROY leaves them to their time limits
+export async function closeConnections(stale: readonly StaleConnections[], networks: readonly DesiredNetwork[]): Promise<void> {
+  if (stale.length === 0) return;
+  const hostAddresses = new Set([...(await listAddresses()).values()].flat().map((a) => parseIpv4(a.split('/')[0] as string)));
+  const isLocal = (a: number): boolean => hostAddresses.has(a) || networks.some((n) => subnetContains(n.subnet, a));
+  for (const { ip, isolated } of stale) {
+    cutConnections(ip, isolated ? (c) => isLocal(c.source === ip ? c.destination : c.source) : undefined);
+    // the host's own sockets; without SOCK_DESTROY in the kernel they time out
     await run('ss', ['-K', 'dst', formatIpv4(ip)]);
   }
 }

@@ -1,29 +1,30 @@
 /**
- * What new rules take over from those that they replace: counted drops, and which card holds which IPv6 address (B91).
- * The tables are replaced as a whole, so what packets have written into their sets would be lost with them.
+ * What new rules take over from the old ones: counted drops, and which NIC holds which IPv6 address (B91). Each table
+ * is replaced as a whole, so what packets have written into its sets would be lost.
  *
- * Theory of operation: the sets are read just before the transaction, and their elements are put into the new tables by
- * the same transaction: there is no moment in which an address that was held is free. Elements of cards that are no
- * more, or are in another domain now, are left behind: so an address is free when its card is unplugged. Limits: what
- * packets write between the reading and the transaction (some 20 ms) is lost: a count, or an address that was taken
- * just then and is taken again by the next packet. Of a card that holds more than twice what it may take at once, the
- * rest is dropped.
+ * Theory of operation: the sets are read just before the transaction, and the same transaction adds their elements to
+ * the new tables. So a held address is free at no moment. Elements of NICs that were removed, or are in another domain
+ * now, are left out: an address becomes free when its NIC is detached.
+ *
+ * Limits: what packets write between the read and the transaction (about 20 ms) is lost. That is a count, or a new
+ * address, which the next packet takes again. Of a NIC that holds more than twice its burst, the rest is dropped.
  */
 import { readSets, type SetElement } from '../../../host/nft.ts';
 import { parseMac } from '../../../wire/address.ts';
 import type { DesiredNic } from '../../engine.ts';
 import { TABLES, tapName } from '../names.ts';
-import { HOLD_SECONDS } from './ipv6.ts';
+import { HOLD_SECONDS } from './ipv6-guard.ts';
 import { domainOf } from './rule-input.ts';
 
+/** IPv6 addresses kept for one NIC. */
 const MOST_HELD = 64;
 const OWN = 'own6_';
 const DROP = 'drop_';
 
-/** Whether drops of this family's table are counted by interface; else by MAC address. */
+/** Drops of this family's table are counted by interface, those of the others by MAC address. */
 const byInterface = (family: string): boolean => family === 'bridge' || family === 'netdev';
 
-/** Drops by reason and card (its interface on the host), all tables together. */
+/** Drops by reason and NIC (its interface on the host), summed over all tables. */
 export async function readDrops(nics: readonly DesiredNic[]): Promise<Map<string, Map<string, number>>> {
   const tapOfMac = new Map(nics.map((n) => [n.outsideMac, tapName(n.id)]));
   const drops = new Map<string, Map<string, number>>();
@@ -42,9 +43,9 @@ export async function readDrops(nics: readonly DesiredNic[]): Promise<Map<string
   return drops;
 }
 
-/** Elements to add to new tables, as nft commands, for the sets that are in the text of these. */
+/** nft commands that add the elements to those sets that `rules` defines. */
 export async function keptElements(nics: readonly DesiredNic[], rules: string): Promise<string> {
-  const plugged = nics.filter((n) => n.type !== 'disconnected');
+  const attached = nics.filter((n) => n.type !== 'disconnected');
   const lines: string[] = [];
   const add = (family: string, set: string, elements: readonly string[]): void => {
     if (elements.length > 0 && rules.includes(`set ${set} `)) lines.push(`add element ${family} anka ${set} { ${elements.join(', ')} }`);
@@ -61,16 +62,16 @@ export async function keptElements(nics: readonly DesiredNic[], rules: string): 
         );
       } else if (name.startsWith(OWN)) {
         const domain = name.slice(OWN.length);
-        const held = plugged.filter((n) => domainOf(n) === domain).flatMap((n) => heldBy(tapName(n.id), elements));
+        const held = attached.filter((n) => domainOf(n) === domain).flatMap((n) => heldBy(tapName(n.id), elements));
         add(
           family,
           name,
-          held.map((e) => `"${e.parts[0]}" . ${e.parts[1]} ${rest(e)}`),
+          held.map((e) => `"${e.parts[0]}" . ${e.parts[1]} ${remaining(e)}`),
         );
         add(
           family,
           `held6_${domain}`,
-          held.map((e) => `${e.parts[1]} ${rest(e)}`),
+          held.map((e) => `${e.parts[1]} ${remaining(e)}`),
         );
       }
     }
@@ -78,7 +79,7 @@ export async function keptElements(nics: readonly DesiredNic[], rules: string): 
   return lines.join('\n');
 }
 
-/** What a card holds: the youngest first, not more than it may. */
+/** The most recently used addresses of a NIC. */
 function heldBy(tap: string, elements: readonly SetElement[]): SetElement[] {
   return elements
     .filter((e) => e.parts[0] === tap && (e.expires ?? 0) > 0)
@@ -86,4 +87,4 @@ function heldBy(tap: string, elements: readonly SetElement[]): SetElement[] {
     .slice(0, MOST_HELD);
 }
 
-const rest = (e: SetElement): string => `timeout ${HOLD_SECONDS}s expires ${e.expires}s`;
+const remaining = (e: SetElement): string => `timeout ${HOLD_SECONDS}s expires ${e.expires}s`;

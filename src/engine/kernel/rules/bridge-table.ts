@@ -1,0 +1,254 @@
+/**
+ * Table `bridge anka`: the guard (B91). A NIC may send only with its own MAC address and its own IP addresses.
+ *
+ * Theory of operation: what differs between NICs is in sets and maps, so the chains are the same for one VM and for two
+ * hundred. On the networks with a gateway, a guest may claim an address without an owner by ARP (B50). The claim goes
+ * into a set with a timeout, and the engine assigns the address to the NIC when it reads the set. Bridged guests use
+ * their own MAC address and never the host's IP address, and are neither routers nor DHCP servers
+ * (docs/decisions/0009). Their other IPv4 addresses are up to their network and are only recorded. IPv6 addresses
+ * belong to the NIC that used them first, on every network (ipv6-guard.ts).
+ *
+ * Limits: where nft would look at the EtherType behind the addresses, a frame in a VLAN has the tag's there; hence
+ * `meta protocol arp` and `meta protocol ip`.
+ */
+import { CLAIMS_MOST, CLAIMS_MS } from '../../../net/gateway/service-rates.ts';
+import { broadcastOf, formatIpv4, formatMac, formatSubnet, gatewayOf, parseMac } from '../../../wire/address.ts';
+import type { DesiredNetwork } from '../../engine.ts';
+import { bridgeMac, PLUG_PREFIX, tapName } from '../names.ts';
+import { drop as dropBy, dropSet, GUARD_REASONS } from './drop-reasons.ts';
+import { ipv6Chains, ipv6Sets } from './ipv6-guard.ts';
+import { baseChain, chain, dynamicSet, elements, expiringSet, fixedSet, quoted, rateOver, table } from './nft-text.ts';
+import { domainOf, type RuledNic, type Segments } from './rule-input.ts';
+
+/** Sets of the addresses of bridged guests: claimed by ARP, leased by DHCP. */
+export const ADDRESS_SETS = ['bridged_claims', 'bridged_leases'] as const;
+const [CLAIMS, LEASES] = ADDRESS_SETS;
+const CLAIM_TIMEOUT = '10m';
+const ADDRESS_TIMEOUT = '1h';
+/** New addresses that are recorded for one bridged NIC at once, and in an hour. */
+const RECORDED = 32;
+/** Elements of the sets that ARP and DHCP fill. */
+const ADDRESS_SET_SIZE = 4096;
+
+const drop = (reason: (typeof GUARD_REASONS)[number]): string => dropBy(reason, 'iifname');
+const tapOf = ({ nic }: RuledNic): string => quoted(tapName(nic.id));
+
+/** NICs with a network, by kind of network. */
+interface Attached {
+  all: RuledNic[];
+  bridged: RuledNic[];
+  /** Of type shared or host. */
+  served: RuledNic[];
+}
+
+export function bridgeTable(networks: readonly DesiredNetwork[], nics: readonly RuledNic[], segments: Segments): string {
+  const all = nics.filter(({ nic }) => nic.type !== 'disconnected');
+  const attached: Attached = {
+    all,
+    bridged: all.filter(({ nic }) => nic.type === 'bridge'),
+    served: all.filter(({ nic }) => nic.type !== 'bridge'),
+  };
+  const bridgedDomains = [...new Set(attached.bridged.map(({ nic }) => domainOf(nic)))];
+  const domains = [...networks.map((n) => n.name as string), ...bridgedDomains];
+  return table('bridge', [
+    ...GUARD_REASONS.map((r) => dropSet(r, 'iifname')),
+    ...identitySets(networks, attached),
+    ...isolationSets(attached),
+    ...addressSets(),
+    ipv6Sets(
+      domains,
+      all.map(({ nic }) => ({ tap: tapName(nic.id), nic })),
+      networks.map((n) => parseMac(bridgeMac(n.name)) as number),
+    ),
+    ...segmentSets(attached, segments),
+    ip4Source(),
+    clientsOnly(),
+    ipOptions(),
+    bridged(),
+    ...bridgedDomains.map(bridgedDomain),
+    ...domains.map((d) => ipv6Chains(d, drop)),
+    ...networks.flatMap((n) => [onNetwork(n), arp(n)]),
+    nicMap(attached),
+    guard(),
+    forward(attached),
+    input(),
+    output(),
+    isolatedFromHost(),
+  ]);
+}
+
+/** Which MAC and IPv4 addresses belong to which NIC. */
+function identitySets(networks: readonly DesiredNetwork[], { all, served }: Attached): string[] {
+  const macs = all.map((n) => `${tapOf(n)} . ${formatMac(n.nic.outsideMac)}`);
+  const addresses = new Set<string>();
+  const owned = new Set<string>();
+  for (const n of served) {
+    for (const a of [n.ip, n.nic.reservedIp ?? null]) {
+      if (a === null) continue;
+      addresses.add(`${tapOf(n)} . ${formatIpv4(a)}`);
+      owned.add(formatIpv4(a));
+    }
+  }
+  for (const { subnet } of networks) for (const a of [subnet.base, gatewayOf(subnet), broadcastOf(subnet)]) owned.add(formatIpv4(a));
+  const known = served.flatMap((n) => (n.ip === null ? [] : [`${tapOf(n)} . ${formatMac(n.nic.outsideMac)} . ${formatIpv4(n.ip)}`]));
+  return [
+    fixedSet('mac', 'ifname . ether_addr', macs),
+    fixedSet('address', 'ifname . ipv4_addr', [...addresses]),
+    fixedSet('known', 'ifname . ether_addr . ipv4_addr', known),
+    fixedSet('owned', 'ipv4_addr', [...owned]),
+  ];
+}
+
+/** Isolated NICs (`--no-local`). A bridged one may still reach its network's gateway, which is no NIC of ours. */
+function isolationSets({ all, bridged, served }: Attached): string[] {
+  return [
+    fixedSet('isolated', 'ifname', served.filter(({ nic }) => nic.isolated).map(tapOf)),
+    fixedSet('isolated_bridged', 'ifname', bridged.filter(({ nic }) => nic.isolated).map(tapOf)),
+    fixedSet('nics', 'ifname', all.map(tapOf)),
+  ];
+}
+
+/** What guests claim, and what DHCP servers lease to bridged guests: there by the raw bytes of chaddr and yiaddr. */
+function addressSets(): string[] {
+  return [
+    dynamicSet('claim_rate', 'ifname', ADDRESS_SET_SIZE),
+    expiringSet('claim', 'type ifname . ipv4_addr', { size: ADDRESS_SET_SIZE, timeout: CLAIM_TIMEOUT }),
+    expiringSet(CLAIMS, 'type ether_addr . ipv4_addr', { size: ADDRESS_SET_SIZE, timeout: ADDRESS_TIMEOUT }),
+    expiringSet(LEASES, 'typeof @th,288,48 . @th,192,32', { size: ADDRESS_SET_SIZE, timeout: ADDRESS_TIMEOUT }),
+  ];
+}
+
+function segmentSets({ bridged: nics }: Attached, segments: Segments): string[] {
+  return [
+    fixedSet('in_segment', 'ifname', nics.filter(({ nic }) => segments.nics.has(nic.id)).map(tapOf)),
+    fixedSet('host_addresses', 'ipv4_addr', segments.hostAddresses),
+  ];
+}
+
+/** IPv4 on a network with a gateway: only from the NIC's own address, or one that it has claimed. */
+function ip4Source(): string {
+  return chain('ip4_source', [
+    'ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept',
+    'jump clients_only',
+    'iifname . ip saddr @address accept',
+    `ip saddr @owned ${drop('ip_spoof')}`,
+    `iifname @isolated ${drop('isolated')}`,
+    'iifname . ip saddr @claim accept',
+    drop('ip_spoof'),
+  ]);
+}
+
+/** No guest is a router or a DHCP server. */
+function clientsOnly(): string {
+  return chain('clients_only', [
+    '@nh,0,8 & 0x0f != 5 jump ip_options',
+    `meta protocol ip icmp type { redirect, router-advertisement } ${drop('rogue_ra')}`,
+    `udp sport 67 udp dport 68 ${drop('rogue_dhcp')}`,
+  ]);
+}
+
+/** Source routes would bypass the rules of other networks. */
+function ipOptions(): string {
+  return chain('ip_options', [
+    `meta protocol ip ip option lsrr exists ${drop('source_route')}`,
+    `meta protocol ip ip option ssrr exists ${drop('source_route')}`,
+  ]);
+}
+
+/** What applies to every bridged NIC. */
+function bridged(): string {
+  return chain('bridged', [
+    `iifname . ether saddr != @mac ${drop('mac_spoof')}`,
+    `meta protocol arp iifname . arp saddr ether != @mac ${drop('arp_spoof')}`,
+    `meta protocol arp arp saddr ip @host_addresses ${drop('arp_spoof')}`,
+    `ip saddr @host_addresses ${drop('ip_spoof')}`,
+    'meta protocol arp arp saddr ip 0.0.0.0 return',
+    `meta protocol arp ether saddr . arp saddr ip != @${CLAIMS} update @claim_rate { iifname limit rate over ${RECORDED}/hour burst ${RECORDED} packets } return comment "beyond the limit: passed, not recorded"`,
+    `meta protocol arp update @${CLAIMS} { ether saddr . arp saddr ip timeout ${ADDRESS_TIMEOUT} }`,
+    'meta protocol ip jump clients_only',
+  ]);
+}
+
+/** One VLAN of one bridge: IPv6 addresses are unique there. */
+function bridgedDomain(domain: string): string {
+  return chain(`bridged_${domain}`, ['jump bridged', `meta protocol ip6 goto ip6_${domain}`, 'accept']);
+}
+
+/** What applies to every NIC of a network with a gateway: ARP, IPv4 and IPv6, and nothing else. */
+function onNetwork({ name }: DesiredNetwork): string {
+  return chain(`on_${name}`, [
+    `iifname . ether saddr != @mac ${drop('mac_spoof')}`,
+    `ether type arp jump arp_${name}`,
+    'ether type ip jump ip4_source',
+    `ether type ip6 goto ip6_${name}`,
+    drop('ethertype'),
+  ]);
+}
+
+/** ARP from the NIC's own address. Another one without an owner may be claimed, at a limited rate. */
+function arp({ name, subnet }: DesiredNetwork): string {
+  return chain(`arp_${name}`, [
+    `iifname . arp saddr ether != @mac ${drop('arp_spoof')}`,
+    'arp saddr ip 0.0.0.0 accept',
+    'iifname . arp saddr ip @address accept',
+    `arp saddr ip @owned ${drop('arp_spoof')}`,
+    `arp saddr ip != ${formatSubnet(subnet)} ${drop('arp_spoof')}`,
+    `iifname . arp saddr ip != @claim update @claim_rate { iifname ${rateOver(CLAIMS_MOST, CLAIMS_MS)} } ${drop('address_limit')}`,
+    `update @claim { iifname . arp saddr ip timeout ${CLAIM_TIMEOUT} } accept`,
+    drop('arp_spoof'),
+  ]);
+}
+
+/** The chain of each NIC. */
+function nicMap({ all }: Attached): string {
+  const verdicts = all.map((n) => `${tapOf(n)} : jump ${n.nic.type === 'bridge' ? `bridged_${domainOf(n.nic)}` : `on_${n.nic.type}`}`);
+  return `  map nic { type ifname : verdict;${elements(verdicts)}; }`;
+}
+
+function guard(): string {
+  return chain('guard', [
+    baseChain('filter', 'prerouting', -300),
+    'ip protocol tcp @nh,0,8 0x45 iifname . ether saddr . ip saddr @known accept comment "fast path: TCP without IP options"',
+    'iifname vmap @nic',
+  ]);
+}
+
+/** Between ports of a bridge: isolated NICs reach no other, and leases of bridged guests are recorded. */
+function forward({ bridged: nics }: Attached): string {
+  return chain('forward', [
+    baseChain('filter', 'forward', -200),
+    `iifname @isolated ${drop('isolated')}`,
+    `oifname @isolated ${drop('isolated')}`,
+    `iifname @isolated_bridged oifname @nics ${drop('isolated')}`,
+    `oifname @isolated_bridged iifname @nics ${drop('isolated')}`,
+    ...(nics.length > 0 ? [`udp sport 67 udp dport 68 @th,192,32 != 0 update @${LEASES} { @th,288,48 . @th,192,32 }`] : []),
+  ]);
+}
+
+/** From a guest to the host's stack. A segment's bridge is not attached to it at all. */
+function input(): string {
+  return chain('input', [
+    baseChain('filter', 'input', -200),
+    `iifname ${quoted(`${PLUG_PREFIX}*`)} drop comment "a segment is no network of the host"`,
+    'iifname @in_segment drop',
+    `iifname @isolated ether type ip6 ${drop('isolated')}`,
+    'iifname @isolated_bridged jump isolated_from_host',
+  ]);
+}
+
+/** From the host's stack to a guest. IPv4 of isolated NICs is filtered in table ip. */
+function output(): string {
+  return chain('output', [
+    baseChain('filter', 'output', -200),
+    'oifname @isolated ether type ip6 counter drop',
+    'oifname @isolated_bridged jump isolated_from_host',
+  ]);
+}
+
+function isolatedFromHost(): string {
+  return chain('isolated_from_host', [
+    'ether type arp accept',
+    'ip protocol udp udp dport { 67, 68 } accept comment "the host may be the DHCP server of that network"',
+    'counter drop',
+  ]);
+}

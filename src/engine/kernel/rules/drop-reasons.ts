@@ -1,0 +1,36 @@
+/**
+ * Why the kernel engine drops a packet. Each table has a set `drop_REASON` per reason that it uses, which counts by
+ * NIC, as nft has no counters per interface. Tables bridge and netdev count by the NIC's interface. Tables ip and ip6
+ * see only the bridge's interface and count by MAC address.
+ */
+import { dynamicSet } from './nft-text.ts';
+
+/** Reasons of the guard (table bridge), in the order of its sets. */
+export const GUARD_REASONS = [
+  'mac_spoof',
+  'arp_spoof',
+  'ip_spoof',
+  'rogue_dhcp',
+  'rogue_ra',
+  'nd_spoof',
+  'source_route',
+  'address_limit',
+  'malformed',
+  'ethertype',
+  'isolated',
+] as const;
+
+/**
+ * All reasons: `prohibited` is what may not cross between networks, `rate_limit` what the gateway's services refuse.
+ */
+export const DROP_REASONS = [...GUARD_REASONS, 'prohibited', 'rate_limit'] as const;
+
+export type DropReason = (typeof DROP_REASONS)[number];
+
+/** What a table's drops are counted by. */
+export type DropKey = 'iifname' | 'ether saddr';
+
+export const dropSet = (reason: DropReason, key: DropKey): string => dynamicSet(`drop_${reason}`, key === 'iifname' ? 'ifname' : 'ether_addr');
+
+/** Counts the packet and drops it. */
+export const drop = (reason: DropReason, key: DropKey): string => `update @drop_${reason} { ${key} counter } drop`;
