@@ -9,7 +9,8 @@
  * Numbers: an IPv4 address is an unsigned 32-bit number in host order (192.168.64.1 = 0xc0a84001); a MAC is a number
  * below 2^48 (56:45:45:00:00:01 = 0x564545000001). They are strings only in the API and on the screen.
  */
-import type { Explanation, Packet } from '../net/explain/packet.ts';
+import type { Explanation } from '../net/explain/explanation.ts';
+import type { Packet } from '../net/explain/packet.ts';
 import type { CapturedFrame } from '../wire/pcapng.ts';
 
 /** A subnet: network address (host order) and prefix length, 8–29. The gateway is `base + 1`. */

@@ -23,3 +23,13 @@ export function isLinkLocal6(address: string): boolean {
 export function isMulticast6(address: string): boolean {
   return address.startsWith('ff');
 }
+
+/** The four 32-bit words of a canonical address. */
+export function wordsOfIpv6(address: string): readonly [number, number, number, number] {
+  const [head = '', tail] = address.split('::');
+  const groups = (text: string): number[] => (text === '' ? [] : text.split(':').map((g) => Number.parseInt(g, 16)));
+  const [front, back] = [groups(head), groups(tail ?? '')];
+  const all = [...front, ...new Array<number>(8 - front.length - back.length).fill(0), ...back];
+  const word = (i: number): number => (all[2 * i] as number) * 65_536 + (all[2 * i + 1] as number);
+  return [word(0), word(1), word(2), word(3)];
+}

@@ -1,6 +1,6 @@
 /**
- * B93 for type bridge: what `explain` says of a packet, and what then really happens to it, on the no-touch bridge and
- * by macvlan. VLANs have a table of their own, as the outside is in one VLAN at a time.
+ * B93 for type bridge, by the no-touch bridge and by macvlan: `explain` says of each packet what then happens to it
+ * (packet-table.ts). VLANs have a table of their own, as the outside is in one VLAN at a time.
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { DesiredState } from '../../src/engine/engine.ts';
@@ -20,8 +20,8 @@ const HOST = '10.9.0.2';
 const GW = '192.168.64.1';
 
 /**
- * vm1 and vm2 on the bridge, vm3 on it and parted, vm4 in VLAN 42, vm5 shared with a rule, vm6 host, vm7 shared and
- * parted. Where the ways differ: no-touch/macvlan.
+ * vm1, vm2: on the bridge. vm3: on it, isolated. vm4: in VLAN 42. vm5: shared, with a rule. vm6: host. vm7: shared,
+ * isolated. Where the bridge methods differ: no-touch/macvlan.
  */
 const ROWS: Row[] = [
   // to the outside network, and beyond it
@@ -43,6 +43,9 @@ const ROWS: Row[] = [
   [1, 'vm1', 'icmp', '-', HOST, 0, 'allowed/dropped'],
   [3, 'vm3', 'udp', '-', HOST, 5000, 'dropped'],
   [3, 'vm3', 'icmp', '-', HOST, 0, 'dropped'],
+  [3, 'vm3', 'udp', '-', HOST, 67, 'dropped', 68],
+  [1, 'vm1', 'udp', '-', HOST, 67, 'allowed/dropped', 68],
+  [1, 'vm1', 'udp', '-', OUT, 546, 'allowed', 547],
   [1, 'host', 'tcp', HOST, 'ip1', 8080, 'allowed/dropped'],
   [1, 'host', 'icmp', HOST, 'ip1', 0, 'allowed/dropped'],
   [3, 'host', 'udp', HOST, 'ip3', 5000, 'dropped'],
@@ -119,33 +122,33 @@ describe.skipIf(why !== null).each(['ebpf', 'macvlan'] as const)(`explain, bridg
 
   beforeAll(async () => {
     w = new World('eb-');
-    for (const n of [1, 2, 3, 4, 5, 6, 7]) table.places.set(`vm${n}`, guest(w, n));
+    for (const n of [1, 2, 3, 4, 5, 6, 7]) table.namespaces.set(`vm${n}`, guest(w, n));
     e = new RemoteEngine(w, 'kernel');
     expect(await e.apply(cards({}))).toEqual([]);
     for (const n of [1, 2, 3, 4]) {
-      table.words.set(`ip${n}`, `10.9.0.${n + 10}`);
-      const ns = table.places.get(`vm${n}`) as Namespace;
+      table.addresses.set(`ip${n}`, `10.9.0.${n + 10}`);
+      const ns = table.namespaces.get(`vm${n}`) as Namespace;
       ns.run(`ip addr add 10.9.0.${n + 10}/24 brd + dev eth0; ip route add default via ${OUT}`);
       if (n !== 4) await ns.reaches(OUT);
       else ns.attempt(`ping -c1 -W1 ${OUT}`); // nobody is in its VLAN yet
-      // so that the packets themselves are sent, and the host does not tell, by and by, that ARP was not answered
+      // so that the host sends the packets at once, instead of reporting after a while that ARP was not answered
       w.host.run(`ip neigh replace 10.9.0.${n + 10} lladdr ${macText(n)} dev en0`);
     }
-    for (const n of [5, 6, 7]) table.words.set(`ip${n}`, (await dhcp(w, table.places.get(`vm${n}`) as Namespace))?.ip ?? '');
-    for (const n of [1, 2]) table.words.set(`ll${n}`, linkLocalOf(0x564545000000 + n));
-    for (const [n, ns] of table.places) await until(`${n}'s IPv6 address is its own`, () => !ns.run('ip -6 addr show dev eth0').includes('tentative'));
-    await until('all addresses are seen', async () => (await e.observe()).nics.every((n) => n.ip !== null));
-    await table.watch(w, (name) => [table.words.get(`ip${name.slice(2)}`) as string], { outside: [OUT], host: [HOST, GW] });
+    for (const n of [5, 6, 7]) table.addresses.set(`ip${n}`, (await dhcp(w, table.namespaces.get(`vm${n}`) as Namespace))?.ip ?? '');
+    for (const n of [1, 2]) table.addresses.set(`ll${n}`, linkLocalOf(0x564545000000 + n));
+    for (const [n, ns] of table.namespaces) await until(`${n}'s IPv6 address is its own`, () => !ns.run('ip -6 addr show dev eth0').includes('tentative'));
+    await until('all addresses are reported', async () => (await e.observe()).nics.every((n) => n.ip !== null));
+    await table.watch(w, (name) => [table.addresses.get(`ip${name.slice(2)}`) as string], { outside: [OUT], host: [HOST, GW] });
     await table.explainAndSend(e, {}, 0, rows.length);
     expect(await e.apply(cards({ vlan: 42 }))).toEqual([]);
     putInVlan(w, w.outside, 'ext0', 42);
     for (const name of ['vm2', 'vm4']) {
-      const ns = table.places.get(name) as Namespace;
-      // no link has bounced here, after which a guest asks by ARP again
+      const ns = table.namespaces.get(name) as Namespace;
+      // no link went down, after which a guest would send ARP requests again
       ns.run('ip neigh flush all');
       await ns.reaches(OUT);
     }
-    await until('the addresses in the VLAN are seen', async () => (await e.observe()).nics.every((n) => n.ip !== null));
+    await until('the addresses in the VLAN are reported', async () => (await e.observe()).nics.every((n) => n.ip !== null));
     await table.explainAndSend(e, {}, rows.length);
   }, 600_000);
 

@@ -1,9 +1,9 @@
 /**
- * A table of packets: each is explained first; then it is sent from the namespace that it comes from, and looked for in
- * all of them.
+ * A table of packets: each is explained, then sent from the namespace of its sender and looked for in every namespace.
  */
 import { expect } from 'vitest';
-import type { Explanation, Packet, PacketAddress, PacketProtocol } from '../../src/net/explain/packet.ts';
+import type { Explanation } from '../../src/net/explain/explanation.ts';
+import type { Packet, PacketAddress, PacketProtocol } from '../../src/net/explain/packet.ts';
 import { formatIpv4, parseIpv4 } from '../../src/wire/address.ts';
 import type { RemoteEngine } from '../world/remote-engine.ts';
 import { type Namespace, until, type World } from '../world/world.ts';
@@ -21,7 +21,7 @@ export type Row = [
   source: string,
   destination: string,
   port: number,
-  /** Where the engines differ: kernel/user, with - where the packet has no sense. */
+  /** Where the engines differ: kernel/user, with - where the packet makes no sense. */
   verdict: string,
   sourcePort?: number,
 ];
@@ -31,19 +31,19 @@ const token = (i: number): string => `token-${String(i).padStart(3, '0')}`;
 
 export class PacketTable {
   readonly rows: readonly Row[];
-  readonly places = new Map<string, Namespace>();
-  /** What the words of the table stand for. */
-  readonly words = new Map<string, string>();
-  #told: Explanation[] = [];
-  #heard: string[] = [];
+  readonly namespaces = new Map<string, Namespace>();
+  /** Names of the table, by the addresses that they stand for. */
+  readonly addresses = new Map<string, string>();
+  #explanations: Explanation[] = [];
+  #answers: string[] = [];
   #observers: Observers | null = null;
 
   constructor(rows: readonly Row[]) {
     this.rows = rows;
   }
 
-  #word(text: string): string {
-    return this.words.get(text) ?? text;
+  #resolve(text: string): string {
+    return this.addresses.get(text) ?? text;
   }
 
   /**
@@ -51,16 +51,16 @@ export class PacketTable {
    */
   async watch(w: World, groups: (name: string) => string[], others: { outside: string[]; host: string[] }): Promise<void> {
     this.#observers = new Observers(w);
-    for (const [name, ns] of this.places) await this.#observers.watch(name, ns, groups(name));
-    this.places.set('outside', w.outside).set('host', w.host);
+    for (const [name, ns] of this.namespaces) await this.#observers.watch(name, ns, groups(name));
+    this.namespaces.set('outside', w.outside).set('host', w.host);
     await this.#observers.watch('outside', w.outside, others.outside);
     await this.#observers.watch('host', w.host, others.host);
   }
 
-  /** Rows from `begin` to before `end`, in order. `fixed`: addresses of senders that have no word. */
+  /** Rows from `begin` to before `end`, in order. `fixed`: addresses of senders that have no name. */
   async explainAndSend(e: RemoteEngine, fixed: Record<string, string> = {}, begin = 0, end = this.rows.length): Promise<void> {
     for (const [about, , protocol, source, destination, port, , sourcePort] of this.rows.slice(begin, end)) {
-      const address = (text: string): PacketAddress => parseIpv4(this.#word(text)) ?? this.#word(text);
+      const address = (text: string): PacketAddress => parseIpv4(this.#resolve(text)) ?? this.#resolve(text);
       const packet: Packet = {
         protocol,
         source: source === '-' ? null : address(source),
@@ -68,43 +68,44 @@ export class PacketTable {
         destination: address(destination),
         port: port === 0 ? null : port,
       };
-      this.#told.push(await e.explain(vmId(about), packet));
+      this.#explanations.push(await e.explain(vmId(about), packet));
     }
-    // a few at once: each is a process that may wait for an answer
+    // concurrently: each is a process that may wait for an answer
     let next = begin;
     const work = async (): Promise<void> => {
       for (let i = next++; i < end; i = next++) {
         const [, sender, protocol, source, destination, port, , sourcePort] = this.rows[i] as Row;
-        const to = this.#word(destination);
+        const to = this.#resolve(destination);
         const n = Number(sender.slice(2));
         const own = source === '-' || source === `ip${n}` || sender === 'host' || sender === 'outside';
-        const from = source !== '-' ? this.#word(source) : (fixed[sender] ?? this.#word(`ip${n}`));
+        const from = source !== '-' ? this.#resolve(source) : (fixed[sender] ?? this.#resolve(`ip${n}`));
         const kind = to.includes(':') ? 'udp6' : protocol === 'tcp' ? (own ? 'connect' : 'syn') : protocol;
-        // an answer that must come is waited for patiently
-        const told = this.#told[i] as Explanation;
-        const wait = told.verdict === 'refused' || told.arrives.some((a) => a.at === 'gateway') ? 60 : kind === 'connect' ? 3 : 1;
-        this.#heard[i] = (await this.#observers?.send(this.places.get(sender) as Namespace, kind, token(i), from, to, sourcePort ?? 0, port, wait)) ?? '';
+        // an answer that must come may take long on a loaded machine
+        const explanation = this.#explanations[i] as Explanation;
+        const wait = explanation.verdict === 'refused' || explanation.arrives.some((a) => a.at === 'gateway') ? 60 : kind === 'connect' ? 3 : 1;
+        this.#answers[i] = (await this.#observers?.send(this.namespaces.get(sender) as Namespace, kind, token(i), from, to, sourcePort ?? 0, port, wait)) ?? '';
       }
     };
     await Promise.all(Array.from({ length: 12 }, work));
     await until(
-      'what was allowed has come out',
-      () => this.#told.every((x, i) => x.arrives.length === 0 || x.arrives.every((a) => a.at === 'gateway' || this.#seenAt(i).some((s) => s.at === a.at))),
+      'allowed packets have arrived',
+      () =>
+        this.#explanations.every((x, i) => x.arrives.length === 0 || x.arrives.every((a) => a.at === 'gateway' || this.#seenAt(i).some((s) => s.at === a.at))),
       60_000,
     ).catch(() => {});
   }
 
   /**
-   * Where the packet came out: without the host's end of a listener that carried it on, what a sender to many hears of
-   * itself, and answers.
+   * Where the packet arrived, without the host's end of a listener that forwarded it, the sender's own copy of a
+   * broadcast, and answers.
    */
   #seenAt(i: number) {
     const [, sender, , , destination] = this.rows[i] as Row;
-    const many = /^(239|.*\.255$)/.test(destination);
-    const x = this.#told[i] as Explanation;
-    const carried = x.steps.some((s) => s.does.includes('listener')) || x.arrives.some((a) => a.at === 'gateway');
+    const isGroup = /^(239|.*\.255$)/.test(destination);
+    const x = this.#explanations[i] as Explanation;
+    const isForwarded = x.steps.some((s) => s.does.includes('listener')) || x.arrives.some((a) => a.at === 'gateway');
     return (this.#observers?.seen.get(token(i)) ?? []).filter(
-      (s) => !(carried && s.at === 'host') && !(s.at === sender && (many || (s.source === this.#word(destination) && s.destination !== s.source))),
+      (s) => !(isForwarded && s.at === 'host') && !(s.at === sender && (isGroup || (s.source === this.#resolve(destination) && s.destination !== s.source))),
     );
   }
 
@@ -112,28 +113,28 @@ export class PacketTable {
     return this.rows.map((r, i) => [`${r[1]}: ${r[2]} ${r[3]} → ${r[4]}${r[5] ? `:${r[5]}` : ''}`, i]);
   }
 
-  /** What was told of a row is what happened. */
+  /** What happened to the packet of a row is what `explain` said. */
   check(i: number): void {
     const [, , protocol, , , , verdict] = this.rows[i] as Row;
-    const x = this.#told[i] as Explanation;
-    const heard = this.#heard[i];
+    const x = this.#explanations[i] as Explanation;
+    const answer = this.#answers[i];
     const seen = this.#seenAt(i);
     expect(x.verdict, JSON.stringify(x)).toBe(verdict);
-    expect(new Set(seen.map((s) => s.at)), `${JSON.stringify(x)} ${heard}`).toEqual(new Set(x.arrives.map((a) => a.at).filter((at) => at !== 'gateway')));
+    expect(new Set(seen.map((s) => s.at)), `${JSON.stringify(x)} ${answer}`).toEqual(new Set(x.arrives.map((a) => a.at).filter((at) => at !== 'gateway')));
     if (verdict === 'allowed') expect(x.arrives.length).toBeGreaterThan(0);
     for (const a of x.arrives) {
       if (a.at === 'gateway') {
-        expect(heard, 'the gateway answers by itself').toBe('answered');
+        expect(answer, 'the gateway answers itself').toBe('answered');
         continue;
       }
       const s = seen.find((y) => y.at === a.at && y.protocol === NUMBERS[protocol]);
       expect(s, `of ${protocol}`).toBeDefined();
       expect(s?.source, 'the source').toBe(a.source);
       if (s?.destination !== '?') expect(s?.destination, 'the destination').toBe(a.destination);
-      // ports that our own DHCP and DNS are moved to are no matter of the packet
-      if (a.port !== null && a.at !== 'host' && a.port !== 67) expect(s?.port, 'the port').toBe(a.port);
+      // on the host, DHCP and DNS are redirected to other ports
+      if (a.port !== null && a.at !== 'host') expect(s?.port, 'the port').toBe(a.port);
     }
-    if (verdict !== 'allowed') expect(heard).toBe(verdict === 'refused' ? 'refused' : 'silent');
+    if (verdict !== 'allowed') expect(answer).toBe(verdict === 'refused' ? 'refused' : 'silent');
     expect(x.translated).toBe(x.arrives.some((a) => a.source !== formatIpv4(0) && x.packet !== `${protocol} ${a.source} → ${a.destination}` && changed(x, a)));
   }
 }

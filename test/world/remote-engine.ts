@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import type { DesiredState, DoctorFinding, EngineProblem, NicStats, ObservedState } from '../../src/engine/engine.ts';
-import type { Explanation, Packet } from '../../src/net/explain/packet.ts';
+import type { Explanation } from '../../src/net/explain/explanation.ts';
+import type { Packet } from '../../src/net/explain/packet.ts';
 import { builtMain } from './built.ts';
 import type { World } from './world.ts';
 

@@ -1,22 +1,17 @@
-/** What `explain` has to know of this host, gathered when it is asked. */
+/** Gathers the state of this host from which `explain` answers. */
+import { networkInterfaces } from 'node:os';
 import { listAddresses, listRoutes } from '../../host/links.ts';
 import { readSysctl } from '../../host/sysctl.ts';
-import type { KernelSurroundings } from '../../net/explain/kernel.ts';
+import type { KernelHostState } from '../../net/explain/kernel-engine.ts';
 import { parseIpv4, parseMac } from '../../wire/address.ts';
+import { parseIpv6 } from '../../wire/address6.ts';
 import type { DesiredState } from '../engine.ts';
 import type { Plugs } from './bridging/uplinks.ts';
-import { BRIDGES, bridgeMac } from './names.ts';
+import { BRIDGES, bridgeMac, DHCP_PORTS, DNS_PORT } from './names.ts';
 import { findFirewalls } from './rules/firewalls.ts';
 
-/** `ipOf` gives a guest's address now, by the id of its card. */
-export async function gatherFacts(desired: DesiredState, plugs: Plugs, ipOf: (id: string) => number | null): Promise<KernelSurroundings> {
-  const addresses = [...(await listAddresses())].flatMap(([dev, texts]) =>
-    texts.flatMap((text) => {
-      const [address, prefix] = text.split('/') as [string, string];
-      const value = parseIpv4(address);
-      return value === null ? [] : [{ dev, address: value, prefix: Number(prefix) }];
-    }),
-  );
+/** `ipOf`: the current address of a guest, by the id of its card. */
+export async function gatherFacts(desired: DesiredState, plugs: Plugs, ipOf: (id: string) => number | null): Promise<KernelHostState> {
   const routes = await listRoutes();
   const forwardingOff: string[] = [];
   for (const dev of new Set([...routes.map((r) => r.dev), ...Object.values(BRIDGES)]))
@@ -26,12 +21,39 @@ export async function gatherFacts(desired: DesiredState, plugs: Plugs, ipOf: (id
     cards: desired.nics.map((nic) => {
       const plug = nic.type === 'bridge' ? plugs.get(nic.id) : undefined;
       if (!plug) return { ...nic, ip: ipOf(nic.id) };
-      const name = plug.own.length === 0 ? plug.bridge : plug.uplink;
-      return { ...nic, ip: ipOf(nic.id), segment: { name, hostInterfaces: [plug.uplink, plug.bridge], hostApart: plug.limit !== '' } };
+      const isHostBridge = plug.own.length === 0;
+      const name = isHostBridge ? plug.bridge : plug.uplink;
+      return {
+        ...nic,
+        ip: ipOf(nic.id),
+        segment: { name, hostInterfaces: [plug.uplink, plug.bridge], hostUnreachable: plug.limit !== '', isHostBridge },
+      };
     }),
-    addresses,
+    addresses: await hostAddresses(),
+    addresses6: hostAddresses6(),
+    redirectPorts: { dhcp: Object.values(DHCP_PORTS), dns: DNS_PORT },
     routes,
     forwardingOff,
     firewalls: (await findFirewalls()).map((f) => ({ name: `${f.owner}: chain ${f.family} ${f.table} ${f.chain}`, hook: f.hook, allowed: f.allowed })),
   };
+}
+
+async function hostAddresses(): Promise<KernelHostState['addresses']> {
+  return [...(await listAddresses())].flatMap(([dev, texts]) =>
+    texts.flatMap((text) => {
+      const [address, prefix] = text.split('/') as [string, string];
+      const value = parseIpv4(address);
+      return value === null ? [] : [{ dev, address: value, prefix: Number(prefix) }];
+    }),
+  );
+}
+
+/** Global addresses; those of one link need the interface's name, too. */
+function hostAddresses6(): string[] {
+  return Object.values(networkInterfaces()).flatMap((all) =>
+    (all ?? []).flatMap((a) => {
+      const address = a.family === 'IPv6' && a.scopeid === 0 && !a.internal ? parseIpv6(a.address) : null;
+      return address === null ? [] : [address];
+    }),
+  );
 }

@@ -23,8 +23,9 @@ import { applyNft, listTable, withoutDynamicElements } from '../../host/nft.ts';
 import { RESOLVER_FOLDERS } from '../../host/resolvers.ts';
 import { readSysctl } from '../../host/sysctl.ts';
 import { AnkaError } from '../../lib/errors.ts';
-import { explainKernel } from '../../net/explain/kernel.ts';
-import type { Explanation, Packet } from '../../net/explain/packet.ts';
+import type { Explanation } from '../../net/explain/explanation.ts';
+import { explainKernel } from '../../net/explain/kernel-engine.ts';
+import type { Packet } from '../../net/explain/packet.ts';
 import { subnetProblems } from '../doctor/subnet-clash.ts';
 import type {
   Capture,

@@ -1,6 +1,6 @@
-/** What `explain` has to know of this host, gathered when it is asked. */
+/** Gathers the state of this host from which `explain` answers. */
 import { networkInterfaces } from 'node:os';
-import type { UserSurroundings } from '../../net/explain/user.ts';
+import type { UserHostState } from '../../net/explain/user-engine.ts';
 import { isLoopback } from '../../net/policy/addresses.ts';
 import { gatewayOf, parseIpv4 } from '../../wire/address.ts';
 import type { DesiredState } from '../engine.ts';
@@ -8,8 +8,8 @@ import { hostRoutes } from './host-routes.ts';
 import type { NetworkFacts } from './process/config.ts';
 import { GATEWAY_MAC } from './process/gateway-mac.ts';
 
-/** `ipOf` gives a guest's address now, by the id of its card; `process` is what the card's network process knows. */
-export async function gatherFacts(desired: DesiredState, ipOf: (id: string) => number | null, process: NetworkFacts): Promise<UserSurroundings> {
+/** `ipOf`: the current address of a guest, by the id of its card. `process`: facts of the card's network process. */
+export async function gatherFacts(desired: DesiredState, ipOf: (id: string) => number | null, process: NetworkFacts): Promise<UserHostState> {
   const own = Object.entries(networkInterfaces()).flatMap(([dev, all]) =>
     (all ?? []).flatMap((a) => {
       const address = a.family === 'IPv4' ? parseIpv4(a.address) : null;

@@ -15,8 +15,9 @@ import { chmod, chown, mkdir, readdir, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { openFilesLimit } from '../../host/process.ts';
 import { AnkaError } from '../../lib/errors.ts';
-import type { Explanation, Packet } from '../../net/explain/packet.ts';
-import { explainUser } from '../../net/explain/user.ts';
+import type { Explanation } from '../../net/explain/explanation.ts';
+import type { Packet } from '../../net/explain/packet.ts';
+import { explainUser } from '../../net/explain/user-engine.ts';
 import { subnetProblems } from '../doctor/subnet-clash.ts';
 import type {
   Capture,

@@ -1,0 +1,252 @@
+/**
+ * What the kernel engine and its host do with a packet (explanation.ts): forwarding rules, routing, isolation,
+ * masquerading, other firewalls, bridges.
+ *
+ * Limits: of another firewall only chain policies count, not single rules.
+ */
+import { formatIpv4, gatewayOf, type SubnetLike, subnetContains } from '../../wire/address.ts';
+import { isLoopback, MULTICAST } from '../policy/addresses.ts';
+import { hostReachesIsolated } from '../policy/isolation.ts';
+import { DHCP_SERVER_PORT, DNS_SERVICE_PORT } from '../policy/services.ts';
+import { hostToBridged, outsideToBridged, sentByBridged } from './bridged-card.ts';
+import { DEPENDS, type Explanation, PacketTrace } from './explanation.ts';
+import {
+  type ExplainedCard,
+  forwardingAt,
+  type HostState,
+  isHostAddress,
+  isHostBroadcast,
+  listenerAt,
+  type MatchedRule,
+  routeTo,
+  ruleName,
+  senderOf,
+} from './host-state.ts';
+import { formatAddress, formatEndpoint, type Packet, type PacketAddress } from './packet.ts';
+import { SentByCard } from './sent-by-card.ts';
+
+export interface KernelHostState extends HostState {
+  networks: readonly (HostState['networks'][number] & { interface: string })[];
+  /** The host's global IPv6 addresses. */
+  addresses6: readonly string[];
+  /** Ports of the host to which DHCP requests and DNS queries are redirected. */
+  redirectPorts: { dhcp: readonly number[]; dns: number };
+  /** Interfaces on which IPv4 forwarding is off. */
+  forwardingOff: readonly string[];
+  /** Other programs' chains that drop by policy. `allowed`: anka's accept is in the chain. */
+  firewalls: readonly { name: string; hook: 'forward' | 'input'; allowed: boolean }[];
+}
+
+/** What happens to a packet of, or for, the card. */
+export function explainKernel(s: KernelHostState, card: ExplainedCard, packet: Packet): Explanation {
+  const sender = senderOf(s, card, packet);
+  if (typeof sender === 'object') return new SentByKernelCard(s, sender, packet).explain();
+  const trace = new PacketTrace(packet, packet.source as PacketAddress);
+  return sender === 'host' ? fromHost(s, card, trace) : fromOutside(s, card, trace);
+}
+
+/** Dropped by another firewall's chain policy; null when none blocks. */
+function blocked(s: KernelHostState, trace: PacketTrace, hook: 'forward' | 'input'): Explanation | null {
+  const firewall = s.firewalls.find((f) => f.hook === hook && !f.allowed);
+  return firewall ? trace.drop(firewall.name, "another firewall drops what it does not know, and anka's accept is not in its chain") : null;
+}
+
+/** A rule's listener forwards the packet by a connection of the host's own. */
+function throughListener(s: KernelHostState, trace: PacketTrace, match: MatchedRule): Explanation {
+  const { card, rule } = match;
+  const name = ruleName(match);
+  if (card.ip === null) {
+    trace.step('host', "the rule's listener accepts it", name);
+    const reason = `${card.vmName} has no address yet`;
+    return rule.protocol === 'tcp' ? trace.refuse(name, `${reason}: the connection is reset`) : trace.drop(name, reason);
+  }
+  const network = s.networks.find((n) => n.name === card.type);
+  trace.step('host', `the rule's listener forwards it to ${card.vmName}, from the gateway's address`, name);
+  if (network) trace.source = gatewayOf(network.subnet);
+  trace.destination = card.ip;
+  trace.port = rule.guestPort;
+  return trace.allow(name, `reaches ${card.vmName} at ${formatEndpoint(card.ip, rule.guestPort)}; ${DEPENDS}`, trace.arrival(card.vmName));
+}
+
+function translateTo(trace: PacketTrace, match: MatchedRule): void {
+  const ip = match.card.ip as number;
+  trace.step('host', `the destination becomes ${formatEndpoint(ip, match.rule.guestPort)}`, ruleName(match));
+  trace.destination = ip;
+  trace.port = match.rule.guestPort;
+}
+
+function fromHost(s: KernelHostState, card: ExplainedCard, trace: PacketTrace): Explanation {
+  const p = trace.packet;
+  const to = p.destination;
+  if (isHostAddress(s, to)) return fromHostToItself(s, card, trace, to);
+  const bridged = card.type === 'bridge' && typeof to === 'number' ? hostToBridged(trace, card, routeTo(s, to)?.dev ?? null) : null;
+  if (bridged) return bridged;
+  if (card.type === 'bridge') return trace.allow("the host's routing", 'leaves the host; what is beyond decides', trace.arrival('outside'));
+  if (card.isolated && !hostReachesIsolated(p.protocol, p.port, card.rules)) return trace.drop('--no-local', `${card.vmName} is isolated from the host`);
+  trace.step('host', `sends it to the ${card.type} network`);
+  return trace.allow(`${card.type} network`, `reaches ${card.vmName}; ${DEPENDS}`, trace.arrival(card.vmName));
+}
+
+function fromHostToItself(s: KernelHostState, card: ExplainedCard, trace: PacketTrace, to: number): Explanation {
+  const p = trace.packet;
+  const listener = listenerAt(s, to, p);
+  if (isLoopback(to)) {
+    if (listener) return throughListener(s, trace, listener);
+    return trace.allow('the host itself', `stays on the host and does not reach ${card.vmName}; ${DEPENDS}`, trace.arrival('host'));
+  }
+  const match = forwardingAt(s, to, p);
+  if (!match) {
+    if (listener) return throughListener(s, trace, listener);
+    return trace.allow('the host itself', `stays on the host: no rule forwards it to ${card.vmName}; ${DEPENDS}`, trace.arrival('host'));
+  }
+  translateTo(trace, match);
+  const { vmName } = match.card;
+  return trace.allow(ruleName(match), `reaches ${vmName} at ${formatEndpoint(trace.destination, trace.port)}; ${DEPENDS}`, trace.arrival(vmName));
+}
+
+/** Sent by a machine beyond the host. */
+function fromOutside(s: KernelHostState, card: ExplainedCard, trace: PacketTrace): Explanation {
+  const p = trace.packet;
+  const source = trace.originalSource;
+  const to = p.destination;
+  if (typeof source === 'number' && (isLoopback(source) || subnetContains(MULTICAST, source)))
+    return trace.drop("the host's routing", `${formatAddress(source)} is not a valid source from outside`);
+  if (card.type === 'bridge' && to === card.ip) return outsideToBridged(trace, card);
+  if (typeof to !== 'number') return trace.drop('IPv6 stays on its network', `no IPv6 route leads from outside to ${card.vmName}`);
+  if (isLoopback(to)) return trace.drop("the host's routing", 'the loopback is not reached from outside');
+  if (s.networks.some((n) => subnetContains(n.subnet, to)))
+    return trace.drop('isolation from outside', `${formatAddress(to)} is reached from outside only through a forwarding rule`);
+  const match = forwardingAt(s, to, p);
+  if (!match) {
+    const listener = listenerAt(s, to, p);
+    if (listener) return throughListener(s, trace, listener);
+    return trace.allow('no forwarding rule', `reaches the host itself, not ${card.vmName}: no rule forwards it; ${DEPENDS}`, trace.arrival('host'));
+  }
+  translateTo(trace, match);
+  const uplink = typeof source === 'number' ? routeTo(s, source) : null;
+  if (uplink && s.forwardingOff.includes(uplink.dev))
+    return trace.drop(`forwarding off on ${uplink.dev}`, `the host does not forward packets from ${uplink.dev}`);
+  const blockedBy = blocked(s, trace, 'forward');
+  if (blockedBy) return blockedBy;
+  const { vmName } = match.card;
+  return trace.allow(ruleName(match), `reaches ${vmName}, which sees the client's own address; ${DEPENDS}`, trace.arrival(vmName));
+}
+
+class SentByKernelCard extends SentByCard<KernelHostState> {
+  protected readonly hostIsOnNetwork = true;
+
+  /** The guard's set of MAC addresses is one for all networks. */
+  protected inAddressDomain(type: ExplainedCard['type']): boolean {
+    return type !== 'disconnected';
+  }
+
+  protected isDhcp(): boolean {
+    return this.p.protocol === 'udp' && this.p.port === DHCP_SERVER_PORT;
+  }
+
+  #isDns(): boolean {
+    const { protocol, port } = this.p;
+    return port === DNS_SERVICE_PORT && (protocol === 'tcp' || protocol === 'udp');
+  }
+
+  protected toDhcp(broadcast: boolean): Explanation {
+    const blockedBy = broadcast ? null : blocked(this.s, this.trace, 'input');
+    if (blockedBy) return blockedBy;
+    this.trace.step('host', "the network's DHCP server receives it", 'DHCP');
+    const others = broadcast ? this.groupReceivers(this.p.destination).map((c) => this.trace.arrival(c.vmName)) : [];
+    const reason = broadcast ? 'the DHCP server answers; other VMs receive it too, and none may answer' : 'the DHCP server answers';
+    return this.allow('DHCP', reason, this.trace.arrival('host'), ...others);
+  }
+
+  protected toHost(subnet: SubnetLike, to: number): Explanation {
+    const { card } = this;
+    const shared = this.s.networks.find((n) => n.name === 'shared');
+    if (card.type === 'host' && shared && subnetContains(shared.subnet, to))
+      return this.drop('host network: not even the other gateway', `${formatAddress(to)} is the host's address on the shared network`);
+    if (this.#isDns() && (card.type === 'host' || to === gatewayOf(subnet))) return this.#toDns();
+    if (this.isDhcp() && to === gatewayOf(subnet)) return this.toDhcp(false);
+    if (card.isolated && !this.#isRedirectPort()) {
+      return this.drop('--no-local', `${card.vmName} is isolated from the host; only the gateway's DHCP and DNS answer`);
+    }
+    const blockedBy = blocked(this.s, this.trace, 'input');
+    if (blockedBy) return blockedBy;
+    const listener = listenerAt(this.s, to, this.p);
+    if (listener) return throughListener(this.s, this.trace, listener);
+    const reason = `reaches the host at ${formatEndpoint(to, this.p.port)}; ${this.p.protocol === 'icmp' ? 'it answers pings' : DEPENDS}`;
+    return this.allow(`${card.type} network`, reason, this.trace.arrival('host'));
+  }
+
+  #toDns(): Explanation {
+    this.trace.step('host', "redirected to the network's DNS forwarder", 'DNS redirect');
+    const blockedBy = blocked(this.s, this.trace, 'input');
+    if (blockedBy) return blockedBy;
+    const names =
+      this.card.type === 'host' ? 'names of VMs and of the host; other names do not resolve' : "names of VMs; other names go to the host's resolvers";
+    return this.allow('DNS redirect', `answered by the DNS forwarder: ${names}`, this.trace.arrival('host'));
+  }
+
+  /** An isolated card may address the services at the ports that they are redirected to. */
+  #isRedirectPort(): boolean {
+    const { protocol, port } = this.p;
+    const { dhcp, dns } = this.s.redirectPorts;
+    return port !== null && ((protocol === 'udp' && dhcp.includes(port)) || ((protocol === 'tcp' || protocol === 'udp') && port === dns));
+  }
+
+  #toHost6(): Explanation {
+    if (this.card.type === 'host' && this.#isDns())
+      return this.drop('host network: names of outside stay unknown', "the host's resolvers do not answer the host network over IPv6");
+    return this.allow(`${this.card.type} network`, `reaches the host; ${DEPENDS}`, this.trace.arrival('host'));
+  }
+
+  protected toGateway6(): Explanation {
+    return this.#toHost6();
+  }
+
+  protected toGlobal6(to: string): Explanation {
+    if (this.s.addresses6.includes(to)) return this.#toHost6();
+    return this.drop('IPv6 stays on its network', 'IPv6 is not routed beyond the network; guests use it among themselves and with the host');
+  }
+
+  protected toNowhere(_to: number, rule: string, reason: string): Explanation {
+    return this.drop(rule, reason);
+  }
+
+  protected toOutside(to: number): Explanation {
+    const { s, card, trace } = this;
+    const foreign = s.networks.some((n) => subnetContains(n.subnet, to));
+    if (card.type === 'host') {
+      if (foreign) return this.drop('host network: not even the other gateway', 'the shared network is not reached from the host network');
+      return this.drop('host network: nothing leaves the host', `${formatAddress(to)} is beyond the host`);
+    }
+    if (foreign) return this.drop('host network', 'a VM of the shared network reaches the host network only through a forwarding rule');
+    const bridge = s.networks.find((n) => n.name === card.type)?.interface ?? '';
+    if (s.forwardingOff.includes(bridge)) return this.drop(`forwarding off on ${bridge}`, `the host does not forward packets from ${bridge}`);
+    const route = routeTo(s, to);
+    if (!route) return trace.refuse("the host's routing", `the host has no route to ${formatAddress(to)} and answers "network unreachable"`);
+    if (isHostBroadcast(s.addresses, to))
+      return this.allow("the host's routing", 'a broadcast address of the host: the host receives it and does not forward it', trace.arrival('host'));
+    return this.#forward(to, route.dev);
+  }
+
+  #forward(to: number, dev: string): Explanation {
+    const { s, trace } = this;
+    trace.step('host', `routed by ${dev}`, 'shared network: outside is allowed');
+    const blockedBy = blocked(s, trace, 'forward');
+    if (blockedBy) return blockedBy;
+    const own = s.addresses.find((a) => a.dev === dev);
+    trace.step('host', `the source becomes ${own ? formatIpv4(own.address) : `the host's address on ${dev}`}`, 'masquerade');
+    if (own) trace.source = own.address;
+    const bridgedVm = s.cards.find((c) => c.type === 'bridge' && c.ip === to);
+    const bridged = bridgedVm ? hostToBridged(trace, bridgedVm, dev) : null;
+    if (bridged) return bridged;
+    const answers = s.forwardingOff.includes(dev) ? `answers are lost, as forwarding is off on ${dev}` : DEPENDS;
+    return this.allow('masquerade', `leaves by ${dev} through NAT; ${answers}`, trace.arrival('outside'));
+  }
+
+  protected fromBridge(card: ExplainedCard): Explanation {
+    return sentByBridged(this.s, card, this.trace, {
+      guard6: (source) => this.guard6(source),
+      enterHost: () => fromOutside(this.s, card, this.trace),
+    });
+  }
+}
