@@ -5,9 +5,9 @@
  * A process that outlives the daemon may see another /etc/resolv.conf than the daemon: in containers the file is a
  * mount of its own, and processes started earlier do not see its replacement.
  */
-import { asksResolver, readResolvers } from '../../host/resolvers.ts';
-import { formatIpv4, gatewayOf } from '../../wire/address.ts';
+import { asksResolver } from '../../host/resolvers.ts';
 import type { DesiredState, DoctorFinding } from '../engine.ts';
+import { upstreamResolvers } from '../upstream-resolvers.ts';
 
 /** A process that forwards guests' DNS queries, and the servers that it uses. */
 export interface DnsForwarderProcess {
@@ -18,7 +18,10 @@ export interface DnsForwarderProcess {
 
 export async function resolverFindings(desired: DesiredState, forwarders: readonly DnsForwarderProcess[]): Promise<DoctorFinding[]> {
   const configured = desired.dnsServers.length > 0;
-  const servers = configured ? desired.dnsServers : readResolvers(desired.networks.map((n) => formatIpv4(gatewayOf(n.subnet))));
+  const servers = upstreamResolvers(
+    desired.dnsServers,
+    desired.networks.map((n) => n.subnet),
+  );
   const where = configured ? 'the setting dns_servers' : '/etc/resolv.conf';
   return [...outdated(servers, where, forwarders), ...(await silent(servers, where))];
 }

@@ -187,7 +187,7 @@ class KernelEngine implements Engine {
           healthy: up && !problem && (s?.dhcpListening ?? false) && (s?.dnsListening ?? false),
           leases: s?.leases ?? 0,
           poolSize: s?.poolSize ?? 0,
-          message: problem?.message ?? (s?.exhausted ? 'the address pool is exhausted: stop or delete VMs, or set a larger subnet' : ''),
+          message: problem?.message ?? s?.message ?? '',
         };
       }),
       nics: this.#desired.nics.map((nic) => this.#observeNic(nic, status, counters, links.find((l) => l.name === tapName(nic.id))?.master ?? null)),

@@ -90,7 +90,7 @@ export interface ServiceNicStatus {
 
 export interface ServiceStatus {
   pid: number;
-  networks: { name: string; leases: number; poolSize: number; exhausted: boolean; dhcpListening: boolean; dnsListening: boolean }[];
+  networks: { name: string; leases: number; poolSize: number; message: string; dhcpListening: boolean; dnsListening: boolean }[];
   nics: ServiceNicStatus[];
   upstreams: string[];
 }

@@ -8,97 +8,71 @@
  * (docs/decisions/0012, 0016). Start and shutdown: engine/process/helper-process.ts.
  */
 import { CAPABILITY } from '../../../host/ffi/process.ts';
-import { readResolvers } from '../../../host/resolvers.ts';
-import { formatIpv4, gatewayOf } from '../../../wire/address.ts';
 import { startHelper } from '../../process/helper-process.ts';
+import { upstreamResolvers } from '../../upstream-resolvers.ts';
 import type { ServiceConfig, ServiceNic, ServiceStatus } from './config.ts';
 import { RuleListener } from './forward.ts';
 import { ServedNetwork } from './network.ts';
 
 const helper = startHelper({ program: 'service-main', title: 'service', capabilities: [CAPABILITY.bindService, CAPABILITY.netAdmin] });
 const networks = new Map<string, ServedNetwork>();
+/** By `listenerKey`. */
 const listeners = new Map<string, RuleListener>();
 let config: ServiceConfig = { networks: [], nics: [], dnsServers: [] };
 
+const listenerKey = (nic: ServiceNic, rule: ServiceNic['rules'][number]): string => `${nic.id}/${JSON.stringify(rule)}`;
+
 function leasesChanged(): void {
   helper.leases.changed();
-  changed();
-}
-
-function changed(): void {
-  refreshNames();
+  for (const n of networks.values()) n.services.refreshNames();
   for (const l of listeners.values()) l.follow();
   helper.notifyChanged();
 }
 
-/** The address of a card: what it took by itself, else its lease. */
-function addressOf(nic: ServiceNic): number | null {
-  return nic.staticIp ?? networks.get(nic.network)?.dhcp.pool.lease(nic.id, Date.now())?.ip ?? null;
-}
-
-function boundAddressOf(nic: ServiceNic): number | null {
-  if (nic.staticIp !== undefined) return nic.staticIp;
-  const lease = networks.get(nic.network)?.dhcp.pool.lease(nic.id, Date.now());
-  return lease?.bound ? lease.ip : null;
-}
-
-function refreshNames(): void {
-  for (const [name, n] of networks) {
-    const names = new Map<string, number>();
-    for (const nic of config.nics) {
-      const ip = nic.network === name ? boundAddressOf(nic) : null;
-      if (ip !== null) names.set(nic.vmName, ip);
-    }
-    n.dns.setNames(names);
-  }
+/** The address of a NIC: what its guest set by itself, else its lease. */
+function addressOf(id: string): number | null {
+  const nic = config.nics.find((n) => n.id === id);
+  return nic?.staticIp ?? (nic && networks.get(nic.network)?.services.boundLease(id)?.ip) ?? null;
 }
 
 function refreshUpstreams(): void {
-  const own = [...networks.values()].map((n) => formatIpv4(gatewayOf(n.config.subnet)));
-  const servers = config.dnsServers.length > 0 ? config.dnsServers : readResolvers(own);
-  for (const n of networks.values()) n.dns.setUpstreams(servers);
+  const servers = upstreamResolvers(
+    config.dnsServers,
+    [...networks.values()].map((n) => n.config.subnet),
+  );
+  for (const n of networks.values()) n.services.setUpstreams(servers);
 }
 
 function configure(wanted: ServiceConfig): ServiceStatus {
   config = wanted;
-  const keep = new Set(wanted.networks.map((n) => JSON.stringify(n)));
+  configureNetworks();
+  configureListeners();
+  refreshUpstreams();
+  return status();
+}
+
+function configureNetworks(): void {
+  const keep = new Set(config.networks.map((n) => JSON.stringify(n)));
   for (const [name, n] of [...networks]) {
     if (keep.has(JSON.stringify(n.config))) continue;
     helper.leases.detach(name);
     n.close();
     networks.delete(name);
   }
-  for (const n of wanted.networks) {
+  for (const n of config.networks) {
     let served = networks.get(n.name);
     if (!served) {
       served = new ServedNetwork(n, helper.log, leasesChanged);
-      helper.leases.attach(n.name, served.dhcp.pool);
+      helper.leases.attach(n.name, served.services.dhcp.pool);
       networks.set(n.name, served);
     }
-    served.dhcp.setNics(
-      wanted.nics
-        .filter((nic) => nic.network === n.name)
-        .map((nic) => ({
-          id: nic.id,
-          mac: nic.mac,
-          hostname: nic.vmName,
-          mtu: nic.mtu,
-          ...(nic.reservedIp === undefined ? {} : { reservedIp: nic.reservedIp }),
-          ...(nic.staticIp === undefined ? {} : { staticIp: nic.staticIp }),
-        })),
-    );
+    served.services.setNics(config.nics.filter((nic) => nic.network === n.name));
   }
-  configureListeners();
-  for (const l of listeners.values()) l.follow();
-  refreshUpstreams();
-  refreshNames();
-  return status();
 }
 
-/** Listeners are kept while rule and card are the same; the target is looked up at each new connection. */
+/** Listeners are kept while rule and NIC are the same; the target is looked up for each new connection. */
 function configureListeners(): void {
-  const wanted = new Map<string, { nic: ServiceNic; key: string }>();
-  for (const nic of config.nics) for (const rule of nic.rules) wanted.set(`${nic.id}/${JSON.stringify(rule)}`, { nic, key: rule.name });
+  const wanted = new Set(config.nics.flatMap((nic) => nic.rules.map((rule) => listenerKey(nic, rule))));
   for (const [key, l] of [...listeners]) {
     if (wanted.has(key)) continue;
     l.close();
@@ -106,44 +80,45 @@ function configureListeners(): void {
   }
   for (const nic of config.nics) {
     for (const rule of nic.rules) {
-      const key = `${nic.id}/${JSON.stringify(rule)}`;
-      if (listeners.has(key)) continue;
-      const target = (): number | null => {
-        const now = config.nics.find((n) => n.id === nic.id);
-        return now ? addressOf(now) : null;
-      };
-      listeners.set(key, new RuleListener(rule, target, changed));
+      const key = listenerKey(nic, rule);
+      if (!listeners.has(key))
+        listeners.set(
+          key,
+          new RuleListener(
+            rule,
+            () => addressOf(nic.id),
+            () => helper.notifyChanged(),
+          ),
+        );
     }
   }
+  for (const l of listeners.values()) l.follow();
 }
 
 function status(): ServiceStatus {
-  const now = Date.now();
   return {
     pid: process.pid,
     networks: [...networks.values()].map((n) => ({
       name: n.config.name,
-      leases: n.dhcp.pool.leases(now).length,
-      poolSize: n.dhcp.pool.size,
-      exhausted: n.dhcp.exhausted,
+      ...n.services.poolStatus(),
       dhcpListening: n.dhcpListening,
       dnsListening: n.dnsListening,
     })),
     nics: config.nics.map((nic) => {
-      const n = networks.get(nic.network);
-      const lease = n?.dhcp.pool.lease(nic.id, now);
+      const services = networks.get(nic.network)?.services;
+      const lease = services?.boundLease(nic.id);
       return {
         id: nic.id,
-        ip: lease?.bound ? lease.ip : null,
-        leaseExpires: lease?.bound ? lease.expires : null,
-        lastDhcp: n?.dhcp.lastSeen.get(nic.id) ?? null,
+        ip: lease?.ip ?? null,
+        leaseExpires: lease?.expires ?? null,
+        lastDhcp: services?.dhcp.lastSeen.get(nic.id) ?? null,
         rules: nic.rules.map((r) => {
-          const l = listeners.get(`${nic.id}/${JSON.stringify(r)}`);
+          const l = listeners.get(listenerKey(nic, r));
           return { name: r.name, listening: l?.listening ?? false, reason: l?.reason ?? 'not configured' };
         }),
       };
     }),
-    upstreams: [...([...networks.values()][0]?.dns.upstreams() ?? [])],
+    upstreams: [...networks.values()][0]?.services.upstreams ?? [],
   };
 }
 
@@ -153,7 +128,7 @@ await helper.run({
     status: async () => status(),
     forget: async ({ id }: { id: string }) => {
       helper.leases.forget(id);
-      changed();
+      leasesChanged();
     },
   },
   onResolversChanged: refreshUpstreams,

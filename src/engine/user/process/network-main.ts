@@ -9,11 +9,10 @@
  */
 import { createServer } from 'node:net';
 import { CAPABILITY } from '../../../host/ffi/process.ts';
-import { readResolvers } from '../../../host/resolvers.ts';
 import { loadKernels } from '../../../net/memory/kernels.ts';
 import { PacketMemory } from '../../../net/memory/packet-memory.ts';
-import { formatIpv4, gatewayOf } from '../../../wire/address.ts';
 import { startHelper } from '../../process/helper-process.ts';
+import { upstreamResolvers } from '../../upstream-resolvers.ts';
 import { PortMemory } from '../port/port-memory.ts';
 import { hasHandles } from '../sockets/handle-stream.ts';
 import { TcpGateway } from '../sockets/tcp.ts';
@@ -32,7 +31,7 @@ let config: NetworkConfig | null = null;
 let network: UserNetwork | null = null;
 
 function refreshUpstreams(): void {
-  if (network && config) network.setUpstreams(config.dnsServers.length > 0 ? config.dnsServers : readResolvers([formatIpv4(gatewayOf(config.network.subnet))]));
+  if (network && config) network.setUpstreams(upstreamResolvers(config.dnsServers, [config.network.subnet]));
 }
 
 /** What cannot change while the network runs. */
@@ -58,7 +57,7 @@ function configure(wanted: NetworkConfig): NetworkStatus {
       onChanged: () => helper.notifyChanged(),
       createTcp: (options) => new TcpGateway({ ...options, kernels }),
     });
-    helper.leases.attach(wanted.network.name, network.dhcp.pool);
+    helper.leases.attach(wanted.network.name, network.services.dhcp.pool);
   }
   network.configure(wanted);
   refreshUpstreams();
@@ -70,7 +69,7 @@ function status(): NetworkStatus {
     const observed = { name: '', interface: null, healthy: false, leases: 0, poolSize: 0, message: 'not configured' };
     return { pid: process.pid, observed, nics: [], upstreams: [] };
   }
-  return { pid: process.pid, observed: network.observed(), nics: network.observedNics(), upstreams: [...network.dns.upstreams()] };
+  return { pid: process.pid, observed: network.observed(), nics: network.observedNics(), upstreams: network.services.upstreams };
 }
 
 await helper.run({

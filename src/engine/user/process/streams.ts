@@ -64,7 +64,7 @@ function begin(socket: Socket, text: string, network: UserNetwork | null): strin
   if ('dial' in request && request.dial) {
     const { id, ip, port } = request.dial;
     const answer = (why: TcpRefusal | null): void => void socket.write(line(why === null ? { ok: true } : { error: REFUSALS[why.kind] }));
-    return network.dial(id, ip, port, socket, answer) ? null : 'the VM is not on this network, or has no address yet';
+    return network.dial({ id, ip, tcpPort: port }, socket, answer) ? null : 'the VM is not on this network, or has no address yet';
   }
   if (!('capture' in request && request.capture)) return 'neither dial nor capture';
   const port = network.port(request.capture.id);

@@ -37,6 +37,17 @@ export interface EchoEvents {
   onLost(error: SocketError): void;
 }
 
+/** An echo request of a guest. */
+export interface EchoRequest {
+  /** The guest's address and the destination as the guest knows it. */
+  who: string;
+  /** Where it is sent to. */
+  destination: number;
+  /** Copied. */
+  message: Uint8Array;
+  ttl: number;
+}
+
 /** What one card has. */
 interface CardPings {
   /** By guest address, destination and identifier; in order of the last use. */
@@ -65,15 +76,9 @@ export class PingSockets {
    * Sends a guest's echo request, or says why not: there is no right to, its card had too many sockets just now, or too
    * much waits for the host's link already. `who` names the guest's address and the destination as it knows it.
    */
-  send(
-    card: number,
-    who: string,
-    destination: number,
-    request: Uint8Array,
-    ttl: number,
-    events: EchoEvents,
-  ): 'no_ping_right' | 'rate_limit' | 'queue_full' | null {
-    const message = Buffer.from(request);
+  send(card: number, echo: EchoRequest, events: EchoEvents): 'no_ping_right' | 'rate_limit' | 'queue_full' | null {
+    const { who, destination, ttl } = echo;
+    const message = Buffer.from(echo.message);
     const identifier = get16(message, IDENTIFIER);
     const key = `${who} ${identifier}`;
     const now = Date.now();

@@ -1,0 +1,124 @@
+/** A NIC that is attached to a network of the user engine, with everything that belongs to it. */
+import { createServer, type Server } from 'node:net';
+import type { Lease } from '../../../net/dhcp/lease-pool.ts';
+import { DHCP_MOST, DHCP_MS, NAMES_MOST, NAMES_MS } from '../../../net/gateway/service-rates.ts';
+import { GuardedCard } from '../../../net/switch/guard.ts';
+import { TokenBucket } from '../../../net/token-bucket.ts';
+import type { DnsService } from '../../dns-service.ts';
+import type { NicStats, ObservedNic } from '../../engine.ts';
+import { Port, type PortOwner } from '../port/port.ts';
+import type { PortMemory } from '../port/port-memory.ts';
+import { type ForwardContext, ForwardRule } from '../sockets/forward.ts';
+import type { NetworkNic } from './config.ts';
+
+/** What a NIC needs of its network. */
+export interface NicNetwork {
+  owner: PortOwner;
+  portMemory: PortMemory;
+  dns: DnsService;
+  forwarding: Omit<ForwardContext, 'target'>;
+  log: { warn(o: object, m: string): void };
+  /** A forwarding rule's state has changed. */
+  onChanged: () => void;
+}
+
+export class AttachedNic {
+  readonly port: Port;
+  /** By the rule's JSON. */
+  readonly rules = new Map<string, ForwardRule>();
+  /** Serves DNS by TCP to this NIC, on a port of the loopback that the TCP path connects to. */
+  readonly dnsServer: Server;
+  /** Limits of requests to the gateway. */
+  readonly rates = { dhcp: new TokenBucket(DHCP_MOST, DHCP_MS), dns: new TokenBucket(NAMES_MOST, NAMES_MS) };
+  /** When the gateway last asked by ARP whether an address is the guest's, ms since 1970. */
+  probedAt = 0;
+  readonly #network: NicNetwork;
+  #config: NetworkNic;
+
+  /** `index`: unique in the process. */
+  constructor(index: number, config: NetworkNic, network: NicNetwork) {
+    const { id, insideMac, isolated, mtu, socket } = config;
+    this.#config = config;
+    this.#network = network;
+    const card = new GuardedCard(id, config.outsideMac);
+    this.port = new Port({ index, card, insideMac, isolated, mtu, socket }, network.portMemory, network.owner);
+    this.dnsServer = createServer((s) => network.dns.serveTcp(s, id)).listen(0, '127.0.0.1');
+    this.dnsServer.on('error', (e) => network.log.warn({ nic: id, error: e.message }, 'dns tcp'));
+  }
+
+  get config(): NetworkNic {
+    return this.#config;
+  }
+
+  /** Whether the NIC can become that without being attached anew. */
+  canBecome(config: NetworkNic): boolean {
+    const { port } = this;
+    return config.socket === port.socketPath && config.outsideMac === port.card.mac && config.insideMac === port.insideMac;
+  }
+
+  configure(config: NetworkNic): void {
+    const { port } = this;
+    this.#config = config;
+    port.isolated = config.isolated;
+    port.mtu = config.mtu;
+    port.card.reservedIp = config.reservedIp ?? -1;
+    this.#configureRules();
+  }
+
+  #configureRules(): void {
+    const { rules } = this.#config;
+    const wanted = new Set(rules.map((r) => JSON.stringify(r)));
+    for (const [key, rule] of this.rules) {
+      if (wanted.has(key)) continue;
+      rule.close();
+      this.rules.delete(key);
+    }
+    const { port } = this;
+    const target = (): { port: Port; ip: number } | null => (port.connected && port.card.ip >= 0 ? { port, ip: port.card.ip } : null);
+    for (const rule of rules) {
+      const key = JSON.stringify(rule);
+      if (!this.rules.has(key)) this.rules.set(key, new ForwardRule(rule, { ...this.#network.forwarding, target }, this.#network.onChanged));
+    }
+  }
+
+  /** Closes the rules and the DNS server. The port is closed by `port.close`, once its flows are. */
+  closeServices(): void {
+    for (const r of this.rules.values()) r.close();
+    this.dnsServer.close();
+  }
+
+  /** `lease` is the one that its guest has taken up. */
+  observe(lease: Lease | null, lastDhcp: number | null): ObservedNic {
+    const { port, rules } = this;
+    const { card } = port;
+    const { id, socket } = this.#config;
+    return {
+      id,
+      ip: card.ip < 0 ? null : card.ip,
+      source: card.staticIp >= 0 ? 'static' : card.leaseIp >= 0 ? 'lease' : 'none',
+      leaseExpires: card.staticIp < 0 && lease ? lease.expires : null,
+      lastDhcp,
+      backend: socket,
+      healthy: port.connected && this.#config.rules.every((r) => rules.get(JSON.stringify(r))?.listening),
+      drops: port.drops.toRecord(),
+      rules: this.#config.rules.map((r) => {
+        const listener = rules.get(JSON.stringify(r));
+        const listening = listener?.listening === true;
+        const reason = listening ? (card.ip < 0 ? 'the guest has no address yet' : '') : (listener?.reason ?? '');
+        return { name: r.name, active: listening && card.ip >= 0, reason };
+      }),
+    };
+  }
+
+  stats(): NicStats {
+    const { toGuest, fromGuest, drops } = this.port;
+    return {
+      id: this.#config.id,
+      rxPackets: toGuest.packets,
+      rxBytes: toGuest.bytes,
+      txPackets: fromGuest.packets,
+      txBytes: fromGuest.bytes,
+      drops: drops.toRecord(),
+    };
+  }
+}
