@@ -1,8 +1,8 @@
 /**
- * The light client of the API: node:http on the unix socket, and nothing else, so that it loads in a moment.
+ * The client of the API: node:http on a unix socket, without other dependencies, so that it loads fast.
  *
- * Theory of operation: `connect` tries the socket; where nobody answers it starts `ankad`, detached, and waits until it
- * does. Limits: the wait ends after 30 s, or when the daemon has ended with an error, whose message is passed on.
+ * Theory of operation: `connect` tries the socket. If no daemon answers, it starts `ankad` detached and waits until it
+ * answers. Limits: the wait ends after 30 s, or when the daemon exits with an error, whose message is passed on.
  */
 import { spawn } from 'node:child_process';
 import { mkdirSync, openSync, readFileSync } from 'node:fs';
@@ -16,10 +16,14 @@ import { AnkaError, type ErrorBody } from '../lib/errors.ts';
 import type { DaemonEvent, Progress } from './types.ts';
 
 const START_LIMIT_MS = 30_000;
-/** Between two tries while another daemon has the lock, and does not answer. */
-const AGAIN_MS = 200;
-/** The status of a daemon that finds another one. */
-export const ANOTHER_RUNS = 3;
+/** Pause between two attempts to connect to a daemon that starts. */
+const POLL_MS = 20;
+/** Pause before another start, while a daemon that does not answer holds the lock. */
+const RESTART_MS = 200;
+/** Exit status of `ankad` when another daemon holds the lock. */
+export const EXIT_ALREADY_RUNNING = 3;
+
+const INTERRUPTED = 'the daemon exited before its answer was complete; run the command again';
 
 export interface CallOptions {
   onProgress?: (progress: Progress) => void;
@@ -51,39 +55,29 @@ export class Client {
     return this.#call('DELETE', path, undefined, options);
   }
 
-  /** Events as they happen, until the signal ends it. */
+  /** Events as they occur, until the signal aborts. */
   async *events(signal?: AbortSignal): AsyncGenerator<DaemonEvent> {
     const response = await this.#send('GET', '/v1/events', undefined, signal);
     for await (const line of lines(response)) yield JSON.parse(line) as DaemonEvent;
   }
 
-  /** An answer of bytes, as they come. */
+  /** A response whose body is a stream of bytes. */
   async stream(path: string): Promise<IncomingMessage> {
     const response = await this.#send('GET', path, undefined);
     if ((response.statusCode ?? 500) < 400) return response;
-    let text = '';
-    response.setEncoding('utf8');
-    for await (const chunk of response) text += chunk;
-    throw AnkaError.fromBody((JSON.parse(text) as { error: ErrorBody }).error);
+    throw AnkaError.fromBody((JSON.parse(await textOf(response)) as { error: ErrorBody }).error);
   }
 
   async #call<T>(method: string, path: string, body: object | undefined, options: CallOptions = {}): Promise<T> {
     const response = await this.#send(method, path, body, options.signal);
-    if (response.headers['content-type']?.startsWith('application/x-ndjson')) {
-      for await (const line of lines(response)) {
-        const m = JSON.parse(line) as { progress?: Progress; result?: T; error?: ErrorBody };
-        if (m.progress) options.onProgress?.(m.progress);
-        else if (m.error) throw AnkaError.fromBody(m.error);
-        else return m.result as T;
-      }
-      throw new AnkaError('daemon', CUT_OFF);
-    }
-    let text = '';
-    for await (const chunk of pieces(response)) text += chunk;
+    if (response.headers['content-type']?.startsWith('application/x-ndjson')) return lastResult<T>(response, options);
+    const text = await textOf(response);
     const isJson = response.headers['content-type']?.startsWith('application/json');
     const answer = isJson ? (JSON.parse(text) as T & { error?: ErrorBody }) : (text as T & { error?: ErrorBody });
     if ((response.statusCode ?? 500) >= 400)
-      throw isJson && answer.error ? AnkaError.fromBody(answer.error) : new AnkaError('daemon', `the daemon answered ${response.statusCode}`);
+      throw isJson && answer.error
+        ? AnkaError.fromBody(answer.error)
+        : new AnkaError('daemon', `the daemon answered ${method} ${path} with status ${response.statusCode}`);
     return answer;
   }
 
@@ -105,35 +99,54 @@ export class Client {
         },
         resolve,
       );
-      r.on('error', (e) => reject(signal?.aborted ? e : new AnkaError('daemon', `the daemon does not answer: ${e.message}`, { cause: e })));
+      r.on('error', (e) =>
+        reject(
+          signal?.aborted ? e : new AnkaError('daemon', `no answer from the daemon at ${this.#socketPath}: ${e.message}; run the command again`, { cause: e }),
+        ),
+      );
       r.end(text);
     });
   }
 }
 
-const CUT_OFF = 'the daemon ended in the middle of its answer; run the command again';
+/** The result of a long operation; the lines before it are progress. */
+async function lastResult<T>(response: IncomingMessage, options: CallOptions): Promise<T> {
+  for await (const line of lines(response)) {
+    const m = JSON.parse(line) as { progress?: Progress; result?: T; error?: ErrorBody };
+    if (m.progress) options.onProgress?.(m.progress);
+    else if (m.error) throw AnkaError.fromBody(m.error);
+    else return m.result as T;
+  }
+  throw new AnkaError('daemon', INTERRUPTED);
+}
 
 async function* lines(response: IncomingMessage): AsyncGenerator<string> {
   let rest = '';
-  for await (const chunk of pieces(response)) {
+  for await (const chunk of chunksOf(response)) {
     const parts = (rest + chunk).split('\n');
     rest = parts.pop() ?? '';
     for (const p of parts) if (p !== '') yield p;
   }
 }
 
-/** Text as it comes. Throws `daemon` when the connection ends before the answer does. */
-async function* pieces(response: IncomingMessage): AsyncGenerator<string> {
+async function textOf(response: IncomingMessage): Promise<string> {
+  let text = '';
+  for await (const chunk of chunksOf(response)) text += chunk;
+  return text;
+}
+
+/** The body as text, chunk by chunk. Throws `daemon` when the connection closes before its end. */
+async function* chunksOf(response: IncomingMessage): AsyncGenerator<string> {
   response.setEncoding('utf8');
   try {
     yield* response as AsyncIterable<string>;
   } catch (cause) {
     if ((cause as Error).name === 'AbortError') throw cause;
-    throw new AnkaError('daemon', CUT_OFF, { cause });
+    throw new AnkaError('daemon', INTERRUPTED, { cause });
   }
 }
 
-/** Whether a daemon answers. */
+/** Whether a daemon accepts connections. */
 export function isRunning(paths: Paths): Promise<boolean> {
   return new Promise((resolve) => {
     const s = createConnection(paths.socket);
@@ -145,48 +158,53 @@ export function isRunning(paths: Paths): Promise<boolean> {
   });
 }
 
-/** A client of the daemon, which is started when it does not run, unless `autostart` is false. */
+/** A client of the daemon. Starts the daemon first when it is not running, unless `autostart` is false. */
 export async function connect(paths: Paths, options: { autostart?: boolean; settings?: Record<string, string> } = {}): Promise<Client> {
   const client = new Client(paths.socket, options.settings);
   if (await isRunning(paths)) return client;
-  if (options.autostart === false) throw new AnkaError('daemon', 'the daemon does not run');
+  if (options.autostart === false) throw new AnkaError('daemon', "the daemon is not running; 'anka list' or any other command starts it");
   await startDaemon(paths);
   return client;
 }
 
+/** One attempt to start `ankad`. */
+interface Attempt {
+  state: 'starting' | 'exited' | 'alreadyRunning';
+}
+
+/** Starts `ankad` detached, with its errors in the file. */
+function spawnDaemon(errorFile: number): Attempt {
+  const attempt: Attempt = { state: 'starting' };
+  const [node, ...argv] = ownProgram(new URL('../daemon/main.ts', import.meta.url));
+  const child = spawn(node, argv, { detached: true, stdio: ['ignore', errorFile, errorFile], cwd: '/' });
+  child.once('exit', (code) => {
+    attempt.state = code === EXIT_ALREADY_RUNNING ? 'alreadyRunning' : 'exited';
+  });
+  child.once('error', () => {
+    attempt.state = 'exited';
+  });
+  child.unref();
+  return attempt;
+}
+
 async function startDaemon(paths: Paths): Promise<void> {
   mkdirSync(paths.state, { recursive: true, mode: 0o711 });
-  const [node, ...argv] = ownProgram(new URL('../daemon/main.ts', import.meta.url));
   const errors = join(paths.state, 'ankad.stderr');
-  const fd = openSync(errors, 'w', 0o600);
-  let state: 'starting' | 'ended' | 'another' = 'starting';
-  const start = (): void => {
-    state = 'starting';
-    const child = spawn(node, argv, { detached: true, stdio: ['ignore', fd, fd], cwd: '/' });
-    child.once('exit', (code) => {
-      state = code === ANOTHER_RUNS ? 'another' : 'ended';
-    });
-    child.once('error', () => {
-      state = 'ended';
-    });
-    child.unref();
-  };
-  // the compiler does not see that a callback changes it
-  const has = (s: typeof state): boolean => state === s;
-  start();
-  const until = Date.now() + START_LIMIT_MS;
-  while (Date.now() < until) {
+  const errorFile = openSync(errors, 'w', 0o600);
+  let attempt = spawnDaemon(errorFile);
+  const deadline = Date.now() + START_LIMIT_MS;
+  while (Date.now() < deadline) {
     if (await isRunning(paths)) return;
-    // another one was quicker, and will answer; or it is about to end, and has the lock still
-    if (has('another')) {
-      await sleep(AGAIN_MS);
-      if (!(await isRunning(paths))) start();
+    // another daemon holds the lock: it is starting and will answer, or it is exiting and will release the lock
+    if (attempt.state === 'alreadyRunning') {
+      await sleep(RESTART_MS);
+      if (!(await isRunning(paths))) attempt = spawnDaemon(errorFile);
     }
-    if (has('ended')) {
-      const said = readFileSync(errors, 'utf8').trim().split('\n').at(-1);
-      throw new AnkaError('daemon', said?.replace(/^ankad: /, '') || `the daemon did not start; its log is ${paths.log}`);
+    if (attempt.state === 'exited') {
+      const lastLine = readFileSync(errors, 'utf8').trim().split('\n').at(-1);
+      throw new AnkaError('daemon', lastLine?.replace(/^ankad: /, '') || `the daemon did not start; its log is ${paths.log}`);
     }
-    await sleep(20);
+    await sleep(POLL_MS);
   }
   throw new AnkaError('daemon', `the daemon did not answer within ${START_LIMIT_MS / 1000} s; its log is ${paths.log}`);
 }

@@ -1,20 +1,21 @@
-/** What the API accepts, as zod schemas; each is checked against its plain type in types.ts at compile time. */
+/** The request bodies as zod schemas, each checked against its plain type in types.ts at compile time. */
 import { z } from '@hono/zod-openapi';
 import type { CreateRequest, ModifyRequest, NetworkCardRequest, RuleRequest } from './types.ts';
 
 const text = (max: number) => z.string().max(max);
-const port = (low: number) =>
-  z
-    .number()
-    .int(`must be a whole number from ${low} to 65535`)
-    .min(low, `must be a whole number from ${low} to 65535`)
-    .max(65_535, `must be a whole number from ${low} to 65535`);
+const CPU_RANGE = 'must be a whole number from 1 to 64';
+const VLAN_RANGE = 'must be a whole number from 1 to 4094';
+
+function port(low: number) {
+  const range = `must be a whole number from ${low} to 65535`;
+  return z.number().int(range).min(low, range).max(65_535, range);
+}
 
 export const createSchema = z
   .strictObject({
     name: text(256),
     ram_size: text(32).optional(),
-    cpu_count: z.number().int().min(1, 'must be from 1 to 64').max(64, 'must be from 1 to 64').optional(),
+    cpu_count: z.number().int(CPU_RANGE).min(1, CPU_RANGE).max(64, CPU_RANGE).optional(),
     disk_size: text(32).optional(),
     app: text(4096).optional(),
   })
@@ -24,7 +25,7 @@ export const modifySchema = z
   .strictObject({
     name: text(256).optional(),
     ram_size: text(32).optional(),
-    cpu_count: z.number().int().min(1, 'must be from 1 to 64').max(64, 'must be from 1 to 64').optional(),
+    cpu_count: z.number().int(CPU_RANGE).min(1, CPU_RANGE).max(64, CPU_RANGE).optional(),
   })
   .openapi('ModifyRequest');
 
@@ -36,7 +37,7 @@ export const cardSchema = z
     controller: z.enum(['virtio-net', 'e1000', 'anet'], { error: 'must be one of virtio-net, e1000' }).optional(),
     isolated: z.boolean().optional(),
     ip: text(64).optional(),
-    vlan: z.number().int().min(1, 'must be from 1 to 4094').max(4094, 'must be from 1 to 4094').nullable().optional(),
+    vlan: z.number().int(VLAN_RANGE).min(1, VLAN_RANGE).max(4094, VLAN_RANGE).nullable().optional(),
   })
   .openapi('NetworkCardRequest');
 
@@ -56,7 +57,7 @@ export const waitSchema = z.strictObject({ until: z.enum(['ip', 'stopped']).opti
 export const valueSchema = z.strictObject({ value: text(1024) });
 export const emptySchema = z.strictObject({});
 
-/** Fails to compile when a schema and its type part. */
+/** Does not compile when a schema differs from its type. */
 type Same<A, B> = [A] extends [B] ? true : never;
 type Loose<T> = { [K in keyof T]: T[K] | undefined };
 const checkedAgainstTypes: [

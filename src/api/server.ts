@@ -1,4 +1,4 @@
-/** The API on its unix socket: mode 0600, and every peer checked by its credentials. */
+/** Serves the API on its unix socket: mode 0600, and every peer checked by its credentials (B92). */
 import { chmodSync, mkdirSync, rmSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import type { Socket } from 'node:net';
@@ -7,7 +7,7 @@ import { getRequestListener } from '@hono/node-server';
 import { peerUser } from '../host/ffi/unix-socket.ts';
 import type { createApp } from './routes.ts';
 
-/** Listens on `path`, replacing a socket left by a daemon that is gone (the caller holds the lock). */
+/** Listens on `path`. Replaces the socket of a daemon that exited; the caller holds the lock. */
 export function serveApi(app: ReturnType<typeof createApp>, path: string): Promise<Server> {
   mkdirSync(dirname(path), { recursive: true, mode: 0o711 });
   rmSync(path, { force: true });

@@ -1,4 +1,4 @@
-/** What the API's routes call: implemented by the daemon, and by nothing else. */
+/** What the API's routes call. The daemon implements it. */
 import type {
   CaptureEnd,
   CaptureSide,
@@ -19,11 +19,11 @@ import type {
   VmShow,
 } from './types.ts';
 
-/** The settings in force for one call: stored ones, overridden by the client's environment (B71). */
+/** Settings that the client's environment overrides for one call (B71). */
 export type CallSettings = Readonly<Record<string, string>>;
 export type OnProgress = (step: string, fraction?: number) => void;
 
-/** A capture under way. `bytes` are pcapng; `abort` ends it when nobody reads any more. */
+/** A running capture. `bytes` are pcapng; `abort` ends it when the client has disconnected. */
 export interface CaptureStream {
   id: string;
   bytes: AsyncIterable<Uint8Array>;

@@ -1,27 +1,46 @@
 /**
- * The API between `anka` and `ankad`, as plain types (the daemon's zod schemas in schema.ts are checked against them at
- * compile time).
+ * The API between `anka` and `ankad`, as plain types. The daemon's zod schemas (schema.ts) are checked against them at
+ * compile time.
  *
- * HTTP/1.1 + JSON on a unix socket. Long work answers with `application/x-ndjson` when the client accepts it: any
- * number of `{"progress": {step, fraction?}}` lines and one last `{"result": …}` or `{"error": ErrorBody}` line. An
- * error answer is `{"error": ErrorBody}` with a 4xx/5xx status. The header `x-anka-settings` carries the `ANKA_*`
- * overrides of one call as a JSON object (B71).
+ * HTTP/1.1 with JSON over a unix socket. An error is `{"error": ErrorBody}` with a 4xx or 5xx status. A long operation
+ * answers `application/x-ndjson` if the client accepts it: any number of `{"progress": {step, fraction?}}` lines, then
+ * one `{"result": …}` or `{"error": ErrorBody}` line. The header `x-anka-settings` carries the `ANKA_*` overrides of
+ * one request, as a JSON object (B71). Below, `…` marks long operations.
  *
- * | method and path | body | answer | | --- | --- | --- | | GET /v1/status | | DaemonStatus | | POST /v1/shutdown | |
- * {} (VMs go on) | | GET /v1/events | | ndjson of DaemonEvent, until closed | | GET /v1/openapi.json, GET /metrics | |
- * | | GET /v1/vms | | VmListEntry[] | | POST /v1/vms | CreateRequest | {uuid} · long | | GET /v1/vms/:ref | | VmShow |
- * | PATCH /v1/vms/:ref | ModifyRequest | {} | | GET /v1/vms/:ref/config | | VmDescribe | | GET /v1/vms/:ref/guest | |
- * GuestAccess (how to ssh in, where the console is) | | POST /v1/vms/:ref/start | {} | VmShow · long | | POST
- * /v1/vms/:ref/stop | {force} | {} · long | | POST /v1/vms/:ref/suspend, /reboot | {} / {force} | {} · long | | POST
- * /v1/vms/:ref/clone | {name} | {uuid} · long | | POST /v1/vms/:ref/wait | {until: 'ip'\|'network', timeout: seconds} |
- * VmShow · long | | DELETE /v1/vms/:ref | | {} · long | | POST /v1/vms/:ref/network-card | NetworkCardRequest |
- * {message} | | PUT /v1/vms/:ref/network-card | NetworkCardRequest | {message} · long | | DELETE
- * /v1/vms/:ref/network-card | | {} | | POST /v1/vms/:ref/port-forwarding | RuleRequest | {host_port} | | DELETE
- * /v1/vms/:ref/port-forwarding/:name | | {} | | GET /v1/config | | SettingValue[] | | GET/PUT/DELETE /v1/config/:key |
- * {value} | SettingValue | | GET /v1/networks | | NetworkStatus[] | | POST /v1/networks/reset | | {removed: string[]} |
- * | GET /v1/doctor | | DoctorFinding[] | | GET /v1/vms/:ref/capture?side=inside\|outside&filter=… | | pcapng, until it
- * is ended; its id in the header `x-anka-capture` | | DELETE /v1/captures/:id | | CaptureEnd, also of one that has
- * ended with its card; the statistics block follows in the stream | | POST /v1/base-image | {} | {} · long |
+ *     GET    /v1/status                                          DaemonStatus
+ *     POST   /v1/shutdown                                        {}; VMs and networks keep running
+ *     GET    /v1/events                                          NDJSON of DaemonEvent, until the connection closes
+ *     GET    /v1/openapi.json, /metrics
+ *     GET    /v1/vms                                             VmListEntry[]
+ *     POST   /v1/vms                         CreateRequest       {uuid} …
+ *     GET    /v1/vms/:ref                                        VmShow
+ *     PATCH  /v1/vms/:ref                    ModifyRequest       {}
+ *     DELETE /v1/vms/:ref                                        {} …
+ *     GET    /v1/vms/:ref/config                                 VmDescribe
+ *     GET    /v1/vms/:ref/guest                                  GuestAccess
+ *     POST   /v1/vms/:ref/start              {}                  VmShow …
+ *     POST   /v1/vms/:ref/stop, /reboot      {force?}            {} …
+ *     POST   /v1/vms/:ref/suspend            {}                  {} …
+ *     POST   /v1/vms/:ref/clone              {name}              {uuid} …
+ *     POST   /v1/vms/:ref/wait               {until?, timeout?}  VmShow …; until: 'ip' or 'stopped', timeout in seconds
+ *     POST   /v1/vms/:ref/network-card       NetworkCardRequest  {message} …
+ *     PUT    /v1/vms/:ref/network-card       NetworkCardRequest  {message} …
+ *     DELETE /v1/vms/:ref/network-card                           {}
+ *     POST   /v1/vms/:ref/port-forwarding    RuleRequest         {host_port}
+ *     DELETE /v1/vms/:ref/port-forwarding/:name                  {}
+ *     GET    /v1/vms/:ref/explain?from=&to=&protocol=            Explanation
+ *     GET    /v1/vms/:ref/capture?side=&filter=                  pcapng, until the capture ends; the header
+ *                                                                x-anka-capture has its id
+ *     DELETE /v1/captures/:id                                    CaptureEnd, also when the card was removed before;
+ *                                                                the stream ends with the statistics block
+ *     GET    /v1/config                                          SettingValue[]
+ *     GET    /v1/config/:key                                     SettingValue
+ *     PUT    /v1/config/:key                 {value}             SettingValue
+ *     DELETE /v1/config/:key                                     SettingValue
+ *     GET    /v1/networks                                        NetworkStatus[]
+ *     POST   /v1/networks/reset              {}                  {removed: string[]}
+ *     GET    /v1/doctor                                          DoctorFinding[]
+ *     POST   /v1/base-image                  {}                  {} …
  */
 
 export type VmStatus = 'running' | 'stopped' | 'suspended' | 'failed';
@@ -30,7 +49,7 @@ export type Controller = 'virtio-net' | 'e1000';
 
 export type CaptureSide = 'inside' | 'outside';
 
-/** What a capture caught. */
+/** Frames of a capture that ended: written to it, and dropped because the client read too slowly. */
 export interface CaptureEnd {
   frames: number;
   dropped: number;
@@ -38,7 +57,7 @@ export interface CaptureEnd {
 
 export interface Progress {
   step: string;
-  /** 0–1, absent while unknown. */
+  /** From 0 to 1; absent when unknown. */
   fraction?: number;
 }
 
@@ -82,7 +101,7 @@ export interface ShownRule {
   host_ip: string;
 }
 
-/** Body of `show` (B82). `ip` and `mac` are absent while there is none. */
+/** Body of `show` (B82). `ip` and `mac` are absent while the VM has none. */
 export interface VmShow {
   uuid: string;
   name: string;
@@ -92,14 +111,14 @@ export interface VmShow {
   ram: string;
   /** Virtual size, bytes. */
   hard_drive: number;
-  /** Bytes that the disk takes on the host. */
+  /** Space that the disk takes on the host, bytes. */
   image_size: number;
   status: VmStatus;
-  /** Why it failed, or why its network is not healthy; absent when all is well. */
+  /** Why the VM failed, or why its network is unhealthy; absent when all is well. */
   message?: string;
   ip?: string;
   mac?: string;
-  /** Absent when the VM has no card. */
+  /** Absent when the VM has no network card. */
   network?: {
     type: CardType;
     bridge?: string;
@@ -108,15 +127,15 @@ export interface VmShow {
     inside_mac?: string;
     address_source?: 'lease' | 'static';
     healthy: boolean;
-    /** What does not work the way the card is plugged in. */
+    /** What does not work with this type of connection. */
     limit?: string;
   };
   port_forwarding: ShownRule[];
-  /** Rules kept but not in force: name and why. */
+  /** Rules that are stored but not in force, and why. */
   inactive_rules?: { name: string; reason: string }[];
 }
 
-/** Body of `describe` (B82): the stored configuration. 0 means automatic. */
+/** Body of `describe` (B82): the stored configuration. A `host_port` of 0 is assigned automatically. */
 export interface VmDescribe {
   uuid: string;
   name: string;
@@ -127,7 +146,7 @@ export interface VmDescribe {
   network_cards: {
     index: number;
     mode: CardType;
-    /** The inside MAC given by `--mac`, or "". */
+    /** The custom MAC address (`--mac`), or "". */
     mac_address: string;
     type: Controller;
     bridge?: string;
@@ -139,25 +158,22 @@ export interface VmDescribe {
   }[];
 }
 
-/** How to get into a guest. */
+/** How to log in to a guest, and where its console is. */
 export interface GuestAccess {
   uuid: string;
   user: string;
   address?: string;
   port: number;
   identity_file: string;
-  /** Serial console's unix socket. */
+  /** Unix socket of the serial console. */
   console: string;
-  /**
-   * Set where the host has no way to the address (user engine): unix socket on which streams to the guest's ports
-   * begin.
-   */
+  /** Unix socket for streams to the guest's ports; set when the host has no route to the address (user engine). */
   stream_socket?: string;
 }
 
 export interface CreateRequest {
   name: string;
-  /** e.g. 4G, 512M. */
+  /** e.g. `4G`, `512M`. */
   ram_size?: string;
   cpu_count?: number;
   disk_size?: string;
@@ -199,13 +215,13 @@ export interface SettingValue {
   /** `default`, `stored`, `environment`. */
   source: string;
   description: string;
-  /** After a change: what to know of it. */
+  /** Note on a change, for the user. */
   notice?: string;
 }
 
 /**
- * One of our networks, or an interface that running VMs are bridged to, whose name is `bridge`: its addresses are not
- * ours, hence null.
+ * The network `shared` or `host`, or `bridge`: an interface that running VMs are bridged to. The latter's addresses are
+ * not assigned by anka, hence null.
  */
 export interface NetworkStatus {
   name: string;
@@ -219,7 +235,7 @@ export interface NetworkStatus {
   message: string;
 }
 
-/** A packet as it is asked about; every place is ADDR, ADDR:PORT, or a VM's name in place of the address. */
+/** A packet to explain. `from` and `to` are ADDR or ADDR:PORT, where ADDR is an IP address or a VM's name. */
 export interface ExplainQuestion {
   from?: string;
   to: string;

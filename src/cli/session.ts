@@ -1,19 +1,19 @@
-/** What every command has: its output, the daemon, and the settings of the environment. */
+/** What every command gets: its output, the daemon, and the settings in the environment. */
 import { type Client, connect } from '../api/client.ts';
 import { resolvePaths } from '../host/paths.ts';
 import { SETTINGS } from '../lib/settings.ts';
-import type { Output } from './output.ts';
+import type { Output } from './output/output.ts';
 
 export interface Session {
   out: Output;
-  /** The daemon, started when it does not run. */
+  /** Connects to the daemon, and starts it first unless `autostart` is false. */
   daemon(options?: { autostart?: boolean }): Promise<Client>;
-  /** Ends the process with this status after the command. */
+  /** Sets the status with which the process exits after the command. */
   exit(status: number): void;
 }
 
-/** `ANKA_KEY` variables for the settings that there are (B71). */
-export function environmentSettings(env: NodeJS.ProcessEnv): Record<string, string> {
+/** The settings that `ANKA_KEY` variables override (B71). */
+function environmentSettings(env: NodeJS.ProcessEnv): Record<string, string> {
   const found: Record<string, string> = {};
   for (const s of SETTINGS) {
     const value = env[`ANKA_${s.key.toUpperCase()}`];

@@ -8,7 +8,7 @@
 import { accessSync, constants, mkdirSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import pino from 'pino';
-import { ANOTHER_RUNS } from '../api/client.ts';
+import { EXIT_ALREADY_RUNNING } from '../api/client.ts';
 import { createApp } from '../api/routes.ts';
 import { serveApi } from '../api/server.ts';
 import type { Engine } from '../engine/engine.ts';
@@ -97,7 +97,7 @@ async function main(): Promise<void> {
   const other = takeLock(join(paths.state, 'ankad.lock'));
   if (other !== null) {
     process.stderr.write(`ankad: another daemon runs already (pid ${other})\n`);
-    process.exit(ANOTHER_RUNS);
+    process.exit(EXIT_ALREADY_RUNNING);
   }
   const db = openDb(paths.database);
   const settings = new SettingStore(db);

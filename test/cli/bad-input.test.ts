@@ -1,7 +1,7 @@
 /**
- * Wrong command lines and API bodies with the exact answer, as a transcript: `bad-input.txt` holds `$ anka …` or `>
- * METHOD PATH BODY` lines, each with its status and what was said. `ANKA_UPDATE=1` writes the file anew, to be read
- * before it is committed.
+ * Invalid command lines and API requests with the exact answer. `bad-input.txt` is the transcript: `$ anka …` or
+ * `> METHOD PATH BODY` lines, each followed by its status and output. `ANKA_UPDATE=1` rewrites the file; read it before
+ * you commit it.
  */
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -16,7 +16,7 @@ import { missing, World } from '../world/world.ts';
 const FILE = fileURLToPath(new URL('bad-input.txt', import.meta.url));
 const why = missing('root', 'netns', 'tun', 'qemu');
 
-/** Cases of the transcript: the line that asks, and what was answered. */
+/** The transcript's cases: the line and the answer to it. */
 function parse(text: string): { line: string; answer: string }[] {
   const cases: { line: string; answer: string }[] = [];
   for (const line of text.split('\n')) {
@@ -27,27 +27,27 @@ function parse(text: string): { line: string; answer: string }[] {
   return cases.map((c) => ({ ...c, answer: c.answer.trimEnd() }));
 }
 
-/** Words of a line; 'single quotes' hold blanks together. */
+/** The words of a line; 'single quotes' protect blanks. */
 function words(line: string): string[] {
   return [...line.matchAll(/'([^']*)'|(\S+)/g)].map((m) => m[1] ?? (m[2] as string));
 }
 
 const cases = parse(readFileSync(FILE, 'utf8'));
 
-describe.skipIf(why !== null)(`wrong input${why ? ` (${why})` : ''}`, () => {
+describe.skipIf(why !== null)(`invalid input${why ? ` (${why})` : ''}`, () => {
   let w: World;
   let anka: Anka;
   const written: string[] = [];
 
-  /** What differs from run to run gets a name. */
-  const plain = (text: string): string =>
+  /** Replaces what differs between two runs by a placeholder. */
+  const normalized = (text: string): string =>
     text
       .replaceAll(w.dir, '<DIR>')
       .replace(/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/g, '<UUID>')
       .replace(/pid \d+/g, 'pid <PID>')
       .trimEnd();
 
-  /** A request on the daemon's socket as it is written, which need not be JSON. */
+  /** Sends a request to the daemon's socket unchanged; the body need not be JSON. */
   const api = (method: string, path: string, body: string, headers: Record<string, string>): Promise<string> =>
     new Promise((resolve, reject) => {
       const r = request({ socketPath: join(anka.home, 'run/ankad.sock'), method, path, headers: { host: 'ankad', ...headers } }, (response) => {
@@ -108,7 +108,7 @@ describe.skipIf(why !== null)(`wrong input${why ? ` (${why})` : ''}`, () => {
         }
         expect(name).toBe('anka');
         const r = await anka.run(rest, { env });
-        answer = plain(`status ${r.status}\n${r.stdout}${r.stderr}`);
+        answer = normalized(`status ${r.status}\n${r.stdout}${r.stderr}`);
       } else {
         const [method, path, ...rest] = line.split(' ');
         const headers: Record<string, string> = { 'content-type': 'application/json' };
@@ -116,21 +116,21 @@ describe.skipIf(why !== null)(`wrong input${why ? ` (${why})` : ''}`, () => {
           const [k, v] = (rest.shift() as string).split(':');
           headers[(k as string).toLowerCase()] = v as string;
         }
-        answer = plain(await api(method as string, path as string, rest.join(' ').replace('<MEGABYTES>', 'x'.repeat(3 << 20)), headers));
+        answer = normalized(await api(method as string, path as string, rest.join(' ').replace('<MEGABYTES>', 'x'.repeat(3 << 20)), headers));
       }
       written.push(`${c.line}\n${answer}`);
       if (!process.env['ANKA_UPDATE']) expect(answer).toBe(c.answer);
     });
   }
 
-  test('nothing was changed by all of that', async () => {
+  test('none of them changed anything', async () => {
     expect((await anka.body<{ name: string; status: string }[]>('list')).map((v) => `${v.name} ${v.status}`)).toEqual(['vm1 stopped', 'vm2 stopped']);
     expect(await anka.body('show vm1 port_forwarding')).toMatchObject([{ name: 'web', host_port: 8088 }]);
     expect(cases.length).toBeGreaterThanOrEqual(60);
   });
 });
 
-const HEAD = `# Wrong command lines ($) and API requests (>) with what is answered. VMs vm1 (rule web on port 8088, reserved 192.168.64.50) and vm2 exist, stopped;
+const HEAD = `# Invalid command lines ($) and API requests (>), and the answer to each. VMs vm1 (rule web on port 8088, reserved 192.168.64.50) and vm2 exist, stopped;
 # another program holds port 8099. Read by bad-input.test.ts.
 
 `;

@@ -1,6 +1,6 @@
 /**
- * The command as scripts and people use it: help, JSON, tables, spellings, settings, completion, the API's own
- * description.
+ * The command as scripts and people use it: help, JSON, tables, alternative syntax, settings, completion, and the
+ * OpenAPI document.
  */
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
@@ -41,7 +41,7 @@ describe.skipIf(why !== null)(`the command${why ? ` (${why})` : ''}`, () => {
         .end();
     });
 
-  test('B84: every command has --help, which ends with status 0', async () => {
+  test('B84: every command has --help, which exits with 0', async () => {
     const top = (await anka.ok('--help')).split('Commands:')[1] as string;
     const commands = [...top.matchAll(/^ {2}([a-z]+)/gm)].map((m) => m[1] as string);
     expect(commands).toEqual(expect.arrayContaining(['create', 'list', 'show', 'modify', 'run', 'cp', 'config', 'doctor', 'completion']));
@@ -71,7 +71,7 @@ describe.skipIf(why !== null)(`the command${why ? ` (${why})` : ''}`, () => {
     expect((await anka.run([])).stdout).toBe(await anka.ok('--help'));
   });
 
-  test('B81: one line of JSON by -j, --machine-readable or the environment, anywhere in the line, and nothing else', async () => {
+  test('B81: one line of JSON by -j, --machine-readable or the environment, anywhere in the line, and no other output', async () => {
     const shape = /^\{"status":"OK","body":.*,"message":"","code":0\}$/;
     for (const r of [
       await anka.run(['-j', 'list']),
@@ -89,7 +89,7 @@ describe.skipIf(why !== null)(`the command${why ? ` (${why})` : ''}`, () => {
     expect(JSON.parse((await anka.run(['-j', 'creat'])).stdout)).toMatchObject({ status: 'ERROR', code: 2 });
   });
 
-  test('B82, B83: bodies: show, create, clone, and nothing for modify', async () => {
+  test('B82, B83: bodies of show, create and clone; modify has an empty one', async () => {
     const vm = await anka.body<Record<string, unknown>>('show vm1');
     expect(vm).toMatchObject({
       name: 'vm1',
@@ -107,11 +107,11 @@ describe.skipIf(why !== null)(`the command${why ? ` (${why})` : ''}`, () => {
     expect(await anka.body('modify vm2 add port-forwarding -g 22 ssh')).toEqual({});
     expect(await anka.ok('show vm2 uuid')).toBe(`${clone.uuid}\n`);
     expect(await anka.ok(`show ${clone.uuid} name`)).toBe('vm2\n');
-    expect(await anka.ok('show vm2 ip'), 'there is none').toBe('');
+    expect(await anka.ok('show vm2 ip'), 'the VM has no address').toBe('');
     await anka.ok('delete --yes vm2');
   });
 
-  test('B80: list is drawn as the seed draws tables', async () => {
+  test('B80: list draws its table as the seed page does', async () => {
     const uuid = (await anka.ok('show vm1 uuid')).trim();
     const lines = (await anka.ok('list')).split('\n');
     expect(lines[0]).toMatch(/^\+-+\+-+\+-+\+-+\+-+\+$/);
@@ -120,7 +120,7 @@ describe.skipIf(why !== null)(`the command${why ? ` (${why})` : ''}`, () => {
     expect(lines[3]).toContain(uuid);
   });
 
-  test('B30, B31: INDEX before, behind and without; the 3.x spellings', async () => {
+  test('B30, B31: INDEX before the options, after them, or omitted; the 3.x syntax', async () => {
     const type = async (): Promise<string> => (await anka.ok('show vm1 network type')).trim();
     for (const [line, now] of [
       ['modify vm1 set network-card 0 -t host', 'host'],
@@ -149,7 +149,7 @@ describe.skipIf(why !== null)(`the command${why ? ` (${why})` : ''}`, () => {
     expect(await anka.body('show vm1 port_forwarding')).toEqual([]);
   });
 
-  test('B43: any spelling of a MAC address is taken, and shown in lower case with colons', async () => {
+  test('B43: a MAC address is accepted in every usual notation, and shown in lower case with colons', async () => {
     for (const mac of ['52:54:00:AB:CD:EF', '52-54-00-ab-cd-ef', '525400abcdef', '5254.00ab.cdef']) {
       await anka.ok(`modify vm1 set network-card -m ${mac}`);
       expect(await anka.ok('show vm1 network inside_mac')).toBe('52:54:00:ab:cd:ef\n');
@@ -158,7 +158,7 @@ describe.skipIf(why !== null)(`the command${why ? ` (${why})` : ''}`, () => {
     expect(await anka.body('show vm1 network')).not.toHaveProperty('inside_mac');
   });
 
-  test('B70, B71: settings are printed, stored, put back, and overridden for one call', async () => {
+  test('B70, B71: settings are printed, stored, reset, and overridden for one command', async () => {
     expect(await anka.ok('config portfwd_base')).toBe('10000\n');
     await anka.ok('config portfwd_base 20000');
     expect(await anka.ok('config portfwd_base')).toBe('20000\n');
@@ -191,7 +191,7 @@ describe.skipIf(why !== null)(`the command${why ? ` (${why})` : ''}`, () => {
     expect(await complete('anka', 'config', 'sha')).toEqual(['shared_subnet']);
   });
 
-  /** A folder with `anka` as a shell finds it, and with its completion for that shell. */
+  /** A directory with an `anka` program and the completion script of a shell. */
   const withCompletion = async (shell: string, file: string): Promise<string> => {
     const dir = join(w.dir, shell);
     mkdirSync(dir, { recursive: true });
@@ -200,9 +200,9 @@ describe.skipIf(why !== null)(`the command${why ? ` (${why})` : ''}`, () => {
     return dir;
   };
 
-  test.skipIf(!existsSync('/usr/bin/zsh'))('completion: zsh, from a file of fpath, the first time and later', async () => {
+  test.skipIf(!existsSync('/usr/bin/zsh'))('completion: zsh loads the script from fpath, at the first completion and later', async () => {
     const dir = await withCompletion('zsh', '_anka');
-    // a terminal in which keys are typed; what the line has become is shown by running it
+    // zpty types keys into an interactive zsh; running the line shows what completion made of it
     const keys: [typed: string, ran: string][] = [
       ['anka cl', 'clone'],
       ['anka create --d', 'create --disk-size'],
@@ -242,7 +242,7 @@ zpty -d z
     expect(await complete('anka capture --side o')).toEqual(['outside']);
   });
 
-  test('B60: the API describes itself, every path of it', async () => {
+  test('B60: the OpenAPI document describes every path', async () => {
     const doc = JSON.parse(await get('/v1/openapi.json')) as { openapi: string; paths: Record<string, Record<string, { summary: string }>> };
     expect(doc.openapi).toBe('3.1.0');
     expect(Object.keys(doc.paths)).toEqual(expect.arrayContaining(['/v1/vms', '/v1/vms/{ref}', '/v1/vms/{ref}/port-forwarding', '/v1/events', '/metrics']));
@@ -250,12 +250,12 @@ zpty -d z
     expect(await get('/metrics')).toMatch(/^# TYPE anka_vms gauge\nanka_vms \d+$/m);
   });
 
-  test('B92: the API’s socket is for its owner alone', async () => {
+  test('B92: only its owner may open the API’s socket', async () => {
     expect(w.host.run(`stat -c '%a %U' ${anka.home}/run/ankad.sock`).trim()).toBe('600 root');
-    expect(w.host.attempt(`ss -Hltnp | grep -E 'ankad|daemon/main'`), 'the daemon listens on no port').toBeNull();
+    expect(w.host.attempt(`ss -Hltnp | grep -E 'ankad|daemon/main'`), 'the daemon listens on no TCP port').toBeNull();
   });
 
-  test('events are told as they happen; the daemon says what it does and ends when asked', async () => {
+  test('events prints events as they occur; daemon status and daemon stop', async () => {
     const events = w.host.spawn([process.execPath, join(process.cwd(), 'dist/cli/main.js'), '-j', 'events'], anka.env);
     let seen = '';
     events.stdout?.on('data', (d: Buffer) => {
@@ -267,9 +267,9 @@ zpty -d z
     }
     events.kill();
     expect(await anka.body('daemon status')).toMatchObject({ engine: 'kernel', vms: 1, running: 0 });
-    expect(await anka.ok('daemon stop')).toBe('the daemon has ended; VMs and networks go on\n');
-    expect((await anka.run(['daemon', 'status'])).stderr).toBe('anka: the daemon does not run\n');
-    expect(await anka.ok('daemon stop')).toBe('the daemon does not run\n');
+    expect(await anka.ok('daemon stop')).toBe('the daemon was stopped; VMs and networks keep running\n');
+    expect((await anka.run(['daemon', 'status'])).stderr).toBe("anka: the daemon is not running; 'anka list' or any other command starts it\n");
+    expect(await anka.ok('daemon stop')).toBe('the daemon is not running\n');
     expect(await anka.ok('show vm1 status')).toBe('stopped\n');
   });
 });

@@ -1,5 +1,6 @@
 /**
- * Hosts that lack something: room, QEMU, rights, a sound database. Each costs one clear sentence, and nothing is lost.
+ * Hosts that lack something: disk space, QEMU, privileges, an intact database. Each gives one clear error, and no data
+ * is lost.
  */
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
@@ -12,7 +13,7 @@ import { missing, until, World } from '../world/world.ts';
 
 const why = missing('root', 'netns', 'tun', 'qemu');
 
-describe.skipIf(why !== null)(`poor hosts${why ? ` (${why})` : ''}`, () => {
+describe.skipIf(why !== null)(`hosts that lack something${why ? ` (${why})` : ''}`, () => {
   let w: World;
   let anka: Anka;
 
@@ -35,12 +36,12 @@ describe.skipIf(why !== null)(`poor hosts${why ? ` (${why})` : ''}`, () => {
       expect(r.stderr.trimEnd().split('\n').at(-1)).toMatch(/^anka: no room for a disk in \S+: 1\d MiB are free; delete a VM or free some space$/);
       expect(r.status).toBe(21);
       expect(await anka.body('list')).toEqual([]);
-      // so full that not even the database grows
+      // so full that the database cannot grow either
       writeFileSync(join(anka.home, 'vms', 'filler'), Buffer.alloc(14 << 20));
       try {
         writeFileSync(join(anka.home, 'vms', 'filler2'), Buffer.alloc(14 << 20));
       } catch {
-        // that is what it is for
+        // expected: the disk is full
       }
       const full = await anka.run(['create', '-d', '1G', 'vm1']);
       expect(full.status).not.toBe(0);
@@ -56,7 +57,7 @@ describe.skipIf(why !== null)(`poor hosts${why ? ` (${why})` : ''}`, () => {
   });
 
   test('B84: QEMU is not installed: start names the package, the VM stays stopped', async () => {
-    // the programs of this machine, without QEMU, in folders of their own
+    // a PATH with the programs of this machine, except QEMU
     const bin = join(w.dir, 'bin');
     mkdirSync(bin, { recursive: true });
     for (const p of ['ip', 'nft', 'tc', 'ss', 'qemu-img', 'cp', 'sh', 'sysctl', 'ssh', 'id']) {
@@ -76,7 +77,7 @@ describe.skipIf(why !== null)(`poor hosts${why ? ` (${why})` : ''}`, () => {
     await anka.ok('network reset');
   });
 
-  test('B84: another user is told what needs root, and keeps the engine that works', async () => {
+  test('B84: another user gets an error that names what needs root, and keeps the engine that works', async () => {
     anka = new Anka(w, tinyGuest(), { ordinary: true });
     expect((await anka.run(['start', 'nothing'])).stderr).toBe('anka: nothing: not found\n');
     const r = await anka.run(['config', 'engine', 'kernel']);
@@ -87,7 +88,7 @@ describe.skipIf(why !== null)(`poor hosts${why ? ` (${why})` : ''}`, () => {
     await anka.ok('daemon stop');
   });
 
-  test('B84: a damaged database is left as it is, and named', async () => {
+  test('B84: a damaged database is named, and left unchanged', async () => {
     mkdirSync(anka.home, { recursive: true });
     const file = join(anka.home, 'anka.db');
     writeFileSync(file, 'no database\n'.repeat(1000));
@@ -99,7 +100,7 @@ describe.skipIf(why !== null)(`poor hosts${why ? ` (${why})` : ''}`, () => {
     expect(readFileSync(file, 'utf8')).toBe('no database\n'.repeat(1000));
   });
 
-  test('B84: a database of a later version is left as it is', async () => {
+  test('B84: a database of a newer version is left unchanged', async () => {
     await anka.ok('list');
     await anka.ok('daemon stop');
     const file = join(anka.home, 'anka.db');
@@ -111,7 +112,7 @@ describe.skipIf(why !== null)(`poor hosts${why ? ` (${why})` : ''}`, () => {
     expect(r.status).toBe(22);
   });
 
-  test('B6: a command that comes while the last daemon is about to end, and has its lock still, starts the next one', async () => {
+  test('B6: a command waits for a daemon that is exiting and still holds the lock, then starts the next one', async () => {
     mkdirSync(anka.home, { recursive: true });
     const ending = w.host.spawn(['flock', join(anka.home, 'ankad.lock'), '-c', 'echo ready; sleep 2']);
     await new Promise((resolve) => ending.stdout?.once('data', resolve));
@@ -119,7 +120,7 @@ describe.skipIf(why !== null)(`poor hosts${why ? ` (${why})` : ''}`, () => {
     await anka.ok('daemon stop');
   });
 
-  test('B6: two commands at once start one daemon', async () => {
+  test('B6: concurrent commands start one daemon', async () => {
     const all = await Promise.all(Array.from({ length: 6 }, () => anka.run(['-j', 'list'])));
     expect(all.map((r) => `${r.status} ${r.stdout}`)).toEqual(Array(6).fill('0 {"status":"OK","body":[],"message":"","code":0}'));
     const daemons = (): string[] =>
@@ -127,6 +128,6 @@ describe.skipIf(why !== null)(`poor hosts${why ? ` (${why})` : ''}`, () => {
         .run(`ip netns pids ${w.host.name} | while read p; do tr '\\0' ' ' </proc/$p/cmdline; echo; done; true`)
         .split('\n')
         .filter((l) => l.includes('daemon/main.js'));
-    await until('only one is left', () => daemons().length === 1);
+    await until('one daemon runs', () => daemons().length === 1);
   });
 });

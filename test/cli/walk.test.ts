@@ -1,6 +1,6 @@
 /**
- * The seed page's commands, one after the other, on a Debian guest (systemd-networkd asks for its addresses), with the
- * system's own ssh and scp.
+ * The commands of the seed page, one after the other, on a Debian guest with systemd-networkd, and with the host's ssh
+ * and scp.
  */
 import { execFileSync } from 'node:child_process';
 import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -20,16 +20,16 @@ interface Shown {
   port_forwarding: { name: string; host_port: number }[];
 }
 
-describe.skipIf(why !== null)(`a walk through the seed page${why ? ` (${why})` : ''}`, () => {
+describe.skipIf(why !== null)(`the commands of the seed page${why ? ` (${why})` : ''}`, () => {
   let w: World;
   let anka: Anka;
   let askpass: string;
   const show = (vm = 'vm1'): Promise<Shown> => anka.body<Shown>(`show ${vm}`);
 
-  /** What a line for the guest's shell prints. */
+  /** The output of a line in the guest's shell. */
   const inside = async (line: string): Promise<string> => (await anka.run(['run', 'vm1', 'sh', '-c', line])).stdout;
 
-  /** Logs in with the password, as a person would. */
+  /** Logs in with the password. */
   const login = async (from: Namespace, destination: string, command: string): Promise<string | null> =>
     (
       await from.ask(
@@ -41,7 +41,7 @@ describe.skipIf(why !== null)(`a walk through the seed page${why ? ` (${why})` :
   beforeAll(async () => {
     w = new World('aw-');
     anka = new Anka(w, await debianGuest());
-    anka.env['ANKA_STOP_TIMEOUT'] = '600'; // Debian takes its time to power off, on a busy machine without KVM
+    anka.env['ANKA_STOP_TIMEOUT'] = '600'; // Debian powers off slowly on a busy machine without KVM
     askpass = join(w.dir, 'askpass');
     writeFileSync(askpass, '#!/bin/sh\necho admin\n');
     chmodSync(askpass, 0o700);
@@ -53,7 +53,7 @@ describe.skipIf(why !== null)(`a walk through the seed page${why ? ` (${why})` :
     w.close();
   });
 
-  test('B1, B2, B10, B83: create and start; on shared without any setting', async () => {
+  test('B1, B2, B10, B83: create and start; the network is shared by default', async () => {
     expect(JSON.parse(await anka.ok('-j create -m 1G -c 2 vm1'))).toMatchObject({ status: 'OK', body: { uuid: expect.stringMatching(/^[0-9a-f-]{36}$/) } });
     expect(await show()).toMatchObject({ status: 'stopped', network: { type: 'shared' }, port_forwarding: [] });
     expect(await show()).not.toHaveProperty('ip');
@@ -61,20 +61,20 @@ describe.skipIf(why !== null)(`a walk through the seed page${why ? ` (${why})` :
     await anka.ok('run -N vm1 true');
   });
 
-  test('B11, B14: its address, mask, router, DNS and DHCP server are as promised; ssh usr@vm_ip with the password works', async () => {
+  test('B11, B14: address, mask, router, DNS and DHCP server; ssh anka@VM_IP works with the password', async () => {
     const ip = (await anka.ok('show vm1 ip')).trim();
     expect(ip).toMatch(/^192\.168\.64\.([2-9]|[1-9]\d|1\d\d|2[0-4]\d|25[0-4])$/);
     expect(await anka.ok('show vm1 network ip')).toBe(`${ip}\n`);
     expect(await login(w.host, `anka@${ip}`, 'whoami; ip -br -4 addr show scope global | tr -s " "; ip route show default')).toMatch(
       new RegExp(`^anka\\n\\S+ UP ${ip}/24.*\\ndefault via 192\\.168\\.64\\.1 `),
     );
-    // a login costs seconds without KVM: several commands in one
+    // several commands in one login, which takes seconds without KVM
     const seen = await inside('hostname; sudo -n id -u; networkctl status --no-pager; cat /run/systemd/netif/leases/*');
     expect(seen).toMatch(/^vm1\n0\n[\s\S]*192\.168\.64\.1/);
     expect(seen).toMatch(/SERVER_ADDRESS=192\.168\.64\.1\n/);
   });
 
-  test('B12: the host and outside are reached, and names resolve', async () => {
+  test('B12: the guest reaches the host and outside networks, and names resolve', async () => {
     const server = w.outside.spawn([
       process.execPath,
       '-e',
@@ -88,7 +88,7 @@ describe.skipIf(why !== null)(`a walk through the seed page${why ? ` (${why})` :
     server.kill();
   });
 
-  test('B60, B61, B63: port forwarding for ssh, from outside, from the host and through 127.0.0.1', async () => {
+  test('B60, B61, B63: port forwarding to ssh, from outside, from the host and through 127.0.0.1', async () => {
     expect(await anka.ok('modify vm1 add port-forwarding -g 22 ssh')).toBe('rule added successfully\n');
     expect(await anka.ok('show vm1')).toContain(`port_forwarding
 
@@ -109,7 +109,7 @@ describe.skipIf(why !== null)(`a walk through the seed page${why ? ` (${why})` :
     expect(await login(w.outside, 'anka@10.9.0.2 -p 10000', `sha256sum" <${file} "`.replaceAll('"', "'"))).toMatch(new RegExp(`^${sum}`));
   });
 
-  test('B3: cp takes files and folders in and out', async () => {
+  test('B3: cp copies files and directories to and from the guest', async () => {
     const from = join(w.dir, 'tree');
     mkdirSync(join(from, 'deep'), { recursive: true });
     writeFileSync(join(from, 'deep', 'a file'), 'text\n');
@@ -120,20 +120,20 @@ describe.skipIf(why !== null)(`a walk through the seed page${why ? ` (${why})` :
     expect((await anka.run(['cp', 'vm1:missing', w.dir])).status).not.toBe(0);
   });
 
-  test('B15, B22: host type, changed while it runs, and back', async () => {
+  test('B15, B22: type host and back to shared, while the VM runs', async () => {
     await anka.plug('modify vm1 set network-card -t host 0', 'vm1', 'host');
     expect(await inside('ping -c1 -W2 -q 198.51.100.1 >&2 || echo none; ping -c1 -W60 -q 192.168.128.1')).toMatch(/^none\n[\s\S]*1 received/);
     await anka.plug('modify vm1 set network-card 0 -t shared', 'vm1', 'shared');
     expect(await anka.ok('run vm1 ping -c1 -W60 -q 198.51.100.1')).toContain('1 received');
   });
 
-  test('B20: disconnected; and plugged in again', async () => {
+  test('B20: disconnected, and connected again', async () => {
     expect(await anka.ok('modify vm1 set network-card -t disconnected')).toBe('vm1 is disconnected\n');
     expect(await show()).not.toHaveProperty('ip');
     await anka.plug('modify vm1 set network-card -t shared', 'vm1', 'shared');
   });
 
-  test('B4: suspend and resume: the same boot, the same address', async () => {
+  test('B4: suspend and resume keep the boot and the address', async () => {
     const boot = await anka.ok('run vm1 cat /proc/sys/kernel/random/boot_id');
     const ip = (await show()).ip;
     await anka.ok('suspend vm1');
@@ -145,7 +145,7 @@ describe.skipIf(why !== null)(`a walk through the seed page${why ? ` (${why})` :
     expect(await anka.ok('run vm1 cat /proc/sys/kernel/random/boot_id')).not.toBe(boot);
   });
 
-  test('B64, B13: a clone of the running VM has an address and an automatic port of its own; both reach each other', async () => {
+  test('B64, B13: a clone of a running VM has its own address and automatic port; both VMs reach each other', async () => {
     await anka.ok('clone vm1 vm2');
     await anka.ok('start vm2');
     await anka.ok('run -N vm2 true');
@@ -159,17 +159,17 @@ describe.skipIf(why !== null)(`a walk through the seed page${why ? ` (${why})` :
     expect((await show('vm2')).status).toBe('stopped');
   });
 
-  test('B60: the rule is deleted, and its port is closed', async () => {
+  test('B60: a deleted rule closes its port', async () => {
     const port = (await show()).port_forwarding[0]?.host_port;
     expect(await login(w.outside, `anka@10.9.0.2 -p ${port}`, 'whoami')).toBe('anka');
     expect(await anka.ok('modify vm1 delete port-forwarding ssh')).toBe('rule deleted successfully\n');
     expect(await login(w.outside, `anka@10.9.0.2 -p ${port}`, 'whoami')).toBeNull();
   });
 
-  test('B21, B23: without a card; the same address when it comes back', async () => {
+  test('B21, B23: delete the network card; after add it has the same address', async () => {
     const { ip } = await show();
     await anka.ok('modify vm1 delete network-card 0');
-    await until('show tells no network', async () => !(await show()).network);
+    await until('show prints no network', async () => !(await show()).network);
     await anka.ok('stop -f vm1');
     await anka.ok('modify vm1 add network-card');
     await anka.ok('start vm1');

@@ -209,14 +209,14 @@ describe.skipIf(whyGuest !== null)(`anka capture${whyGuest ? ` (${whyGuest})` : 
     const tty = await anka.ns.ask(
       `ANKA_HOME=${anka.home} script -qec '${process.execPath} ${fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))} capture vm1; echo status $?' /dev/null`,
     );
-    expect(tty).toMatch(/A capture is no text for a terminal/);
+    expect(tty).toMatch(/Cannot write a capture to a terminal/);
     expect(tty).toMatch(/status 2/);
   });
 
   test('B93: a full disk is told, and ends the capture', async () => {
     const r = await anka.run(['capture', 'vm1', '-w', '/dev/full']);
     expect(r.status).not.toBe(0);
-    expect(r.stderr).toMatch(/^(capturing .*\n)?anka: \/dev\/full cannot be written: ENOSPC: no space left on device.*\n$/);
+    expect(r.stderr).toMatch(/^(capturing .*\n)?anka: cannot write \/dev\/full: ENOSPC: no space left on device.*\n$/);
   });
 
   test('B93: the capture ends by itself when the VM stops', async () => {
@@ -229,7 +229,7 @@ describe.skipIf(whyGuest !== null)(`anka capture${whyGuest ? ` (${whyGuest})` : 
     await until('the capture has begun', () => w.host.attempt(`test -s ${file}`) !== null);
     await anka.ok('stop -f vm1');
     expect(await exited).toBe(0);
-    expect(said).toMatch(/^vm1 was stopped, or its cable pulled: \d+ frames captured, 0 dropped\n$/);
+    expect(said).toMatch(/^vm1 was stopped, or its network card unplugged: \d+ frames captured, 0 dropped\n$/);
     expect(w.host.run(`capinfos -c ${file} 2>&1`)).toMatch(/Number of packets/);
     expect((await anka.run(['capture', 'vm1'])).stderr).toBe("anka: vm1 is stopped; 'anka start vm1' starts it\n");
   });

@@ -212,7 +212,7 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
     await until('it captures', () => existsSync(file) && statSync(file).size > 0);
     await anka.ok('stop -f vm1');
     expect(await said.exit).toBe(0);
-    expect(said.text).toMatch(/^vm1 was stopped, or its cable pulled: \d+ frames captured, 0 dropped\n$/m);
+    expect(said.text).toMatch(/^vm1 was stopped, or its network card unplugged: \d+ frames captured, 0 dropped\n$/m);
     expect(w.host.run(`capinfos -c ${file} 2>&1`)).toMatch(/Number of packets:\s+\d/);
     await anka.ok('start vm1');
     await anka.address('vm1');

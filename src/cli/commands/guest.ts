@@ -1,22 +1,24 @@
-/** Commands that go into a guest: run, ssh, cp, console, nc. */
+/** `anka run`, `ssh` and `cp`: OpenSSH's programs with the guest's address and key. */
 import { spawn } from 'node:child_process';
-import { createConnection, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Client } from '../../api/client.ts';
-import type { GuestAccess, VmListEntry, VmShow } from '../../api/types.ts';
-import { beginStream } from '../../lib/begin-stream.ts';
+import type { GuestAccess, VmShow } from '../../api/types.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import { type SshTarget, scpArguments, shellLine, shellQuote, sshArguments } from '../../lib/guest-ssh.ts';
-import { joinStreams } from '../../lib/join-streams.ts';
+import { integer } from '../arguments.ts';
 import { type Session, vmPath } from '../session.ts';
-import { integer } from './modify.ts';
 
-/** Status of `run` when the guest was lost or not reached in time (B5). */
-const LOST = 125;
-const SSH_LOST = 255;
+/** Status of `run` when the guest was not reached in time, or the connection was lost (B5). */
+const EXIT_LOST = 125;
+/** Status of ssh(1) for an error of its own. */
+const SSH_EXIT_LOST = 255;
 const DEFAULT_WAIT_S = 300;
+/** Pause between two attempts to reach the guest, ms. */
+const RETRY_MS = 250;
+/** Shell command that succeeds once the guest has a default route and working DNS; guests have getent or nslookup. */
+const NETWORK_CHECK = 'ip route | grep -q ^default && { getent hosts host.anka.internal || nslookup host.anka.internal; } >/dev/null 2>&1';
 
-/** ssh's ProxyCommand for a guest that only its network's process can reach: this very program, as `anka nc`. */
+/** ssh's ProxyCommand for a guest that only its network process can reach: this program as `anka nc`. */
 function proxyCommand(uuid: string): string {
   return [process.execPath, process.argv[1] as string, 'nc', uuid]
     .map((w) => shellQuote(w).replaceAll('%', '%%'))
@@ -24,7 +26,7 @@ function proxyCommand(uuid: string): string {
     .concat(' %p');
 }
 
-function target(access: GuestAccess): SshTarget {
+function sshTarget(access: GuestAccess): SshTarget {
   return {
     user: access.user,
     address: access.address as string,
@@ -35,15 +37,15 @@ function target(access: GuestAccess): SshTarget {
   };
 }
 
-/** Runs a program with this terminal; its status, or 127 when it is missing. */
-function inherit(file: string, args: readonly string[]): Promise<number> {
+/** Runs a program on this terminal. Resolves with its status. */
+function runInForeground(file: string, args: readonly string[]): Promise<number> {
   return new Promise((resolve, reject) => {
     const child = spawn(file, args, { stdio: 'inherit' });
-    // the terminal sends its signals to the child as well: let it decide
+    // the terminal signals the child as well, and the child decides what Ctrl-C does
     const ignore = (): void => {};
     process.on('SIGINT', ignore);
     child.once('error', (e: NodeJS.ErrnoException) =>
-      reject(e.code === 'ENOENT' ? new AnkaError('missingProgram', `the program '${file}' is not installed; 'apt-get install openssh-client' brings it`) : e),
+      reject(e.code === 'ENOENT' ? new AnkaError('missingProgram', `the program '${file}' is not installed; 'apt-get install openssh-client' installs it`) : e),
     );
     child.once('exit', (code, signal) => {
       process.off('SIGINT', ignore);
@@ -52,40 +54,47 @@ function inherit(file: string, args: readonly string[]): Promise<number> {
   });
 }
 
-/** Whether a command succeeds in the guest, quietly. */
-function tryIn(t: SshTarget, command: readonly string[]): Promise<boolean> {
+/** Whether a command succeeds in the guest. */
+function succeeds(target: SshTarget, command: readonly string[]): Promise<boolean> {
   return new Promise((resolve) => {
-    const child = spawn('ssh', ['-o', 'ConnectTimeout=5', '-o', 'BatchMode=yes', ...sshArguments(t, shellLine(command))], { stdio: 'ignore' });
+    const child = spawn('ssh', ['-o', 'ConnectTimeout=5', '-o', 'BatchMode=yes', ...sshArguments(target, shellLine(command))], { stdio: 'ignore' });
     child.once('error', () => resolve(false));
     child.once('exit', (code) => resolve(code === 0));
   });
 }
 
-/** Waits until ssh answers, and, if asked, until route and names work as well. */
-async function reachable(s: Session, daemon: Client, vm: string, until: number, network: boolean): Promise<SshTarget> {
-  const left = (): number => Math.max(0, (until - Date.now()) / 1000);
-  s.out.progress(`${vm}: waiting for its address`);
-  await daemon.post<VmShow>(vmPath(vm, '/wait'), { until: 'ip', timeout: left() });
+/** How long to wait for a guest, and whether until its network is usable. */
+interface Wait {
+  /** Milliseconds since 1970. */
+  deadline: number;
+  network: boolean;
+}
+
+/** Waits until the guest accepts ssh logins, and with `network` until its route and DNS work too. */
+async function waitForSsh(s: Session, daemon: Client, vm: string, wait: Wait): Promise<SshTarget> {
+  const secondsLeft = (): number => Math.max(0, (wait.deadline - Date.now()) / 1000);
+  s.out.progress(`${vm}: waiting for an IP address`);
+  await daemon.post<VmShow>(vmPath(vm, '/wait'), { until: 'ip', timeout: secondsLeft() });
   s.out.progress(`${vm}: waiting for ssh`);
-  const check = network
-    ? ['sh', '-c', 'ip route | grep -q ^default && { getent hosts host.anka.internal || nslookup host.anka.internal; } >/dev/null 2>&1']
-    : ['true'];
+  const check = wait.network ? ['sh', '-c', NETWORK_CHECK] : ['true'];
   for (;;) {
     const access = await daemon.get<GuestAccess>(vmPath(vm, '/guest'));
-    if (access.address !== undefined && (await tryIn(target(access), check))) {
+    if (access.address !== undefined && (await succeeds(sshTarget(access), check))) {
       s.out.clear();
-      return target(access);
+      return sshTarget(access);
     }
-    if (left() === 0)
+    if (secondsLeft() === 0)
       throw new AnkaError(
         'timeout',
-        `${vm} was not ${network ? 'on a usable network' : 'reachable by ssh'} in time; 'anka show ${vm}' and 'anka console ${vm}' tell more`,
+        `${vm} ${wait.network ? 'had no working network' : 'was not reachable by ssh'} in time; check it with 'anka show ${vm}' and 'anka console ${vm}'`,
       );
-    await sleep(250);
+    await sleep(RETRY_MS);
   }
 }
 
-/** The guest's words, without the `--` that may stand before them, as in other programs. */
+const defaultWait = (): Wait => ({ deadline: Date.now() + DEFAULT_WAIT_S * 1000, network: false });
+
+/** The words of the guest's command, without the `--` that may precede them. */
 function guestWords(words: readonly string[]): readonly string[] {
   return words[0] === '--' ? words.slice(1) : words;
 }
@@ -95,114 +104,50 @@ export interface RunOptions {
   waitTime?: string;
 }
 
-/** `anka run VM CMD…`: starts the VM when it does not run; status of the command, 125 when the guest was lost. */
+/** `anka run VM COMMAND…`: starts the VM first when it is not running. */
 export async function run(s: Session, vm: string, command: readonly string[], o: RunOptions): Promise<void> {
   const words = guestWords(command);
   if (words.length === 0) throw new AnkaError('usage', "Missing argument 'COMMAND...'.");
   const daemon = await s.daemon();
-  const seconds = o.waitTime === undefined ? DEFAULT_WAIT_S : integer('--wait-time', o.waitTime, 1, 86_400);
-  const until = Date.now() + seconds * 1000;
-  const now = await daemon.get<VmShow>(vmPath(vm));
-  if (now.status !== 'running') await daemon.post(vmPath(vm, '/start'), {}, { onProgress: (p) => s.out.progress(`${vm}: ${p.step}`, p.fraction) });
-  let t: SshTarget;
+  const seconds = o.waitTime === undefined ? DEFAULT_WAIT_S : integer('--wait-time', o.waitTime, { low: 1, high: 86_400 });
+  const deadline = Date.now() + seconds * 1000;
+  const { status } = await daemon.get<VmShow>(vmPath(vm));
+  if (status !== 'running') await daemon.post(vmPath(vm, '/start'), {}, s.out.reporting(`${vm}: `));
+  let target: SshTarget;
   try {
-    t = await reachable(s, daemon, vm, until, o.waitNetwork ?? false);
+    target = await waitForSsh(s, daemon, vm, { deadline, network: o.waitNetwork ?? false });
   } catch (cause) {
     s.out.failed(cause);
-    return s.exit(LOST);
+    return s.exit(EXIT_LOST);
   }
-  const status = await inherit('ssh', sshArguments(t, shellLine(words)));
-  if (status === SSH_LOST) s.out.note(`anka: the connection to ${vm} was lost`);
-  s.exit(status === SSH_LOST ? LOST : status);
+  const exit = await runInForeground('ssh', sshArguments(target, shellLine(words)));
+  if (exit === SSH_EXIT_LOST) s.out.note(`anka: the connection to ${vm} was lost`);
+  s.exit(exit === SSH_EXIT_LOST ? EXIT_LOST : exit);
 }
 
-/** `anka ssh VM [CMD…]`: as ssh does, the words are joined by blanks and read by the guest's shell. */
+/** `anka ssh VM [COMMAND…]`: as with ssh(1), the words are joined by blanks and parsed by the guest's shell. */
 export async function ssh(s: Session, vm: string, command: readonly string[]): Promise<void> {
   const daemon = await s.daemon();
   const words = guestWords(command);
-  const t = await reachable(s, daemon, vm, Date.now() + DEFAULT_WAIT_S * 1000, false);
-  s.exit(await inherit('ssh', sshArguments(t, words.join(' '), words.length > 0 && Boolean(process.stdin.isTTY))));
+  const target = await waitForSsh(s, daemon, vm, defaultWait());
+  s.exit(await runInForeground('ssh', sshArguments(target, words.join(' '), words.length > 0 && Boolean(process.stdin.isTTY))));
 }
 
-/** `anka cp`: one side is VM:PATH. */
+/** `anka cp`: the sources or the destination are VM:PATH. */
 export async function cp(s: Session, paths: readonly string[], o: { recursive?: boolean }): Promise<void> {
   if (paths.length < 2) throw new AnkaError('usage', "Missing argument 'DESTINATION'.");
-  const split = paths.map((p) => {
+  const files = paths.map((p) => {
     const m = /^([^/:]+):(.*)$/.exec(p);
     return m ? { vm: m[1] as string, path: m[2] || '.', guest: true } : { vm: '', path: p, guest: false };
   });
-  const vms = new Set(split.filter((p) => p.guest).map((p) => p.vm));
-  const destination = split.at(-1) as (typeof split)[0];
-  const mixed = split.slice(0, -1).some((p) => p.guest === destination.guest);
-  if (vms.size !== 1 || mixed) throw new AnkaError('usage', "Copy between this host and one VM: write its side as 'VM:PATH'.");
+  const vms = new Set(files.filter((f) => f.guest).map((f) => f.vm));
+  const destination = files.at(-1) as (typeof files)[0];
+  const sameSide = files.slice(0, -1).some((f) => f.guest === destination.guest);
+  if (vms.size !== 1 || sameSide)
+    throw new AnkaError('usage', "Copy between this host and one VM, and write the VM's side as 'VM:PATH', as in 'anka cp notes.txt vm1:'.");
   const vm = [...vms][0] as string;
-  const daemon = await s.daemon();
-  const t = await reachable(s, daemon, vm, Date.now() + DEFAULT_WAIT_S * 1000, false);
-  const status = await inherit('scp', scpArguments(t, split, o.recursive ?? false));
+  const target = await waitForSsh(s, await s.daemon(), vm, defaultWait());
+  const status = await runInForeground('scp', scpArguments(target, files, o.recursive ?? false));
   if (status === 0) return s.out.done({});
   s.exit(status);
-}
-
-/** `anka console VM`: the serial console; Ctrl-] leaves. */
-export async function console_(s: Session, vm: string): Promise<void> {
-  const access = await (await s.daemon()).get<GuestAccess>(vmPath(vm, '/guest'));
-  await new Promise<void>((resolve, reject) => {
-    const socket = createConnection(access.console);
-    socket.once('error', () => reject(new AnkaError('vmNotRunning', `${vm} has no console: it does not run`)));
-    socket.once('connect', () => {
-      s.out.note(`Connected to ${vm}'s console; Ctrl-] leaves.`);
-      if (process.stdin.isTTY) process.stdin.setRawMode(true);
-      process.stdin.on('data', (d: Buffer) => {
-        if (process.stdin.isTTY && d.includes(0x1d)) socket.end();
-        else socket.write(d);
-      });
-      process.stdin.on('end', () => socket.end());
-      socket.pipe(process.stdout, { end: false });
-      socket.write('\r');
-    });
-    socket.once('close', () => {
-      if (process.stdin.isTTY) process.stdin.setRawMode(false);
-      process.stdin.pause();
-      resolve();
-    });
-  });
-}
-
-/** The VM that `anka nc` shall reach, by its name, UUID or address; null for an address that no VM has. */
-async function accessTo(daemon: Client, host: string): Promise<GuestAccess | null> {
-  let ref = host;
-  if (/^\d+\.\d+\.\d+\.\d+$/.test(host)) {
-    const vm = (await daemon.get<VmListEntry[]>('/v1/vms')).find((v) => v.ip === host);
-    if (!vm) return null;
-    ref = vm.uuid;
-  }
-  const access = await daemon.get<GuestAccess>(vmPath(ref, '/guest'));
-  if (access.address === undefined) throw new AnkaError('vmNotRunning', `${host} has no address; 'anka show ${host}' tells more`);
-  return access;
-}
-
-/** A TCP connection of the host's own. */
-function dial(address: string, port: number): Promise<Socket> {
-  return new Promise((resolve, reject) => {
-    const socket = createConnection({ host: address, port, allowHalfOpen: true, noDelay: true });
-    socket.once('error', reject);
-    socket.once('connect', () => resolve(socket.off('error', reject)));
-  });
-}
-
-/**
- * `anka nc HOST PORT`: standard input and output joined to a port of a VM, by its name or address; for ssh's
- * ProxyCommand.
- */
-export async function nc(s: Session, host: string, port: string): Promise<void> {
-  const number = integer('PORT', port, 1, 65_535);
-  const access = await accessTo(await s.daemon(), host);
-  const path = access?.stream_socket;
-  const opened = path === undefined ? dial(access?.address ?? host, number) : beginStream(path, { dial: { id: access?.uuid, port: number } });
-  const socket = await opened.catch((e: Error) => {
-    throw new AnkaError('network', `${host} port ${number}: ${e.message}`);
-  });
-  await joinStreams(socket, process.stdin, process.stdout).catch((e: Error) => {
-    throw new AnkaError('network', `${host} port ${number}: ${e.message}`);
-  });
 }

@@ -2,53 +2,65 @@
  * What a command prints, for people or for machines (B80, B81).
  *
  * For machines: one line of JSON without a trailing newline on standard output, and nothing on standard error after it.
- * For people: text on standard output, progress and errors on standard error; on a terminal progress is one line that
- * is drawn over.
+ * For people: results on standard output, progress and errors on standard error. On a terminal, progress is one line
+ * that is redrawn.
  */
-import { AnkaError } from '../lib/errors.ts';
+import type { Progress } from '../../api/types.ts';
+import { AnkaError } from '../../lib/errors.ts';
+
+/** Width of the progress bar, characters. */
+const BAR = 24;
 
 export class Output {
   readonly machine: boolean;
+  /** Characters of the progress line on the terminal. */
   #drawn = 0;
-  #last = '';
+  #lastStep = '';
 
   constructor(machine: boolean) {
     this.machine = machine;
   }
 
-  /** The command's answer: `text` for people, `body` for machines. */
+  /** The command's result: `text` for people, `body` for machines. */
   done(body: unknown, text = ''): void {
     this.clear();
     if (this.machine) process.stdout.write(JSON.stringify({ status: 'OK', body: body ?? {}, message: '', code: 0 }));
     else if (text !== '') process.stdout.write(`${text}\n`);
   }
 
-  /** A step of long work. Into a pipe each step is one line; on a terminal one line with a bar. */
+  /** A step of a long operation: a line of its own in a pipe, one line with a bar on a terminal. */
   progress(step: string, fraction?: number): void {
     if (this.machine) return;
     if (!process.stderr.isTTY) {
-      if (step !== this.#last) process.stderr.write(`${step}\n`);
-      this.#last = step;
+      if (step !== this.#lastStep) process.stderr.write(`${step}\n`);
+      this.#lastStep = step;
       return;
     }
-    const bar = fraction === undefined ? '' : ` [${'#'.repeat(Math.round(fraction * 24)).padEnd(24, '.')}] ${String(Math.round(fraction * 100)).padStart(3)} %`;
+    const bar =
+      fraction === undefined ? '' : ` [${'#'.repeat(Math.round(fraction * BAR)).padEnd(BAR, '.')}] ${String(Math.round(fraction * 100)).padStart(3)} %`;
     const text = `${step}${bar}`.slice(0, (process.stderr.columns || 80) - 1);
     process.stderr.write(`\r${text}${' '.repeat(Math.max(0, this.#drawn - text.length))}`);
     this.#drawn = text.length;
   }
 
-  /** A remark for people. */
+  /** Call options that print the progress of a request, each step after `prefix`. */
+  reporting(prefix = ''): { onProgress: (p: Progress) => void } {
+    return { onProgress: (p) => this.progress(`${prefix}${p.step}`, p.fraction) };
+  }
+
+  /** A note for people. */
   note(text: string): void {
     this.clear();
     if (!this.machine) process.stderr.write(`${text}\n`);
   }
 
+  /** Erases the progress line. */
   clear(): void {
     if (this.#drawn > 0) process.stderr.write(`\r${' '.repeat(this.#drawn)}\r`);
     this.#drawn = 0;
   }
 
-  /** Prints an error; gives the exit status. */
+  /** Prints an error. Returns the exit status. */
   failed(cause: unknown): number {
     this.clear();
     const error = cause instanceof AnkaError ? cause : new AnkaError('internal', cause instanceof Error ? cause.message : String(cause));

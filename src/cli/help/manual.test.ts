@@ -3,11 +3,11 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { modifyTree } from '../tree/modify.ts';
+import { buildTree } from '../tree/tree.ts';
 import { manualPages } from './manual.ts';
-import type { Session } from './session.ts';
-import { buildTree, modifyTree } from './tree.ts';
 
-const root = buildTree(null as unknown as Session);
+const root = buildTree(null);
 const pages = manualPages(root, modifyTree(null, 'VM'));
 
 const mandoc = ((): boolean => {
@@ -19,13 +19,13 @@ const mandoc = ((): boolean => {
   }
 })();
 
-describe('manual pages', () => {
-  test('one for each command, one for all, one for the daemon', () => {
+describe('man pages', () => {
+  test('there is one for each command, one for anka, and one for ankad', () => {
     expect([...pages.keys()].sort()).toEqual(['anka.1', 'ankad.8', ...root.commands.map((c) => `anka-${c.name()}.1`)].sort());
   });
 
-  test('npm installs them all', () => {
-    const { man } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { man: string[] };
+  test('package.json lists them all for npm to install', () => {
+    const { man } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as { man: string[] };
     expect(man.sort()).toEqual([...pages.keys()].map((p) => `./dist/man/${p}`).sort());
   });
 
@@ -36,21 +36,21 @@ describe('manual pages', () => {
     for (const word of ['port\\-forwarding', 'network\\-card', '\\-vlan', '\\-guest\\-port']) expect(pages.get('anka-modify.1')).toContain(word);
   });
 
-  test.skipIf(!mandoc)(`mandoc finds nothing to say${mandoc ? '' : ' (needs mandoc)'}`, () => {
+  test.skipIf(!mandoc)(`mandoc has no complaint${mandoc ? '' : ' (needs mandoc)'}`, () => {
     const dir = mkdtempSync(join(tmpdir(), 'anka-man-'));
     const paths = [...pages].map(([file, text]) => {
-      const folder = join(dir, `man${file.at(-1)}`);
-      mkdirSync(folder, { recursive: true });
-      writeFileSync(join(folder, file), text);
-      return join(folder, file);
+      const dirOfSection = join(dir, `man${file.at(-1)}`);
+      mkdirSync(dirOfSection, { recursive: true });
+      writeFileSync(join(dirOfSection, file), text);
+      return join(dirOfSection, file);
     });
-    // mandoc looks for the pages that are referred to among the installed ones: those of ours are looked for here
-    const ours = (line: string): boolean => {
+    // mandoc looks for referenced pages among the installed ones; references between these pages are checked here
+    const isOurs = (line: string): boolean => {
       const m = /referenced manual not found: Xr (\S+) (\d)/.exec(line);
       return m !== null && pages.has(`${m[1]}.${m[2]}`);
     };
-    // lint ends with a status above 0 when it has something to say
-    const said = paths.map((path) => {
+    // mandoc exits with a status above 0 when it has a complaint
+    const complaints = paths.map((path) => {
       try {
         return execFileSync('mandoc', ['-T', 'lint', path]).toString();
       } catch (cause) {
@@ -59,24 +59,24 @@ describe('manual pages', () => {
     });
     rmSync(dir, { recursive: true });
     expect(
-      said
+      complaints
         .join('')
         .split('\n')
-        .filter((line) => line !== '' && !ours(line)),
+        .filter((line) => line !== '' && !isOurs(line)),
     ).toEqual([]);
   });
 
-  test.skipIf(!mandoc)('what a reader sees', () => {
+  test.skipIf(!mandoc)('mandoc renders synopsis and examples', () => {
     const dir = mkdtempSync(join(tmpdir(), 'anka-man-'));
     const file = join(dir, 'p');
-    const seen = (page: string): string => {
+    const rendered = (page: string): string => {
       writeFileSync(file, pages.get(page) as string);
       return execFileSync('mandoc', ['-T', 'ascii', file]).toString().replace(/.\x08/g, '').replace(/\s+/g, ' ');
     };
-    expect(seen('anka-create.1')).toContain('anka create [-m SIZE] [-c N] [-d SIZE] [-a PATH] NAME');
-    expect(seen('anka-create.1')).toContain('anka create --app ~/debian-12-generic.qcow2 cloud');
-    expect(seen('anka-modify.1')).toContain('anka modify VM set network-card');
-    expect(seen('anka-nc.1')).toContain("ssh -o ProxyCommand='anka nc %h %p' anka@vm1");
+    expect(rendered('anka-create.1')).toContain('anka create [-m SIZE] [-c N] [-d SIZE] [-a PATH] NAME');
+    expect(rendered('anka-create.1')).toContain('anka create --app ~/debian-12-generic.qcow2 cloud');
+    expect(rendered('anka-modify.1')).toContain('anka modify VM set network-card');
+    expect(rendered('anka-nc.1')).toContain("ssh -o ProxyCommand='anka nc %h %p' anka@vm1");
     rmSync(dir, { recursive: true });
   });
 });

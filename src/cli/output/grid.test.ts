@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { grid, pairs } from './grid.ts';
 
-test('B61, B80: the seed page’s table, byte for byte', () => {
+test('B61, B80: the table of the seed page, byte for byte', () => {
   const seed = `+--------------+-------------+------------+---------+-----------+
 |   guest_port |   host_port | protocol   | name    | host_ip   |
 +==============+=============+============+=========+===========+

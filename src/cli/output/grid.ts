@@ -1,7 +1,8 @@
 /**
- * Tables as the seed page draws them: ruled, header underlined with `=`, numbers right-aligned, text left-aligned.
+ * Tables as the seed page draws them (B80): ruled, header underlined with `=`, numbers right-aligned, text
+ * left-aligned.
  *
- * A column is as wide as its longest cell, its header and two more, or seven, whichever is most.
+ * A column is as wide as the widest of its cells, its header plus 2, and 7.
  */
 
 export type Cell = string | number;
@@ -13,7 +14,7 @@ function line(cells: readonly Cell[], widths: readonly number[], right: readonly
   return `|${cells.map((c, i) => ` ${right[i] ? String(c).padStart(widths[i] as number) : String(c).padEnd(widths[i] as number)} `).join('|')}|`;
 }
 
-/** A table with a header line. A column whose cells are all numbers is right-aligned, its header too. */
+/** A table with a header. A column that holds only numbers is right-aligned, header included. */
 export function grid(header: readonly string[], rows: readonly (readonly Cell[])[]): string {
   const widths = header.map((h, i) => Math.max(MIN_WIDTH, h.length + 2, ...rows.map((r) => String(r[i]).length)));
   const right = header.map((_, i) => rows.length > 0 && rows.every((r) => typeof r[i] === 'number'));

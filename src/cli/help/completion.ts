@@ -1,31 +1,31 @@
-/** Completion scripts, made of the command tree. VM names are asked of `anka list` when they are needed. */
+/** Completion scripts for bash, zsh and fish, generated from the command tree. They ask `anka list` for VM names. */
 import type { Command } from 'commander';
-import { AnkaError } from '../lib/errors.ts';
-import { SETTINGS } from '../lib/settings.ts';
-import type { Session } from './session.ts';
+import { AnkaError } from '../../lib/errors.ts';
+import { SETTINGS } from '../../lib/settings.ts';
+import type { Session } from '../session.ts';
 
-/** Every path of commands, with the words that may follow it. */
-export function paths(root: Command, prefix: string[] = []): Map<string, string[]> {
+/** Every command (`network list`), with the words that may follow it. */
+function nextWords(root: Command, prefix: string[] = []): Map<string, string[]> {
   const found = new Map<string, string[]>();
   const words = [...root.commands.map((c) => c.name()), ...root.options.flatMap((o) => (o.long ? [o.long] : [])), '--help'];
   found.set(prefix.join(' '), words);
-  for (const c of root.commands) for (const [k, v] of paths(c, [...prefix, c.name()])) found.set(k, v);
+  for (const c of root.commands) for (const [k, v] of nextWords(c, [...prefix, c.name()])) found.set(k, v);
   return found;
 }
 
-/** All paths; those of `modify VM` have `VM` as their second word. */
-function allPaths(root: Command, inner: Command): Map<string, string[]> {
-  const all = paths(root);
-  for (const [k, v] of paths(inner)) all.set(`modify VM${k ? ` ${k}` : ''}`, v);
+/** The same with the commands behind `modify VM`, where `VM` stands for every name. */
+function allNextWords(root: Command, inner: Command): Map<string, string[]> {
+  const all = nextWords(root);
+  for (const [k, v] of nextWords(inner)) all.set(`modify VM${k ? ` ${k}` : ''}`, v);
   return all;
 }
 
-const TAKES_VM = 'capture explain show describe start stop suspend reboot clone delete run ssh console nc modify cp';
-const TYPES = 'shared host bridge disconnected';
+const COMMANDS_WITH_VM = 'capture explain show describe start stop suspend reboot clone delete run ssh console nc modify cp';
+const NETWORK_TYPES = 'shared host bridge disconnected';
 
 function bash(all: Map<string, string[]>): string {
-  const cases = [...all].map(([path, words]) => `    '${path}') list='${words.join(' ')}' ;;`).join('\n');
-  return `# bash completion for anka; zsh reads it too, to which 'path' and 'words' mean something
+  const cases = [...all].map(([command, words]) => `    '${command}') list='${words.join(' ')}' ;;`).join('\n');
+  return `# bash completion for anka. zsh loads it too, where variables named 'path' and 'words' are special
 _anka() {
   local cur=\${COMP_WORDS[COMP_CWORD]} prev=\${COMP_WORDS[COMP_CWORD-1]} at='' list='' i w
   for ((i = 1; i < COMP_CWORD; i++)); do
@@ -37,7 +37,7 @@ _anka() {
     esac
   done
   case $prev in
-    -t|--type|--mode) COMPREPLY=($(compgen -W '${TYPES}' -- "$cur")); return ;;
+    -t|--type|--mode) COMPREPLY=($(compgen -W '${NETWORK_TYPES}' -- "$cur")); return ;;
     -b|--bridge) COMPREPLY=($(compgen -W "$(ls /sys/class/net)" -- "$cur")); return ;;
     config) COMPREPLY=($(compgen -W '${SETTINGS.map((s) => s.key).join(' ')}' -- "$cur")); return ;;
     from|to) [ "\${COMP_WORDS[1]}" = explain ] && { COMPREPLY=($(compgen -W "$(anka -j list 2>/dev/null | grep -o '"name":"[^"]*"' | cut -d'"' -f4)" -- "$cur")); return; } ;;
@@ -48,7 +48,7 @@ _anka() {
   case $at in
 ${cases}
   esac
-  case " ${TAKES_VM} " in
+  case " ${COMMANDS_WITH_VM} " in
     *" \${at%% *} "*) [ "\${at#modify VM}" = "$at" ] && list="$list $(anka -j list 2>/dev/null | grep -o '"name":"[^"]*"' | cut -d'"' -f4)" ;;
   esac
   COMPREPLY=($(compgen -W "$list" -- "$cur"))
@@ -60,7 +60,7 @@ complete -o default -F _anka anka
 function zsh(all: Map<string, string[]>): string {
   return `#compdef anka
 autoload -U +X bashcompinit && bashcompinit
-${bash(all)}# as a file of fpath this is the body of the function itself, called for the first completion: which bash's has taken over by now
+${bash(all)}# Loaded from fpath, this file is the body of _anka and runs once, for the first completion; _anka is redefined by now.
 if [ "\${funcstack[1]}" = _anka ]; then _bash_complete -o default -F _anka; fi
 `;
 }
@@ -73,18 +73,18 @@ function fish(root: Command, inner: Command): string {
     'complete -c anka -f',
   ];
   for (const c of root.commands) {
-    lines.push(`complete -c anka -n __fish_use_subcommand -a ${c.name()} -d '${quote(c.description())}'`);
+    lines.push(`complete -c anka -n __fish_use_subcommand -a ${c.name()} -d '${quote(c.summary())}'`);
     for (const o of c.options)
       if (o.long)
         lines.push(
           `complete -c anka -n '__fish_seen_subcommand_from ${c.name()}' -l ${o.long.slice(2)}${o.short ? ` -s ${o.short.slice(1)}` : ''} -d '${quote(o.description)}'`,
         );
-    for (const d of c.commands) lines.push(`complete -c anka -n '__fish_seen_subcommand_from ${c.name()}' -a ${d.name()} -d '${quote(d.description())}'`);
+    for (const d of c.commands) lines.push(`complete -c anka -n '__fish_seen_subcommand_from ${c.name()}' -a ${d.name()} -d '${quote(d.summary())}'`);
   }
-  lines.push(`complete -c anka -n '__fish_seen_subcommand_from ${TAKES_VM}' -a '(__anka_vms)'`);
-  for (const c of inner.commands) lines.push(`complete -c anka -n '__fish_seen_subcommand_from modify' -a ${c.name()} -d '${quote(c.description())}'`);
+  lines.push(`complete -c anka -n '__fish_seen_subcommand_from ${COMMANDS_WITH_VM}' -a '(__anka_vms)'`);
+  for (const c of inner.commands) lines.push(`complete -c anka -n '__fish_seen_subcommand_from modify' -a ${c.name()} -d '${quote(c.summary())}'`);
   lines.push(
-    `complete -c anka -n '__fish_seen_subcommand_from modify' -s t -l type -x -a '${TYPES}'`,
+    `complete -c anka -n '__fish_seen_subcommand_from modify' -s t -l type -x -a '${NETWORK_TYPES}'`,
     `complete -c anka -n '__fish_seen_subcommand_from capture' -l side -x -a 'inside outside'`,
     `complete -c anka -n '__fish_seen_subcommand_from config' -a '${SETTINGS.map((x) => x.key).join(' ')}'`,
     `complete -c anka -n '__fish_seen_subcommand_from completion' -a 'bash zsh fish'`,
@@ -92,9 +92,9 @@ function fish(root: Command, inner: Command): string {
   return `${lines.join('\n')}\n`;
 }
 
-/** Prints the script for that shell. */
-export function print(s: Session, root: Command, inner: Command, shell: string): void {
-  const all = allPaths(root, inner);
+/** Prints the script for a shell. `inner` is the tree behind `modify VM`. */
+export function printCompletion(s: Session, root: Command, inner: Command, shell: string): void {
+  const all = allNextWords(root, inner);
   const text = shell === 'bash' ? bash(all) : shell === 'zsh' ? zsh(all) : shell === 'fish' ? fish(root, inner) : null;
   if (text === null) throw new AnkaError('usage', `Invalid value for 'SHELL': '${shell}' is not one of 'bash', 'zsh', 'fish'.`);
   s.out.done(text, text.trimEnd());

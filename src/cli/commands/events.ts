@@ -1,0 +1,11 @@
+/** `anka events`: prints the daemon's events until the connection closes. */
+import type { Session } from '../session.ts';
+
+export async function events(s: Session): Promise<void> {
+  const daemon = await s.daemon();
+  for await (const e of daemon.events()) {
+    process.stdout.write(
+      s.out.machine ? `${JSON.stringify(e)}\n` : `${new Date(e.time).toISOString()} ${e.type.padEnd(16)} ${e.vm ? `${e.vm.name}: ` : ''}${e.message}\n`,
+    );
+  }
+}

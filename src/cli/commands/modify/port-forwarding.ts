@@ -1,0 +1,51 @@
+/** `anka modify VM … port-forwarding`, and its 3.x syntax `anka modify VM port`. */
+import type { RuleRequest } from '../../../api/types.ts';
+import { AnkaError } from '../../../lib/errors.ts';
+import { choice, integer } from '../../arguments.ts';
+import { type Session, vmPath } from '../../session.ts';
+
+export interface RuleOptions {
+  guestPort?: string;
+  hostPort?: string;
+  hostIp?: string;
+  protocol?: string;
+}
+
+export async function addRule(s: Session, ref: string, name: string, o: RuleOptions): Promise<void> {
+  if (o.guestPort === undefined) throw new AnkaError('usage', "Missing option '-g' / '--guest-port'.");
+  const request: RuleRequest = {
+    name,
+    guest_port: integer('-g', o.guestPort, { low: 1, high: 65_535 }),
+    ...(o.hostPort === undefined ? {} : { host_port: integer('-p', o.hostPort, { low: 0, high: 65_535 }) }),
+    ...(o.hostIp === undefined ? {} : { host_ip: o.hostIp }),
+    ...(o.protocol === undefined ? {} : { protocol: choice('--protocol', o.protocol, ['tcp', 'udp'] as const) }),
+  };
+  await (await s.daemon()).post(vmPath(ref, '/port-forwarding'), request);
+  s.out.done({}, 'rule added successfully');
+}
+
+export async function deleteRule(s: Session, ref: string, name: string): Promise<void> {
+  await (await s.daemon()).delete(vmPath(ref, `/port-forwarding/${encodeURIComponent(name)}`));
+  s.out.done({}, 'rule deleted successfully');
+}
+
+/** `anka modify VM port`: the ports as `guest[:host-ip][:host-port]` or as options (B31). */
+export interface PortCommand extends RuleOptions {
+  name: string;
+  ports?: string;
+  delete?: boolean;
+}
+
+export async function port(s: Session, ref: string, o: PortCommand): Promise<void> {
+  if (o.delete) return deleteRule(s, ref, o.name);
+  if (o.ports === undefined) return addRule(s, ref, o.name, o);
+  if (o.guestPort !== undefined) throw new AnkaError('usage', "Specify the ports as 'guest[:host-ip][:host-port]' or with '-g', not both.");
+  const m = /^(-?\d+)(?::(\d+\.\d+\.\d+\.\d+))?(?::(-?\d+))?$/.exec(o.ports);
+  if (!m) throw new AnkaError('usage', `Invalid value for 'PORTS': '${o.ports}' does not have the form guest[:host-ip][:host-port].`);
+  return addRule(s, ref, o.name, {
+    ...o,
+    guestPort: m[1] as string,
+    ...(m[2] === undefined ? {} : { hostIp: m[2] }),
+    ...(m[3] === undefined ? {} : { hostPort: m[3] }),
+  });
+}

@@ -1,0 +1,107 @@
+/** `anka show` and `anka describe`: one VM, as it is now or as it is stored (B82). */
+import type { VmDescribe, VmShow } from '../../api/types.ts';
+import { AnkaError } from '../../lib/errors.ts';
+import { grid, pairs } from '../output/grid.ts';
+import { type Session, vmPath } from '../session.ts';
+
+const PROPERTIES = [
+  'uuid',
+  'name',
+  'creation_date',
+  'cpu_cores',
+  'ram',
+  'hard_drive',
+  'image_size',
+  'status',
+  'message',
+  'ip',
+  'mac',
+  'network',
+  'port_forwarding',
+  'inactive_rules',
+];
+const NETWORK_PROPERTIES = ['type', 'bridge', 'ip', 'mac', 'inside_mac', 'address_source', 'healthy', 'limit'];
+
+/** Whether the words name a property: `ip`, `uuid`, `network ip`, … */
+function isProperty(words: readonly string[]): boolean {
+  const [first, second, ...rest] = words as [string, ...string[]];
+  if (rest.length > 0) return false;
+  return second === undefined ? PROPERTIES.includes(first) : first === 'network' && NETWORK_PROPERTIES.includes(second);
+}
+
+function propertyOf(vm: VmShow, words: readonly string[]): unknown {
+  let value: unknown = vm;
+  for (const w of words) value = typeof value === 'object' && value !== null ? (value as Record<string, unknown>)[w] : undefined;
+  return value;
+}
+
+export async function show(s: Session, ref: string, words: readonly string[]): Promise<void> {
+  const vm = await (await s.daemon()).get<VmShow>(vmPath(ref));
+  if (words.length === 0) return s.out.done(vm, showText(vm));
+  if (!isProperty(words))
+    throw new AnkaError(
+      'usage',
+      `No such property '${words.join(' ')}'. Properties are ${PROPERTIES.join(', ')}, and 'network' followed by ${NETWORK_PROPERTIES.join(', ')}.`,
+    );
+  const value = propertyOf(vm, words);
+  if (typeof value === 'object' && value !== null)
+    return s.out.done(value, Array.isArray(value) ? rulesTable(vm) : pairs(Object.entries(value as Record<string, string>).map(([k, v]) => [k, String(v)])));
+  s.out.done(value ?? '', value === undefined ? '' : String(value));
+}
+
+function rulesTable(vm: VmShow): string {
+  return grid(
+    ['guest_port', 'host_port', 'protocol', 'name', 'host_ip'],
+    vm.port_forwarding.map((r) => [r.guest_port, r.host_port, r.protocol, r.name, r.host_ip]),
+  );
+}
+
+function humanBytes(bytes: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+  let power = 0;
+  let value = bytes;
+  while (value >= 1024 && power < units.length - 1) {
+    value /= 1024;
+    power++;
+  }
+  return `${power === 0 || Number.isInteger(value) ? value : value.toFixed(1)} ${units[power]}`;
+}
+
+/** `show` for people: the VM, its network, and its rules as the seed page prints them. */
+function showText(vm: VmShow): string {
+  const rows: [string, string][] = [
+    ['uuid', vm.uuid],
+    ['name', vm.name],
+    ['creation_date', vm.creation_date.slice(0, 19).replace('T', ' ')],
+    ['cpu_cores', String(vm.cpu_cores)],
+    ['ram', vm.ram],
+    ['hard_drive', `${humanBytes(vm.hard_drive)} (${humanBytes(vm.image_size)} on disk)`],
+    ['status', vm.status],
+  ];
+  if (vm.message) rows.push(['message', vm.message]);
+  if (vm.ip) rows.push(['ip', vm.ip]);
+  if (vm.mac) rows.push(['mac', vm.mac]);
+  const sections = [pairs(rows)];
+  if (vm.network) sections.push(`network\n\n${networkTable(vm.network, vm.status === 'running')}`);
+  if (vm.port_forwarding.length > 0) sections.push(`port_forwarding\n\n${rulesTable(vm)}`);
+  if (vm.inactive_rules) {
+    const rules = vm.inactive_rules.map((r) => [r.name, r.reason] as const);
+    sections.push(`inactive port_forwarding rules\n\n${grid(['name', 'reason'], rules)}`);
+  }
+  return sections.join('\n\n');
+}
+
+function networkTable(network: NonNullable<VmShow['network']>, running: boolean): string {
+  const rows: [string, string][] = [['type', network.type]];
+  if (network.bridge) rows.push(['bridge', network.bridge]);
+  if (network.inside_mac) rows.push(['inside_mac', network.inside_mac]);
+  if (network.address_source) rows.push(['address', network.address_source]);
+  if (running) rows.push(['healthy', network.healthy ? 'yes' : 'no']);
+  if (network.limit) rows.push(['limit', network.limit]);
+  return pairs(rows);
+}
+
+export async function describe(s: Session, ref: string): Promise<void> {
+  const vm = await (await s.daemon()).get<VmDescribe>(vmPath(ref, '/config'));
+  s.out.done(vm, JSON.stringify(vm, null, 2));
+}
