@@ -1,4 +1,4 @@
-/** Runs the built `anka` in a namespace, with a state folder of its own. */
+/** Runs the compiled `anka` in a namespace, with its own state directory. */
 import { chownSync, cpSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { runsWith } from '../../src/host/process.ts';
@@ -17,13 +17,13 @@ export class Anka {
   readonly ns: Namespace;
   readonly env: Record<string, string>;
 
-  /** Words before the program's. */
+  /** Command prefix that sets user and rights. */
   readonly #as: readonly string[];
   readonly #main = builtMain();
 
   /**
-   * `ordinary`: everything runs as a user without any right, who has a copy of the image. `withoutEbpf`: as root from
-   * whom the kernel takes none.
+   * `ordinary`: everything runs as an unprivileged user with a copy of the image. `withoutEbpf`: as root without the
+   * capabilities that eBPF needs.
    */
   constructor(world: World, baseImage: string, options: { ordinary?: boolean; withoutEbpf?: boolean } = {}) {
     this.ns = world.host;
@@ -38,7 +38,7 @@ export class Anka {
     this.env['ANKA_BASE_IMAGE'] = image;
   }
 
-  /** Removes every VM and all that was made for the networks, and ends the daemon. */
+  /** Removes every VM and every network object, and stops the daemon. */
   async end(): Promise<void> {
     await this.ok('delete --yes --all');
     await this.ok('network reset');
@@ -51,7 +51,7 @@ export class Anka {
     return [...this.#as, ...(this.#as.length > 0 ? [] : ['env']), ...env, process.execPath, this.#main, words].join(' ');
   }
 
-  /** One command line, its words apart. `input` goes to its standard input. */
+  /** Runs one command, given as separate words. `input` is its standard input. */
   run(words: readonly string[], options: { env?: Record<string, string>; input?: string } = {}): Promise<Result> {
     const child = this.ns.spawn([...this.#as, process.execPath, this.#main, ...words], { ...this.env, ...options.env }, 'pipe');
     const out: Buffer[] = [];
@@ -65,42 +65,41 @@ export class Anka {
     });
   }
 
-  /** As `run`, with the words split at blanks; throws when the status is not 0. */
+  /** As `run`, with the line split at spaces; throws when the status is not 0. */
   async ok(line: string, options: { env?: Record<string, string>; input?: string } = {}): Promise<string> {
     const r = await this.run(line.split(' '), options);
     if (r.status !== 0) throw new Error(`anka ${line}: status ${r.status}: ${r.stderr}${r.stdout}`);
     return r.stdout;
   }
 
-  /** Body of a machine-readable answer. */
+  /** The body of the JSON answer. */
   async body<T>(line: string): Promise<T> {
     return (JSON.parse(await this.ok(`-j ${line}`)) as { body: T }).body;
   }
 
-  /** Process of the daemon, or null. */
+  /** Pid of the daemon, or null. */
   daemonPid(): number | null {
     try {
       const pid = Number(readFileSync(join(this.home, 'ankad.lock'), 'utf8').split(' ')[0]);
       process.kill(pid, 0);
       return pid;
     } catch {
-      return null; // no lock file, or its process is gone
+      return null; // no lock file, or its process has exited
     }
   }
 
-  /** Kills the daemon as a power cut would. */
+  /** Kills the daemon with SIGKILL and waits until it has exited. */
   async killDaemon(): Promise<void> {
     const pid = this.daemonPid();
     if (pid === null) return;
     const program = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')[1] as string;
     process.kill(pid, 'SIGKILL');
-    await until('the daemon is gone', async () => !(await runsWith(pid, program)));
+    await until('the daemon has exited', async () => !(await runsWith(pid, program)));
   }
 
   /**
-   * Runs a command that plugs a VM's cable in, and gives the address that its guest then has. The command says it,
-   * unless its patience with the guest is over, which on a busy machine may be too early: then it is waited for. `ip`:
-   * the address that it has to be.
+   * Runs a command that connects a VM, and returns its guest's address. The command prints it, unless its wait for the
+   * guest timed out, which may happen on a busy machine: then the address is waited for. `ip`: its expected prefix.
    */
   async plug(line: string, vm: string, type: 'shared' | 'host', ip = type === 'host' ? '192.168.128.' : '192.168.64.'): Promise<string> {
     const said = await this.ok(line);
@@ -116,7 +115,7 @@ export class Anka {
     await until(`${vm} reaches ${address}`, async () => (await this.run(['run', vm, 'ping', '-c1', '-W5', address])).status === 0);
   }
 
-  /** Waits until a VM has an address, and gives it. */
+  /** Waits until a VM has an address, and returns it. */
   address(vm: string): Promise<string> {
     return until(`${vm} has an address`, async () => (await this.body<{ ip?: string }>(`show ${vm}`)).ip);
   }

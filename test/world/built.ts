@@ -1,11 +1,11 @@
-/** What is tested is the compiled program: it has to be there, and to be made of what the source says now. */
+/** Tests run the compiled program: it must exist and be newer than its source. */
 import { readdirSync, statSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 let checked = false;
 
-/** The compiled `anka`. Throws where there is none, or its source has changed since. */
+/** Path of the compiled `anka`. Throws when it is missing or older than its source. */
 export function builtMain(): string {
   const main = `${root}dist/cli/main.js`;
   if (checked) return main;

@@ -1,4 +1,4 @@
-/** Captures a card inside a namespace, and prints each frame as a line of JSON; ends when its standard input does. */
+/** Captures a card inside a namespace and prints each frame as a line of JSON, until its standard input ends. */
 import type { CaptureSide, DesiredNic } from '../../src/engine/engine.ts';
 import { openCapture } from '../../src/engine/kernel/capture.ts';
 

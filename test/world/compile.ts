@@ -1,4 +1,4 @@
-/** Small C programs of tests and benches: compiled once, and kept beside the guest images. */
+/** Small C programs for tests and benches, compiled once and cached beside the guest images. */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, renameSync } from 'node:fs';
@@ -6,7 +6,7 @@ import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { CACHE } from './images.ts';
 
-/** Path of the program made from a C file, and from those that belong to it. Throws where there is no C compiler. */
+/** Path of the program compiled from a C file and its `parts`. Throws without a C compiler. */
 export function compiled(source: URL, ...parts: readonly URL[]): string {
   const from = fileURLToPath(source);
   const all = [from, ...parts.map((p) => fileURLToPath(p))];

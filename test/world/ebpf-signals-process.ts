@@ -1,4 +1,4 @@
-/** Asks whether the kernel takes eBPF, again and again, until it was sent 500 signals; prints the refusals. */
+/** Checks repeatedly whether eBPF is available, until 500 signals have arrived; prints the refusals. */
 import { spawn } from 'node:child_process';
 import { setImmediate } from 'node:timers/promises';
 import { ebpfRefusal } from '../../src/host/ffi/bpf.ts';

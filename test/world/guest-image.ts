@@ -6,8 +6,8 @@ import { fileURLToPath } from 'node:url';
 import { tinyGuest } from './images.ts';
 
 /**
- * A copy of the tiny guest in which `/bin/say` sends frames as root (test/vm/tiny/say.c). The kernel takes several
- * archives in one initrd, so another is added.
+ * A copy of the tiny guest in which `/bin/say` sends frames as root (test/vm/tiny/say.c). The program is in an archive
+ * appended to the initrd.
  */
 export function sayingGuest(dir: string): string {
   const image = join(dir, 'saying-guest');

@@ -1,4 +1,4 @@
-/** Guest images for tests, built once and kept in a cache folder (`ANKA_TEST_CACHE`, else `.cache` of the checkout). */
+/** Guest images for tests, built once and kept in a cache directory (`ANKA_TEST_CACHE`, else `.cache` of the checkout). */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync } from 'node:fs';
@@ -6,10 +6,10 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ensureBaseImage } from '../../src/vm/base-image.ts';
 
-/** Where the tests keep what is built once. */
+/** The cache directory. */
 export const CACHE = process.env['ANKA_TEST_CACHE'] ?? fileURLToPath(new URL('../../.cache', import.meta.url));
 
-/** Another folder for other sources. */
+/** Directory of an image, named by a hash of its sources; built when missing. */
 function tiny(name: string, ...kernel: string[]): string {
   const sources = ['build.sh', 'init.sh'].map((f) => fileURLToPath(new URL(`../vm/tiny/${f}`, import.meta.url)));
   const hash = createHash('sha256');
@@ -24,13 +24,13 @@ function tiny(name: string, ...kernel: string[]): string {
   return dir;
 }
 
-/** Folder of the tiny guest, in the form that ANKA_BASE_IMAGE takes. */
+/** Directory of the tiny guest, in the form that ANKA_BASE_IMAGE takes. */
 export const tinyGuest = (): string => tiny('tiny');
 
-/** The same with Debian's kernel for all machines, which drives an e1000, too. */
+/** The same with Debian's generic kernel, which has a driver for e1000. */
 export const tinyGuestOfAllMachines = (): string => tiny('tiny-all', 'linux-image-amd64');
 
-/** Folder of the built-in Debian guest, built by the product's own code. */
+/** Directory of the built-in Debian guest, built by the product's own code. */
 export async function debianGuest(): Promise<string> {
   const dir = join(CACHE, 'debian');
   mkdirSync(CACHE, { recursive: true, mode: 0o755 });

@@ -1,4 +1,4 @@
-/** An engine that runs in a namespace, seen from the test. */
+/** An engine in a process inside a namespace, driven by the test over JSON lines. */
 import type { ChildProcess } from 'node:child_process';
 import { chownSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
@@ -10,25 +10,25 @@ import type { Packet } from '../../src/net/explain/packet.ts';
 import { builtMain } from './built.ts';
 import type { World } from './world.ts';
 
-/** A user id that is nobody's. */
+/** The user id of nobody. */
 export const ORDINARY = 65_534;
-/** Runs a program without any right, and without a way to one. */
+/** Runs a program without privileges, and without a way to gain any. */
 export const AS_ORDINARY_USER = [
   ...['setpriv', `--reuid=${ORDINARY}`, `--regid=${ORDINARY}`, '--clear-groups', '--no-new-privs'],
   ...['--inh-caps=-all', '--bounding-set=-all', 'env', 'HOME=/nonexistent'],
 ];
 
-/** Runs a program as root from which the kernel takes no eBPF. */
+/** Runs a program as root without the capabilities that eBPF needs. */
 export const WITHOUT_EBPF = ['setpriv', '--bounding-set=-sys_admin,-bpf,-perfmon', '--inh-caps=-sys_admin,-bpf,-perfmon'];
 
 /**
- * Runs a program as root that may load eBPF, but not ask for a program by its number, so that it has no tcx. Where a
- * namespace has no bpf file system, `tc` mounts one, which it may not then.
+ * Runs a program as root that may load eBPF, but not look programs up by id, so that tcx is not available. The bpf file
+ * system is mounted first, as `tc` lacks the right to do so then.
  */
 const WITHOUT_TCX = ['sh', '-c', 'mount -t bpf bpf /sys/fs/bpf && exec setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin "$@"', 'sh'];
 
 /**
- * Runs a program with what a user's shell may have open and in its environment, and what no helper process should get.
+ * Runs a program with open descriptors and environment variables of a user's shell, which no helper process may inherit.
  */
 const FROM_A_SHELL = ['env', 'SECRET_OF_TEST=1', 'NODE_OPTIONS=--trace-warnings', 'bash', '-c', 'exec 9</etc/services 251</etc/services; exec "$@"', 'bash'];
 
@@ -38,7 +38,7 @@ export class RemoteEngine {
   #waiting = new Map<number, { resolve: (v: unknown) => void; reject: (e: Error) => void }>();
   readonly ready: Promise<void>;
 
-  /** `root`: the user engine, too, is root's. `programs`: a folder that is searched first for what it runs. */
+  /** `root`: the user engine runs as root too. `programs`: a directory that comes first on its PATH. */
   constructor(world: World, kind: 'kernel' | 'user', rights: 'usual' | 'no-ebpf' | 'no-tcx' | 'root' = 'usual', programs = '') {
     const ordinary = kind === 'user' && rights !== 'root';
     const run = join(world.dir, 'run');
@@ -65,17 +65,17 @@ export class RemoteEngine {
       else w?.resolve(m.result);
     });
     this.child.on('exit', () => {
-      const gone = new Error('the engine’s process ended');
+      const gone = new Error('the engine’s process exited');
       failed(gone);
       for (const w of this.#waiting.values()) w.reject(gone);
       this.#waiting.clear();
     });
-    this.ready.catch(() => {}); // whoever calls first is told
+    this.ready.catch(() => {}); // the first call reports it
   }
 
   async #call<T>(method: string, ...params: unknown[]): Promise<T> {
     await this.ready;
-    if (this.child.exitCode !== null || this.child.signalCode !== null) throw new Error('the engine’s process has ended');
+    if (this.child.exitCode !== null || this.child.signalCode !== null) throw new Error('the engine’s process has exited');
     const id = this.#next++;
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve: resolve as (v: unknown) => void, reject });
@@ -113,7 +113,7 @@ export class RemoteEngine {
   reset(): Promise<string[]> {
     return this.#call('reset');
   }
-  /** As the daemon's death by kill -9. */
+  /** Kills it with SIGKILL, as the daemon by kill -9. */
   kill(): Promise<void> {
     const gone = new Promise<void>((resolve) => this.child.once('exit', () => resolve()));
     this.child.kill('SIGKILL');

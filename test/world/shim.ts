@@ -1,26 +1,25 @@
-/** The shim (shim.c), which stands in for QEMU: joins a namespace's tap to a unix socket. */
+/** The shim (shim.c), which stands in for QEMU: it connects a namespace's tap to a unix socket. */
 import { compiled } from './compile.ts';
 import type { Namespace, World } from './world.ts';
 
-/** The options of a card that spares its guest and itself work, but not the other end of the stream (shim.c). */
+/** Options of a card with checksum and segmentation offload (shim.c). */
 export const OFFLOAD = ['offload'];
 
 /**
- * Joins `ns`'s tap to the socket at `path`: it listens there, or dials. Resolves when it does. `options` as shim.c has
- * them.
+ * Connects `ns`'s tap to the socket at `path`, by listening there or by dialling; resolves when ready. `options`: see
+ * shim.c.
  */
 export async function joinTap(ns: Namespace, tap: string, how: 'listen' | 'dial', path: string, options: readonly string[] = []): Promise<void> {
   const [program, ...parts] = ['shim.c', 'offload.c', 'offload.h'].map((f) => new URL(f, import.meta.url)) as [URL, ...URL[]];
   const shim = ns.spawn([compiled(program, ...parts), tap, how, path, ...options]);
   await new Promise<void>((resolve, reject) => {
     shim.stdout?.once('data', () => resolve());
-    shim.once('exit', () => reject(new Error('the shim ended')));
+    shim.once('exit', () => reject(new Error('the shim exited')));
   });
 }
 
 /**
- * A guest: a namespace whose eth0 is a tap that is joined to the unix socket at `path`, where it waits to be dialled as
- * QEMU does.
+ * A guest: a namespace whose eth0 is a tap connected to the unix socket at `path`, where the shim listens as QEMU does.
  */
 export async function shimmedGuest(world: World, name: string, mac: string, path: string, mtu = 1500, options: readonly string[] = []): Promise<Namespace> {
   const ns = world.namespace(name);

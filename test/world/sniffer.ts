@@ -1,4 +1,4 @@
-/** Frames as they pass an interface, by tcpdump, and raw frames sent out of one. */
+/** Captures frames on an interface with tcpdump, and sends raw frames. */
 import type { ChildProcess } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -15,7 +15,7 @@ export class Sniffer {
     this.#end = end;
   }
 
-  /** Captures whole frames; begun when this resolves. `direction`: only what comes in, or goes out. */
+  /** Starts a capture of whole frames; resolves when it runs. `direction`: inbound or outbound frames only. */
   static async start(world: World, ns: Namespace, device: string, direction: 'inout' | 'in' | 'out' = 'inout'): Promise<Sniffer> {
     const file = join(world.dir, `sniff-${count++}.pcap`);
     const child = ns.spawn(['sh', '-c', `exec tcpdump -Z root -i ${device} -Q ${direction} -n -s 0 -U --immediate-mode -B 65536 -w ${file} 2>&1`]);
@@ -31,7 +31,7 @@ export class Sniffer {
     });
   }
 
-  /** Frames so far, as hex. */
+  /** Frames captured so far, as hex. */
   frames(): string[] {
     const b = readFileSync(this.file);
     const found: string[] = [];
@@ -44,12 +44,12 @@ export class Sniffer {
     return found;
   }
 
-  /** Whether a frame so far has these bytes (hex). */
+  /** Whether a frame captured so far contains these bytes (hex). */
   sees(bytes: string): boolean {
     return readFileSync(this.file).includes(Buffer.from(bytes, 'hex'));
   }
 
-  /** Ends the capture; the whole file. */
+  /** Stops the capture and returns the whole file. */
   async stop(): Promise<Buffer> {
     await this.#end();
     return readFileSync(this.file);
@@ -69,7 +69,7 @@ for l in sys.stdin: s.send(bytes.fromhex(l))`;
   if (status !== 0) throw new Error('frames were not sent');
 }
 
-/** Sends raw frames out of a namespace's interface, again and again. */
+/** A long-lived sender of raw frames out of a namespace's interface. */
 export class FrameSender {
   readonly #child: ChildProcess;
 
@@ -91,8 +91,7 @@ while True:
 }
 
 /**
- * Packets (of a display filter) with a wrong checksum, or that tshark cannot make sense of, one line each. tshark is
- * the judge.
+ * Packets of a display filter that tshark finds malformed or with a wrong checksum, one line each.
  */
 export function badPackets(ns: Namespace, file: string, of = 'frame'): string[] {
   const on = ['ip', 'tcp', 'udp'].map((p) => `-o ${p}.check_checksum:TRUE`).join(' ');

@@ -1,6 +1,6 @@
 /**
- * Uses src/host/tc.ts inside a namespace: attaches, replaces, lists and detaches the programs of the object $3 at the
- * interface $2; prints what was seen.
+ * Runs src/host/tc.ts inside a namespace: attaches, replaces, lists and detaches the programs of object $3 at interface
+ * $2; prints the results.
  */
 import { ensureClsact, hasClsact, listBpfFilters, removeClsact, removeFilter, replaceBpfFilter } from '../../src/host/tc.ts';
 

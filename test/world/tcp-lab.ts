@@ -1,6 +1,6 @@
 /**
- * A lab for the TCP path alone: a Linux kernel as the guest (a namespace whose tap is joined to the path's stream
- * socket by shim.c), a namespace as the host that the path runs in, and servers.
+ * A lab for the TCP path alone: a Linux kernel as the guest (a namespace whose tap shim.c connects to the path's stream
+ * socket), a namespace as the host that runs the path, and servers.
  */
 import { type ChildProcess, execFileSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -48,8 +48,7 @@ net.createServer({ allowHalfOpen: true }, (s) => {
 `;
 
 /**
- * What carries connections outside: the handles below node:net, or node:net itself, which serves where those are not
- * known.
+ * Host sockets: the handles of node:net, or node:net itself as the fallback.
  */
 export const SOCKETS = ['handles', 'plain'] as const;
 export type Sockets = (typeof SOCKETS)[number];
@@ -107,13 +106,13 @@ export class Lab {
     );
   }
 
-  /** Runs a program of Node in the guest; null when it fails. */
+  /** Runs a Node program in the guest; null when it fails. */
   node(program: string): Promise<string | null> {
     writeFileSync(join(this.dir, 'program.cjs'), program);
     return this.guest.ask(`${process.execPath} ${join(this.dir, 'program.cjs')}`);
   }
 
-  /** The network process's. */
+  /** Counters of the TCP path's process. */
   pid(): number {
     const pids = execFileSync('sh', ['-c', `ip netns pids ${this.host.name}`])
       .toString()
@@ -131,9 +130,9 @@ export class Lab {
   }
 
   /**
-   * Does what must not make anybody wait for a timer, and tells what did. TCP's timers are a fifth of a second, which a
-   * busy machine may sleep through now and then; a fault in the path is there each time: the best of five counts.
-   * `few`: so many are none, where a fault would be many.
+   * Runs `work`, which must not wait for a TCP timer, and checks the counters of such waits. A busy machine may miss a
+   * timer of 200 ms now and then, a fault in the path shows each time: the best of five runs counts. `few`: as many are
+   * tolerated.
    */
   async withoutTimers(work: () => Promise<void>, timers: () => Promise<Record<string, number>>, few = 0): Promise<void> {
     const seen: string[] = [];
@@ -147,7 +146,7 @@ export class Lab {
     expect.fail(`waited for timers each time: ${seen.join('; ')}`);
   }
 
-  /** A counter of the guest's kernel. */
+  /** A counter of the guest's kernel (nstat). */
   count(name: string): number {
     return Number(this.guest.run(`nstat -asz ${name} | awk 'END{print $2}'`));
   }

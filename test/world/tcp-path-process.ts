@@ -1,11 +1,11 @@
 /**
- * A network process with nothing but the TCP path: one NIC on a unix socket that it listens on, ARP, and forwarding. It
- * is for tests and benches of the path by itself.
+ * A process with the TCP path alone: one NIC on a unix socket that it listens on, ARP, and forwarding. For tests and
+ * benches of the path.
  *
  * tcp-path-process.ts SOCKET MTU [HOST_PORT:GUEST_PORT,…] [plain]
  *
- * Everything the guest connects to is dialled as it is, the gateway 192.168.64.1 as this host's 127.0.0.1. A line of
- * JSON with the counters is printed per SIGUSR2. `plain`: host sockets are node:net's, not the handles below it.
+ * The guest's destinations are dialled unchanged; the gateway 192.168.64.1 is this host's 127.0.0.1. SIGUSR2 prints the
+ * counters as a line of JSON. `plain`: host sockets by node:net instead of its handles.
  */
 import { randomBytes } from 'node:crypto';
 import { rmSync } from 'node:fs';
@@ -40,7 +40,7 @@ function arena(): Arena {
   return a;
 }
 
-/** One NIC: what it receives is handed on by runs, what is written to it leaves once per turn. */
+/** One NIC: received frames are passed on in runs, sent frames leave once per turn of the event loop. */
 class Port implements GuestPort {
   readonly index = 0;
   readonly id = 'guest';
@@ -90,12 +90,12 @@ class Port implements GuestPort {
       this.#turn();
     });
     this.#from = this.#end;
-    // written at once: the memory is free again
+    // written completely: the memory is free again
     if (this.socket.writableLength === 0) this.#from = this.#end = 0;
     else this.#turn();
   }
 
-  /** The other half is taken when it is free and this one is well used. */
+  /** Switches to the other half when that is free and this one is mostly used. */
   #turn(): void {
     const other = 1 - this.#side;
     if (this.#txBusy[this.#side] === 0 && this.#from === this.#end) this.#from = this.#end = 0;

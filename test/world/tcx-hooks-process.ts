@@ -1,7 +1,7 @@
 /**
- * Uses src/host/tcx.ts and src/engine/kernel/bridging/uplink-tcx.ts inside a namespace: another's program is at the
- * hooks of the interface $2, ours come, are exchanged, taken away and repaired, and go. The programs are loaded at the
- * interface $3, from the object $4. Prints what was seen; nothing but that there are no hooks where that is so.
+ * Runs src/host/tcx.ts and src/engine/kernel/bridging/uplink-tcx.ts inside a namespace: beside a foreign program at
+ * interface $2, ours are attached, replaced, removed, repaired and detached. Programs are loaded from object $4 at
+ * interface $3. Prints the results, or only that the kernel has no tcx.
  */
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
@@ -35,7 +35,7 @@ async function tryAll(): Promise<object> {
     exchanged: [hooks.bring(index, now), seen(), ids().map((id) => id === idOf(now) - others.id)],
     undisturbed: hooks.isDisturbed(),
   };
-  // another daemon's, beside ours
+  // of another daemon, beside ours
   attachTcx(index, 'ingress', idOf(old));
   const doubled = [seen(), hooks.isDisturbed(), hooks.bring(index, now), seen()];
   detachTcx(index, 'egress', now.find((f) => f.direction === 'egress')?.id as number);

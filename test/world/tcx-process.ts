@@ -1,6 +1,6 @@
 /**
- * Prints the names of the programs at the tcx hooks of the interface $2, by direction; with `detach` takes all of them
- * away, as somebody else may.
+ * Prints the names of the programs at the tcx hooks of interface $2, by direction; `detach` removes all of them, as
+ * another program may.
  */
 import { readFileSync } from 'node:fs';
 import { detachTcx, listTcx } from '../../src/host/tcx.ts';

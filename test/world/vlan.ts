@@ -1,6 +1,5 @@
 /**
- * An outside machine in a VLAN; many kernels have no VLAN interfaces, so it is done by the product's own program at its
- * card.
+ * Puts an outside machine into a VLAN by the product's own eBPF program, as many kernels have no VLAN interfaces.
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -8,8 +7,8 @@ import { vlanObject } from '../../src/engine/kernel/ebpf/vlan-tags.ts';
 import type { Namespace, World } from './world.ts';
 
 /**
- * All that leaves by `device` is put into the VLAN, and nothing else comes in by it. `tc qdisc del dev DEVICE clsact`
- * ends it.
+ * Tags all outbound frames of `device`, and accepts inbound frames of that VLAN only. Undone by `tc qdisc del dev DEVICE
+ * clsact`.
  */
 export function putInVlan(world: World, ns: Namespace, device: string, vlan: number): void {
   const object = join(world.dir, 'vlan.o');

@@ -1,11 +1,9 @@
 /**
- * A small world of network namespaces: the host, an outside machine with a server, and guests that are namespaces
- * themselves.
+ * Network namespaces for tests: the host, an outside machine, and guests, which are namespaces too.
  *
  * outside (10.9.0.1/24, "Internet" 198.51.100.1) ──ext0/en0── host (10.9.0.2/24)
  *
- * Everything lives in namespaces whose names begin with the world's prefix; `close` removes them, and ends every
- * process in them.
+ * All namespaces' names begin with the world's prefix; `close` kills every process in them and removes them.
  */
 import { type ChildProcess, type ExecFileSyncOptions, execFileSync, spawn } from 'node:child_process';
 import { accessSync, chmodSync, constants, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
@@ -15,7 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 const PATH = `${process.env['PATH']}:/usr/sbin:/sbin`;
 
-/** Why tests that need these rights cannot run here; null when they can. */
+/** Why tests with these needs cannot run here; null when they can. */
 export function missing(...needs: ('root' | 'netns' | 'tun' | 'qemu' | 'cc')[]): string | null {
   for (const need of needs) {
     if (need === 'root' && process.getuid?.() !== 0) return 'needs root';
@@ -49,7 +47,7 @@ export class Namespace {
     this.run('ip link set lo up');
   }
 
-  /** Runs a shell line in it; its standard output. Throws when it fails. */
+  /** Runs a shell line in the namespace and returns its standard output. Throws when it fails. */
   run(line: string, options: ExecFileSyncOptions = {}): string {
     return String(
       execFileSync('ip', ['netns', 'exec', this.name, 'sh', '-c', line], {
@@ -61,7 +59,7 @@ export class Namespace {
     );
   }
 
-  /** As `run`, but a failure is told by `null`. */
+  /** As `run`, but returns null on failure. */
   attempt(line: string): string | null {
     try {
       return this.run(line);
@@ -70,7 +68,7 @@ export class Namespace {
     }
   }
 
-  /** As `attempt`, without blocking this process, which may serve what the line asks for. */
+  /** As `attempt`, without blocking this process, which may serve the line's requests. */
   async ask(line: string): Promise<string | null> {
     const child = this.spawn(['sh', '-c', line]);
     let out = '';
@@ -81,22 +79,22 @@ export class Namespace {
     return code === 0 ? out : null;
   }
 
-  /** A program that goes on in the background until the world is closed. */
+  /** Starts a program that runs in the background until the world is closed. */
   spawn(argv: readonly string[], env: Record<string, string> = {}, stderr: 'inherit' | 'pipe' = 'inherit'): ChildProcess {
     const child = spawn('ip', ['netns', 'exec', this.name, ...argv], { stdio: ['pipe', 'pipe', stderr], env: { ...process.env, PATH, ...env } });
     this.#children.add(child);
     child.on('exit', () => this.#children.delete(child));
-    // a program that has ended reads no more; its end is what tests look at
+    // EPIPE after the program exited; tests watch the exit
     child.stdin?.on('error', () => {});
     return child;
   }
 
-  /** Whether one ping is answered within a second: what tells that there is no way. */
+  /** Whether one ping is answered within a second. Use it to expect no answer. */
   pings(address: string): boolean {
     return this.attempt(`ping -c1 -W1 -q ${address}`) !== null;
   }
 
-  /** Waits until a ping is answered: what tells that there is a way, as a slow machine may miss a single one. */
+  /** Waits until a ping is answered. Use it to expect an answer: a slow machine may miss a single one. */
   async reaches(address: string, what = `${this.name} reaches ${address}`): Promise<void> {
     await until(what, () => this.pings(address), 60_000);
   }
@@ -107,7 +105,7 @@ export class Namespace {
       try {
         process.kill(Number(pid), 'SIGKILL');
       } catch {
-        // it has ended meanwhile
+        // exited meanwhile
       }
     }
     for (const c of this.#children) c.kill('SIGKILL');
@@ -119,24 +117,24 @@ function ip(...args: string[]): string {
   return String(execFileSync('ip', args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, PATH } }));
 }
 
-/** Waits until `check` gives something truthy; fails with `what` after a limit that only a hang reaches. */
+/** Waits until `check` returns something truthy; fails with `what` after a limit that only a hang reaches. */
 export async function until<T>(what: string, check: () => T | Promise<T>, limitMs = 300_000): Promise<NonNullable<T>> {
   const end = Date.now() + limitMs;
   for (;;) {
     const value = await check();
     if (value) return value as NonNullable<T>;
-    if (Date.now() > end) throw new Error(`waited in vain: ${what}`);
+    if (Date.now() > end) throw new Error(`timed out waiting: ${what}`);
     await sleep(50);
   }
 }
 
-/** Of these ways, as `name to address`, those on which a ping is answered within a second. All are tried at once. */
-export async function answered(...ways: readonly (readonly [Namespace, string])[]): Promise<string[]> {
-  const all = await Promise.all(ways.map(async ([from, to]) => ((await from.ask(`ping -c1 -W1 -q ${to}`)) === null ? [] : [`${from.name} to ${to}`])));
+/** Pings all of these paths at once; returns those answered within a second, as `name to address`. */
+export async function answered(...paths: readonly (readonly [Namespace, string])[]): Promise<string[]> {
+  const all = await Promise.all(paths.map(async ([from, to]) => ((await from.ask(`ping -c1 -W1 -q ${to}`)) === null ? [] : [`${from.name} to ${to}`])));
   return all.flat();
 }
 
-/** Memory that a process has in use (VmRSS), bytes; 0 when it has ended. */
+/** Resident memory of a process (VmRSS) in bytes; 0 when the process has exited. */
 export function memoryOf(pid: number): number {
   return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) * 1024;
 }
@@ -149,7 +147,7 @@ export class World {
   readonly #guests: Namespace[] = [];
   readonly #resolv: string;
 
-  /** `ANKA_TEST_WORLD` goes before every name, so that two checkouts can be tested side by side. */
+  /** `ANKA_TEST_WORLD` prefixes every name, so that two checkouts can be tested side by side. */
   constructor(suite: string) {
     const prefix = `${process.env['ANKA_TEST_WORLD'] ?? ''}${suite}`;
     this.prefix = prefix;
@@ -158,7 +156,7 @@ export class World {
       if (name?.startsWith(prefix)) ip('netns', 'del', name);
     }
     this.dir = mkdtempSync(join(tmpdir(), 'anka-world-'));
-    // guests run as users of their own, who must get through
+    // guests run as other users and must be able to enter
     chmodSync(this.dir, 0o755);
     // `ip netns exec` shows this file as /etc/resolv.conf inside the host
     this.#resolv = `/etc/netns/${prefix}host`;
@@ -170,30 +168,30 @@ export class World {
     this.host.run('ip addr add 10.9.0.2/24 dev en0; ip link set en0 up; ip route add default via 10.9.0.1 2>/dev/null || true');
     this.outside.run('ip addr add 10.9.0.1/24 dev ext0; ip addr add 198.51.100.1/32 dev lo; ip link set ext0 up');
     this.host.run('ip route replace default via 10.9.0.1');
-    // the outside knows the way to the VMs' networks: isolation must not depend on its ignorance
+    // the outside has a route to the VMs' networks: isolation must not depend on a missing route
     this.outside.run('ip route add 192.168.0.0/16 via 10.9.0.2');
   }
 
-  /** Replaces the host's resolv.conf as NetworkManager and VPNs do: in place, as the namespace sees a bind mount. */
+  /** Rewrites the host's resolv.conf in place, as NetworkManager and VPNs do; the namespace sees it by a bind mount. */
   setResolver(server: string): void {
     writeFileSync(join(this.#resolv, 'resolv.conf'), `nameserver ${server}\n`);
   }
 
-  /** Puts another resolv.conf in its place: programs that run in the host already go on with the old one. */
+  /** Replaces resolv.conf by a rename: programs that already run on the host keep the old file. */
   replaceResolver(server: string): void {
     const file = join(this.#resolv, 'resolv.conf');
     writeFileSync(`${file}.new`, `nameserver ${server}\n`);
     renameSync(`${file}.new`, file);
   }
 
-  /** One more namespace, joined to nothing. */
+  /** One more namespace, connected to nothing. */
   namespace(name: string): Namespace {
     const ns = new Namespace(`${this.prefix}${name}`);
     this.#guests.push(ns);
     return ns;
   }
 
-  /** A guest: a namespace whose eth0 is joined to the host's interface of that name, in place of a tap. */
+  /** A guest: a namespace whose eth0 is the veth peer of `hostInterface`, which stands for the tap. */
   guest(name: string, hostInterface: string, mac: string): Namespace {
     const ns = this.namespace(name);
     ip('link', 'add', hostInterface, 'netns', this.host.name, 'type', 'veth', 'peer', 'name', 'eth0', 'address', mac, 'netns', ns.name);
@@ -206,7 +204,7 @@ export class World {
     this.host.close();
     this.outside.close();
     rmSync(this.#resolv, { recursive: true, force: true });
-    // a killed process may be about to end still
+    // a killed process may not have exited yet
     rmSync(this.dir, { recursive: true, force: true, maxRetries: 10 });
   }
 }
