@@ -1,4 +1,7 @@
-/** Paths and links in README.md, CONTRIBUTING.md and docs/ lead to files that exist. */
+/**
+ * Paths and links in README.md, CONTRIBUTING.md and docs/ lead to files that exist. docs/architecture.md lists every
+ * directory of src.
+ */
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -53,4 +56,11 @@ describe.each(pages)('%s', (page) => {
       });
     expect(broken).toEqual([]);
   });
+});
+
+test('docs/architecture.md lists every directory of src', () => {
+  const text = readFileSync(join(root, 'docs/architecture.md'), 'utf8');
+  const sources = execFileSync('git', ['ls-files', 'src'], { cwd: root, encoding: 'utf8' }).trim().split('\n');
+  const missing = [...new Set(sources.map(dirname))].filter((directory) => directory !== 'src' && !text.includes(`\`${directory}/\``));
+  expect(missing).toEqual([]);
 });
