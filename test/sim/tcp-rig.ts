@@ -66,6 +66,7 @@ export class FakePort implements GuestPort {
   readonly mtu: number;
   guestMac = 0x525400000002;
   space = 1 << 24;
+  readonly queue = this;
   readonly #memory: PacketMemory;
   readonly #at: number;
   readonly #onFrames: (start: number, end: number) => void;

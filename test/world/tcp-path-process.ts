@@ -57,6 +57,7 @@ class Port implements GuestPort {
   #flushing = false;
   #starved = false;
   socket: Socket | null = null;
+  readonly queue = this;
 
   room(): number {
     const room = QUEUE - this.#end - 70_000;

@@ -20,6 +20,7 @@ class FakePort implements GatewayPort {
   readonly guestMac: number;
   readonly frames: string[] = [];
   readonly runs: number[] = [];
+  readonly queue = this;
   constructor(mac: string, ip: number) {
     this.card = new GuardedCard(mac, Number.parseInt(mac, 16));
     this.card.leaseIp = ip;

@@ -18,9 +18,11 @@ export interface FrameSink {
   readonly guestMac: number;
   readonly mtu: number;
   readonly drops: DropCounts;
-  /** Offset in packet memory, or -1. */
-  tryReserve(bytes: number): number;
-  commit(bytes: number): void;
+  readonly queue: {
+    /** Offset in packet memory, or -1. */
+    tryReserve(bytes: number): number;
+    commit(bytes: number): void;
+  };
 }
 
 export interface Datagram {
@@ -137,7 +139,7 @@ export class PacketWriter {
 
   /** Begins a frame with room for `size` bytes behind its header; where they go, or -1. */
   #frame(to: FrameSink, size: number, type: number, sourceMac: number): number {
-    const at = to.tryReserve(LENGTH_PREFIX + ETH_HEADER + size);
+    const at = to.queue.tryReserve(LENGTH_PREFIX + ETH_HEADER + size);
     if (at < 0) {
       to.drops.add('queue_full');
       return -1;
@@ -152,6 +154,6 @@ export class PacketWriter {
   }
 
   #commit(to: FrameSink, size: number): void {
-    to.commit(LENGTH_PREFIX + ETH_HEADER + size);
+    to.queue.commit(LENGTH_PREFIX + ETH_HEADER + size);
   }
 }

@@ -27,11 +27,13 @@ export interface SwitchPort {
   readonly isolated: boolean;
   /** Bytes of an IP packet that fit its frames. */
   readonly mtu: number;
-  /**
-   * Sends a framed run to the guest: bytes may be changed, and are not valid after the call, unless it sees to that
-   * itself.
-   */
-  forward(start: number, end: number, from: this): void;
+  readonly queue: {
+    /**
+     * Sends a framed run to the guest: bytes may be changed, and are not valid after the call, unless it sees to that
+     * itself.
+     */
+    forward(start: number, end: number, from: SwitchPort): void;
+  };
 }
 
 /** What is not switched between ports. */
@@ -159,11 +161,11 @@ export class Switch<P extends SwitchPort> {
       if (place === ALL && !from.isolated) this.#flood(from, start, end);
       return;
     }
-    place.forward(start, end, from);
+    place.queue.forward(start, end, from);
   }
 
   #flood(from: P, start: number, end: number): void {
-    for (const to of this.#ports) if (to !== from && !areIsolated(from, to)) to.forward(start, end, from);
+    for (const to of this.#ports) if (to !== from && !areIsolated(from, to)) to.queue.forward(start, end, from);
   }
 }
 

@@ -124,7 +124,7 @@ export class TcpParts implements TcpTools {
   stray(port: GuestPort, guestIp: number, peerIp: number, ports: number, flags: number, seq: number, ack: number, length: number): void {
     this.counts.strays++;
     if (flags & TcpFlag.rst) return;
-    if (!port.mayTell()) {
+    if (!port.queue.mayTell()) {
       this.counts.noRoom++;
       return;
     }

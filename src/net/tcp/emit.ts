@@ -120,7 +120,7 @@ export class TcpEmitter {
   control(flow: TcpFlow, flags: number, seq: number): void {
     const port = flow.owner.port;
     this.#refresh(flow, flags);
-    const at = port.reserve(SEGMENT_HEADERS + MAX_OPTIONS);
+    const at = port.queue.reserve(SEGMENT_HEADERS + MAX_OPTIONS);
     this.#u8.copyWithin(at, flow.template, flow.template + SEGMENT_HEADERS);
     let bytes = SEGMENT_HEADERS;
     if (flags & TcpFlag.syn) {
@@ -135,7 +135,7 @@ export class TcpEmitter {
       if (blocks > 0) bytes += writeSack(this.#view, at + bytes, this.#edges, blocks);
     }
     this.#finish(at, bytes, seq, flow.ipId++);
-    port.commit(bytes);
+    port.queue.commit(bytes);
     this.segments++;
   }
 
@@ -144,8 +144,8 @@ export class TcpEmitter {
     const port = flow.owner.port;
     const count = Math.ceil(length / flow.mss);
     this.#refresh(flow, TcpFlag.ack);
-    const at = port.reserve(length + count * SEGMENT_HEADERS);
-    port.commit(this.#kernels.segment(at, from, length, flow.mss, flow.template, seq, flow.ipId));
+    const at = port.queue.reserve(length + count * SEGMENT_HEADERS);
+    port.queue.commit(this.#kernels.segment(at, from, length, flow.mss, flow.template, seq, flow.ipId));
     flow.ipId = (flow.ipId + count) & 0xffff;
     this.segments += count;
   }
@@ -153,13 +153,13 @@ export class TcpEmitter {
   /** A RST for a segment that belongs to nothing. */
   resetStray(port: GuestPort, guestIp: number, peerIp: number, ports: number, seq: number, ack: number, flags: number): void {
     this.#fill(this.#spare, guestIp, peerIp, ports);
-    const at = port.reserve(SEGMENT_HEADERS);
+    const at = port.queue.reserve(SEGMENT_HEADERS);
     this.#u8.copyWithin(at, this.#spare, this.#spare + SEGMENT_HEADERS);
     writeMac(this.#u8, at + PREFIX + ETH.destination, port.guestMac);
     this.#u8[at + T + TCP.flags] = flags;
     this.#view.setInt32(at + T + TCP.ack, ack);
     this.#finish(at, SEGMENT_HEADERS, seq, 0);
-    port.commit(SEGMENT_HEADERS);
+    port.queue.commit(SEGMENT_HEADERS);
     this.segments++;
   }
 

@@ -70,7 +70,7 @@ export class TcpEnds {
   /** A RST to the guest. */
   resetGuest(flow: TcpFlow): void {
     if (flow.owner.gone || flow.events & Happened.timeWait) return;
-    if (!flow.owner.port.mayTell()) this.#p.counts.noRoom++;
+    if (!flow.owner.port.queue.mayTell()) this.#p.counts.noRoom++;
     else if (flow.events & Happened.synIn) this.#p.emit.control(flow, TcpFlag.rst | TcpFlag.ack, flow.sndNxt);
   }
 

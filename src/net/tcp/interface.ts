@@ -4,16 +4,8 @@
  */
 import type { Socket } from 'node:net';
 
-/** The guest's side of things: one per plugged NIC. */
-export interface GuestPort {
-  /** Small integer, unique in the process. */
-  readonly index: number;
-  /** UUID of the VM. */
-  readonly id: string;
-  /** Bytes of an IP packet, 576–65520. */
-  readonly mtu: number;
-  /** Where frames for the guest go: its outside MAC. */
-  guestMac: number;
+/** Frames to one guest. */
+export interface SegmentQueue {
   /** Bytes with payload that may be queued to the guest now; 0 or less: wait for `TcpPath.onRoom`. */
   room(): number;
   /**
@@ -27,6 +19,19 @@ export interface GuestPort {
    * is allowed.
    */
   commit(bytes: number): void;
+}
+
+/** A guest's NIC, as the TCP path uses it: one per attached NIC. */
+export interface GuestPort {
+  /** Small integer, unique in the process. */
+  readonly index: number;
+  /** UUID of the VM. */
+  readonly id: string;
+  /** Bytes of an IP packet, 576–65520. */
+  readonly mtu: number;
+  /** Destination MAC address of frames to the guest: its outside MAC. */
+  guestMac: number;
+  readonly queue: SegmentQueue;
   /**
    * During `TcpPath.onRun`: keeps that run's memory unchanged until the returned function is called. It is needed when
    * a host socket took only a part of a write, whose rest the kernel reads later. Null: it cannot be kept just now.

@@ -121,7 +121,7 @@ export class TcpMachine {
     }
     marked.length = 0;
     // ACKs have freed memory, for which others may wait
-    if (state.waiting.length > 0 && port.room() > 0) this.onRoom(port, now);
+    if (state.waiting.length > 0 && port.queue.room() > 0) this.onRoom(port, now);
   }
 
   #segment(state: TcpPortState, d: number): void {

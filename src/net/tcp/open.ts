@@ -196,7 +196,7 @@ export class TcpOpen {
     // only now, as it costs more than all the rest of a SYN that nobody answers
     if (!(flow.events & Happened.synOut))
       flow.iss = flow.wl2 = flow.sndUna = initialSequence(this.#o.secret, flow.guestIp, flow.peerIp, flow.ports, this.#p.now);
-    if (flow.owner.port.mayTell()) this.#p.emit.control(flow, flow.forwarded ? TcpFlag.syn : TcpFlag.syn | TcpFlag.ack, flow.iss);
+    if (flow.owner.port.queue.mayTell()) this.#p.emit.control(flow, flow.forwarded ? TcpFlag.syn : TcpFlag.syn | TcpFlag.ack, flow.iss);
     else this.#p.counts.noRoom++;
     flow.events |= Happened.synOut;
     flow.sndNxt = flow.sndMax = seqAdd(flow.iss, 1);

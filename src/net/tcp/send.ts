@@ -83,7 +83,7 @@ export class TcpSender {
 
   /** Sends an ACK, now or when there is room. */
   acknowledge(flow: TcpFlow): void {
-    if (!flow.owner.port.mayTell()) {
+    if (!flow.owner.port.queue.mayTell()) {
       flow.ackDue = true;
       this.wait(flow);
       return;
@@ -109,7 +109,7 @@ export class TcpSender {
       if (n < flow.mss && n < left && n < flow.send.run && position > 0) break;
       if (n <= 0) break;
       if (n < flow.send.run && n > flow.mss) n -= n % flow.mss;
-      const room = port.room();
+      const room = port.queue.room();
       if (room <= 0) {
         this.wait(flow);
         break;
@@ -171,7 +171,7 @@ export class TcpSender {
       const holeEnd = seqDiff(board.holeEnd, lost) < 0 ? board.holeEnd : lost;
       from = resent.gap(from, holeEnd);
       if (from === holeEnd) continue;
-      const room = port.room();
+      const room = port.queue.room();
       if (room <= 0) {
         this.wait(flow);
         return;
@@ -205,7 +205,7 @@ export class TcpSender {
   }
 
   #fin(flow: TcpFlow): void {
-    if (!flow.owner.port.mayTell()) {
+    if (!flow.owner.port.queue.mayTell()) {
       this.wait(flow);
       return;
     }
@@ -315,7 +315,7 @@ export class TcpSender {
 
   /** The oldest segment once more. */
   #again(flow: TcpFlow, now: number): void {
-    if (flow.owner.port.room() > 0) {
+    if (flow.owner.port.queue.room() > 0) {
       const { sndUna, board } = flow;
       board?.hole(sndUna, flow.sndMax);
       const n = this.#once(flow, sndUna, Math.min(flow.mss, seqDiff(board ? board.holeEnd : flow.sndMax, sndUna)), now);
@@ -331,7 +331,7 @@ export class TcpSender {
 
   /** The guest has told nothing new for so long that what was sent last may be lost. */
   #probe(flow: TcpFlow, now: number): void {
-    if (flow.owner.port.room() <= 0) {
+    if (flow.owner.port.queue.room() <= 0) {
       this.wait(flow);
       return;
     }
@@ -378,7 +378,7 @@ export class TcpSender {
     flow.retries++;
     flow.silent++;
     const probe = flow.sndMax === flow.sndUna || flow.sndWnd === 0;
-    if (flow.owner.port.room() <= 0) {
+    if (flow.owner.port.queue.room() <= 0) {
       // it is not the guest who is silent: nothing was lost, and nothing can be said
       flow.retries--;
       flow.silent--;

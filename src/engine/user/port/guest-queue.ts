@@ -19,6 +19,7 @@ import { setSendBuffer } from '../../../host/ffi/sockets.ts';
 import { AnkaError } from '../../../lib/errors.ts';
 import type { DropCounts } from '../../../net/drop-reasons.ts';
 import { FrameQueue } from '../../../net/memory/frame-queue.ts';
+import type { SwitchPort } from '../../../net/switch/switch.ts';
 import { get32 } from '../../../wire/bytes.ts';
 import type { HostStream } from '../sockets/host-stream.ts';
 import { MAX_FRAME, type PortMemory, QUEUE_SIZE, READ_SIZE, type ReadBuffer } from './port-memory.ts';
@@ -49,8 +50,7 @@ const MANY_SMALL_MS = 50;
 const FEW_SMALL = 10_000;
 
 /** Another guest's port, whose frames are forwarded. */
-export interface Sender {
-  readonly drops: DropCounts;
+export interface Sender extends SwitchPort {
   /** Its run lies in it. */
   readonly reading: ReadBuffer;
   /** Reads from its guest no more until `release`, once for each call. */

@@ -62,7 +62,7 @@ describe('a port whose guest falls behind', () => {
     // only these times are not real: for which senders are held back, and after which it is seen whether the receiver
     // is fast
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval'] });
-    const owner = { onRun: (from: Port, start: number, end: number) => ports[1]?.forward(start, end, from), onRoom: () => {}, onLink: () => {} };
+    const owner = { onRun: (from: Port, start: number, end: number) => ports[1]?.queue.forward(start, end, from), onRoom: () => {}, onLink: () => {} };
     const config = { isolated: false, mtu: 1500 };
     ports = paths.map((socket, index) => {
       const mac = 0x564545000001 + index;
@@ -110,7 +110,7 @@ describe('a port whose guest falls behind', () => {
     vi.advanceTimersByTime(100);
     await until(() => ports[0]?.fromGuest.packets === MANY);
     expect(dropped()).toBeGreaterThan(0);
-    expect(ports[1]?.tryReserve(65_536)).toBeGreaterThan(0);
+    expect(ports[1]?.queue.tryReserve(65_536)).toBeGreaterThan(0);
   });
 
   test('B91: many small frames are given to the kernel a few dozen at a time, as QEMU would keep any number; large ones are not', async () => {
@@ -134,7 +134,7 @@ describe('a port whose guest falls behind', () => {
     const [from, to] = machines as [Machine, Machine];
     const port = ports[1] as Port;
     /** Bytes that a frame of the gateway would wait for now. */
-    const ahead = (): number => port.toGuest.bytes + 4 * port.toGuest.packets - to.got;
+    const ahead = (): number => port.queue.counts.bytes + 4 * port.queue.counts.packets - to.got;
     const flood = (): void => {
       if ((from.socket?.writableLength ?? 0) < 1 << 20) from.send(1000);
     };
@@ -156,7 +156,7 @@ describe('a port whose guest falls behind', () => {
       flood();
       await sip();
       for (let turns = 0; turns < 5; turns++) await turn();
-      expect([port.room() > 0, port.mayTell()]).toEqual([true, true]);
+      expect([port.queue.room() > 0, port.queue.mayTell()]).toEqual([true, true]);
       most = Math.max(most, i < 100 ? 0 : ahead());
     }
     expect(most).toBeGreaterThan(64 << 10);
@@ -205,7 +205,7 @@ describe('a guest whose frames take long', () => {
         runs.push(from.id);
         // now and then one takes more than a turn's time
         if (from.id === '0' && runs.length % 16 === 0) for (const until = performance.now() + 5; performance.now() < until; );
-        if (from.id === '0') ports[1]?.forward(start, end, from);
+        if (from.id === '0') ports[1]?.queue.forward(start, end, from);
       },
       onRoom: () => {},
       onLink: () => {},

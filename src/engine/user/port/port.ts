@@ -77,7 +77,8 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
   readonly #memory: PortMemory;
   readonly #owner: PortOwner;
   readonly #mapped: boolean;
-  readonly #queue: GuestQueue;
+  /** Frames to the guest. */
+  readonly queue: GuestQueue;
   #read: ReadBuffer;
   /** Bytes of the unfinished frame, which stand just before `#read.at`. */
   #rest = 0;
@@ -106,7 +107,7 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
     this.#memory = memory;
     this.#owner = owner;
     this.#read = memory.takeRead();
-    this.#queue = new GuestQueue(this, memory);
+    this.queue = new GuestQueue(this, memory);
     this.#dial();
   }
 
@@ -122,7 +123,7 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
   #free(): void {
     if (this.#read.pins > 0) this.#read.left = true;
     else this.#memory.giveRead(this.#read);
-    this.#queue.free();
+    this.queue.free();
   }
 
   #dial(): void {
@@ -132,7 +133,7 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
       socket.removeAllListeners('close');
       this.#dialling = null;
       this.#stream = adoptStream(this, Port.#events, socket);
-      this.#queue.open(this.#stream);
+      this.queue.open(this.#stream);
       this.connected = true;
       this.#owner.onLink(this);
     });
@@ -146,7 +147,7 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
     onData: (port, bytes) => port.#onRead(bytes),
     onCopied: () => {}, // nothing was read before
     onEnd: (port) => port.#hangUp(),
-    onWritten: (port) => port.#queue.onWritten(),
+    onWritten: (port) => port.queue.onWritten(),
     onFailed: (port) => port.#onClose(),
     onClosed: (port) => port.#onClose(),
   };
@@ -162,7 +163,7 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
     this.#dialling = this.#stream = null;
     this.#rest = 0;
     this.#holders = 0;
-    this.#queue.clear();
+    this.queue.clear();
     if (!this.#closed) this.#redial = setTimeout(() => this.#dial(), REDIAL_MS);
     if (was) this.#owner.onLink(this);
   }
@@ -192,7 +193,7 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
     this.#keepRest(stopped, end);
     if (n < READ_SIZE) return;
     // the guest would wait for its ACKs meanwhile
-    this.#queue.flushPlanned();
+    this.queue.flushPlanned();
     if (this.#busy < TURN_MS) return;
     this.hold();
     this.#goOnLater(null, 0, 0);
@@ -325,34 +326,6 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
   }
 
   // ---- to the guest
-
-  get toGuest(): Readonly<{ packets: number; bytes: number }> {
-    return this.#queue.counts;
-  }
-
-  room(): number {
-    return this.#queue.room();
-  }
-
-  mayTell(): boolean {
-    return this.#queue.mayTell();
-  }
-
-  reserve(bytes: number): number {
-    return this.#queue.reserve(bytes);
-  }
-
-  tryReserve(bytes: number): number {
-    return this.#queue.tryReserve(bytes);
-  }
-
-  commit(bytes: number): void {
-    this.#queue.commit(bytes);
-  }
-
-  forward(start: number, end: number, from: Port): void {
-    this.#queue.forward(start, end, from);
-  }
 
   get plain(): boolean {
     return !this.#mapped && this.taps.inside.size === 0 && this.taps.outside.size === 0;

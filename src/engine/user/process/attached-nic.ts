@@ -111,11 +111,11 @@ export class AttachedNic {
   }
 
   stats(): NicStats {
-    const { toGuest, fromGuest, drops } = this.port;
+    const { queue, fromGuest, drops } = this.port;
     return {
       id: this.#config.id,
-      rxPackets: toGuest.packets,
-      rxBytes: toGuest.bytes,
+      rxPackets: queue.counts.packets,
+      rxBytes: queue.counts.bytes,
       txPackets: fromGuest.packets,
       txBytes: fromGuest.bytes,
       drops: drops.toRecord(),
