@@ -409,7 +409,7 @@ export function testBridge(hooks: Hooks): void {
       }
       expect(problems.map((p) => p.object)).toEqual([`nic:${vmId(1)}`]);
       expect(problems[0]?.message).toMatch(
-        /^en0 was bridged, and then the host lost its route 'default via 10\.9\.0\.1 dev en0'; the bridge was undone and the host has it back/,
+        /^after en0 was bridged, the host lost its route 'default via 10\.9\.0\.1 dev en0'; the bridge was removed, and the host recovered/,
       );
       expect(joined()).toEqual({ tcx: nothingAtTcx, clsact: '' });
       expect(w.host.run('ip route')).toContain('default via 10.9.0.1 dev en0');

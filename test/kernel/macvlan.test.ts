@@ -32,7 +32,7 @@ describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}
     w.host.run(
       'ip -4 -o addr show en0 | grep -o "en0 .*"; ip route; ip -o -d link show en0 | grep -oE "<[^>]*>|promiscuity [0-9]+"; tc qdisc show dev en0; true',
     );
-  const plug = cardBridgeNames(vmId(1)).plug;
+  const bridgePort = cardBridgeNames(vmId(1)).bridgePort;
 
   beforeAll(async () => {
     w = new World('mv-');
@@ -161,7 +161,7 @@ describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}
   });
 
   test('B6, B90: after kill -9 traffic goes on; the next engine adopts all, and heals what is broken', async () => {
-    const index = (): string => w.host.run(`cat /sys/class/net/${plug}/ifindex`).trim();
+    const index = (): string => w.host.run(`cat /sys/class/net/${bridgePort}/ifindex`).trim();
     const before = index();
     await e.kill();
     await vm1.reaches('10.9.0.1');
@@ -169,11 +169,11 @@ describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}
     expect(await e.apply(state(bridged(1), bridged(2)))).toEqual([]);
     expect(index(), 'the same macvlan').toBe(before);
     await vm1.reaches('10.9.0.1');
-    w.host.run(`ip link del ${plug}`);
+    w.host.run(`ip link del ${bridgePort}`);
     await until('a deleted macvlan is made again', () => vm1.pings('10.9.0.1'));
     w.host.run(`ip link del ${cardBridgeNames(vmId(1)).bridge}`);
     await until('a deleted bridge is made again', () => w.outside.pings(ip1));
-    w.host.run(`ip link set ${plug} address 02:00:00:00:00:99`);
+    w.host.run(`ip link set ${bridgePort} address 02:00:00:00:00:99`);
     await until('another address is put right', () => w.outside.pings(ip1));
   });
 
@@ -193,7 +193,7 @@ describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}
   test('B16: bridge_method ebpf is refused here by name; where eBPF works, the method is changed live, both ways', async () => {
     const problems = await e.apply({ ...state(bridged(1)), bridgeMethod: 'ebpf' });
     expect(problems.map((p) => p.object)).toEqual([`nic:${vmId(1)}`]);
-    expect(problems[0]?.message).toMatch(/^en0 cannot be bridged without touching it \(.*\); put en0 into a bridge, and name that with -b$/);
+    expect(problems[0]?.message).toMatch(/^en0 cannot be bridged as it is \(.*\); put en0 into a bridge, and name that bridge with -b$/);
     expect(await e.apply(state(bridged(1), bridged(2)))).toEqual([]);
     await vm1.reaches('10.9.0.1');
     await e.kill();

@@ -31,22 +31,22 @@ async function tryAll(): Promise<object> {
   const bare = [hooks.has(index), seen()];
   attachTcx(index, 'ingress', others.id);
   const steps = {
-    first: [hooks.bring(index, old), hooks.bring(index, old), hooks.has(index), seen()],
-    exchanged: [hooks.bring(index, now), seen(), ids().map((id) => id === idOf(now) - others.id)],
-    undisturbed: hooks.isDisturbed(),
+    first: [hooks.attach(index, old), hooks.attach(index, old), hooks.has(index), seen()],
+    exchanged: [hooks.attach(index, now), seen(), ids().map((id) => id === idOf(now) - others.id)],
+    undisturbed: hooks.hasDrifted(),
   };
   // of another daemon, beside ours
   attachTcx(index, 'ingress', idOf(old));
-  const doubled = [seen(), hooks.isDisturbed(), hooks.bring(index, now), seen()];
+  const doubled = [seen(), hooks.hasDrifted(), hooks.attach(index, now), seen()];
   detachTcx(index, 'egress', now.find((f) => f.direction === 'egress')?.id as number);
-  const taken = [seen(), hooks.isDisturbed(), hooks.isDisturbed(), hooks.bring(index, now), seen()];
+  const taken = [seen(), hooks.hasDrifted(), hooks.hasDrifted(), hooks.attach(index, now), seen()];
   const later = new UplinkTcx();
-  later.part(index);
-  later.part(index);
+  later.detach(index);
+  later.detach(index);
   const gone = seen();
-  hooks.bring(index, now);
+  hooks.attach(index, now);
   execFileSync('ip', ['link', 'del', device]);
-  return { bare, ...steps, doubled, taken, gone, withoutInterface: [hooks.isDisturbed(), hasTcx(index), seen()] };
+  return { bare, ...steps, doubled, taken, gone, withoutInterface: [hooks.hasDrifted(), hasTcx(index), seen()] };
 }
 
 console.log(JSON.stringify(hasTcx(index) ? await tryAll() : { hooks: false }));

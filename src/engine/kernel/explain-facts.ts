@@ -6,12 +6,12 @@ import type { KernelHostState } from '../../net/explain/kernel-engine.ts';
 import { parseIpv4, parseMac } from '../../wire/address.ts';
 import { parseIpv6 } from '../../wire/address6.ts';
 import type { DesiredState } from '../engine.ts';
-import type { Plugs } from './bridging/uplinks.ts';
+import type { Attachments } from './bridging/uplinks.ts';
 import { BRIDGES, bridgeMac, DHCP_PORTS, DNS_PORT } from './names.ts';
 import { findFirewalls } from './rules/firewalls.ts';
 
 /** `ipOf`: the current address of a guest, by the id of its card. */
-export async function gatherFacts(desired: DesiredState, plugs: Plugs, ipOf: (id: string) => number | null): Promise<KernelHostState> {
+export async function gatherFacts(desired: DesiredState, attachments: Attachments, ipOf: (id: string) => number | null): Promise<KernelHostState> {
   const routes = await listRoutes();
   const forwardingOff: string[] = [];
   for (const dev of new Set([...routes.map((r) => r.dev), ...Object.values(BRIDGES)]))
@@ -19,14 +19,14 @@ export async function gatherFacts(desired: DesiredState, plugs: Plugs, ipOf: (id
   return {
     networks: desired.networks.map((n) => ({ ...n, interface: BRIDGES[n.name], gatewayMac: parseMac(bridgeMac(n.name)) as number })),
     cards: desired.nics.map((nic) => {
-      const plug = nic.type === 'bridge' ? plugs.get(nic.id) : undefined;
-      if (!plug) return { ...nic, ip: ipOf(nic.id) };
-      const isHostBridge = plug.own.length === 0;
-      const name = isHostBridge ? plug.bridge : plug.uplink;
+      const attachment = nic.type === 'bridge' ? attachments.get(nic.id) : undefined;
+      if (!attachment) return { ...nic, ip: ipOf(nic.id) };
+      const isHostBridge = attachment.ownInterfaces.length === 0;
+      const name = isHostBridge ? attachment.bridge : attachment.uplink;
       return {
         ...nic,
         ip: ipOf(nic.id),
-        segment: { name, hostInterfaces: [plug.uplink, plug.bridge], hostUnreachable: plug.limit !== '', isHostBridge },
+        segment: { name, hostInterfaces: [attachment.uplink, attachment.bridge], hostUnreachable: attachment.limit !== '', isHostBridge },
       };
     }),
     addresses: await hostAddresses(),

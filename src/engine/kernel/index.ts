@@ -44,7 +44,7 @@ import { ProcessClient } from '../process/client.ts';
 import { asUser, PROCESS_UIDS } from '../process/users.ts';
 import { BridgedAddresses } from './addresses/bridged-addresses.ts';
 import { GuestAddresses } from './addresses/guest-addresses.ts';
-import { type Plugs, UplinkKeeper } from './bridging/uplinks.ts';
+import { type Attachments, Uplinks } from './bridging/uplinks.ts';
 import { openCapture } from './capture.ts';
 import { ChangeMonitors } from './change-monitors.ts';
 import { examineHost } from './doctor.ts';
@@ -93,9 +93,9 @@ class KernelEngine implements Engine {
   #locations = new NicLocations();
   /** What of that has not been done yet. */
   #stale: StaleConnections[] = [];
-  #uplinks: UplinkKeeper;
+  #uplinks: Uplinks;
   /** Where the taps of bridge-type cards went. */
-  #plugs: Plugs = new Map();
+  #attachments: Attachments = new Map();
   #bridged: BridgedAddresses;
   /** Cards' interfaces as they were at the last check. */
   #taps: NicTap[] = [];
@@ -115,7 +115,7 @@ class KernelEngine implements Engine {
 
   constructor(options: KernelEngineOptions) {
     this.#options = options;
-    this.#uplinks = new UplinkKeeper(options.runDir, options.log);
+    this.#uplinks = new Uplinks(options.runDir, options.log);
     this.#bridged = new BridgedAddresses(options.runDir);
     this.#sysctl = new SysctlRecord(join(options.runDir, 'sysctl.json'));
     this.#translations = new MacTranslations(join(options.runDir, 'bpf'), (o, m) => options.log.warn(o, m));
@@ -208,7 +208,7 @@ class KernelEngine implements Engine {
       return { name: r.name, active: l?.listening ?? false, reason: l?.listening ? '' : (l?.reason ?? 'the network service does not answer') };
     });
     const tap = tapName(nic.id);
-    const limit = nic.type === 'bridge' ? this.#plugs.get(nic.id)?.limit : '';
+    const limit = nic.type === 'bridge' ? this.#attachments.get(nic.id)?.limit : '';
     return {
       id: nic.id,
       ip,
@@ -263,7 +263,7 @@ class KernelEngine implements Engine {
 
   async explain(id: string, packet: Packet): Promise<Explanation> {
     const addresses = new Map((await this.observe()).nics.map((n) => [n.id, n.ip]));
-    const facts = await gatherFacts(this.#desired, this.#plugs, (x) => addresses.get(x) ?? null);
+    const facts = await gatherFacts(this.#desired, this.#attachments, (x) => addresses.get(x) ?? null);
     const card = facts.cards.find((c) => c.id === id);
     if (!card) throw new AnkaError('network', `the engine knows no card of VM ${id}`);
     return explainKernel(facts, card, packet);
@@ -354,7 +354,7 @@ class KernelEngine implements Engine {
       }
     };
     const desired = this.#desired;
-    this.#plugs = await this.#uplinks.apply(desired.nics, desired.bridgeMethod ?? 'auto', attempt);
+    this.#attachments = await this.#uplinks.apply(desired.nics, desired.bridgeMethod ?? 'auto', attempt);
     const carryOut = async (steps: LinkPlan['steps']): Promise<void> => {
       for (const step of steps) {
         this.#options.log.info({ object: step.object, lines: step.lines }, 'links');
@@ -370,11 +370,11 @@ class KernelEngine implements Engine {
       problems.push({ object: `nic:${id}`, message });
     }
     const addresses = await listAddresses();
-    const bridgedTo = [...this.#plugs.values()].flatMap((p) => [p.uplink, p.bridge]);
+    const bridgedTo = [...this.#attachments.values()].flatMap((p) => [p.uplink, p.bridge]);
     this.#hostAddresses = [...new Set(bridgedTo.flatMap((n) => (addresses.get(n) ?? []).map((a) => a.replace(/\/.*/, ''))))];
-    await carryOut(planLinks(desired, links, addresses, this.#plugs, unplugged).steps);
+    await carryOut(planLinks(desired, links, addresses, this.#attachments, unplugged).steps);
     this.#taps = desired.nics.flatMap((nic) =>
-      links.some((l) => l.name === tapName(nic.id)) ? [{ tap: tapName(nic.id), attached: masterOf(nic, this.#plugs, unplugged) !== null }] : [],
+      links.some((l) => l.name === tapName(nic.id)) ? [{ tap: tapName(nic.id), attached: masterOf(nic, this.#attachments, unplugged) !== null }] : [],
     );
     await attempt('host', () => this.#sysctls(desired));
     await attempt('service', () => this.#configureService(desired));
@@ -383,7 +383,7 @@ class KernelEngine implements Engine {
     await attempt('host', async () => {
       const bridges = [
         ...desired.networks.map((n) => BRIDGES[n.name] as string),
-        ...new Set([...this.#plugs.values()].flatMap((p) => (p.own.length > 0 ? [p.bridge] : []))),
+        ...new Set([...this.#attachments.values()].flatMap((p) => (p.ownInterfaces.length > 0 ? [p.bridge] : []))),
       ];
       await allowThroughFirewalls(await findFirewalls(), bridges);
     });
@@ -424,7 +424,7 @@ class KernelEngine implements Engine {
   }
 
   #segments(desired: DesiredState): Segments {
-    const own = (nic: DesiredNic): boolean => (this.#plugs.get(nic.id)?.own.length ?? 0) > 0;
+    const own = (nic: DesiredNic): boolean => (this.#attachments.get(nic.id)?.ownInterfaces.length ?? 0) > 0;
     return { nics: new Set(desired.nics.filter((n) => n.type === 'bridge' && own(n)).map((n) => n.id)), hostAddresses: this.#hostAddresses };
   }
 
@@ -485,7 +485,7 @@ class KernelEngine implements Engine {
     this.#monitors.start();
     const look = setInterval(() => void this.#enqueue(() => this.#lookAtNeighbours()), LOOK_MS);
     const safety = setInterval(() => {
-      if (Date.now() - this.#lastCheck >= SAFETY_CHECK_MS || this.#uplinks.isDisturbed()) this.#soon();
+      if (Date.now() - this.#lastCheck >= SAFETY_CHECK_MS || this.#uplinks.hasDrifted()) this.#soon();
     }, LOOK_MS);
     this.#timers = [look, safety];
     for (const t of this.#timers) t.unref();

@@ -9,7 +9,7 @@
 import type { Link } from '../../host/links.ts';
 import { formatIpv4, gatewayOf } from '../../wire/address.ts';
 import type { DesiredNic, DesiredState } from '../engine.ts';
-import type { Plugs } from './bridging/uplinks.ts';
+import type { Attachments } from './bridging/uplinks.ts';
 import { BRIDGES, bridgeMac, GROUP, LABEL, tapName } from './names.ts';
 
 export interface LinkPlan {
@@ -42,9 +42,9 @@ function mtusOf(desired: DesiredState, network: string): { smallest: number; lar
 /**
  * The bridge that a card's tap belongs into; null for none. Cards in `unplugged` (ids) are kept out of their network.
  */
-export function masterOf(nic: DesiredNic, plugs: Plugs, unplugged: ReadonlySet<string>): string | null {
+export function masterOf(nic: DesiredNic, attachments: Attachments, unplugged: ReadonlySet<string>): string | null {
   if (unplugged.has(nic.id) || nic.type === 'disconnected') return null;
-  return nic.type === 'bridge' ? (plugs.get(nic.id)?.bridge ?? null) : BRIDGES[nic.type];
+  return nic.type === 'bridge' ? (attachments.get(nic.id)?.bridge ?? null) : BRIDGES[nic.type];
 }
 
 /** Compares and says what to do. Cards in `unplugged` (ids) are kept out of their network. */
@@ -52,7 +52,7 @@ export function planLinks(
   desired: DesiredState,
   links: readonly Link[],
   addresses: ReadonlyMap<string, string[]>,
-  plugs: Plugs,
+  attachments: Attachments,
   unplugged: ReadonlySet<string>,
 ): LinkPlan {
   const steps: LinkPlan['steps'] = [];
@@ -60,7 +60,7 @@ export function planLinks(
   const wanted = new Set<string>([
     ...desired.networks.map((n) => BRIDGES[n.name] as string),
     ...desired.nics.map((n) => tapName(n.id)),
-    ...[...plugs.values()].flatMap((u) => u.own),
+    ...[...attachments.values()].flatMap((u) => u.ownInterfaces),
   ]);
   for (const l of links) if (isOurs(l) && !wanted.has(l.name)) steps.push({ object: `link:${l.name}`, lines: [`link del dev ${l.name}`] });
   for (const n of desired.networks) {
@@ -85,8 +85,8 @@ export function planLinks(
     const name = tapName(nic.id);
     const l = byName.get(name);
     if (!l) continue; // it could not be made
-    const master = masterOf(nic, plugs, unplugged);
-    const mtu = (nic.type === 'bridge' ? plugs.get(nic.id)?.mtu : undefined) ?? mtusOf(desired, nic.type).largest;
+    const master = masterOf(nic, attachments, unplugged);
+    const mtu = (nic.type === 'bridge' ? attachments.get(nic.id)?.mtu : undefined) ?? mtusOf(desired, nic.type).largest;
     const lines: string[] = [];
     if (l.alias !== `${LABEL}nic=${nic.id}`) lines.push(`link set dev ${name} group ${GROUP} alias ${LABEL}nic=${nic.id}`);
     if (l.mtu !== mtu) lines.push(`link set dev ${name} mtu ${mtu}`);

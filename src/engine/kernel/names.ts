@@ -25,26 +25,26 @@ export const TABLES = [
 export interface SegmentNames {
   /** The bridge with the VMs' taps. */
   bridge: string;
-  /** A veth pair: its end in the bridge, and the end that the eBPF programs join to the interface. */
-  plug: string;
-  port: string;
+  /** A veth pair: the end in the bridge, and the end that eBPF programs connect to the interface. */
+  bridgePort: string;
+  uplinkPort: string;
 }
 
 export function segmentNames(uplink: string): SegmentNames {
   const key = createHash('sha256').update(uplink).digest('hex').slice(0, 8);
-  return { bridge: `${SEGMENT_PREFIX}${key}`, plug: `${PLUG_PREFIX}${key}`, port: `anka-pt${key}` };
+  return { bridge: `${SEGMENT_PREFIX}${key}`, bridgePort: `${BRIDGE_PORT_PREFIX}${key}`, uplinkPort: `anka-pt${key}` };
 }
 
 /** What is made for one card that is bridged by a macvlan: a bridge with the card's tap and the macvlan in it. */
-export function cardBridgeNames(id: string): { bridge: string; plug: string } {
-  const { bridge, plug } = segmentNames(`card ${id}`);
-  return { bridge, plug };
+export function cardBridgeNames(id: string): { bridge: string; bridgePort: string } {
+  const { bridge, bridgePort } = segmentNames(`card ${id}`);
+  return { bridge, bridgePort };
 }
 
 /** Begins the name of every bridge for type bridge. */
 export const SEGMENT_PREFIX = 'anka-br';
-/** Begins the name of every end in a bridge. */
-export const PLUG_PREFIX = 'anka-pl';
+/** Begins the name of every bridge port for type bridge. */
+export const BRIDGE_PORT_PREFIX = 'anka-pl';
 
 /** Interface of a VM's card on the host: at most 15 bytes. */
 export function tapName(id: string): string {

@@ -1,10 +1,12 @@
 /**
- * Whether the host still has its own network, before and after a change to one of its interfaces (B19).
+ * Checks that the host keeps its own connectivity while one of its interfaces is changed (B19).
  *
- * Theory of operation: compared are the default routes, the interface's addresses and state, and whether the gateways
- * behind the interface answer ARP now: the kernel is made to ask again (neighbour state PROBE). What was not there
- * before is not missed afterwards. What costs the host something is undone at once, and not tried again until the wish
- * changes. Limits: IPv4; a gateway that never was asked is asked by a datagram to its discard port.
+ * Theory of operation: the host is observed before and after a change: its default routes, the interface's addresses
+ * and state, and whether the gateways behind the interface answer ARP now (neighbour state PROBE makes the kernel ask
+ * again). What was missing before does not count as lost. A change that costs the host anything is undone at once, and
+ * not repeated until another change is asked for.
+ *
+ * Limits: IPv4. A gateway that the kernel has not resolved yet gets a datagram to its discard port.
  */
 import { createSocket } from 'node:dgram';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -12,8 +14,8 @@ import { run } from '../../../host/exec.ts';
 import { ipBatch, listAddresses, listLinks } from '../../../host/links.ts';
 import { AnkaError } from '../../../lib/errors.ts';
 
-/** A default route as `ip route` takes it again. */
 interface DefaultRoute {
+  /** As `ip route add` takes it. */
   text: string;
   gateway: string | null;
   dev: string;
@@ -28,8 +30,9 @@ export interface HostConnectivity {
   answering: string[];
 }
 
+const DISCARD_PORT = 9;
 const POLL_MS = 25;
-/** The kernel asks three times, a second apart. */
+/** The kernel sends three requests, one a second. */
 const ANSWER_MS = 4500;
 
 async function defaultRoutes(): Promise<DefaultRoute[]> {
@@ -48,13 +51,13 @@ async function answers(gateway: string, dev: string): Promise<boolean> {
   };
   const first = await state();
   if (first === 'PERMANENT' || first === 'NOARP') return true;
-  const asked = await run('ip', ['neigh', 'change', gateway, 'dev', dev, 'nud', 'probe']).then(
+  const probing = await run('ip', ['neigh', 'change', gateway, 'dev', dev, 'nud', 'probe']).then(
     () => true,
-    () => false, // the kernel does not know its address yet
+    () => false, // the kernel has not resolved it yet
   );
-  if (!asked) {
+  if (!probing) {
     const socket = createSocket('udp4');
-    await new Promise<void>((resolve) => socket.send('', 9, gateway, () => resolve()));
+    await new Promise<void>((resolve) => socket.send('', DISCARD_PORT, gateway, () => resolve()));
     socket.close();
   }
   for (let waited = 0; waited < ANSWER_MS; waited += POLL_MS) {
@@ -66,29 +69,29 @@ async function answers(gateway: string, dev: string): Promise<boolean> {
   return false;
 }
 
-/** Looks. Of the gateways only those in `ask` are asked, where given. */
-export async function lookAtHost(dev: string, ask?: readonly string[]): Promise<HostConnectivity> {
+/** Observes the host now. `gateways`: those to probe; by default all behind the interface. */
+export async function observeHost(dev: string, gateways?: readonly string[]): Promise<HostConnectivity> {
   const link = (await listLinks()).find((l) => l.name === dev);
   const routes = await defaultRoutes();
-  const gateways = ask ?? [...new Set(routes.flatMap((r) => (r.dev === dev && r.gateway !== null ? [r.gateway] : [])))];
+  const probed = gateways ?? [...new Set(routes.flatMap((r) => (r.dev === dev && r.gateway !== null ? [r.gateway] : [])))];
   const answering: string[] = [];
-  for (const g of gateways) if (link && (await answers(g, dev))) answering.push(g);
+  for (const g of probed) if (link && (await answers(g, dev))) answering.push(g);
   return { dev, up: link?.up ?? false, addresses: (await listAddresses()).get(dev) ?? [], routes, answering };
 }
 
-/** What the host has lost, in words; null when nothing. */
-export function lostSince(before: HostConnectivity, after: HostConnectivity): string | null {
+/** The first thing that the host lost, as a clause for a message; null if nothing. */
+export function findLoss(before: HostConnectivity, after: HostConnectivity): string | null {
   if (before.up && !after.up) return `${before.dev} is down`;
   const address = before.addresses.find((a) => !after.addresses.includes(a));
   if (address !== undefined) return `${before.dev} lost its address ${address}`;
   const route = before.routes.find((r) => !after.routes.some((a) => a.text === r.text));
   if (route) return `the host lost its route '${route.text}'`;
   const gateway = before.answering.find((g) => !after.answering.includes(g));
-  if (gateway !== undefined) return `the gateway ${gateway} does not answer any more`;
+  if (gateway !== undefined) return `the gateway ${gateway} no longer answers`;
   return null;
 }
 
-/** Puts default routes through the interface back that are missing. Tells which could not be. */
+/** Adds missing default routes through the interface again. Returns those that could not be added, and why. */
 export async function restoreRoutes(before: HostConnectivity): Promise<string[]> {
   const now = await defaultRoutes();
   const failed: string[] = [];
@@ -99,45 +102,54 @@ export async function restoreRoutes(before: HostConnectivity): Promise<string[]>
   return failed;
 }
 
-/** Makes changes to interfaces under the condition that the host keeps what it has. */
+export interface GuardedChange {
+  uplink: string;
+  /** Identifies the change: one that was undone is not repeated. */
+  change: string;
+  work: () => Promise<void>;
+  undo: () => Promise<void>;
+}
+
+/** Changes interfaces on condition that the host keeps its connectivity. */
 export class HostGuard {
   #log: { warn(o: object, m: string): void };
-  /** Interfaces on which a change was undone, by what was wished then, and why. */
-  #undone = new Map<string, { wish: string; why: string }>();
+  /** The last change that was undone, by interface, and why. */
+  #undone = new Map<string, { change: string; why: string }>();
 
   constructor(log: { warn(o: object, m: string): void }) {
     this.#log = log;
   }
 
-  /** Throws when this wish has cost the host something before. */
-  demandUntried(dev: string, wish: string): void {
-    const undone = this.#undone.get(dev);
-    if (undone?.wish === wish) throw new AnkaError('network', undone.why);
-    this.#undone.delete(dev);
+  /** Throws if this change was undone before. */
+  demandNotUndone(uplink: string, change: string): void {
+    const undone = this.#undone.get(uplink);
+    if (undone?.change === change) throw new AnkaError('network', undone.why);
+    this.#undone.delete(uplink);
   }
 
-  /** Interfaces to which nothing is bridged any more may be tried again. */
-  keepOnly(devices: ReadonlySet<string>): void {
-    for (const dev of this.#undone.keys()) if (!devices.has(dev)) this.#undone.delete(dev);
+  /** Forgets the undone changes of all other interfaces, so that they may be tried again. */
+  keepOnly(uplinks: ReadonlySet<string>): void {
+    for (const uplink of this.#undone.keys()) if (!uplinks.has(uplink)) this.#undone.delete(uplink);
   }
 
-  /** Does `work` between two looks at the host, and `undo` when it fails or costs the host something. Throws then. */
-  async during(dev: string, wish: string, work: () => Promise<void>, undo: () => Promise<void>): Promise<void> {
-    const before = await lookAtHost(dev);
+  /** Makes a change. Undoes it and throws if it fails or costs the host connectivity. */
+  async during({ uplink, change, work, undo }: GuardedChange): Promise<void> {
+    const before = await observeHost(uplink);
     try {
       await work();
     } catch (cause) {
       await undo();
       throw cause;
     }
-    const lost = lostSince(before, await lookAtHost(dev, before.answering));
-    if (lost === null) return;
+    const loss = findLoss(before, await observeHost(uplink, before.answering));
+    if (loss === null) return;
     await undo();
     const failed = await restoreRoutes(before);
-    const still = lostSince(before, await lookAtHost(dev, before.answering));
-    const why = `${dev} was bridged, and then ${lost}; the bridge was undone${still === null ? ' and the host has it back' : `, but ${still}`}; change the card, or start the VM anew, to try again`;
-    this.#log.warn({ uplink: dev, lost, still, failed }, 'the bridge was undone');
-    this.#undone.set(dev, { wish, why });
+    const remaining = findLoss(before, await observeHost(uplink, before.answering));
+    const outcome = remaining === null ? 'the host recovered' : `still ${remaining}`;
+    const why = `after ${uplink} was bridged, ${loss}; the bridge was removed, and ${outcome}; change the network card or restart the VM to try again`;
+    this.#log.warn({ uplink, loss, remaining, failed }, 'the bridge cost the host connectivity and was removed');
+    this.#undone.set(uplink, { change, why });
     throw new AnkaError('network', why);
   }
 }

@@ -1,316 +1,224 @@
 /**
- * The no-touch bridge of one interface: made, kept, and taken away.
+ * The no-touch bridge of one interface: connects a segment to it without putting it into a bridge (B16).
  *
- * Theory of operation: a bridge of ours with the VMs' taps, and a veth pair that three eBPF programs
- * (bpf/no-touch-bridge.bpf.c) join to the interface. The interface is in no bridge: its addresses, routes and name
- * stay. What it has to be told is that it takes in the VMs' addresses (or everything, where its driver has no such
- * list), and all groups, for IPv6 asks by group. What was changed on it is noted in a file before, so that it can be
- * undone after a crash. What is attached is asked of the kernel: a filter's name is a digest of the object, addresses
- * included.
+ * Theory of operation: three eBPF programs (bpf/no-touch-bridge.bpf.c) carry frames between the interface and a veth
+ * end of the segment (segment.ts). The interface keeps its addresses, routes and name; what is changed on it is undone
+ * later (uplink-changes.ts). What is attached is read from the kernel: a filter's name is a digest of the object,
+ * addresses included.
  *
- * Where the kernel has tcx hooks, the interface's two programs go there, as clsact costs the host some of what it
- * sends. `tc` loads them nevertheless: as filters of the port, in a chain that no frame comes to, where their names
- * tell what they are, and from where they are attached by their numbers. An interface that has our filters already
- * keeps them to its last VM.
+ * If the kernel has tcx hooks, the interface's two programs are attached there, as clsact delays what the host sends.
+ * `tc` still loads them: as filters of the veth end, in a chain that no frame reaches. Their names are read there, and
+ * they are attached from there by their ids. An interface that has our clsact filters already keeps them until its last
+ * VM is detached.
  *
- * Attaching and detaching are done between two looks at the host's connectivity (B19).
+ * Attaching and detaching are guarded by two observations of the host's connectivity (B19).
  *
- * Limits: an interface is known by its name, so one that is renamed is another. Large receive offload (LRO) must be
- * off, as for any forwarding; the kernel switches it off where the interface has a route. Linux 5.3 and later, with tc
- * of iproute2 5.10 and later.
+ * Limits: large receive offload (LRO) must be off, as for any forwarding; the kernel switches it off if the interface
+ * has a route. Linux 5.3 and later, with tc of iproute2 5.10 and later.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { JsonRecord } from '../../../host/json-record.ts';
-import { ipBatch, type Link, listLinks } from '../../../host/links.ts';
-import { setSysctl } from '../../../host/sysctl.ts';
-import {
-  type BpfFilter,
-  ensureClsact,
-  hasClsact,
-  hasFilters,
-  listBpfFilters,
-  removeClsact,
-  removeFilter,
-  replaceBpfFilter,
-  type TcDirection,
-} from '../../../host/tc.ts';
+import { type Link, listLinks } from '../../../host/links.ts';
+import { type BpfFilter, ensureClsact, listBpfFilters, removeFilter, replaceBpfFilter, type TcDirection } from '../../../host/tc.ts';
 import { hasTcx } from '../../../host/tcx.ts';
-import { addFilterAddress, listFilterAddresses, removeFilterAddress } from '../../../host/unicast-filter.ts';
 import { AnkaError } from '../../../lib/errors.ts';
 import { parseMac } from '../../../wire/address.ts';
 import { EbpfObject } from '../ebpf/object.ts';
-import { GROUP, LABEL, type SegmentNames, segmentNames } from '../names.ts';
-import { type HostGuard, lookAtHost, lostSince, restoreRoutes } from './host-connectivity.ts';
-import { noTouchConstant } from './no-touch-object.ts';
+import { segmentNames } from '../names.ts';
+import { findLoss, type HostGuard, observeHost, restoreRoutes } from './host-connectivity.ts';
+import { noTouchConfig } from './no-touch-object.ts';
+import { removeSegment, segmentUplinks } from './segment.ts';
+import { UplinkChanges } from './uplink-changes.ts';
 import { TCX_STORE, UplinkTcx } from './uplink-tcx.ts';
-
-/** What was changed on one interface. */
-interface Changes {
-  /** Interface index: one that went and came back has nothing of ours. */
-  index: number;
-  clsact: boolean;
-  allMulticast: boolean;
-  promiscuous: boolean;
-  macs: number[];
-}
 
 export interface BridgedVm {
   mac: number;
-  parted: boolean;
+  isolated: boolean;
 }
 
 const OBJECT_PREFIX = 'anka-ntb-';
-/** Between what others put first (a CNI) and what the kernel numbers by itself (49152). */
+/** Between what others put first (a CNI) and what the kernel assigns by itself (49152). */
 const PREFERENCE = 97;
-/** Until the kernel's refusal of a program is believed. */
+/** Attempts before a refusal by the kernel counts. */
 const ATTEMPTS = 3;
-const AGAIN_MS = 100;
+const RETRY_MS = 100;
 
 interface Program {
-  at: 'nic' | 'port';
+  /** The host's interface, or the segment's veth end. */
+  at: 'uplink' | 'port';
   direction: TcDirection;
   chain: number;
   section: string;
 }
 
-/** In the order of attaching: the way out first, so that no answer is lost. */
+/** In the order of attaching: outbound first, so that no answer is lost. */
 const PROGRAMS: readonly Program[] = [
   { at: 'port', direction: 'ingress', chain: 0, section: 'tc/port_in' },
-  { at: 'nic', direction: 'egress', chain: 0, section: 'tc/nic_out' },
-  { at: 'nic', direction: 'ingress', chain: 0, section: 'tc/nic_in' },
+  { at: 'uplink', direction: 'egress', chain: 0, section: 'tc/nic_out' },
+  { at: 'uplink', direction: 'ingress', chain: 0, section: 'tc/nic_in' },
 ];
-/** The same, where the interface has them at tcx. */
-const PROGRAMS_FOR_TCX: readonly Program[] = PROGRAMS.map((p) => (p.at === 'nic' ? { ...p, at: 'port', chain: TCX_STORE } : p));
+/** The same, if the interface has them at tcx. */
+const PROGRAMS_FOR_TCX: readonly Program[] = PROGRAMS.map((p) => (p.at === 'uplink' ? { ...p, at: 'port', chain: TCX_STORE } : p));
 
-/** The way out where the interface cannot be bridged. */
+/** What connecting a segment takes, from what is attached now. */
+interface JoinPlan {
+  uplink: Link;
+  port: Link;
+  vms: readonly BridgedVm[];
+  object: EbpfObject;
+  fileName: string;
+  /** Identifies the change to the guard. */
+  change: string;
+  /** The interface's programs are attached at tcx. */
+  tcx: boolean;
+  /** The interface has no program of ours yet. */
+  first: boolean;
+  missing: readonly Program[];
+  portFilters: readonly BpfFilter[];
+}
+
 export const cannotBridge = (uplink: string, why: string): string =>
-  `${uplink} cannot be bridged without touching it (${why}); put ${uplink} into a bridge, and name that with -b`;
+  `${uplink} cannot be bridged as it is (${why}); put ${uplink} into a bridge, and name that bridge with -b`;
 
 type Log = { info(o: object, m: string): void; warn(o: object, m: string): void };
 
 export class NoTouchBridges {
+  /** For copies of the object. */
   #dir: string;
   #log: Log;
-  readonly #changes: JsonRecord<Changes>;
+  #changes: UplinkChanges;
   #guard: HostGuard;
   #tcx = new UplinkTcx();
 
-  /** `runDir` is emptied by a reboot, as the kernel is. */
   constructor(runDir: string, log: Log, guard: HostGuard) {
     this.#guard = guard;
     this.#dir = `${runDir}/bpf`;
-    this.#changes = new JsonRecord(`${runDir}/uplinks.json`);
+    this.#changes = new UplinkChanges(runDir, log);
     this.#log = log;
   }
 
-  /** Interfaces that have a bridge, or something of one. */
-  known(links: readonly Link[]): string[] {
-    const labelled = links.flatMap((l) => (l.alias.startsWith(`${LABEL}uplink=`) ? [l.alias.slice(LABEL.length + 7)] : []));
-    return [...new Set([...labelled, ...this.#changes.entries.keys()])];
+  /** Interfaces that have a no-touch bridge, or part of one. */
+  uplinks(links: readonly Link[]): string[] {
+    return [...new Set([...segmentUplinks(links), ...this.#changes.uplinks()])];
   }
 
-  /** Whether another took away what joins an interface, in a way that no monitor tells. */
-  isDisturbed(): boolean {
-    return this.#tcx.isDisturbed();
-  }
-
-  /** Makes the segment, without joining it to anything. */
-  async makeSegment(uplink: string, mtu: number, links: readonly Link[]): Promise<SegmentNames> {
-    const names = segmentNames(uplink);
-    const byName = new Map(links.map((l) => [l.name, l]));
-    const bridge = byName.get(names.bridge);
-    const plug = byName.get(names.plug);
-    const port = byName.get(names.port);
-    const lines: string[] = [];
-    if (!bridge) lines.push(`link add name ${names.bridge} group ${GROUP} type bridge stp_state 0 forward_delay 0 mcast_snooping 0`);
-    if (!plug !== !port) lines.push(`link del dev ${plug ? names.plug : names.port}`);
-    if (!plug || !port) lines.push(`link add name ${names.plug} group ${GROUP} type veth peer name ${names.port}`);
-    const label = `${LABEL}uplink=${uplink}`;
-    const made = [...(bridge?.alias === label ? [] : [names.bridge]), ...(plug?.alias === label && port?.alias === label ? [] : [names.plug, names.port])];
-    // the host's stack has nothing to do with them: no ARP, no IPv6
-    for (const n of made) lines.push(`link set dev ${n} group ${GROUP}`, `link set dev ${n} arp off addrgenmode none`);
-    await ipBatch(lines);
-    for (const n of made) await setSysctl(`net/ipv6/conf/${n}/disable_ipv6`, '1');
-    // the label comes last: what has none is not ready, as after a crash
-    await ipBatch(made.map((n) => `link set dev ${n} alias ${label}`));
-    const rest: string[] = [];
-    for (const [n, l] of [
-      [names.port, port],
-      [names.plug, plug],
-      [names.bridge, bridge],
-    ] as const) {
-      if (made.includes(n) || l?.mtu !== mtu) rest.push(`link set dev ${n} mtu ${mtu}`);
-      if (n === names.plug && (made.includes(n) || made.includes(names.bridge) || l?.master !== names.bridge))
-        rest.push(`link set dev ${n} master ${names.bridge}`);
-      if (made.includes(n) || !l?.up) rest.push(`link set dev ${n} up`);
-    }
-    await ipBatch(rest);
-    return names;
+  /** Whether somebody detached a program at tcx, of which the kernel sends no notification. */
+  hasDrifted(): boolean {
+    return this.#tcx.hasDrifted();
   }
 
   /**
-   * Joins the segment to the interface, or brings it up to date. Resolves with why eBPF cannot be used on this host, as
-   * it is tried on an interface of ours before the host's is touched; with null when it is done.
+   * Connects the segment to the interface, or updates it. Returns why eBPF is not available, which is tried on our own
+   * interface before the host's is changed; null on success.
    */
   async join(uplink: string, vms: readonly BridgedVm[]): Promise<string | null> {
-    const links = await listLinks();
-    const names = segmentNames(uplink);
-    const nic = links.find((l) => l.name === uplink);
-    const port = links.find((l) => l.name === names.port);
-    if (!nic || !port) throw new AnkaError('network', `interface ${nic ? names.port : uplink} is gone`);
-    const hostMac = parseMac(nic.mac);
-    if (hostMac === null) throw new AnkaError('network', `interface ${uplink} has no Ethernet address`);
-    const object = new EbpfObject('no-touch-bridge').setConfig('ANKANTB', noTouchConstant({ nic: nic.index, port: port.index, hostMac, vms }));
-    const name = object.fileName(OBJECT_PREFIX);
-    const wish = `${nic.index} ${vms.map((v) => v.mac).join()}`;
-    this.#guard.demandUntried(uplink, wish);
-    const found = await listBpfFilters([uplink, names.port]);
-    const byTcx = hasTcx(nic.index) && !found.get(uplink)?.some((f) => f.name.startsWith(OBJECT_PREFIX));
-    const wanted = byTcx ? PROGRAMS_FOR_TCX : PROGRAMS;
-    const device = (p: Pick<Program, 'at'>): string => (p.at === 'nic' ? uplink : names.port);
-    const isAt = (p: Program, f: BpfFilter): boolean => f.direction === p.direction && f.chain === p.chain && f.preference === PREFERENCE;
-    const at = (p: Program): BpfFilter | undefined => found.get(device(p))?.find((f) => isAt(p, f));
-    const stranger = wanted.map(at).find((f) => f && !f.name.startsWith(OBJECT_PREFIX));
-    if (stranger)
-      throw new AnkaError(
-        'network',
-        `${uplink} has another program's filter (${stranger.name}) where ours would be; put ${uplink} into a bridge, and name that with -b`,
-      );
-    const missing = wanted.filter((p) => at(p)?.name !== `${name}:[${p.section}]`);
-    const attach = async (at: Program['at']): Promise<void> => {
-      const programs = missing.filter((p) => p.at === at);
-      if (programs.length === 0) return;
-      if (at === 'port') await ensureClsact(names.port);
-      else await this.#ensureClsact(uplink, nic.index);
-      await object.withFile(this.#dir, name, async (path) => {
-        for (const { direction, chain, section } of programs)
-          await replaceBpfFilter(device({ at }), { direction, chain, preference: PREFERENCE, object: path, section });
-      });
-    };
-    const fresh = byTcx ? !this.#tcx.has(nic.index) : wanted.some((p) => p.at === 'nic' && !at(p));
-    if (fresh) {
-      const tried = (): Promise<string | null> =>
-        attach('port').then(
-          () => null,
-          (cause: Error) => cause.message,
-        );
-      let refusal = await tried();
-      // what is refused here counts for as long as this process lives, so nothing that passes may be taken for it
-      for (let tries = 1; refusal !== null && tries < ATTEMPTS; tries++) {
-        await sleep(AGAIN_MS);
-        refusal = await tried();
-      }
-      if (refusal !== null && !(await listLinks()).some((l) => l.index === port.index)) throw new AnkaError('network', `interface ${names.port} is gone`);
-      if (refusal !== null) return refusal;
+    const plan = await this.#plan(uplink, vms);
+    if (!plan.first) {
+      await this.#attach(plan);
+      return null;
     }
-    const work = async (): Promise<void> => {
-      let changed = missing.length > 0;
-      try {
-        await this.#listen(uplink, nic, vms);
-        if (!fresh) await attach('port');
-        await attach('nic');
-        const now = missing.length > 0 ? await listBpfFilters([names.port]) : found;
-        if (byTcx) changed = this.#tcx.bring(nic.index, now.get(names.port) ?? []) || changed;
-        else this.#tcx.part(nic.index);
-      } catch (cause) {
-        throw new AnkaError('network', cannotBridge(uplink, (cause as Error).message), { cause });
-      }
-      const hooks = byTcx ? 'tcx' : 'clsact';
-      if (changed) this.#log.info({ uplink, vms: vms.length, name, hooks }, fresh ? 'the interface is bridged' : 'the bridge is up to date');
-    };
-    await (fresh ? this.#guard.during(uplink, wish, work, () => this.#part(uplink)) : work());
+    const refusal = await this.#tryPort(plan);
+    if (refusal !== null) return refusal;
+    await this.#guard.during({ uplink, change: plan.change, work: () => this.#attach(plan), undo: () => this.#detach(uplink) });
     return null;
   }
 
-  async #ensureClsact(uplink: string, index: number): Promise<void> {
-    if (await hasClsact(uplink)) return;
-    this.#of(uplink, index).clsact = true;
-    this.#changes.save();
-    await ensureClsact(uplink);
+  async #plan(name: string, vms: readonly BridgedVm[]): Promise<JoinPlan> {
+    const links = await listLinks();
+    const names = segmentNames(name);
+    const uplink = links.find((l) => l.name === name);
+    const port = links.find((l) => l.name === names.uplinkPort);
+    if (!uplink || !port) throw missingInterface(uplink ? names.uplinkPort : name);
+    const hostMac = parseMac(uplink.mac);
+    if (hostMac === null) throw new AnkaError('network', `interface ${name} has no Ethernet address`);
+    const object = new EbpfObject('no-touch-bridge').setConfig('ANKANTB', noTouchConfig({ uplink: uplink.index, port: port.index, hostMac, vms }));
+    const fileName = object.fileName(OBJECT_PREFIX);
+    const change = `${uplink.index} ${vms.map((v) => v.mac).join()}`;
+    this.#guard.demandNotUndone(name, change);
+    const filters = await listBpfFilters([name, port.name]);
+    const tcx = hasTcx(uplink.index) && !filters.get(name)?.some(isOurs);
+    const wanted = tcx ? PROGRAMS_FOR_TCX : PROGRAMS;
+    const filterOf = (p: Program): BpfFilter | undefined =>
+      filters.get(p.at === 'uplink' ? name : port.name)?.find((f) => f.direction === p.direction && f.chain === p.chain && f.preference === PREFERENCE);
+    const foreign = wanted.map(filterOf).find((f) => f && !isOurs(f));
+    if (foreign) throw new AnkaError('network', cannotBridge(name, `the filter ${foreign.name} of another program is where ours would be`));
+    const missing = wanted.filter((p) => filterOf(p)?.name !== `${fileName}:[${p.section}]`);
+    const first = tcx ? !this.#tcx.has(uplink.index) : wanted.some((p) => p.at === 'uplink' && !filterOf(p));
+    return { uplink, port, vms, object, fileName, change, tcx, first, missing, portFilters: filters.get(port.name) ?? [] };
   }
 
-  /** Lets the interface take in what is for VMs. */
-  async #listen(uplink: string, nic: Link, vms: readonly BridgedVm[]): Promise<void> {
-    const changes = this.#of(uplink, nic.index);
-    const have = await listFilterAddresses(uplink);
-    const macs = vms.map((v) => v.mac);
-    for (const mac of changes.macs.filter((m) => !macs.includes(m))) {
-      if (have.has(mac)) await removeFilterAddress(uplink, mac);
-      changes.macs = changes.macs.filter((m) => m !== mac);
-      this.#changes.save();
+  /** Attaches the programs at our own interface. Returns why the kernel refuses them, or null. */
+  async #tryPort(plan: JoinPlan): Promise<string | null> {
+    // a refusal counts for the life of this process, so a passing failure must not be taken for one
+    let refusal: string | null = null;
+    for (let attempt = 1; attempt <= ATTEMPTS; attempt++) {
+      if (attempt > 1) await sleep(RETRY_MS);
+      refusal = await this.#attachAt('port', plan).then(
+        () => null,
+        (cause: Error) => cause.message,
+      );
+      if (refusal === null) return null;
     }
-    const add = macs.filter((m) => !have.has(m));
-    if (add.length > 0 && !changes.promiscuous) {
-      changes.macs = [...new Set([...changes.macs, ...add])];
-      this.#changes.save();
-      try {
-        for (const m of add) await addFilterAddress(uplink, m);
-      } catch (cause) {
-        if (!nic.promiscuous) {
-          this.#log.info({ uplink, error: (cause as Error).message }, 'the interface takes no list of addresses: it listens to all');
-          changes.promiscuous = true;
-          this.#changes.save();
-        }
-      }
-    }
-    if (changes.promiscuous && !nic.promiscuous) await ipBatch([`link set dev ${uplink} promisc on`]);
-    if (!nic.allMulticast) {
-      changes.allMulticast = true;
-      this.#changes.save();
-      await ipBatch([`link set dev ${uplink} allmulticast on`]);
-    }
+    if (!(await listLinks()).some((l) => l.index === plan.port.index)) throw missingInterface(plan.port.name);
+    return refusal;
   }
 
-  /** Takes everything of ours off the interface. */
-  async #part(uplink: string): Promise<void> {
-    const nic = (await listLinks()).find((l) => l.name === uplink);
-    const changes = this.#changes.entries.get(uplink);
-    if (nic) {
-      for (const f of (await listBpfFilters([uplink])).get(uplink) ?? [])
-        if (f.name.startsWith(OBJECT_PREFIX)) await removeFilter(uplink, f.direction, f.preference);
-      this.#tcx.part(nic.index);
-      if (changes?.index === nic.index) {
-        if (changes.clsact && !(await hasFilters(uplink))) await removeClsact(uplink);
-        const have = await listFilterAddresses(uplink);
-        for (const m of changes.macs) if (have.has(m)) await removeFilterAddress(uplink, m);
-        const lines: string[] = [];
-        if (changes.allMulticast) lines.push(`link set dev ${uplink} allmulticast off`);
-        if (changes.promiscuous) lines.push(`link set dev ${uplink} promisc off`);
-        await ipBatch(lines);
-      }
+  async #attach(plan: JoinPlan): Promise<void> {
+    const { uplink, port, vms, tcx, first, missing } = plan;
+    let changed = missing.length > 0;
+    try {
+      await this.#changes.receive(
+        uplink,
+        vms.map((v) => v.mac),
+      );
+      if (!first) await this.#attachAt('port', plan);
+      await this.#attachAt('uplink', plan);
+      const portFilters = missing.length > 0 ? ((await listBpfFilters([port.name])).get(port.name) ?? []) : plan.portFilters;
+      if (tcx) changed = this.#tcx.attach(uplink.index, portFilters) || changed;
+      else this.#tcx.detach(uplink.index);
+    } catch (cause) {
+      throw new AnkaError('network', cannotBridge(uplink.name, (cause as Error).message), { cause });
     }
-    if (changes) {
-      this.#changes.entries.delete(uplink);
-      this.#changes.save();
-    }
+    if (!changed) return;
+    const details = { uplink: uplink.name, vms: vms.length, name: plan.fileName, hooks: tcx ? 'tcx' : 'clsact' };
+    this.#log.info(details, first ? 'bridged the interface' : 'updated the bridge');
   }
 
-  /** Takes the bridge away; tells what was removed. */
+  async #attachAt(at: Program['at'], { uplink, port, object, fileName, missing }: JoinPlan): Promise<void> {
+    const programs = missing.filter((p) => p.at === at);
+    if (programs.length === 0) return;
+    if (at === 'port') await ensureClsact(port.name);
+    else await this.#changes.ensureClsact(uplink);
+    const device = at === 'port' ? port.name : uplink.name;
+    await object.withFile(this.#dir, fileName, async (path) => {
+      for (const { direction, chain, section } of programs) await replaceBpfFilter(device, { direction, chain, preference: PREFERENCE, object: path, section });
+    });
+  }
+
+  /** Removes everything of ours from the interface. */
+  async #detach(name: string): Promise<void> {
+    const uplink = (await listLinks()).find((l) => l.name === name);
+    if (uplink) {
+      for (const f of (await listBpfFilters([name])).get(name) ?? []) if (isOurs(f)) await removeFilter(name, f.direction, f.preference);
+      this.#tcx.detach(uplink.index);
+    }
+    await this.#changes.undo(name, uplink);
+  }
+
+  /** Removes the bridge. Returns what was removed. */
   async remove(uplink: string): Promise<string[]> {
     const links = await listLinks();
-    const there = links.some((l) => l.name === uplink);
-    const before = there ? await lookAtHost(uplink) : null;
-    await this.#part(uplink);
-    const names = segmentNames(uplink);
-    const removed: string[] = [];
-    for (const n of [names.port, names.bridge]) {
-      if (!links.some((l) => l.name === n)) continue;
-      await ipBatch([`link del dev ${n}`]);
-      removed.push(`interface ${n}`);
-    }
+    const before = links.some((l) => l.name === uplink) ? await observeHost(uplink) : null;
+    await this.#detach(uplink);
+    const removed = await removeSegment(uplink, links);
     if (before) {
-      const lost = lostSince(before, await lookAtHost(uplink, before.answering));
-      if (lost !== null) this.#log.warn({ uplink, lost, failed: await restoreRoutes(before) }, 'the host lost something when the bridge was removed');
+      const loss = findLoss(before, await observeHost(uplink, before.answering));
+      if (loss !== null) this.#log.warn({ uplink, loss, failed: await restoreRoutes(before) }, 'the host lost connectivity when the bridge was removed');
     }
-    this.#log.info({ uplink }, 'the bridge is gone');
+    this.#log.info({ uplink }, 'removed the bridge');
     return removed;
   }
-
-  #of(uplink: string, index: number): Changes {
-    const known = this.#changes.entries.get(uplink);
-    if (known?.index === index) return known;
-    const blank: Changes = { index, clsact: false, allMulticast: false, promiscuous: false, macs: [] };
-    this.#changes.entries.set(uplink, blank);
-    return blank;
-  }
 }
+
+const isOurs = (f: BpfFilter): boolean => f.name.startsWith(OBJECT_PREFIX);
+
+const missingInterface = (name: string): AnkaError => new AnkaError('network', `interface ${name} does not exist`);

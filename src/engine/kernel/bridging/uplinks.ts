@@ -1,11 +1,13 @@
 /**
- * Where bridge-type cards are plugged in (B16–B19).
+ * The bridges that NICs of type bridge are attached to (B16–B19).
  *
- * Theory of operation: an interface that is a bridge, or in one, lends that bridge: the tap is added to it, and nothing
- * of the host's addresses is touched. Any other Ethernet interface gets a no-touch bridge; where this kernel takes no
- * eBPF, each card gets a macvlan, with the limit told (`auto`). Whether it does is found out by the attempt, once in
- * the life of this process. An interface that goes (a USB dongle) leaves its segment behind with the VMs in it, and is
- * joined again when it returns. Limits: wireless, loopback and tunnels are refused, as is whatever is no card (B17).
+ * Theory of operation: if the interface is a bridge, or in one, the tap is added to that bridge, and the host's
+ * addresses stay as they are. Any other Ethernet interface gets a no-touch bridge. If eBPF is not available, each NIC
+ * gets a macvlan, and its `limit` says what that costs (method `auto`). The first attempt finds out, once in the life
+ * of this process. An interface that is removed (a USB adapter) leaves its segment with the VMs in it, and is connected
+ * again when it returns.
+ *
+ * Limits: wireless, loopback, tunnels and whatever is no Ethernet card are refused (B17).
  */
 import { classifyInterface, usableInterfaces } from '../../../host/ethernet.ts';
 import { type Link, listLinks } from '../../../host/links.ts';
@@ -14,32 +16,44 @@ import { cardBridgeNames, segmentNames } from '../names.ts';
 import { HostGuard } from './host-connectivity.ts';
 import { MacvlanBridges } from './macvlan-bridge.ts';
 import { cannotBridge, NoTouchBridges } from './no-touch-bridge.ts';
+import { ensureSegment } from './segment.ts';
 
-/** Where the tap of one card goes. */
-export interface Plug {
+/** The bridge that a NIC's tap is added to. */
+export interface Attachment {
   uplink: string;
   bridge: string;
-  /** Bytes of IP packet that fit a frame there. */
+  /** Bytes of an IP packet that fit a frame there. */
   mtu: number;
-  /** Interfaces that are ours alone; empty for a bridge that the host has. */
-  own: string[];
-  /** What does not work this way, in one sentence; empty when nothing. */
+  /** The interfaces that we created for it; empty for a bridge of the host. */
+  ownInterfaces: string[];
+  /** What does not work with this attachment, in one sentence; empty if everything does. */
   limit: string;
 }
 
-/** By card. */
-export type Plugs = ReadonlyMap<string, Plug>;
+/** By NIC id. */
+export type Attachments = ReadonlyMap<string, Attachment>;
+
+/** One `apply`, as it proceeds. */
+interface Progress {
+  method: BridgeMethod;
+  links: readonly Link[];
+  attachments: Map<string, Attachment>;
+  /** Interfaces that keep their no-touch bridge. */
+  noTouch: Set<string>;
+}
 
 type Log = { info(o: object, m: string): void; warn(o: object, m: string): void };
 type Attempt = (object: string, work: () => Promise<unknown>) => Promise<void>;
 
-export class UplinkKeeper {
+const ETHERNET_MTU = 1500;
+
+export class Uplinks {
   #log: Log;
   #guard: HostGuard;
   #bridges: NoTouchBridges;
   #macvlans: MacvlanBridges;
-  /** Why there is no eBPF, once that is known. */
-  #noEbpf: string | null = null;
+  /** Why eBPF is not available, once that is known. */
+  #ebpfRefusal: string | null = null;
 
   constructor(runDir: string, log: Log) {
     this.#log = log;
@@ -48,7 +62,7 @@ export class UplinkKeeper {
     this.#macvlans = new MacvlanBridges(log, this.#guard);
   }
 
-  /** Why a card cannot be bridged as asked, or null. */
+  /** Why a NIC cannot be bridged as asked, or null. */
   validate(nic: DesiredNic): string | null {
     const name = nic.bridge ?? '';
     const usable = usableInterfaces();
@@ -58,99 +72,95 @@ export class UplinkKeeper {
     return c.usable ? null : `interface ${name} ${c.why}; ${choice}`;
   }
 
-  /** Makes, keeps and removes what the cards need. What fails is told for each card of the interface. */
-  async apply(nics: readonly DesiredNic[], method: BridgeMethod, attempt: Attempt): Promise<Plugs> {
-    const links = await listLinks();
+  /** Creates, repairs and removes what the NICs need. A failure is reported for each NIC of the interface. */
+  async apply(nics: readonly DesiredNic[], method: BridgeMethod, attempt: Attempt): Promise<Attachments> {
     const byUplink = new Map<string, DesiredNic[]>();
     for (const nic of nics) if (nic.type === 'bridge') byUplink.set(nic.bridge ?? '', [...(byUplink.get(nic.bridge ?? '') ?? []), nic]);
     this.#guard.keepOnly(new Set(byUplink.keys()));
-    const plugs = new Map<string, Plug>();
-    const noTouch = new Set<string>();
+    const progress: Progress = { method, links: await listLinks(), attachments: new Map(), noTouch: new Set() };
     for (const [name, cards] of byUplink) {
       try {
-        await this.#plugIn(name, cards, method, links, plugs, noTouch);
+        await this.#attach(name, cards, progress);
       } catch (cause) {
         for (const nic of cards) await attempt(`nic:${nic.id}`, () => Promise.reject(cause));
       }
     }
-    for (const name of this.#bridges.known(await listLinks())) if (!noTouch.has(name)) await attempt(`uplink:${name}`, () => this.#bridges.remove(name));
-    return plugs;
+    for (const name of this.#bridges.uplinks(await listLinks()))
+      if (!progress.noTouch.has(name)) await attempt(`uplink:${name}`, () => this.#bridges.remove(name));
+    return progress.attachments;
   }
 
-  /**
-   * The cards of one interface. Notes in `plugs` where they go, and in `noTouch` that the interface has a no-touch
-   * bridge, also when it fails.
-   */
-  async #plugIn(
-    uplink: string,
-    cards: readonly DesiredNic[],
-    method: BridgeMethod,
-    links: readonly Link[],
-    plugs: Map<string, Plug>,
-    noTouch: Set<string>,
-  ): Promise<void> {
-    const problem = this.validate(cards[0] as DesiredNic);
+  /** Attaches the NICs of one interface. On failure `progress` keeps what was created before. */
+  async #attach(uplink: string, nics: readonly DesiredNic[], progress: Progress): Promise<void> {
+    const { method, links, attachments } = progress;
+    const problem = this.validate(nics[0] as DesiredNic);
     if (problem) {
-      if (await this.#keepPlugged(uplink, cards, plugs)) noTouch.add(uplink);
+      if (await keepAttached(uplink, nics, progress.attachments)) progress.noTouch.add(uplink);
       throw new Error(problem);
     }
     const c = classifyInterface(uplink);
-    const lent = c.usable ? c.bridge : null;
-    const mtu = links.find((l) => l.name === (lent ?? uplink))?.mtu ?? 1500;
-    if (lent !== null) {
-      for (const { id } of cards) plugs.set(id, { uplink, bridge: lent, mtu, own: [], limit: '' });
+    const hostBridge = c.usable ? c.bridge : null;
+    const mtu = links.find((l) => l.name === (hostBridge ?? uplink))?.mtu ?? ETHERNET_MTU;
+    if (hostBridge !== null) {
+      for (const { id } of nics) attachments.set(id, { uplink, bridge: hostBridge, mtu, ownInterfaces: [], limit: '' });
       return;
     }
-    if (method === 'ebpf' || (method === 'auto' && this.#noEbpf === null)) {
-      const names = await this.#bridges.makeSegment(uplink, mtu, links);
-      noTouch.add(uplink);
-      for (const { id } of cards) plugs.set(id, { uplink, bridge: names.bridge, mtu, own: Object.values(names), limit: '' });
-      const refusal = await this.#bridges.join(
-        uplink,
-        cards.map((n) => ({ mac: n.outsideMac, parted: n.isolated })),
-      );
-      if (refusal === null) return;
-      if (method === 'ebpf') throw new Error(cannotBridge(uplink, refusal));
-      noTouch.delete(uplink);
-      this.#noEbpf = refusal;
-      this.#log.warn({ uplink, error: refusal }, 'no eBPF at tc: VMs are bridged by macvlan, and cannot talk with the host');
+    if (method === 'ebpf' || (method === 'auto' && this.#ebpfRefusal === null)) {
+      if (await this.#attachByEbpf(uplink, mtu, nics, progress)) return;
     }
-    const limit = `bridged to ${uplink} by macvlan${method === 'macvlan' ? '' : ', as eBPF is not available'}: it and this host cannot reach each other`;
-    for (const { id } of cards) {
+    const reason = method === 'macvlan' ? '' : ', as eBPF is not available';
+    const limit = `bridged to ${uplink} by macvlan${reason}: it and this host cannot reach each other`;
+    for (const { id } of nics) {
       const names = cardBridgeNames(id);
-      plugs.set(id, { uplink, bridge: names.bridge, mtu, own: Object.values(names), limit });
+      attachments.set(id, { uplink, bridge: names.bridge, mtu, ownInterfaces: Object.values(names), limit });
     }
-    await this.#macvlans.apply(uplink, mtu, cards, links);
+    await this.#macvlans.apply(uplink, mtu, nics, links);
   }
 
-  /**
-   * The interface is gone, what was made for it is not: the VMs stay in it. True when they are in a no-touch segment,
-   * where they reach each other.
-   */
-  async #keepPlugged(name: string, cards: readonly DesiredNic[], plugs: Map<string, Plug>): Promise<boolean> {
-    // looked at again: it may have gone since the look before
-    const links = await listLinks();
-    if (links.some((l) => l.name === name)) return false;
-    const names = segmentNames(name);
-    const bridge = links.find((l) => l.name === names.bridge);
-    for (const { id } of cards) {
-      const own = cardBridgeNames(id);
-      const alone = links.find((l) => l.name === own.bridge);
-      const kept = bridge ?? alone;
-      if (kept) plugs.set(id, { uplink: name, bridge: kept.name, mtu: kept.mtu, own: Object.values(bridge ? names : own), limit: '' });
-    }
-    return bridge !== undefined;
+  /** False if eBPF is not available, and macvlan may be used instead. */
+  async #attachByEbpf(uplink: string, mtu: number, nics: readonly DesiredNic[], progress: Progress): Promise<boolean> {
+    const names = await ensureSegment(uplink, mtu, progress.links);
+    progress.noTouch.add(uplink);
+    for (const { id } of nics) progress.attachments.set(id, { uplink, bridge: names.bridge, mtu, ownInterfaces: Object.values(names), limit: '' });
+    const refusal = await this.#bridges.join(
+      uplink,
+      nics.map((n) => ({ mac: n.outsideMac, isolated: n.isolated })),
+    );
+    if (refusal === null) return true;
+    if (progress.method === 'ebpf') throw new Error(cannotBridge(uplink, refusal));
+    progress.noTouch.delete(uplink);
+    this.#ebpfRefusal = refusal;
+    this.#log.warn({ uplink, error: refusal }, 'eBPF is not available at tc: VMs are bridged by macvlan, so they and the host cannot reach each other');
+    return false;
   }
 
-  /** Whether there is something to mend that no monitor tells. */
-  isDisturbed(): boolean {
-    return this.#bridges.isDisturbed();
+  /** Whether there is something to repair of which the kernel sends no notification. */
+  hasDrifted(): boolean {
+    return this.#bridges.hasDrifted();
   }
 
-  /** Removes what was made for bridge type. */
+  /** Removes everything that was created for type bridge. Returns what was removed. */
   async removeAll(): Promise<string[]> {
     const removed: string[] = [];
-    for (const name of this.#bridges.known(await listLinks())) removed.push(`bridge to ${name}`, ...(await this.#bridges.remove(name)));
+    for (const name of this.#bridges.uplinks(await listLinks())) removed.push(`bridge to ${name}`, ...(await this.#bridges.remove(name)));
     return removed;
   }
+}
+
+/**
+ * Keeps VMs attached to the bridges that we created for an interface that was removed. True if that is a no-touch
+ * segment, in which they reach each other.
+ */
+async function keepAttached(uplink: string, nics: readonly DesiredNic[], attachments: Map<string, Attachment>): Promise<boolean> {
+  // listed again: the interface may have been removed since
+  const links = await listLinks();
+  if (links.some((l) => l.name === uplink)) return false;
+  const names = segmentNames(uplink);
+  const segment = links.find((l) => l.name === names.bridge);
+  for (const { id } of nics) {
+    const own = cardBridgeNames(id);
+    const bridge = segment ?? links.find((l) => l.name === own.bridge);
+    if (bridge) attachments.set(id, { uplink, bridge: bridge.name, mtu: bridge.mtu, ownInterfaces: Object.values(segment ? names : own), limit: '' });
+  }
+  return segment !== undefined;
 }

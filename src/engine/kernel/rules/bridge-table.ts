@@ -14,7 +14,7 @@
 import { CLAIMS_MOST, CLAIMS_MS } from '../../../net/gateway/service-rates.ts';
 import { broadcastOf, formatIpv4, formatMac, formatSubnet, gatewayOf, parseMac } from '../../../wire/address.ts';
 import type { DesiredNetwork } from '../../engine.ts';
-import { bridgeMac, PLUG_PREFIX, tapName } from '../names.ts';
+import { BRIDGE_PORT_PREFIX, bridgeMac, tapName } from '../names.ts';
 import { drop as dropBy, dropSet, GUARD_REASONS } from './drop-reasons.ts';
 import { ipv6Chains, ipv6Sets } from './ipv6-guard.ts';
 import { baseChain, chain, dynamicSet, elements, expiringSet, fixedSet, quoted, rateOver, table } from './nft-text.ts';
@@ -229,7 +229,7 @@ function forward({ bridged: nics }: Attached): string {
 function input(): string {
   return chain('input', [
     baseChain('filter', 'input', -200),
-    `iifname ${quoted(`${PLUG_PREFIX}*`)} drop comment "a segment is no network of the host"`,
+    `iifname ${quoted(`${BRIDGE_PORT_PREFIX}*`)} drop comment "a segment is no network of the host"`,
     'iifname @in_segment drop',
     `iifname @isolated ether type ip6 ${drop('isolated')}`,
     'iifname @isolated_bridged jump isolated_from_host',
