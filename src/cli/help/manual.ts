@@ -112,15 +112,7 @@ function commandPage(command: Command, inner: Command): string {
     ...(subcommands.length === 0 ? [synopsis(command, [name])] : subcommands.map(shortSynopsis)),
     '.Sh DESCRIPTION',
     prose(command.description()),
-    ...(command.aliases().length > 0
-      ? [
-          '.Pp',
-          `Also written${command
-            .aliases()
-            .map((a) => `\n.Cm ${a} .`)
-            .join('')}`,
-        ]
-      : []),
+    ...command.aliases().flatMap((alias) => ['.Pp', 'Alias:', `.Cm ${alias} .`]),
     ...(subcommands.length === 0 ? optionList(command) : subcommands.flatMap((s) => leafSection(s.command, s.words))),
     ...(name === 'config' ? settingList() : []),
     '.Sh EXIT STATUS',
