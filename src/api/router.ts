@@ -114,7 +114,7 @@ export class Router {
     });
   }
 
-  /** A GET route that answers by itself, such as a stream. */
+  /** A GET route whose handler makes the response, such as a stream. */
   raw(path: string, summary: string, handle: (c: Context) => Promise<Response>): void {
     this.document({ method: 'get', path, summary });
     this.app.get(path, handle);

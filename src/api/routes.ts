@@ -7,8 +7,9 @@ import { callSettings, Router } from './router.ts';
 import { cardSchema, cloneSchema, createSchema, emptySchema, forceSchema, modifySchema, ruleSchema, valueSchema, waitSchema } from './schema.ts';
 import type { AnkaService } from './service.ts';
 
-/** Seconds that `wait` waits without a timeout of its own. */
+/** Timeout of `wait` when the request has none, seconds. */
 const DEFAULT_WAIT_S = 60;
+/** Longest capture filter, characters. */
 const MAX_FILTER = 4096;
 
 /** The VM's name or UUID in the path. */

@@ -2,7 +2,7 @@
  * `anka capture`: the frames of a network card as pcapng, into a file or a pipe (B93).
  *
  * Theory of operation. The daemon streams the capture; SIGINT and SIGTERM ask it to end the capture, and the rest of
- * the stream, with the statistics block, is still written. Limits: a second signal exits at once.
+ * the stream, with the statistics block, is still written. Limits: a second signal exits immediately.
  */
 import { createWriteStream, openSync } from 'node:fs';
 import type { IncomingMessage } from 'node:http';

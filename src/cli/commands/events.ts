@@ -1,4 +1,4 @@
-/** `anka events`: prints the daemon's events until the connection closes. */
+/** `anka events`: prints the daemon's events as they occur, until interrupted. */
 import type { Session } from '../session.ts';
 
 export async function events(s: Session): Promise<void> {

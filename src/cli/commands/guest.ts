@@ -10,7 +10,7 @@ import { type Session, vmPath } from '../session.ts';
 
 /** Status of `run` when the guest was not reached in time, or the connection was lost (B5). */
 const EXIT_LOST = 125;
-/** Status of ssh(1) for an error of its own. */
+/** Status of ssh(1) when ssh itself failed. */
 const SSH_EXIT_LOST = 255;
 const DEFAULT_WAIT_S = 300;
 /** Pause between two attempts to reach the guest, ms. */

@@ -28,7 +28,7 @@ export class Output {
     else if (text !== '') process.stdout.write(`${text}\n`);
   }
 
-  /** A step of a long operation: a line of its own in a pipe, one line with a bar on a terminal. */
+  /** A step of a long operation: one line per step in a pipe, one redrawn line with a bar on a terminal. */
   progress(step: string, fraction?: number): void {
     if (this.machine) return;
     if (!process.stderr.isTTY) {

@@ -14,7 +14,7 @@ export interface Declaration {
   usage?: string;
 }
 
-/** Usage of a command that has commands of its own. */
+/** Usage of a command that has subcommands. */
 export const GROUP_USAGE = '[OPTIONS] COMMAND [ARGS]...';
 
 const EXAMPLES = new WeakMap<Command, readonly string[]>();

@@ -159,7 +159,7 @@ function ruleOptions(command: Command): Command {
 }
 
 /**
- * The options on the command line. commander sets `mac` and `local` to true by itself, as `--no-mac` and `--no-local`
+ * The options on the command line. commander sets `mac` and `local` to true by default, as `--no-mac` and `--no-local`
  * exist.
  */
 function givenOptions(command: Command, o: CardOptions & { mac?: unknown; local?: boolean }): CardOptions {

@@ -4,7 +4,7 @@
  *
  * Theory of operation. Each file of this directory declares one group of commands; what a command does is in
  * ../commands, loaded when the command runs, so that `anka` starts fast. `modify VM …` has two stages, as its commands
- * follow the VM's name: the outer command takes the name, a tree of its own (modify.ts) the rest.
+ * follow the VM's name: the outer command takes the name, a second tree (modify.ts) the rest.
  */
 import type { Command } from 'commander';
 import type { Session } from '../session.ts';
