@@ -21,7 +21,7 @@
 
 enum { FRAMES = 1 << 16, FRAME = 1514 };
 
-struct way {
+struct direction {
   int from, to;
   unsigned head, tail;
   struct {
@@ -51,7 +51,7 @@ static uint64_t now_us(void) {
   return (uint64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
-static void take(struct way *w, uint64_t delay) {
+static void take(struct direction *w, uint64_t delay) {
   uint64_t due = now_us() + delay;
   uint8_t spare[FRAME];
   for (int i = 0; i < 256; i++) {
@@ -65,7 +65,7 @@ static void take(struct way *w, uint64_t delay) {
   }
 }
 
-static void give(struct way *w) {
+static void give(struct direction *w) {
   uint64_t now = now_us();
   for (; w->tail != w->head && w->ring[w->tail % FRAMES].due <= now; w->tail++)
     if (write(w->to, w->ring[w->tail % FRAMES].bytes, w->ring[w->tail % FRAMES].length) < 0) continue;
@@ -73,27 +73,27 @@ static void give(struct way *w) {
 
 int main(int argc, char **argv) {
   if (argc != 5) return 2;
-  struct way ways[2];
+  struct direction directions[2];
   char path[128];
   uint64_t delay = strtoull(argv[4], NULL, 10) * 1000;
-  ways[0].from = ways[1].to = open_tap(argv[1]);
+  directions[0].from = directions[1].to = open_tap(argv[1]);
   snprintf(path, sizeof path, "/run/netns/%s", argv[2]);
   int other = open(path, O_RDONLY);
   if (other < 0 || setns(other, CLONE_NEWNET) < 0) die(path);
-  ways[1].from = ways[0].to = open_tap(argv[3]);
+  directions[1].from = directions[0].to = open_tap(argv[3]);
   for (int i = 0; i < 2; i++) {
-    ways[i].head = ways[i].tail = 0;
-    if (!(ways[i].ring = calloc(FRAMES, sizeof *ways[i].ring))) die("memory");
+    directions[i].head = directions[i].tail = 0;
+    if (!(directions[i].ring = calloc(FRAMES, sizeof *directions[i].ring))) die("memory");
   }
   puts("ready");
   fflush(stdout);
-  struct pollfd p[2] = {{.fd = ways[0].from, .events = POLLIN}, {.fd = ways[1].from, .events = POLLIN}};
+  struct pollfd p[2] = {{.fd = directions[0].from, .events = POLLIN}, {.fd = directions[1].from, .events = POLLIN}};
   for (;;) {
-    int waiting = ways[0].head != ways[0].tail || ways[1].head != ways[1].tail;
+    int waiting = directions[0].head != directions[0].tail || directions[1].head != directions[1].tail;
     poll(p, 2, waiting ? 1 : -1);
     for (int i = 0; i < 2; i++) {
-      take(&ways[i], delay);
-      give(&ways[i]);
+      take(&directions[i], delay);
+      give(&directions[i]);
     }
   }
 }

@@ -121,14 +121,14 @@ static void to_guest(int tap, const struct iovec *v, int n) {
   }
 }
 
-static void alone(int tap, uint8_t *frame, size_t length) {
+static void write_single(int tap, uint8_t *frame, size_t length) {
   struct iovec v[2] = {{&none, sizeof none}, {frame, length}};
   to_guest(tap, v, 2);
 }
 
 void join_end(int tap) {
   if (!opened) return;
-  if (count == 1) alone(tap, opened, opened_length);
+  if (count == 1) write_single(tap, opened, opened_length);
   else {
     uint8_t *i = head + ETH, *t = i + IP;
     size_t tcp = headers - ETH - IP + joined;
@@ -145,7 +145,7 @@ void join_end(int tap) {
   opened = NULL;
 }
 
-static int right(const uint8_t *frame) {
+static int checksums_ok(const uint8_t *frame) {
   const uint8_t *i = frame + ETH;
   size_t tcp = get16(i + 2) - IP;
   return fold(add(0, i, IP)) == 0xffff && fold(add(pseudo(i, tcp), i + IP, tcp)) == 0xffff;
@@ -162,7 +162,7 @@ static size_t joinable(const uint8_t *f, size_t length) {
 
 /* Whether the frame continues the packet under construction. The headers may differ in lengths, id, checksums, sequence
  * number, flags and window only. */
-static int goes_on(const uint8_t *f, size_t payload) {
+static int continues(const uint8_t *f, size_t payload) {
   const uint8_t *i = f + ETH, *t = i + IP, *oi = opened + ETH, *ot = oi + IP;
   size_t header = (t[12] >> 4) * 4;
   return ETH + IP + header == headers && get32(t + 4) == next && last == segment && payload <= segment && !pushed && count < MOST_JOINED &&
@@ -175,10 +175,10 @@ void join(int tap, uint8_t *frame, size_t length) {
   uint8_t *t = frame + ETH + IP;
   if (payload == 0) {
     join_end(tap);
-    alone(tap, frame, length);
+    write_single(tap, frame, length);
     return;
   }
-  if (opened && goes_on(frame, payload) && (trusted || (trusted = right(opened))) && right(frame)) {
+  if (opened && continues(frame, payload) && (trusted || (trusted = checksums_ok(opened))) && checksums_ok(frame)) {
     joined += payload;
     count++;
   } else {

@@ -34,7 +34,7 @@ enum { BUFFER = 4 << 20, FRAME = 69632, READ = 1 << 20, BURST = 256, SNDBUF = 4 
 
 static int tap;
 static uint64_t rng = 88172645463325252ull;
-static uint32_t loss, twice, reorder;
+static uint32_t loss, duplicate, reorder;
 static int offload;
 /* `out`: bytes that the socket did not accept yet. `in`: bytes of a frame that is not complete yet. */
 static uint8_t out[BUFFER], in[BUFFER];
@@ -42,12 +42,12 @@ static size_t out_from, out_to, in_to;
 static int sock = -1, broken;
 
 /* A delayed frame, and the number of frames that still overtake it. */
-struct held {
+struct delayed {
   uint8_t frame[4 + FRAME];
   size_t length;
   int passes;
 };
-static struct held up, down;
+static struct delayed up, down;
 
 static void die(const char *what) {
   perror(what);
@@ -94,7 +94,7 @@ static void to_tap(uint8_t *frame, size_t length) {
   if (write(tap, frame, length) < 0 && errno != EAGAIN && errno != EINVAL && errno != EIO) die("write to the tap");
 }
 
-static void damaged(struct held *h, void (*pass)(uint8_t *, size_t), uint8_t *frame, size_t length) {
+static void impair(struct delayed *h, void (*pass)(uint8_t *, size_t), uint8_t *frame, size_t length) {
   if (chance(loss)) return;
   if (!h->length && chance(reorder)) {
     memcpy(h->frame + 4, frame, length);
@@ -103,14 +103,14 @@ static void damaged(struct held *h, void (*pass)(uint8_t *, size_t), uint8_t *fr
     return;
   }
   pass(frame, length);
-  if (chance(twice)) pass(frame, length);
+  if (chance(duplicate)) pass(frame, length);
   if (h->length && --h->passes == 0) {
     pass(h->frame + 4, h->length);
     h->length = 0;
   }
 }
 
-static void let_go(struct held *h, void (*pass)(uint8_t *, size_t)) {
+static void release_delayed(struct delayed *h, void (*pass)(uint8_t *, size_t)) {
   if (h->length) pass(h->frame + 4, h->length);
   h->length = 0;
 }
@@ -120,7 +120,7 @@ static void from_tap(void) {
   for (int i = 0; i < BURST && !broken && out_to == 0; i++) {
     ssize_t n = read(tap, frame + 4, FRAME);
     if (n <= 0) return;
-    if (loss || twice || reorder) damaged(&up, to_socket, frame + 4, n);
+    if (loss || duplicate || reorder) impair(&up, to_socket, frame + 4, n);
     else to_socket(frame + 4, n);
   }
 }
@@ -162,7 +162,7 @@ static void from_socket(void) {
     }
     if (in_to - at < 4 + length) break;
     if (offload) join(tap, in + at + 4, length);
-    else if (loss || twice || reorder) damaged(&down, to_tap, in + at + 4, length);
+    else if (loss || duplicate || reorder) impair(&down, to_tap, in + at + 4, length);
     else to_tap(in + at + 4, length);
     at += 4 + length;
   }
@@ -183,7 +183,7 @@ static void relay(void) {
     struct pollfd p[2] = {{tap, out_to == 0 ? POLLIN : 0, 0}, {sock, POLLIN | (out_to > 0 ? POLLOUT : 0), 0}};
     int ready = poll(p, 2, up.length || down.length ? HELD_MS : -1);
     if (ready < 0 && errno != EINTR) die("poll");
-    if (ready == 0) let_go(&up, to_socket), let_go(&down, to_tap);
+    if (ready == 0) release_delayed(&up, to_socket), release_delayed(&down, to_tap);
     if (ready <= 0) continue;
     if (p[1].revents & POLLOUT) flush_out();
     if (p[0].revents & POLLIN) offload ? large_from_tap() : from_tap();
@@ -241,7 +241,7 @@ int main(int count, char **args) {
   }
   for (int i = 4; i < count; i++) {
     if (!strncmp(args[i], "loss=", 5)) loss = atoi(args[i] + 5);
-    else if (!strncmp(args[i], "dup=", 4)) twice = atoi(args[i] + 4);
+    else if (!strncmp(args[i], "dup=", 4)) duplicate = atoi(args[i] + 4);
     else if (!strncmp(args[i], "reorder=", 8)) reorder = atoi(args[i] + 8);
     else if (!strncmp(args[i], "seed=", 5)) rng ^= strtoull(args[i] + 5, 0, 10) * 0x9e3779b97f4a7c15ull;
   }
