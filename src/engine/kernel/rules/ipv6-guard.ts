@@ -21,7 +21,8 @@
  * available, only a first option of length 0 is detected. The search stops at an authentication header, as in the
  * receiver's kernel, which needs a key for it.
  */
-import { chain, dynamicSet, elements, expiringSet } from './nft-text.ts';
+import { FORBIDDEN_SOURCES6 } from '../../../net/policy/addresses6.ts';
+import { anyOf, chain, dynamicSet, elements, expiringSet } from './nft-text.ts';
 import type { RuledNic } from './rule-input.ts';
 
 /** Seconds for which an address is held after its NIC last used it. */
@@ -87,7 +88,7 @@ function accept(d: string): string {
 function source(d: string, drop: Drop): string {
   return chain(`source6_${d}`, [
     `iifname . ${SOURCE} @own6_${d} goto accept6_${d}`,
-    `ip6 saddr { ::/96, ::ffff:0:0/96, ff00::/8 } ${drop('ip_spoof')}`,
+    `ip6 saddr ${anyOf(FORBIDDEN_SOURCES6)} ${drop('ip_spoof')}`,
     `${SOURCE} @held6_${d} ${drop('ip_spoof')}`,
     `iifname . ${SOURCE_INTERFACE} @eui64 goto accept6_${d}`,
     `${SOURCE_INTERFACE} @eui64_any ${drop('ip_spoof')}`,

@@ -89,7 +89,9 @@ export class ServedNetwork {
     if (isSender) this.#dhcpSender = socket;
   }
 
-  /** An address that its client did not have before is probed by ARP first; meanwhile the client's messages are dropped. */
+  /**
+   * An address that its client did not have before is probed by ARP first; meanwhile the client's messages are dropped.
+   */
   #onDhcp(bytes: Buffer): void {
     const candidate = this.services.dhcp.candidate(bytes, Date.now());
     if (!candidate) this.#answerDhcp(bytes);

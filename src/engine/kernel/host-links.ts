@@ -1,0 +1,115 @@
+/**
+ * The interfaces of the desired state on this host: uplinks, taps with their MAC translation and VLAN tags, and
+ * bridges.
+ *
+ * Theory of operation: a tap is created detached. It gets its translation and its tag before it is attached to a
+ * bridge, so no frame passes without them; a NIC for which that fails stays detached. Everything else is changed by `ip
+ * -batch`, one batch per object (link-plan.ts).
+ */
+import { join } from 'node:path';
+import { ipBatch, listAddresses, listLinks } from '../../host/links.ts';
+import type { DesiredNic, DesiredState } from '../engine.ts';
+import { type Attachments, Uplinks } from './bridging/uplinks.ts';
+import { MacTranslations } from './ebpf/mac-translation.ts';
+import { applyVlanTags } from './ebpf/vlan-tags.ts';
+import { isOurs, type LinkStep, masterOf, planLinks, planTaps } from './link-plan.ts';
+import { BRIDGES, tapName } from './names.ts';
+import type { ProblemList } from './problem-list.ts';
+import type { NicTap } from './rules/netdev-table.ts';
+import type { Segments } from './rules/rule-input.ts';
+
+export interface HostLinksOptions {
+  runDir: string;
+  log: { info(o: object, m: string): void; warn(o: object, m: string): void };
+}
+
+export class HostLinks {
+  readonly #log: HostLinksOptions['log'];
+  readonly #bpfDir: string;
+  readonly #uplinks: Uplinks;
+  readonly #translations: MacTranslations;
+  /** The bridge of each bridge-type NIC. */
+  #attachments: Attachments = new Map();
+  #taps: NicTap[] = [];
+  #hostAddresses: string[] = [];
+
+  constructor({ runDir, log }: HostLinksOptions) {
+    this.#log = log;
+    this.#bpfDir = join(runDir, 'bpf');
+    this.#uplinks = new Uplinks(runDir, log);
+    this.#translations = new MacTranslations(this.#bpfDir, (o, m) => log.warn(o, m));
+  }
+
+  /** Where bridge-type NICs were attached by the last `apply`, by id. */
+  get attachments(): Attachments {
+    return this.#attachments;
+  }
+
+  /** Taps that the last `apply` found or created. */
+  get taps(): readonly NicTap[] {
+    return this.#taps;
+  }
+
+  /** Why a bridge-type NIC cannot be bridged as desired, or null. */
+  bridgeProblem(nic: DesiredNic): string | null {
+    return this.#uplinks.validate(nic);
+  }
+
+  /** Something is to be repaired that no monitor reports. */
+  hasDrifted(): boolean {
+    return this.#uplinks.hasDrifted();
+  }
+
+  async apply(desired: DesiredState, problems: ProblemList): Promise<void> {
+    this.#attachments = await this.#uplinks.apply(desired.nics, desired.bridgeMethod ?? 'auto', problems.attempt);
+    await this.#run(planTaps(desired, await listLinks()), problems);
+    const links = await listLinks();
+    const detached = new Set<string>();
+    const refused = [...(await this.#translations.apply(desired, links)), ...(await applyVlanTags(this.#bpfDir, desired, links))];
+    for (const [id, message] of refused) {
+      detached.add(id);
+      problems.add(`nic:${id}`, message);
+    }
+    const addresses = await listAddresses();
+    const bridged = [...this.#attachments.values()].flatMap((a) => [a.uplink, a.bridge]);
+    this.#hostAddresses = [...new Set(bridged.flatMap((name) => (addresses.get(name) ?? []).map((a) => a.replace(/\/.*/, ''))))];
+    await this.#run(planLinks(desired, { links, addresses, attachments: this.#attachments, detached }), problems);
+    this.#taps = desired.nics.flatMap((nic) =>
+      links.some((l) => l.name === tapName(nic.id)) ? [{ tap: tapName(nic.id), attached: masterOf(nic, this.#attachments, detached) !== null }] : [],
+    );
+  }
+
+  async #run(steps: readonly LinkStep[], problems: ProblemList): Promise<void> {
+    for (const { object, lines } of steps) {
+      this.#log.info({ object, lines }, 'links');
+      await problems.attempt(object, () => ipBatch(lines));
+    }
+  }
+
+  segments(nics: readonly DesiredNic[]): Segments {
+    const inSegment = nics.filter((n) => n.type === 'bridge' && (this.#attachments.get(n.id)?.ownInterfaces.length ?? 0) > 0);
+    return { nics: new Set(inSegment.map((n) => n.id)), hostAddresses: this.#hostAddresses };
+  }
+
+  /** The bridges that anka created for a desired state. */
+  bridges(desired: DesiredState): string[] {
+    const segments = [...this.#attachments.values()].flatMap((a) => (a.ownInterfaces.length > 0 ? [a.bridge] : []));
+    return [...desired.networks.map((n) => BRIDGES[n.name] as string), ...new Set(segments)];
+  }
+
+  /** Detaches the uplinks. Returns what was removed, one line each. */
+  removeUplinks(): Promise<string[]> {
+    return this.#uplinks.removeAll();
+  }
+
+  /** Deletes every interface of ours. Returns what was removed, one line each. */
+  async removeInterfaces(): Promise<string[]> {
+    const removed: string[] = [];
+    for (const l of await listLinks()) {
+      if (!isOurs(l)) continue;
+      await ipBatch([`link del dev ${l.name}`]);
+      removed.push(`interface ${l.name}`);
+    }
+    return removed;
+  }
+}
