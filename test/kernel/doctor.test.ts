@@ -106,7 +106,7 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
     await heals(
       'subnet.clash',
       'error',
-      /192\.168\.64\.0\/24 clashes with the route to 192\.168\.64\.128\/25 through clash0/,
+      /192\.168\.64\.0\/24 of the shared network clashes with the route to 192\.168\.64\.128\/25 through clash0/,
       /anka config shared_subnet/,
       () => w.host.run('ip link del clash0'),
     );
@@ -131,7 +131,7 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
       await until('the resolver answers', async () => !(await find('resolver.stale')));
       const module = new URL('../../src/engine/user/doctor.ts', import.meta.url).pathname;
       const text = world.host.run(
-        `PATH=/nonexistent ${process.execPath} --import tsx -e "import('${module}').then(async (m) => console.log(JSON.stringify(await m.examineHost({ networks: [], nics: [], dnsServers: [] }, [], [], { groups: [], whose: '', allowed: null }, 1024))))"`,
+        `PATH=/nonexistent ${process.execPath} --import tsx -e "import('${module}').then(async (m) => console.log(JSON.stringify(await m.examineHost({ networks: [], nics: [], dnsServers: [] }, { foreignRoutes: [], forwarders: [], pinger: { groups: [], whose: '', allowed: null }, openFiles: 1024 }))))"`,
       );
       const findings = JSON.parse(text.trim().split('\n').at(-1) as string) as DoctorFinding[];
       expect(findings.find((f) => f.id === 'programs')).toMatchObject({ level: 'error', remedy: expect.stringContaining('qemu-system-x86') });

@@ -3,33 +3,30 @@
  */
 import { accessSync, constants } from 'node:fs';
 import { foreignMacDoubt } from '../../host/ethernet.ts';
-import { run } from '../../host/exec.ts';
 import { ebpfRefusal } from '../../host/ffi/bpf.ts';
-import { listLinks, listRoutes } from '../../host/links.ts';
+import { listLinks, listRoutes, type Route } from '../../host/links.ts';
 import { listTable } from '../../host/nft.ts';
 import { readSysctl } from '../../host/sysctl.ts';
-import { formatSubnet, subnetsOverlap } from '../../wire/address.ts';
+import { programFindings, type RequiredProgram } from '../doctor/programs.ts';
 import { type DnsForwarderProcess, resolverFindings } from '../doctor/resolvers.ts';
+import { subnetFindings } from '../doctor/subnet-clash.ts';
 import type { DesiredState, DoctorFinding, ObservedNic } from '../engine.ts';
 import { isOurs } from './link-plan.ts';
 import { BRIDGES, cardBridgeNames, segmentNames, TABLES, tapName } from './names.ts';
 import { findFirewalls } from './rules/firewalls.ts';
 
-const NEEDED: [program: string, args: string[], pkg: string][] = [
+const PROGRAMS: RequiredProgram[] = [
   ['ip', ['-V'], 'iproute2'],
   ['nft', ['--version'], 'nftables'],
-  ['qemu-system-x86_64', ['--version'], 'qemu-system-x86'],
-  ['qemu-img', ['--version'], 'qemu-utils'],
-  ['ssh', ['-V'], 'openssh-client'],
 ];
 
 /** `seen` are the cards as the engine observes them. */
 export async function examineHost(desired: DesiredState, seen: readonly ObservedNic[], forwarders: readonly DnsForwarderProcess[]): Promise<DoctorFinding[]> {
   return [
-    ...(await programs()),
+    ...(await programFindings(PROGRAMS)),
     rights(),
     ...(await firewalls()),
-    ...(await subnets(desired)),
+    ...subnetFindings(desired.networks, await foreignRoutes()),
     ...(await forwarding(desired)),
     ...ports(desired, seen),
     ...(await resolverFindings(desired, forwarders)),
@@ -37,13 +34,6 @@ export async function examineHost(desired: DesiredState, seen: readonly Observed
     ...ebpf(),
     ...(await leftovers(desired)),
   ];
-}
-
-async function programs(): Promise<DoctorFinding[]> {
-  const missing: string[] = [];
-  for (const [program, args, pkg] of NEEDED) await run(program, args).catch(() => missing.push(pkg));
-  if (missing.length === 0) return [{ id: 'programs', level: 'ok', message: 'all required programs are installed', remedy: '' }];
-  return [{ id: 'programs', level: 'error', message: `missing packages: ${missing.join(', ')}`, remedy: `apt-get install ${missing.join(' ')}` }];
 }
 
 function rights(): DoctorFinding {
@@ -75,19 +65,9 @@ async function firewalls(): Promise<DoctorFinding[]> {
   }));
 }
 
-async function subnets(desired: DesiredState): Promise<DoctorFinding[]> {
-  const routes = await listRoutes();
+async function foreignRoutes(): Promise<Route[]> {
   const ours = Object.values(BRIDGES) as string[];
-  const clashes = desired.networks.flatMap((n) =>
-    routes.filter((r) => !r.isDefault && !ours.includes(r.dev) && subnetsOverlap(r, n.subnet)).map((r) => ({ n, r })),
-  );
-  if (clashes.length === 0) return [{ id: 'subnet', level: 'ok', message: "no route of this host overlaps anka's subnets", remedy: '' }];
-  return clashes.map(({ n, r }) => ({
-    id: 'subnet.clash',
-    level: 'error',
-    message: `subnet ${formatSubnet(n.subnet)} of the ${n.name} network clashes with the route to ${formatSubnet(r)} through ${r.dev}`,
-    remedy: `'anka config ${n.name}_subnet 192.168.N.0/24' with an unused N`,
-  }));
+  return (await listRoutes()).filter((r) => !ours.includes(r.dev));
 }
 
 async function forwarding(desired: DesiredState): Promise<DoctorFinding[]> {

@@ -1,17 +1,13 @@
 /** `anka doctor` on the user engine: faults and limits of this host, and their remedies (B93). Read-only. */
 import { accessSync, constants } from 'node:fs';
-import { run } from '../../host/exec.ts';
 import { landlockAbi } from '../../host/ffi/landlock.ts';
+import type { Route } from '../../host/links.ts';
 import { readSysctl } from '../../host/sysctl.ts';
+import { programFindings } from '../doctor/programs.ts';
 import { type DnsForwarderProcess, resolverFindings } from '../doctor/resolvers.ts';
-import type { DesiredState, DoctorFinding, EngineProblem } from '../engine.ts';
+import { subnetFindings } from '../doctor/subnet-clash.ts';
+import type { DesiredState, DoctorFinding } from '../engine.ts';
 import { socketsWithin } from './sockets/socket-limit.ts';
-
-const NEEDED: [program: string, args: string[], pkg: string][] = [
-  ['qemu-system-x86_64', ['--version'], 'qemu-system-x86'],
-  ['qemu-img', ['--version'], 'qemu-utils'],
-  ['ssh', ['-V'], 'openssh-client'],
-];
 
 /** Concurrent connections that the guests of one network should be able to open. */
 const ENOUGH_CONNECTIONS = 1000;
@@ -25,31 +21,27 @@ export interface Pinger {
   allowed: boolean | null;
 }
 
-/** `clashes`: the subnet problems that `validate` finds. `openFiles`: the limit of open files of a network process. */
-export async function examineHost(
-  desired: DesiredState,
-  clashes: readonly EngineProblem[],
-  forwarders: readonly DnsForwarderProcess[],
-  pinger: Pinger,
-  openFiles: number,
-): Promise<DoctorFinding[]> {
+/** What the engine knows of its host. */
+export interface HostFacts {
+  /** The host's routes without those of anka. */
+  foreignRoutes: readonly Route[];
+  forwarders: readonly DnsForwarderProcess[];
+  pinger: Pinger;
+  /** The limit of open files of a network process. */
+  openFiles: number;
+}
+
+export async function examineHost(desired: DesiredState, { foreignRoutes, forwarders, pinger, openFiles }: HostFacts): Promise<DoctorFinding[]> {
   return [
-    await programs(),
+    ...(await programFindings()),
     acceleration(),
     await ping(pinger),
     await lowPorts(desired),
     files(openFiles),
     ownFiles(),
-    ...subnets(clashes),
+    ...subnetFindings(desired.networks, foreignRoutes),
     ...(await resolverFindings(desired, forwarders)),
   ];
-}
-
-async function programs(): Promise<DoctorFinding> {
-  const missing: string[] = [];
-  for (const [program, args, pkg] of NEEDED) await run(program, args).catch(() => missing.push(pkg));
-  if (missing.length === 0) return { id: 'programs', level: 'ok', message: 'all required programs are installed', remedy: '' };
-  return { id: 'programs', level: 'error', message: `missing packages: ${missing.join(', ')}`, remedy: `apt-get install ${missing.join(' ')}` };
 }
 
 function acceleration(): DoctorFinding {
@@ -117,14 +109,4 @@ function ownFiles(): DoctorFinding {
     message: 'this kernel has no Landlock: network processes, which parse packets of guests, can open every file that you can',
     remedy: "boot Linux 5.13 or later with 'landlock' in the kernel parameter 'lsm='",
   };
-}
-
-function subnets(clashes: readonly EngineProblem[]): DoctorFinding[] {
-  if (clashes.length === 0) return [{ id: 'subnet', level: 'ok', message: "no route of this host overlaps anka's subnets", remedy: '' }];
-  return clashes.map((c) => ({
-    id: 'subnet.clash',
-    level: 'error',
-    message: c.message,
-    remedy: "run 'anka config shared_subnet SUBNET' or 'anka config host_subnet SUBNET' with an unused subnet",
-  }));
 }

@@ -13,6 +13,7 @@
  */
 import { chmod, chown, mkdir, readdir, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import type { Route } from '../../host/links.ts';
 import { openFilesLimit } from '../../host/process.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import type { Explanation } from '../../net/explain/explanation.ts';
@@ -97,8 +98,7 @@ class UserEngine implements Engine {
   }
 
   async validate(desired: DesiredState): Promise<EngineProblem[]> {
-    const foreign = (await hostRoutes()).filter((r) => !KERNEL_BRIDGES.includes(r.dev));
-    return [...subnetProblems(desired.networks, foreign), ...bridgeProblems(desired)];
+    return [...subnetProblems(desired.networks, await foreignRoutes()), ...bridgeProblems(desired)];
   }
 
   apply(desired: DesiredState): Promise<EngineProblem[]> {
@@ -241,12 +241,15 @@ class UserEngine implements Engine {
     const status = await shared.status();
     const running = status?.observed.name ? status : null;
     const facts = running ? await shared.facts().catch(() => null) : null;
-    const clashes = (await this.validate(this.#desired)).filter((p) => p.object.startsWith('network:'));
     const pinger = isRoot()
       ? { groups: [PROCESS_GID], whose: `the group of root's network processes (${PROCESS_GID})` }
       : { groups: [process.getgid?.() ?? 0, ...(process.getgroups?.() ?? [])], whose: 'your groups' };
-    const askers = running ? [{ title: 'the shared network', pid: running.pid, servers: running.upstreams }] : [];
-    return examineHost(this.#desired, clashes, askers, { ...pinger, allowed: facts?.mayPing ?? null }, openFilesLimit(running?.pid));
+    return examineHost(this.#desired, {
+      foreignRoutes: await foreignRoutes(),
+      forwarders: running ? [{ title: 'the shared network', pid: running.pid, servers: running.upstreams }] : [],
+      pinger: { ...pinger, allowed: facts?.mayPing ?? null },
+      openFiles: openFilesLimit(running?.pid),
+    });
   }
 
   reset(): Promise<string[]> {
@@ -278,6 +281,11 @@ class UserEngine implements Engine {
   async #checkLiveness(): Promise<void> {
     for (const p of this.#processes.values()) await p.checkLiveness();
   }
+}
+
+/** The host's routes without those of anka. */
+async function foreignRoutes(): Promise<Route[]> {
+  return (await hostRoutes()).filter((r) => !KERNEL_BRIDGES.includes(r.dev));
 }
 
 function bridgeProblems(desired: DesiredState): EngineProblem[] {
