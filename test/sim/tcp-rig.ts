@@ -81,7 +81,7 @@ export class FakePort implements GuestPort {
   room(): number {
     return this.space;
   }
-  mayTell(): boolean {
+  canSendControl(): boolean {
     return this.space > 0;
   }
   reserve(bytes: number): number {

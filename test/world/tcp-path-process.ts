@@ -65,7 +65,7 @@ class Port implements GuestPort {
     return this.socket ? room : 0;
   }
 
-  mayTell(): boolean {
+  canSendControl(): boolean {
     return this.socket !== null;
   }
 
@@ -196,7 +196,7 @@ for (const rule of forwards.split(',').filter((r) => r !== '')) {
   const [host, guest] = rule.split(':').map(Number) as [number, number];
   createServer({ pauseOnConnect: true, allowHalfOpen: true }, (s) => {
     nextPort = nextPort >= 60_000 ? 30_000 : nextPort + 1;
-    gateway.accept(port, GUEST, guest, GATEWAY, nextPort, s);
+    gateway.accept(port, { guestIp: GUEST, guestPort: guest, sourceIp: GATEWAY, sourcePort: nextPort, client: s });
   }).listen(host);
 }
 process.on('SIGUSR2', () => console.log(JSON.stringify({ ...gateway.stats(), rss: process.memoryUsage.rss() })));

@@ -1,44 +1,61 @@
 /**
- * ACKs of small payload, held back for a moment, as the answer often carries them: a request and its answer then cost
- * the guest two frames instead of three.
+ * Delayed ACKs for small payload. The answer often carries the ACK, so that a request and its answer cost the guest two
+ * frames instead of three.
  *
- * Theory of operation. One small segment in order is owed an ACK for at most `delay` milliseconds; whatever is sent to
- * the guest meanwhile pays the debt. A second one, or anything else that wants an ACK, is answered at once. When the
- * time runs out, the answer is not quick, or the guest itself waits for the ACK (Nagle's algorithm): then the flow's
- * next small segments are acknowledged at once, before it is tried again.
+ * Theory of operation. The ACK of one small in-order segment waits for at most `delay` milliseconds. Anything sent to
+ * the guest meanwhile carries it. A second segment, or anything else that wants an ACK, is acknowledged at once. If the
+ * delay expires, the answer is slow, or the guest waits for the ACK (Nagle's algorithm). The flow's next small segments
+ * are then acknowledged at once before a delay is tried again.
  *
- * Limits. A guest with Nagle's algorithm that sends a request in two parts waits for `delay`, once in that many
- * requests.
+ * Limits. A guest with Nagle's algorithm that sends a request in two parts waits for `delay` once in
+ * IMMEDIATE_AFTER_TIMEOUT requests.
  *
  * Read first: RFC 9293 3.8.6.3, RFC 1122 4.2.3.2.
  */
-import { Happened, type TcpFlow } from './flow.ts';
 
-/** Small segments that are acknowledged at once after a delay that was in vain. */
-const QUICK = 32;
+/** Small segments that are acknowledged at once after a delay has expired. */
+const IMMEDIATE_AFTER_TIMEOUT = 32;
 
-export class TcpAckDelay {
+/** The ACK that one flow owes its guest. */
+export class PendingAck<F> {
+  readonly flow: F;
+  due = false;
+  /** It must not be delayed. */
+  urgent = false;
+  /** Since when it is due, ms. */
+  since = 0;
+  /** In the list of delayed ACKs. */
+  delayed = false;
+  /** Small segments still to be acknowledged at once. */
+  immediate = 0;
+
+  constructor(flow: F) {
+    this.flow = flow;
+  }
+}
+
+export class TcpAckDelay<F> {
   readonly #delay: number;
-  #debtors: TcpFlow[] = [];
-  /** When the first has waited long enough; Infinity = nobody waits. */
+  #delayed: PendingAck<F>[] = [];
+  /** When the first delay expires; Infinity = none is delayed. */
   #at = Number.POSITIVE_INFINITY;
 
-  /** `delay` in milliseconds; 0 holds nothing back. */
+  /** `delay` in milliseconds; 0 = ACKs are not delayed. */
   constructor(delay: number) {
     this.#delay = delay;
   }
 
-  /** The flow owes an ACK of a small segment: whether it may wait. Its debt is paid when `ackDue` is false. */
-  mayWait(flow: TcpFlow): boolean {
+  /** Delays the ACK of a small segment if it may be. It is cancelled by clearing `due`. */
+  tryDelay(ack: PendingAck<F>): boolean {
     if (this.#delay === 0) return false;
-    if (flow.quickAcks > 0) {
-      flow.quickAcks--;
+    if (ack.immediate > 0) {
+      ack.immediate--;
       return false;
     }
-    if (flow.ackHeld) return true;
-    flow.ackHeld = true;
-    this.#debtors.push(flow);
-    this.#at = Math.min(this.#at, flow.ackSince + this.#delay);
+    if (ack.delayed) return true;
+    ack.delayed = true;
+    this.#delayed.push(ack);
+    this.#at = Math.min(this.#at, ack.since + this.#delay);
     return true;
   }
 
@@ -46,23 +63,23 @@ export class TcpAckDelay {
     return this.#at;
   }
 
-  /** Pays for those who have waited long enough. */
-  run(now: number, acknowledge: (flow: TcpFlow) => void): void {
+  /** Acknowledges the flows whose delay has expired. */
+  run(now: number, acknowledge: (flow: F) => void): void {
     if (now < this.#at) return;
-    const debtors = this.#debtors;
-    this.#debtors = [];
+    const delayed = this.#delayed;
+    this.#delayed = [];
     this.#at = Number.POSITIVE_INFINITY;
-    for (const flow of debtors) {
-      flow.ackHeld = false;
-      if (!flow.ackDue || flow.events & Happened.gone) continue;
-      const due = flow.ackSince + this.#delay;
-      if (due <= now) {
-        flow.quickAcks = QUICK;
-        acknowledge(flow);
+    for (const ack of delayed) {
+      ack.delayed = false;
+      if (!ack.due) continue;
+      const expiresAt = ack.since + this.#delay;
+      if (expiresAt <= now) {
+        ack.immediate = IMMEDIATE_AFTER_TIMEOUT;
+        acknowledge(ack.flow);
       } else {
-        flow.ackHeld = true;
-        this.#debtors.push(flow);
-        if (due < this.#at) this.#at = due;
+        ack.delayed = true;
+        this.#delayed.push(ack);
+        if (expiresAt < this.#at) this.#at = expiresAt;
       }
     }
   }

@@ -1,12 +1,11 @@
 /**
- * Pieces of packet memory in which payload waits for its acknowledgement.
+ * Chunks of packet memory that hold payload until it is acknowledged.
  *
- * Theory of operation. Two sizes: large chunks, into which host sockets read directly, and small ones for what
- * trickles. Both are cut from slabs that are allocated when they are first needed, and pooled for ever. A chunk has one
- * owner at a time.
+ * Theory of operation. Chunks have two sizes: large ones, into which host sockets read directly, and small ones for
+ * short reads. Both are cut from slabs that are allocated on demand and never freed. A chunk has one owner at a time.
  *
- * Limits. The pool never takes more than `limit` bytes of packet memory; `take` gives null then, and the owner stops
- * reading until something comes back.
+ * Limits. The pool never takes more than `limit` bytes of packet memory. `take` then returns null, and the owner stops
+ * reading until a chunk is returned.
  */
 import type { PacketMemory } from '../memory/packet-memory.ts';
 
@@ -14,14 +13,14 @@ export const LARGE_CHUNK = 65536;
 export const SMALL_CHUNK = 4096;
 const SLAB = 1 << 20;
 
-/** A piece of packet memory, and the part of it that holds payload. */
+/** A range of packet memory, and the part of it that holds payload. */
 export class Chunk {
   readonly at: number;
   readonly size: number;
-  /** First byte not yet acknowledged, and the end of the payload: offsets in packet memory. */
+  /** First unacknowledged byte, and the end of the payload: offsets in packet memory. */
   start: number;
   end: number;
-  /** A host socket may write behind `end` at any time: the chunk must not go back to the pool. */
+  /** A host socket may write behind `end` at any time: the chunk must not be returned to the pool. */
   reading = false;
   #view: Buffer | null = null;
 
@@ -57,8 +56,8 @@ export class ChunkPool {
   }
 
   /**
-   * A chunk for `bytes` (at most `LARGE_CHUNK`), or null when there is none; a large one serves where the small ones
-   * are out.
+   * A chunk for `bytes` (at most `LARGE_CHUNK`), or null when there is none. Falls back to a large chunk when no small
+   * one is left.
    */
   take(bytes: number): Chunk | null {
     const size = bytes > SMALL_CHUNK ? LARGE_CHUNK : SMALL_CHUNK;
@@ -78,12 +77,12 @@ export class ChunkPool {
     (chunk.size === LARGE_CHUNK ? this.#large : this.#small).push(chunk);
   }
 
-  /** Bytes of large chunks that can still be taken. */
+  /** Bytes that can still be taken as large chunks. */
   get free(): number {
     return this.#limit - this.#taken + this.#large.length * LARGE_CHUNK;
   }
 
-  /** Bytes of packet memory that the pool has. */
+  /** Packet memory of the pool, bytes. */
   get bytes(): number {
     return this.#taken;
   }

@@ -1,6 +1,6 @@
 /**
- * What the parts of the TCP machine share: limits, the seam to the host's sockets, the time of the event that is being
- * handled, counters, and the tools that all of them use.
+ * What the files of the TCP machine share: limits, the seam to the host's sockets, the time of the current event,
+ * counters and tools.
  */
 import { seqAdd } from '../../wire/sequence.ts';
 import { TcpFlag } from '../../wire/tcp.ts';
@@ -10,72 +10,73 @@ import type { TcpFlow } from './flow.ts';
 import type { GuestPort } from './interface.ts';
 import type { TcpSender } from './send.ts';
 import type { TcpTable } from './table.ts';
-import type { TcpTimers } from './timers.ts';
+import type { TimerWheel } from './timers.ts';
 
-/** What the machine asks of the host's sockets. None of these calls back before it returns. */
+/** What the machine requests of the host's sockets. None of these calls back before it returns. */
 export interface HostSide {
   /**
    * Answered by `onConnected`, `onNotConnected` or `onNoSocket`. `priority`: what to dial first (half-open.ts).
    */
   connect(flow: TcpFlow, host: string, port: number, priority: number): void;
   /**
-   * Payload for the socket, at an offset in packet memory that is good during the call; it is in the guest's run,
+   * Payload for the socket, at an offset in packet memory that is valid during the call. It lies in the guest's run,
    * unless `queued`. Sets `flow.queued` to the bytes that are not taken yet.
    */
   write(flow: TcpFlow, at: number, length: number, queued: boolean): void;
-  /** The guest sends no more: FIN, after what is queued. */
+  /** Sends a FIN after what is queued: the guest sends no more. */
   end(flow: TcpFlow): void;
-  /** Both directions have ended: what is queued goes out, then the socket is closed. The flow is forgotten. */
+  /** Both directions are finished: closes the socket once the queue is empty, and forgets the flow. */
   close(flow: TcpFlow): void;
-  /** RST, and forget. */
+  /** Sends a RST, and forgets the flow. */
   reset(flow: TcpFlow): void;
-  /** Read, or do not; tells whether it reads. What could not be put into the send buffer before is put there now. */
+  /**
+   * Starts or stops reading, and returns whether the socket is read. Starting first moves into the send buffer what did
+   * not fit before.
+   */
   read(flow: TcpFlow, on: boolean): boolean;
 }
 
 export interface TcpLimits {
   /** Connections per NIC. */
   flows: number;
-  /** Of those, not yet connected, in either direction; half-open.ts says which makes room for a new one. */
+  /** Half-open connections per NIC and direction; half-open.ts selects which is evicted for a new one. */
   connecting: number;
-  /**
-   * Host sockets, all NICs together. A NIC may have as many as are still free: so there is always one left for another.
-   */
+  /** Host sockets of all NICs. A NIC may have as many as are still free, so one is always left for another NIC. */
   sockets: number;
-  /** Of those, in TIME-WAIT; the oldest makes room. */
+  /** Connections in TIME-WAIT per NIC; the oldest is evicted. */
   timeWait: number;
   /**
-   * Bytes of packet memory for what waits for acknowledgement, all NICs together. A NIC may take as much as is still
-   * free: so there is always something left for one more.
+   * Packet memory for unacknowledged payload of all NICs, bytes. A NIC may take as much as is still free, so some is
+   * always left for another NIC.
    */
   sendMemory: number;
 }
 
 export const DEFAULT_LIMITS: TcpLimits = { flows: 16_384, connecting: 12_288, sockets: Number.POSITIVE_INFINITY, timeWait: 2048, sendMemory: 256 << 20 };
 
-export interface TcpTools {
+interface TcpTools {
   host: HostSide;
   limits: TcpLimits;
   pool: ChunkPool;
   table: TcpTable;
-  timers: TcpTimers;
+  timers: TimerWheel<TcpFlow>;
   emit: TcpEmitter;
   sender: TcpSender;
 }
 
-export class TcpParts implements TcpTools {
+export class TcpContext implements TcpTools {
   readonly host: HostSide;
   readonly limits: TcpLimits;
   readonly pool: ChunkPool;
   readonly table: TcpTable;
-  readonly timers: TcpTimers;
+  readonly timers: TimerWheel<TcpFlow>;
   readonly emit: TcpEmitter;
   readonly sender: TcpSender;
-  /** Of the event that is being handled, ms. */
+  /** Time of the current event, ms. */
   now: number;
-  /** Flows in TIME-WAIT: those have no host socket. */
+  /** Flows in TIME-WAIT: these have no host socket. */
   lingering = 0;
-  /** Flows to be looked at once more at the end of the run. */
+  /** Flows to be visited at the end of the run. */
   readonly marked: TcpFlow[] = [];
   readonly counts = {
     opened: 0,
@@ -105,33 +106,42 @@ export class TcpParts implements TcpTools {
     this.now = now;
   }
 
-  /** At the end of this run an ACK is owed; a small segment's may wait for an answer that carries it. */
-  mark(flow: TcpFlow, small: boolean): void {
-    if (flow.ackDue || !small) flow.ackNow = true;
-    else flow.ackSince = this.now;
-    flow.ackDue = true;
-    this.touch(flow);
+  /** An ACK is due at the end of this run. That of a single small segment may be delayed, to be sent with an answer. */
+  ackAtEnd(flow: TcpFlow, small: boolean): void {
+    const ack = flow.ack;
+    if (ack.due || !small) ack.urgent = true;
+    else ack.since = this.now;
+    ack.due = true;
+    this.mark(flow);
   }
 
-  /** To be looked at once more at the end of the run. */
-  touch(flow: TcpFlow): void {
+  /** The flow is visited at the end of this run. */
+  mark(flow: TcpFlow): void {
     if (flow.marked) return;
     flow.marked = true;
     this.marked.push(flow);
   }
 
-  /** Answers a segment that belongs to no connection by a RST (RFC 9293 3.10.7.1). */
-  stray(port: GuestPort, guestIp: number, peerIp: number, ports: number, flags: number, seq: number, ack: number, length: number): void {
+  /**
+   * Answers a segment that belongs to no connection by a RST (RFC 9293 3.10.7.1). Positional arguments: a scan or a
+   * flood comes here with each segment, and allocates nothing.
+   */
+  rejectStray(port: GuestPort, guestIp: number, peerIp: number, ports: number, flags: number, seq: number, ack: number, length: number): void {
     this.counts.strays++;
     if (flags & TcpFlag.rst) return;
-    if (!port.queue.mayTell()) {
+    if (!port.queue.canSendControl()) {
       this.counts.noRoom++;
       return;
     }
-    if (flags & TcpFlag.ack) this.emit.resetStray(port, guestIp, peerIp, ports, ack, 0, TcpFlag.rst);
+    if (flags & TcpFlag.ack) this.emit.reset(port, guestIp, peerIp, ports, ack, 0, TcpFlag.rst);
     else {
       const size = length + (flags & TcpFlag.syn ? 1 : 0) + (flags & TcpFlag.fin ? 1 : 0);
-      this.emit.resetStray(port, guestIp, peerIp, ports, 0, seqAdd(seq, size), TcpFlag.rst | TcpFlag.ack);
+      this.emit.reset(port, guestIp, peerIp, ports, 0, seqAdd(seq, size), TcpFlag.rst | TcpFlag.ack);
     }
+  }
+
+  /** Rejects the guest's SYN of this flow. */
+  rejectSyn(flow: TcpFlow): void {
+    this.rejectStray(flow.owner.port, flow.guestIp, flow.peerIp, flow.ports, TcpFlag.syn, flow.irs, 0, 0);
   }
 }

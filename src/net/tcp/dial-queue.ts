@@ -25,7 +25,7 @@ class Fifo {
   /** `live` is how many flows of the guest are half-open. */
   push(dial: Dial, live: number): void {
     if (this.items.length - this.first > MIN_CLEANUP + 2 * live) {
-      this.items = this.items.slice(this.first).filter((d) => !d.flow.ended);
+      this.items = this.items.slice(this.first).filter((d) => !d.flow.closed);
       this.first = 0;
     }
     this.items.push(dial);
@@ -38,7 +38,7 @@ class Fifo {
         this.items.length = 0;
         this.first = 0;
       }
-      if (!dial.flow.ended) return dial;
+      if (!dial.flow.closed) return dial;
     }
     return null;
   }

@@ -1,13 +1,14 @@
 /**
- * Frames towards the guest.
+ * Frames to the guest.
  *
  * Theory of operation. Each flow has a header of 58 bytes in packet memory (length prefix, Ethernet, IPv4, TCP) with
- * addresses and ports filled in; a frame is that header with a few fields changed. Payload goes out by the `segment`
- * kernel, which cuts, copies and sums in one pass. Every segment carries the newest acknowledgement and window.
+ * addresses and ports filled in. A frame is that header with a few fields changed. The `segment` kernel cuts, copies
+ * and checksums payload in one pass. Every segment carries the latest acknowledgement and window.
  *
- * Limits. No IP options, no TCP options but in a SYN and in an ACK that tells of payload out of order (RFC 2018): a
- * guest whose own queue drops a burst would otherwise send again one segment per round trip, and back off for seconds
- * as nothing gives it a new measurement (RFC 6298 5.7). Timestamps (RFC 7323) are not offered: docs/decisions/0015.
+ * Limits. No IP options. TCP options only in a SYN, and in an ACK that reports out-of-order payload (RFC 2018). Without
+ * SACK, a guest whose own queue drops a burst would retransmit one segment per round trip. It would then back off for
+ * seconds, as nothing gives it a new measurement (RFC 6298 5.7). Timestamps (RFC 7323) are not offered:
+ * docs/decisions/0015.
  */
 import { ETH, ETH_HEADER, EtherType, writeMac } from '../../wire/ethernet.ts';
 import { DONT_FRAGMENT, IPV4, IPV4_HEADER, IpProtocol } from '../../wire/ipv4.ts';
@@ -15,20 +16,20 @@ import { seqAdd, seqDiff } from '../../wire/sequence.ts';
 import { MAX_OPTIONS, MAX_SACK_BLOCKS, TCP, TCP_HEADER, TcpFlag, writeSack, writeSynOptions } from '../../wire/tcp.ts';
 import { type Kernels, SEGMENT_HEADERS } from '../memory/kernels.ts';
 import type { PacketMemory } from '../memory/packet-memory.ts';
-import type { TcpFlow } from './flow.ts';
+import type { FrameHeader, TcpFlow } from './flow.ts';
 import type { GuestPort } from './interface.ts';
 
 const PREFIX = 4;
 const IP = PREFIX + ETH_HEADER;
 const T = IP + IPV4_HEADER;
 const TTL = 64;
-/** Payload of a flow that may wait in its host socket: the window we offer. */
+/** Largest window we advertise, bytes: payload of a flow that may wait in its host socket. */
 export const WINDOW = 4 << 20;
 /** Our window scale: 65535 << 7 is twice the window. */
 export const WINDOW_SHIFT = 7;
 /**
- * A port whose flows queue more than this towards the host gets small windows, and beyond the cap the payload of those
- * that queue much is dropped.
+ * Payload that a NIC's flows may queue to host sockets, bytes. Above the soft limit the NIC gets small windows. Above
+ * the cap, payload of flows that queue more than their fair share is dropped.
  */
 const PORT_QUEUE_SOFT = 16 << 20;
 export const PORT_QUEUE_CAP = 32 << 20;
@@ -40,8 +41,8 @@ export class TcpEmitter {
   readonly #view: DataView;
   readonly #kernels: Kernels;
   readonly #gatewayMac: number;
-  readonly #templates: number[] = [];
-  /** For frames of no flow. */
+  readonly #freeHeaders: FrameHeader[] = [];
+  /** Header for frames of no flow. */
   readonly #spare: number;
   readonly #edges = new Int32Array(2 * MAX_SACK_BLOCKS);
   segments = 0;
@@ -55,15 +56,16 @@ export class TcpEmitter {
     this.#spare = memory.alloc(64);
   }
 
-  /** A frame header for a flow; it goes back by `giveTemplate`. */
-  takeTemplate(guestIp: number, peerIp: number, ports: number): number {
-    const at = this.#templates.pop() ?? this.#memory.alloc(64);
-    this.#fill(at, guestIp, peerIp, ports);
-    return at;
+  /** A frame header for a flow; return it with `releaseHeader`. */
+  takeHeader(guestIp: number, peerIp: number, ports: number): FrameHeader {
+    const header = this.#freeHeaders.pop() ?? { at: this.#memory.alloc(64), mac: -1 };
+    header.mac = -1;
+    this.#fill(header.at, guestIp, peerIp, ports);
+    return header;
   }
 
-  giveTemplate(at: number): void {
-    this.#templates.push(at);
+  releaseHeader(header: FrameHeader): void {
+    this.#freeHeaders.push(header);
   }
 
   #fill(at: number, guestIp: number, peerIp: number, ports: number): void {
@@ -81,57 +83,59 @@ export class TcpEmitter {
     this.#u8[at + T + TCP.offset] = (TCP_HEADER / 4) << 4;
   }
 
-  /** Acknowledgement and window in the flow's header; what we owed is paid. */
+  /** Writes acknowledgement and window into the flow's header. No ACK is due any more. */
   #refresh(flow: TcpFlow, flags: number): void {
-    const t = flow.template;
+    const header = flow.header;
+    const t = header.at;
     const mac = flow.owner.port.guestMac;
-    if (flow.templateMac !== mac) {
-      flow.templateMac = mac;
+    if (header.mac !== mac) {
+      header.mac = mac;
       writeMac(this.#u8, t + PREFIX + ETH.destination, mac);
     }
     this.#u8[t + T + TCP.flags] = flags;
     this.#view.setInt32(t + T + TCP.ack, flags & TcpFlag.ack ? flow.rcvNxt : 0);
-    this.#view.setUint16(t + T + TCP.window, flags & TcpFlag.syn ? Math.min(65535, this.#window(flow)) : this.#window(flow) >>> flow.shiftIn);
-    flow.ackDue = flow.ackNow = false;
+    this.#view.setUint16(t + T + TCP.window, flags & TcpFlag.syn ? Math.min(65535, this.#window(flow)) : this.#window(flow) >>> flow.rcvShift);
+    const ack = flow.ack;
+    ack.due = ack.urgent = false;
   }
 
   /**
-   * Bytes from `rcvNxt` that the guest may send. The edge never moves left, and right only in steps worth a segment
-   * (RFC 9293 3.8.6.2.2).
+   * Bytes from `rcvNxt` that the guest may send. The right edge never moves left, and moves right only by at least a
+   * segment (RFC 9293 3.8.6.2.2).
    */
   #window(flow: TcpFlow): number {
     const full = flow.owner.queued > PORT_QUEUE_SOFT ? SMALL_WINDOW : WINDOW;
-    const largest = flow.shiftIn === 0 ? 65535 : full;
+    const largest = flow.rcvShift === 0 ? 65535 : full;
     const free = Math.max(0, Math.min(largest, full - flow.queued));
-    const edge = seqAdd(flow.rcvNxt, free & ~((1 << flow.shiftIn) - 1));
+    const edge = seqAdd(flow.rcvNxt, free & ~((1 << flow.rcvShift) - 1));
     const more = seqDiff(edge, flow.rcvEdge);
     if (more >= Math.min(flow.mss, largest >> 1)) flow.rcvEdge = edge;
     return Math.max(0, seqDiff(flow.rcvEdge, flow.rcvNxt));
   }
 
-  /** Whether the guest should hear of a window that has grown much since it was told. */
+  /** Whether the window has grown enough since it was advertised to send a window update. */
   windowGrew(flow: TcpFlow): boolean {
-    const told = seqDiff(flow.rcvEdge, flow.rcvNxt);
+    const advertised = seqDiff(flow.rcvEdge, flow.rcvNxt);
     const now = WINDOW - flow.queued;
-    return told < WINDOW / 4 && now - told >= WINDOW / 2;
+    return advertised < WINDOW / 4 && now - advertised >= WINDOW / 2;
   }
 
-  /** One frame without payload. A SYN carries options, and an ACK what was received out of order. */
+  /** One frame without payload. A SYN carries options; an ACK reports out-of-order payload. */
   control(flow: TcpFlow, flags: number, seq: number): void {
     const port = flow.owner.port;
     this.#refresh(flow, flags);
     const at = port.queue.reserve(SEGMENT_HEADERS + MAX_OPTIONS);
-    this.#u8.copyWithin(at, flow.template, flow.template + SEGMENT_HEADERS);
+    this.#u8.copyWithin(at, flow.header.at, flow.header.at + SEGMENT_HEADERS);
     let bytes = SEGMENT_HEADERS;
     if (flags & TcpFlag.syn) {
-      const scale = flow.forwarded || flow.shiftIn > 0 ? WINDOW_SHIFT : -1;
+      const scale = flow.forwarded || flow.rcvShift > 0 ? WINDOW_SHIFT : -1;
       bytes += writeSynOptions(this.#u8, at + SEGMENT_HEADERS, {
         mss: port.mtu - IPV4_HEADER - TCP_HEADER,
         windowScale: scale,
         sack: flow.forwarded || flow.sack,
       });
-    } else if (flow.sack && flow.early !== null && flags === TcpFlag.ack) {
-      const blocks = flow.early.stretches(this.#edges);
+    } else if (flow.sack && flow.outOfOrder !== null && flags === TcpFlag.ack) {
+      const blocks = flow.outOfOrder.sackBlocks(this.#edges);
       if (blocks > 0) bytes += writeSack(this.#view, at + bytes, this.#edges, blocks);
     }
     this.#finish(at, bytes, seq, flow.ipId++);
@@ -139,19 +143,19 @@ export class TcpEmitter {
     this.segments++;
   }
 
-  /** Payload [from, from + length) as segments that begin at `seq`. */
+  /** Sends payload [from, from + length) as segments that start at `seq`. */
   payload(flow: TcpFlow, from: number, length: number, seq: number): void {
     const port = flow.owner.port;
     const count = Math.ceil(length / flow.mss);
     this.#refresh(flow, TcpFlag.ack);
     const at = port.queue.reserve(length + count * SEGMENT_HEADERS);
-    port.queue.commit(this.#kernels.segment(at, from, length, flow.mss, flow.template, seq, flow.ipId));
+    port.queue.commit(this.#kernels.segment(at, from, length, flow.mss, flow.header.at, seq, flow.ipId));
     flow.ipId = (flow.ipId + count) & 0xffff;
     this.segments += count;
   }
 
-  /** A RST for a segment that belongs to nothing. */
-  resetStray(port: GuestPort, guestIp: number, peerIp: number, ports: number, seq: number, ack: number, flags: number): void {
+  /** Sends a RST that belongs to no flow. Positional arguments: see `TcpContext.rejectStray`. */
+  reset(port: GuestPort, guestIp: number, peerIp: number, ports: number, seq: number, ack: number, flags: number): void {
     this.#fill(this.#spare, guestIp, peerIp, ports);
     const at = port.queue.reserve(SEGMENT_HEADERS);
     this.#u8.copyWithin(at, this.#spare, this.#spare + SEGMENT_HEADERS);
@@ -163,7 +167,7 @@ export class TcpEmitter {
     this.segments++;
   }
 
-  /** Lengths, sequence number, checksums of a frame without payload. */
+  /** Completes a frame without payload: lengths, sequence number, checksums. */
   #finish(at: number, bytes: number, seq: number, id: number): void {
     const v = this.#view;
     const tcpBytes = bytes - T;
@@ -173,13 +177,13 @@ export class TcpEmitter {
     v.setInt32(at + T + TCP.seq, seq);
     this.#u8[at + T + TCP.offset] = (tcpBytes / 4) << 4;
     v.setUint16(at + IP + IPV4.checksum, ~this.#kernels.checksum(at + IP, IPV4_HEADER), true);
-    // the addresses lie just before the TCP header: they are summed with it, and the rest of the pseudo header is added
+    // the addresses precede the TCP header, so one sum covers both; the rest of the pseudo header is added
     const swapped = ((tcpBytes & 255) << 8) | (tcpBytes >> 8);
     const sum = this.#kernels.checksum(at + IP + IPV4.source, 8 + tcpBytes) + (IpProtocol.tcp << 8) + swapped;
     v.setUint16(at + T + TCP.checksum, ~((sum & 0xffff) + (sum >>> 16)), true);
   }
 
-  /** Rebuilds the guest's SYN, IPv4 header and 8 bytes of TCP, for an ICMP error to quote. Returns its offset. */
+  /** Rebuilds the guest's SYN for an ICMP error to quote: IPv4 header and 8 bytes of TCP. Returns its offset. */
   quoteSyn(flow: TcpFlow): number {
     const at = this.#spare;
     this.#fill(at, flow.peerIp, flow.guestIp, (flow.ports << 16) | (flow.ports >>> 16));

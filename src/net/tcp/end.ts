@@ -1,9 +1,9 @@
 /**
- * How connections end: both FINs acknowledged and TIME-WAIT, a reset of either side, or given up.
+ * How connections end: both FINs acknowledged and TIME-WAIT, a reset by either side, or abandoned.
  *
- * Theory of operation. When both directions are done the host socket is closed, and whoever ended first waits: if that
- * was we, the flow lingers in TIME-WAIT for late segments. A flow that is removed gives back all it had; what still
- * holds a reference sees `Happened.gone`.
+ * Theory of operation. When both directions are finished the host socket is closed. The side that sent its FIN first
+ * waits for late segments: if that was this side, the flow stays in TIME-WAIT. A removed flow returns everything it
+ * held. Who still has a reference sees `TcpEvents.removed`.
  *
  * Limits. TIME-WAIT lasts 2 s on this local link, and a new SYN ends it.
  *
@@ -11,91 +11,93 @@
  */
 import { seqDiff } from '../../wire/sequence.ts';
 import { TcpFlag } from '../../wire/tcp.ts';
-import type { TcpParts } from './context.ts';
-import { Happened, type TcpFlow } from './flow.ts';
+import type { TcpContext } from './context.ts';
+import { TcpEvents, type TcpFlow } from './flow.ts';
 
+/** ms. */
 const TIME_WAIT = 2000;
 
 export class TcpEnds {
-  readonly #p: TcpParts;
+  readonly #context: TcpContext;
 
-  constructor(parts: TcpParts) {
-    this.#p = parts;
+  constructor(context: TcpContext) {
+    this.#context = context;
   }
 
-  /** Both directions have ended: the socket is closed, and the flow removed, or kept for late segments. */
+  /** Both directions are finished: closes the socket, then removes the flow or keeps it in TIME-WAIT. */
   finish(flow: TcpFlow): void {
-    const p = this.#p;
-    if (!(flow.events & Happened.hostDone)) {
-      flow.events |= Happened.hostDone;
-      p.host.close(flow);
+    const context = this.#context;
+    if (!(flow.events & TcpEvents.hostClosed)) {
+      flow.events |= TcpEvents.hostClosed;
+      context.host.close(flow);
     }
-    // the one whose FIN was first waits for late segments; when that was the guest, it waits itself
-    if (flow.finFirst) {
+    // if the guest's FIN was first, the guest itself is in TIME-WAIT
+    if (flow.events & TcpEvents.finSentFirst) {
       const state = flow.owner;
-      if (state.timeWait.size >= p.limits.timeWait) this.evict(state.timeWait.values().next().value as TcpFlow);
-      flow.events |= Happened.timeWait;
+      if (state.timeWait.size >= context.limits.timeWait) this.evict(state.timeWait.values().next().value as TcpFlow);
+      flow.events |= TcpEvents.timeWait;
       state.timeWait.add(flow);
-      p.lingering++;
-      p.timers.set(flow, p.now + TIME_WAIT);
+      context.lingering++;
+      context.timers.set(flow.timer, context.now + TIME_WAIT);
     } else this.remove(flow);
   }
 
-  /** A segment in TIME-WAIT. True when it is a SYN for which the old connection has made way. */
+  /** A segment in TIME-WAIT. True when it is a SYN for which the old connection was removed. */
   lingering(flow: TcpFlow, flags: number, seq: number, length: number): boolean {
-    const p = this.#p;
+    const context = this.#context;
     if (flags & TcpFlag.rst) {
       if (seq === flow.rcvNxt) this.remove(flow);
     } else if (flags & TcpFlag.syn && !(flags & TcpFlag.ack) && seqDiff(seq, flow.rcvNxt) > 0) {
       this.remove(flow);
       return true;
     } else if (length > 0 || flags & (TcpFlag.fin | TcpFlag.syn)) {
-      p.timers.set(flow, p.now + TIME_WAIT);
-      p.sender.acknowledge(flow);
+      context.timers.set(flow.timer, context.now + TIME_WAIT);
+      context.sender.acknowledge(flow);
     }
     return false;
   }
 
-  /** It makes room for another; the guest hears nothing, and comes again if it still wants to. */
+  /** Makes room for another flow. The guest is not notified, and retransmits its SYN if it still wants to connect. */
   evict(flow: TcpFlow): void {
-    this.#p.counts.evicted++;
+    this.#context.counts.evicted++;
     this.abandon(flow);
   }
 
   guestReset(flow: TcpFlow): void {
-    this.#p.counts.guestResets++;
+    this.#context.counts.guestResets++;
     this.abandon(flow);
   }
 
-  /** A RST to the guest. */
+  /** Sends a RST to the guest. */
   resetGuest(flow: TcpFlow): void {
-    if (flow.owner.gone || flow.events & Happened.timeWait) return;
-    if (!flow.owner.port.queue.mayTell()) this.#p.counts.noRoom++;
-    else if (flow.events & Happened.synIn) this.#p.emit.control(flow, TcpFlag.rst | TcpFlag.ack, flow.sndNxt);
+    if (flow.owner.removed || flow.events & TcpEvents.timeWait) return;
+    if (!flow.owner.port.queue.canSendControl()) this.#context.counts.noRoom++;
+    else if (flow.events & TcpEvents.synReceived) this.#context.emit.control(flow, TcpFlag.rst | TcpFlag.ack, flow.sndNxt);
   }
 
-  /** The host's side is reset, the flow forgotten; the guest hears nothing. */
+  /** Resets the host's side and removes the flow. The guest is not notified. */
   abandon(flow: TcpFlow): void {
-    if (flow.events & Happened.gone) return;
-    if (!(flow.events & Happened.hostDone)) {
-      flow.events |= Happened.hostDone;
-      this.#p.host.reset(flow);
+    if (flow.events & TcpEvents.removed) return;
+    if (!(flow.events & TcpEvents.hostClosed)) {
+      flow.events |= TcpEvents.hostClosed;
+      this.#context.host.reset(flow);
     }
     this.remove(flow);
   }
 
   remove(flow: TcpFlow): void {
-    if (flow.events & Happened.gone) return;
-    flow.events |= Happened.gone;
-    this.#p.table.remove(flow);
-    this.#p.timers.remove(flow);
+    if (flow.events & TcpEvents.removed) return;
+    flow.events |= TcpEvents.removed;
+    this.#context.table.remove(flow);
+    this.#context.timers.remove(flow.timer);
     const state = flow.owner;
     state.flows.delete(flow);
     (flow.forwarded ? state.halfOpenIn : state.halfOpenOut).delete(flow.halfOpen);
-    if (state.timeWait.delete(flow)) this.#p.lingering--;
+    if (state.timeWait.delete(flow)) this.#context.lingering--;
+    flow.ack.due = false;
     flow.send.clear();
-    flow.early?.clear();
-    this.#p.emit.giveTemplate(flow.template);
+    flow.outOfOrder?.clear();
+    this.#context.emit.releaseHeader(flow.header);
     flow.onAnswer = null;
   }
 }

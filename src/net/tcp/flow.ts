@@ -1,184 +1,160 @@
 /**
- * One TCP connection of a guest: what is known about it. Sequence numbers are signed 32-bit; times are milliseconds.
- * Behaviour is in the files beside this one.
+ * One TCP connection of a guest, and the state of its NIC. Sequence numbers are signed 32-bit; times are milliseconds.
+ * The behaviour is in the files beside this one.
+ *
+ * What every segment reads or writes is a field of the flow itself. The rest is grouped into objects that belong to one
+ * file each, and are allocated with the flow.
  */
-
+import { PendingAck } from './ack-delay.ts';
+import type { ChallengeLimit } from './challenge-limit.ts';
 import { HalfOpenEntry, HalfOpenTable } from './half-open.ts';
 import type { GuestPort, TcpRefusal } from './interface.ts';
+import { LossRecovery } from './loss-recovery.ts';
 import type { TcpReassembly } from './reassembly.ts';
-import type { TcpResent } from './resent.ts';
-import type { TcpScoreboard } from './scoreboard.ts';
+import { RoundTrip } from './round-trip.ts';
 import type { TcpSendBuffer } from './send-buffer.ts';
+import { Timer } from './timers.ts';
 
-/** What has happened to a connection; a set, not a state: the textbook's states are sets of these. */
-export const Happened = {
-  /** The guest's SYN has been taken: `irs` and `rcvNxt` mean something. */
-  synIn: 1,
-  /** Our SYN, or SYN and ACK, has been sent. */
-  synOut: 2,
+/** Events of a connection. Its state is the set of those that have occurred; each textbook state is such a set. */
+export const TcpEvents = {
+  /** The guest's SYN was received: `irs` and `rcvNxt` are valid. */
+  synReceived: 1,
+  /** Our SYN, or SYN-ACK, was sent. */
+  synSent: 2,
   /** Both SYNs are acknowledged. */
   established: 4,
-  /** The guest's FIN has been taken: it sends no more. */
-  finIn: 8,
-  /** Our FIN has been sent at least once. */
-  finOut: 16,
+  /** The guest's FIN was received in order: it sends no more. */
+  finReceived: 8,
+  /** Our FIN was sent at least once. */
+  finSent: 16,
   /** Our FIN is acknowledged. */
   finAcked: 32,
-  /** The host's side sends no more. */
-  hostEnd: 64,
-  /** The host socket is done with, and forgotten. */
-  hostDone: 128,
-  /** Only waits for late segments of the guest (TIME-WAIT). */
+  /** The host socket has reached its end of stream. */
+  hostFin: 64,
+  /** The host socket is closed and released. */
+  hostClosed: 128,
+  /** TIME-WAIT: only late segments of the guest are expected. */
   timeWait: 256,
   /** Removed from the table. */
-  gone: 512,
-  /** The guest's FIN has been seen, at `finSeq`; something before it may be missing. */
+  removed: 512,
+  /** The guest's FIN was seen, at `finSeq`; payload before it may be missing. */
   finSeen: 1024,
+  /** Our FIN was sent before the guest's was received: TIME-WAIT is ours. */
+  finSentFirst: 2048,
 } as const;
 
-/** Bytes in flight to the guest at most: its link is local, so only losses make this smaller. */
-export const MAX_FLIGHT = 4 << 20;
-/** Retransmission timeout before there is a measurement (RFC 6298 2.1). */
-export const FIRST_RTO = 1000;
+/** A flow's frame header of 58 bytes in packet memory. */
+export interface FrameHeader {
+  readonly at: number;
+  /** The destination MAC that is written in it; −1 = none. */
+  mac: number;
+}
+
+/** What identifies a flow: addresses as signed 32-bit numbers, and both ports, the guest's in the high half. */
+export interface TcpFlowKey {
+  readonly guestIp: number;
+  readonly peerIp: number;
+  readonly ports: number;
+}
 
 export class TcpFlow {
   readonly serial: number;
   readonly owner: TcpPortState;
-  /** The guest's address and the peer's, as signed 32-bit numbers, and both ports: guest's in the high half. */
   readonly guestIp: number;
   readonly peerIp: number;
   readonly ports: number;
-  /** Frame header of 58 bytes in packet memory. */
-  readonly template: number;
-  templateMac = -1;
-  readonly send: TcpSendBuffer;
-  /** The host socket's handle; the machine does not look into it. */
-  host: unknown = null;
-  /** Set while a forwarded client waits for the guest's answer: told null when it was accepted. */
-  onAnswer: ((why: TcpRefusal | null) => void) | null = null;
-  /** It came from the host's side: we are the one who calls. */
+  /** Inbound: a client of the host's side opened it through a forwarding rule. */
   readonly forwarded: boolean;
+  /** Set of TcpEvents. */
   events = 0;
+
+  // the host's side
+
+  /** The host socket's handle; opaque to the machine. */
+  host: unknown = null;
+  /** Pending answer to a forwarded client; called with null when the guest accepts. */
+  onAnswer: ((why: TcpRefusal | null) => void) | null = null;
+  /** Payload that the host socket has not taken yet, bytes. */
+  queued = 0;
+  /** The host socket is being read. */
+  reading = true;
+
+  // receiving from the guest (RFC 9293 3.3.1)
 
   irs = 0;
   rcvNxt = 0;
-  /** Right edge of the window that the guest has been told; never moves left. */
+  /** Right edge of the advertised window; never moves left. */
   rcvEdge = 0;
-  /** Where the guest's FIN stands, once it was seen. */
+  /** Window scale of our windows; 0 when the guest does not scale. */
+  rcvShift = 0;
+  /** Sequence number of the guest's FIN, once seen. */
   finSeq = 0;
-  /** How our windows are scaled; 0 when the guest does not scale. */
-  shiftIn = 0;
-  /** Payload that the host socket has not taken yet, bytes. */
-  queued = 0;
-  /** It owes an ACK; `ackNow`: one that cannot wait. */
-  ackDue = false;
-  ackNow = false;
-  /**
-   * Since when it is owed (ms), whether it is in the list of those that wait, and small segments that are acknowledged
-   * at once. Owned by ack-delay.ts.
-   */
-  ackSince = 0;
-  ackHeld = false;
-  quickAcks = 0;
-  /** The guest takes selective acknowledgements. */
+  /** The guest supports selective acknowledgement. */
   sack = false;
-  /** Payload out of order; null until there is some. */
-  early: TcpReassembly | null = null;
+  /** Out-of-order payload; null until there is some. */
+  outOfOrder: TcpReassembly | null = null;
 
+  // sending to the guest (RFC 9293 3.3.1)
+
+  readonly send: TcpSendBuffer;
+  readonly header: FrameHeader;
   iss = 0;
   sndUna = 0;
-  /** The next byte to send: goes back to `sndUna` at a timeout. */
+  /** Next byte to send: moves back to `sndUna` at a timeout. */
   sndNxt = 0;
   /** Behind the last byte ever sent. */
   sndMax = 0;
-  /** Window that the guest told, bytes, and the segment that told it (RFC 9293 SND.WL1, WL2). */
+  /** Window that the guest advertised, bytes, and the segment that advertised it (SND.WL1, SND.WL2). */
   sndWnd = 0;
   wl1 = 0;
   wl2 = 0;
-  shiftOut = 0;
+  sndShift = 0;
   mss = 536;
   ipId = 0;
-  /** Our FIN went out before the guest's came: TIME-WAIT is ours. */
-  finFirst = false;
-  dupAcks = 0;
-  /** Recovery goes on until this is acknowledged; `restarted`: it began with a timeout, and the limit grows in it. */
-  recover = 0;
-  recovering = false;
-  restarted = false;
-  /** What the guest has received out of order; null until it tells of some. */
-  board: TcpScoreboard | null = null;
-  /** What was sent again; null as long as `board`. */
-  resent: TcpResent | null = null;
-  /** All before this that is not received is lost, whatever the guest has told; never before `sndUna`. */
-  lostTo = 0;
-  /**
-   * When something was sent, or the guest told something new (ms); whether a probe has broken the silence since; and
-   * where the probe's payload ended, never before `sndUna`.
-   */
-  quietSince = 0;
-  probed = false;
-  /** The deadline is that of a probe. */
-  forProbe = false;
-  probeEnd = 0;
-  /** Bytes in flight that we allow ourselves, mss–MAX_FLIGHT. */
-  limit = MAX_FLIGHT;
-
-  /** Smoothed round trip and its deviation; srtt 0 = not measured. */
-  srtt = 0;
-  rttvar = 0;
-  rto = FIRST_RTO;
-  /** The one segment that is being timed: `timedSeq` when acknowledged gives a sample; timedAt 0 = none. */
-  timedSeq = 0;
-  timedAt = 0;
-  /** Timeouts since something new was acknowledged: the timer doubles with each. */
-  retries = 0;
-  /** Timeouts since the guest said anything at all. */
+  /** Timeouts since the guest sent anything. */
   silent = 0;
-  /** Challenge ACKs sent in the second that began at `challengeFrom` (RFC 5961 7). */
-  challenges = 0;
-  challengeFrom = 0;
 
-  /** When it wants to be called, Infinity = never. Owned by timers.ts, as the three after it. */
-  deadline = Number.POSITIVE_INFINITY;
-  slot = -1;
-  before: TcpFlow | null = null;
-  after: TcpFlow | null = null;
-
-  /** Its place among the half-open connections of its NIC. */
+  readonly roundTrip = new RoundTrip();
+  readonly recovery = new LossRecovery();
+  readonly ack: PendingAck<TcpFlow> = new PendingAck<TcpFlow>(this);
+  readonly timer: Timer<TcpFlow> = new Timer<TcpFlow>(this);
+  /** Position among the half-open connections of its NIC. */
   readonly halfOpen: HalfOpenEntry<TcpFlow> = new HalfOpenEntry<TcpFlow>(this);
+  /** Null until the first challenge ACK. */
+  challenges: ChallengeLimit | null = null;
 
-  /** The host socket is being read. */
-  reading = true;
-  /** In the list of those who wait for room to the guest. */
+  // membership in lists
+
+  /** In its NIC's `waiting`. */
   waiting = false;
-  /** In the list of those who owe an ACK at the end of this run. */
+  /** In the context's `marked`. */
   marked = false;
   /** Next in the table's bucket. */
   chained: TcpFlow | null = null;
 
-  constructor(serial: number, owner: TcpPortState, guestIp: number, peerIp: number, ports: number, template: number, send: TcpSendBuffer, forwarded: boolean) {
+  constructor(serial: number, owner: TcpPortState, key: TcpFlowKey, forwarded: boolean, buffers: { header: FrameHeader; send: TcpSendBuffer }) {
     this.serial = serial;
     this.owner = owner;
-    this.guestIp = guestIp;
-    this.peerIp = peerIp;
-    this.ports = ports;
-    this.template = template;
-    this.send = send;
+    this.guestIp = key.guestIp;
+    this.peerIp = key.peerIp;
+    this.ports = key.ports;
     this.forwarded = forwarded;
+    this.header = buffers.header;
+    this.send = buffers.send;
   }
 
   has(events: number): boolean {
     return (this.events & events) === events;
   }
 
-  /** Nothing of it is left to cut. */
-  get ended(): boolean {
-    return this.has(Happened.gone);
+  /** It was removed, and cannot be cut. */
+  get closed(): boolean {
+    return this.has(TcpEvents.removed);
   }
 
-  /** Payload bytes behind `sndNxt` that were never sent, or are to be sent again. */
+  /** Payload bytes behind `sndNxt`: never sent, or to be retransmitted. */
   get unsent(): number {
-    return this.events & Happened.established ? Math.max(0, this.send.length - ((this.sndNxt - this.sndUna) | 0)) : this.send.length;
+    return this.events & TcpEvents.established ? Math.max(0, this.send.length - ((this.sndNxt - this.sndUna) | 0)) : this.send.length;
   }
 
   get flight(): number {
@@ -206,7 +182,8 @@ export class TcpPortState {
   buffers = 0;
   /** Receive buffers that the kernel may still enlarge. */
   readonly growing = new Set<{ hold(): void }>();
-  gone = false;
+  /** The NIC was unplugged. */
+  removed = false;
 
   constructor(port: GuestPort) {
     this.port = port;

@@ -1,14 +1,18 @@
 import { describe, expect, test } from 'vitest';
-import { FakePort, TcpRig } from '../../../test/sim/tcp-rig.ts';
+import { FakePort, GUEST, TcpRig } from '../../../test/sim/tcp-rig.ts';
 import { type Dial, TcpDialQueue } from './dial-queue.ts';
-import { Happened, TcpFlow, TcpPortState } from './flow.ts';
+import { TcpEvents, TcpFlow, TcpPortState } from './flow.ts';
 import { DialPriority } from './half-open.ts';
+import type { InboundAddresses } from './interface.ts';
 
-/** An address that nobody was seen at. */
+/** An address that does not answer. */
 const dead = (i: number): number => 0x0a000000 + i;
 const GOOD = 0xc0000201;
 
-/** A burst of 10,000 SYNs; `good` is begun in its middle. Returns whether that one still waits for its answer. */
+/** A forwarded client of the guest's port 22. */
+const client = (sourceIp: number, sourcePort: number): InboundAddresses => ({ guestIp: GUEST, guestPort: 22, sourceIp, sourcePort });
+
+/** A burst of 10,000 SYNs, with one SYN to GOOD in its middle. Returns whether that one is still half-open. */
 function burst(r: TcpRig, address: (i: number) => number, port: (i: number) => number): boolean {
   let good: TcpFlow | null = null;
   for (let i = 0; i < 10_000; i++) {
@@ -18,12 +22,12 @@ function burst(r: TcpRig, address: (i: number) => number, port: (i: number) => n
     }
     r.guest('S', { guestPort: 1024 + (i % 40_000), peer: address(i), peerPort: port(i) });
   }
-  return good?.has(Happened.gone) === false;
+  return good?.has(TcpEvents.removed) === false;
 }
 
-describe('a burst of SYNs to where nobody answers', () => {
+describe('a burst of SYNs to addresses that do not answer', () => {
   const limits = { connecting: 512 };
-  test('issue 4: to one address, to one port each: only its own are pushed out', () => {
+  test('issue 4: to one address, a different port each: it evicts only its own', () => {
     const r = new TcpRig({ limits });
     expect(
       burst(
@@ -35,11 +39,11 @@ describe('a burst of SYNs to where nobody answers', () => {
     expect(r.machine.stats()).toMatchObject({ connecting: 512, opened: 10_001, evicted: 10_001 - 512 });
   });
 
-  test('issue 4: to 10,000 addresses of 40 networks', () => {
+  test('issue 4: to 10,000 addresses in 40 networks', () => {
     expect(burst(new TcpRig({ limits }), dead, () => 80)).toBe(true);
   });
 
-  test('issue 4: to 10,000 networks, when something has answered before at the good end; else the limit is wider than the burst', () => {
+  test('issue 4: to 10,000 networks: a known endpoint is spared, an unknown one only if the limit exceeds the burst', () => {
     const r = new TcpRig({ limits });
     r.established({ guestPort: 49_999, peer: GOOD, peerPort: 443 });
     expect(
@@ -65,7 +69,7 @@ describe('a burst of SYNs to where nobody answers', () => {
     ).toBe(true);
   });
 
-  test('an end that answered once and does no more loses its privilege when it is pushed out', () => {
+  test('a known endpoint that no longer answers is forgotten when it is evicted', () => {
     const r = new TcpRig({ limits: { connecting: 100 } });
     r.established({ guestPort: 49_999, peer: GOOD, peerPort: 443 });
     for (let i = 0; i < 1000; i++) r.guest('S', { guestPort: 1024 + i, peer: GOOD, peerPort: 443 });
@@ -73,20 +77,20 @@ describe('a burst of SYNs to where nobody answers', () => {
     r.guest('S', { guestPort: 50_000, peer: dead(7) });
     const fresh = r.flow!;
     for (let i = 0; i < 1000; i++) r.guest('S', { guestPort: 2024 + i, peer: GOOD, peerPort: 443 });
-    expect(fresh.ended).toBe(false);
+    expect(fresh.closed).toBe(false);
   });
 
-  test('clients from outside that the guest does not answer push out each other, not the guest’s own, nor those of another address', () => {
+  test('unanswered inbound clients evict each other, not the guest’s own connections, nor clients of another address', () => {
     const r = new TcpRig({ limits: { connecting: 100 } });
     r.guest('S', { peer: GOOD });
     const own = r.flow!;
-    const other = r.machine.accept(r.port, 0xc0a84002, 22, dead(0), 999, r.now)!;
-    for (let i = 0; i < 1000; i++) r.machine.accept(r.port, 0xc0a84002, 22, GOOD, 1000 + i, r.now);
-    expect([own.ended, other.ended, r.machine.stats()['connecting']]).toEqual([false, false, 101]);
+    const other = r.machine.accept(r.port, client(dead(0), 999), r.now)!;
+    for (let i = 0; i < 1000; i++) r.machine.accept(r.port, client(GOOD, 1000 + i), r.now);
+    expect([own.closed, other.closed, r.machine.stats()['connecting']]).toEqual([false, false, 101]);
   });
 });
 
-test('host sockets: a guest gets as many as are left for the others, and its pending ones make room', () => {
+test('host sockets: a guest gets as many as remain free for others, and its half-open connections are evicted', () => {
   const r = new TcpRig({ limits: { sockets: 20 } });
   const by = new FakePort(r.memory, 1, 1500, () => undefined);
   for (let i = 0; i < 30; i++) r.guest('S', { guestPort: 1000 + i, peer: dead(i) });
@@ -96,10 +100,10 @@ test('host sockets: a guest gets as many as are left for the others, and its pen
   const full = new TcpRig({ limits: { sockets: 4 } });
   for (let i = 0; i < 2; i++) full.established({ guestPort: 1000 + i });
   full.guest('S', { guestPort: 2000 });
-  expect(full.take(), 'nobody can make room').toEqual([expect.stringMatching(/^R\./)]);
+  expect(full.take(), 'none can be evicted').toEqual([expect.stringMatching(/^R\./)]);
 });
 
-test('no host socket to be had: the guest hears nothing, and its next SYN is a new try', () => {
+test('no host socket available: the SYN is dropped, and the next one is tried again', () => {
   const r = new TcpRig();
   r.guest('S');
   r.take();
@@ -110,16 +114,20 @@ test('no host socket to be had: the guest hears nothing, and its next SYN is a n
   expect(r.machine.stats()).toMatchObject({ noSocket: 1, flows: 1 });
 });
 
-describe('the order of dials', () => {
+describe('dial order', () => {
   const guests = [0, 1].map((index) => new TcpPortState({ index } as FakePort));
-  const dial = (guest: number, name: number): Dial => ({ flow: new TcpFlow(name, guests[guest], 0, 0, 0, 0, null as never, false), host: '', port: name });
+  const dial = (guest: number, name: number): Dial => ({
+    flow: new TcpFlow(name, guests[guest], { guestIp: 0, peerIp: 0, ports: 0 }, false, { header: null as never, send: null as never }),
+    host: '',
+    port: name,
+  });
   const all = (q: TcpDialQueue): number[] => {
     const names: number[] = [];
     for (let d = q.next(); d; d = q.next()) names.push(d.port);
     return names;
   };
 
-  test('guests in turn, each by urgency, then by age', () => {
+  test('guests round-robin, each by priority, then by age', () => {
     const q = new TcpDialQueue();
     for (const n of [10, 11, 12]) q.push(dial(0, n), DialPriority.longLane);
     q.push(dial(0, 13), DialPriority.shortLane);
@@ -129,12 +137,12 @@ describe('the order of dials', () => {
     expect(all(q)).toEqual([14, 20, 13, 21, 10, 11, 12]);
   });
 
-  test('what has ended is passed over, and does not pile up', () => {
+  test('closed flows are skipped, and do not accumulate', () => {
     const q = new TcpDialQueue();
     const ended: Dial[] = [];
     for (let i = 0; i < 100_000; i++) {
       const d = dial(0, i);
-      if (i % 1000 !== 0) d.flow.events |= Happened.gone;
+      if (i % 1000 !== 0) d.flow.events |= TcpEvents.removed;
       if (i < 100) ended.push(d);
       q.push(d, DialPriority.longLane);
     }
@@ -142,14 +150,14 @@ describe('the order of dials', () => {
   });
 });
 
-test('the machine tells what is urgent: known ends, then networks of which little is asked', () => {
+test('priorities: known endpoints first, then networks with few half-open connections', () => {
   const r = new TcpRig();
-  const urgencies: number[] = [];
-  r.onConnect = (u) => urgencies.push(u);
+  const priorities: number[] = [];
+  r.onConnect = (p) => priorities.push(p);
   for (let i = 0; i < 10; i++) r.guest('S', { guestPort: 1000 + i, peer: dead(i) });
   r.established({ guestPort: 2000, peer: GOOD, peerPort: 443 });
   r.guest('S', { guestPort: 2001, peer: GOOD, peerPort: 443 });
-  expect(urgencies).toEqual([
+  expect(priorities).toEqual([
     ...new Array(8).fill(DialPriority.shortLane),
     DialPriority.longLane,
     DialPriority.longLane,

@@ -4,19 +4,20 @@
  */
 import type { Socket } from 'node:net';
 
-/** Frames to one guest. */
+/** The queue of frames to one guest. */
 export interface SegmentQueue {
   /** Bytes with payload that may be queued to the guest now; 0 or less: wait for `TcpPath.onRoom`. */
   room(): number;
   /**
-   * Whether a segment without payload may be: it may also where payload has to wait. False: wait for `TcpPath.onRoom`.
+   * Whether a segment without payload may be sent, which can be true while payload must wait. False: wait for
+   * `TcpPath.onRoom`.
    */
-  mayTell(): boolean;
+  canSendControl(): boolean;
   /** Offset where `bytes` may be written as length-prefixed frames; valid until `commit`. */
   reserve(bytes: number): number;
   /**
-   * The first `bytes` at the last `reserve` are whole framed frames. They leave at the end of the turn, in one write. 0
-   * is allowed.
+   * The first `bytes` at the last `reserve` are complete length-prefixed frames. They leave at the end of the turn, in
+   * one write. 0 is allowed.
    */
   commit(bytes: number): void;
 }
@@ -33,9 +34,9 @@ export interface GuestPort {
   guestMac: number;
   readonly queue: SegmentQueue;
   /**
-   * During `TcpPath.onRun`: keeps that run's memory unchanged until the returned function is called. It is needed when
-   * a host socket took only a part of a write, whose rest the kernel reads later. Null: it cannot be kept just now.
-   * Then, and where a port lacks it, payload is copied before it is written.
+   * During `TcpPath.onRun`: keeps that run's memory unchanged until the returned function is called. Needed when a host
+   * socket took only a part of a write, and the kernel reads the rest later. Null: it cannot be pinned now. Then, and
+   * where a port lacks this method, payload is copied before it is written.
    */
   pinRun?(): (() => void) | null;
 }
@@ -45,48 +46,51 @@ export interface TcpRefusal {
   kind: 'refused' | 'host-unreachable' | 'net-unreachable' | 'timeout' | 'prohibited';
 }
 
-/** Where a connection of a guest really goes; `drop`: as if nobody were there; `reset`: refused. */
+/** Where a guest's connection is dialled to; `drop`: the SYN is ignored; `reset`: it is refused. */
 export type TcpTarget = { host: string; port: number } | 'drop' | 'reset';
 
-/** Names one forwarded connection to `cut`. */
+/** A forwarded connection, as `cut` takes it. */
 export interface TcpFlowRef {
   readonly serial: number;
-  /** Nothing of it is left to cut. */
-  readonly ended: boolean;
+  /** It was removed, and cannot be cut. */
+  readonly closed: boolean;
 }
 
-/** A client that no socket was made around, and from which nothing was read. */
+/** An accepted client without a socket object; nothing was read from it. */
 export interface ClientHandle {
-  /** RST, and it is closed. */
+  /** Sends a RST and closes it. */
   reset(): number;
+}
+
+/** Addresses of an inbound connection; the source is what the guest sees as its peer. */
+export interface InboundAddresses {
+  guestIp: number;
+  guestPort: number;
+  sourceIp: number;
+  sourcePort: number;
+}
+
+/** A client that came in by a forwarding rule or by `anka nc`. */
+export interface InboundConnection extends InboundAddresses {
+  /** Belongs to the path from now on. Accept a socket with `pauseOnConnect` and `allowHalfOpen`. */
+  client: Socket | ClientHandle;
+  /** Called once: null when the guest accepted, else the reason; the client is reset then. */
+  onAnswer?: (why: TcpRefusal | null) => void;
 }
 
 export interface TcpPath {
   /**
-   * A framed run of IPv4/TCP frames to the gateway's MAC: unfragmented, guarded. Bytes may be changed in place, and are
-   * not needed after the call (but see `GuestPort.pinRun`).
+   * A run of length-prefixed IPv4/TCP frames to the gateway's MAC: unfragmented, and checked by the guard. Bytes may be
+   * changed in place, and are not needed after the call (but see `GuestPort.pinRun`).
    */
   onRun(port: GuestPort, start: number, end: number): void;
   /** The port's queue has drained. */
   onRoom(port: GuestPort): void;
-  /** Unplugged: its host sockets are reset, nothing is sent to it. */
-  portGone(port: GuestPort): void;
-  guestAddressGone(port: GuestPort, ip: number): void;
-  /**
-   * A client that came in by a forwarding rule or by `anka nc`; `source` and `sourcePort` are what the guest shall see
-   * as its peer. It belongs to the path from now on; accept a socket with `pauseOnConnect` and `allowHalfOpen`.
-   * `onAnswer` tells once: null when the guest accepted, else why not; the client is reset then.
-   */
-  accept(
-    port: GuestPort,
-    guestIp: number,
-    guestPort: number,
-    source: number,
-    sourcePort: number,
-    client: Socket | ClientHandle,
-    onAnswer?: (why: TcpRefusal | null) => void,
-  ): TcpFlowRef;
-  /** Resets both sides of it; nothing when it has ended. */
+  /** The NIC was unplugged: its host sockets are reset, nothing is sent to it. */
+  removePort(port: GuestPort): void;
+  removeGuestAddress(port: GuestPort, ip: number): void;
+  accept(port: GuestPort, connection: InboundConnection): TcpFlowRef;
+  /** Resets both sides; does nothing when the connection is closed. */
   cut(ref: TcpFlowRef): void;
   stats(): Record<string, number>;
   /** Resets everything. */
@@ -94,10 +98,10 @@ export interface TcpPath {
 }
 
 /**
- * Tells the guest by ICMP that its connection cannot be made: `ipHeader` is the offset of the SYN's IPv4 header,
+ * Notifies the guest by ICMP that its connection cannot be made. `ipHeader` is the offset of the SYN's IPv4 header,
  * followed by at least the first 8 bytes of its TCP header.
  */
-export type TellUnreachable = (port: GuestPort, why: TcpRefusal, ipHeader: number) => void;
+export type NotifyUnreachable = (port: GuestPort, why: TcpRefusal, ipHeader: number) => void;
 
 /** Where to connect to for a guest: the policy of the network. */
 export type ResolveTarget = (port: GuestPort, ip: number, tcpPort: number) => TcpTarget;

@@ -4,7 +4,7 @@ import { initialSequence } from './isn.ts';
 const secret = Buffer.alloc(32, 7);
 const of = (ports: number, now: number, key = secret): number => initialSequence(key, 0xc0a84002 | 0, 0xc6336401 | 0, ports, now);
 
-test('RFC 6528: the same connection goes on from where it was, by a clock of 4 µs; others have nothing to do with it', () => {
+test('RFC 6528: the same connection advances by the 4 µs clock; others are unrelated', () => {
   expect((of(1, 5000) - of(1, 1000)) | 0).toBe(4000 * 250);
   expect((of(1, 2 ** 32 / 250) - of(1, 0)) | 0).toBe(0);
   const steps = Array.from({ length: 100 }, (_, i) => (of(i + 1, 1000) - of(i, 1000)) | 0);

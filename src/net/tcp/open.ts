@@ -1,12 +1,12 @@
 /**
- * How connections begin, until both SYNs are acknowledged.
+ * How connections open, until both SYNs are acknowledged.
  *
- * Theory of operation. A guest's SYN asks for a host socket, and is answered when that is connected; a refusal becomes
- * a RST, an unreachable host an ICMP error with the SYN in it. A client from outside is called through to the guest by
- * a SYN of ours. Either SYN is sent again with backoff until it is acknowledged or given up.
+ * Theory of operation. Outbound: a guest's SYN requests a host socket, and is answered once that is connected. A refusal
+ * becomes a RST, an unreachable host an ICMP error that quotes the SYN. Inbound: a forwarded client causes a SYN to the
+ * guest. Either SYN is retransmitted with backoff until it is acknowledged or given up.
  *
- * Limits. SYNs with data: the data is sent again by the guest. Simultaneous open is not supported: a SYN for a flow
- * that we opened is dropped.
+ * Limits. Data in a SYN is ignored; the guest retransmits it. Simultaneous open is not supported: a SYN for a flow that
+ * was opened towards the guest is dropped.
  *
  * Read first: RFC 9293 3.5, 3.10.7.3, RFC 5382 (behaviour of NATs).
  */
@@ -15,22 +15,21 @@ import { DEFAULT_MSS, parseSynOptions, TCP_HEADER, TcpFlag } from '../../wire/tc
 import { Descriptor } from '../memory/kernels.ts';
 import type { PacketMemory } from '../memory/packet-memory.ts';
 import type { TcpArrivals } from './arrive.ts';
-import type { TcpParts } from './context.ts';
+import type { TcpContext } from './context.ts';
 import { WINDOW_SHIFT } from './emit.ts';
 import type { TcpEnds } from './end.ts';
-import { Happened, TcpFlow, type TcpPortState } from './flow.ts';
+import { TcpEvents, TcpFlow, type TcpPortState } from './flow.ts';
 import type { HalfOpenTable } from './half-open.ts';
-import type { ResolveTarget, TcpRefusal, TellUnreachable } from './interface.ts';
+import type { InboundAddresses, NotifyUnreachable, ResolveTarget, TcpRefusal } from './interface.ts';
 import { initialSequence } from './isn.ts';
 import { TcpSendBuffer } from './send-buffer.ts';
-import { measure } from './timers.ts';
 
-/** Our SYN to a guest, or our answer to its SYN: the first wait for its acknowledgement, ms; it doubles. */
-const SYN_WAIT = 250;
-/** It is sent this often. */
+/** First retransmission timeout of our SYN or SYN-ACK, ms; it doubles each time. */
+const SYN_TIMEOUT = 250;
+/** How often it is sent. */
 const SYN_TRIES = 6;
 
-/** A number that names what is to answer: the peer's address and port, or the guest's port. */
+/** Identifies who is to answer: the peer's address and port, or the guest's port. */
 function endpointOf(flow: TcpFlow): number {
   return flow.forwarded ? flow.ports >>> 16 : (flow.peerIp >>> 0) * 65_536 + (flow.ports & 0xffff);
 }
@@ -40,48 +39,49 @@ export interface TcpOpenOptions {
   /** At least 16 random bytes (RFC 6528). */
   secret: Buffer;
   resolve: ResolveTarget;
-  onUnreachable: TellUnreachable;
+  onUnreachable: NotifyUnreachable;
 }
 
 export class TcpOpen {
-  readonly #o: TcpOpenOptions;
-  readonly #p: TcpParts;
+  readonly #options: TcpOpenOptions;
+  readonly #context: TcpContext;
   readonly #arrive: TcpArrivals;
   readonly #ends: TcpEnds;
   readonly #i32: Int32Array;
   #serial = 0;
 
-  constructor(options: TcpOpenOptions, parts: TcpParts, arrive: TcpArrivals, ends: TcpEnds) {
-    this.#o = options;
-    this.#p = parts;
+  constructor(options: TcpOpenOptions, context: TcpContext, arrive: TcpArrivals, ends: TcpEnds) {
+    this.#options = options;
+    this.#context = context;
     this.#arrive = arrive;
     this.#ends = ends;
     this.#i32 = options.memory.i32;
   }
 
-  #make(state: TcpPortState, guestIp: number, peerIp: number, ports: number, forwarded: boolean): TcpFlow {
-    const template = this.#p.emit.takeTemplate(guestIp, peerIp, ports);
-    const flow = new TcpFlow(++this.#serial, state, guestIp, peerIp, ports, template, new TcpSendBuffer(this.#p.pool, state), forwarded);
-    this.#p.table.add(flow);
+  #create(state: TcpPortState, guestIp: number, peerIp: number, ports: number, forwarded: boolean): TcpFlow {
+    const header = this.#context.emit.takeHeader(guestIp, peerIp, ports);
+    const send = new TcpSendBuffer(this.#context.pool, state);
+    const flow = new TcpFlow(++this.#serial, state, { guestIp, peerIp, ports }, forwarded, { header, send });
+    this.#context.table.add(flow);
     state.flows.add(flow);
     return flow;
   }
 
-  /** Whether one more flow may be; others make room for it. */
+  /** Whether the limits allow one more flow, if need be after an eviction. */
   #admit(state: TcpPortState, halfOpen: HalfOpenTable<TcpFlow>): boolean {
-    const p = this.#p;
-    if (halfOpen.size >= p.limits.connecting) this.#makeRoom(halfOpen);
+    const { limits, table, lingering } = this.#context;
+    if (halfOpen.size >= limits.connecting) this.#evictFrom(halfOpen);
     const sockets = state.flows.size - state.timeWait.size;
     const larger = state.halfOpenOut.size >= state.halfOpenIn.size ? state.halfOpenOut : state.halfOpenIn;
-    if (sockets >= p.limits.sockets - (p.table.size - p.lingering) && !this.#makeRoom(larger)) return this.#refuse();
-    if (state.flows.size < p.limits.flows) return true;
-    const lingering = state.timeWait.values().next().value;
-    if (lingering) this.#ends.evict(lingering);
-    else if (!this.#makeRoom(larger)) return this.#refuse();
+    if (sockets >= limits.sockets - (table.size - lingering) && !this.#evictFrom(larger)) return this.#refuse();
+    if (state.flows.size < limits.flows) return true;
+    const oldest = state.timeWait.values().next().value;
+    if (oldest) this.#ends.evict(oldest);
+    else if (!this.#evictFrom(larger)) return this.#refuse();
     return true;
   }
 
-  #makeRoom(halfOpen: HalfOpenTable<TcpFlow>): boolean {
+  #evictFrom(halfOpen: HalfOpenTable<TcpFlow>): boolean {
     const victim = halfOpen.victim();
     if (!victim) return false;
     halfOpen.forget(endpointOf(victim));
@@ -90,172 +90,173 @@ export class TcpOpen {
   }
 
   #refuse(): false {
-    this.#p.counts.flowLimit++;
+    this.#context.counts.flowLimit++;
     return false;
   }
 
-  /** A SYN of the guest for a connection that we do not know. */
+  /** A SYN of the guest that belongs to no flow. Positional arguments: a burst of SYNs allocates nothing before the limits. */
   open(state: TcpPortState, d: number, guestIp: number, peerIp: number, ports: number, seq: number, window: number): void {
-    const to = this.#o.resolve(state.port, peerIp >>> 0, ports & 0xffff);
+    const to = this.#options.resolve(state.port, peerIp >>> 0, ports & 0xffff);
     if (to === 'drop') return;
     if (to === 'reset' || !this.#admit(state, state.halfOpenOut)) {
-      this.#p.stray(state.port, guestIp, peerIp, ports, TcpFlag.syn, seq, 0, 0);
+      this.#context.rejectStray(state.port, guestIp, peerIp, ports, TcpFlag.syn, seq, 0, 0);
       return;
     }
-    this.#p.counts.opened++;
-    const flow = this.#make(state, guestIp, peerIp, ports, false);
+    this.#context.counts.opened++;
+    const flow = this.#create(state, guestIp, peerIp, ports, false);
     this.#takeSyn(flow, d, seq, window);
-    this.#p.host.connect(flow, to.host, to.port, state.halfOpenOut.add(flow.halfOpen, peerIp, endpointOf(flow)));
+    this.#context.host.connect(flow, to.host, to.port, state.halfOpenOut.add(flow.halfOpen, peerIp, endpointOf(flow)));
   }
 
-  /** What the guest's SYN says. */
+  /** Takes sequence number, window and options of the guest's SYN. */
   #takeSyn(flow: TcpFlow, d: number, seq: number, window: number): void {
     const tcp = this.#i32[d + Descriptor.tcp];
-    const u8 = this.#o.memory.u8;
+    const u8 = this.#options.memory.u8;
     const options = parseSynOptions(u8, tcp + TCP_HEADER, tcp + ((u8[tcp + 12] >> 4) << 2));
-    flow.events |= Happened.synIn;
+    flow.events |= TcpEvents.synReceived;
     flow.irs = seq;
     flow.rcvNxt = flow.rcvEdge = seqAdd(seq, 1);
     flow.sndWnd = window;
     flow.wl1 = seq;
     flow.mss = Math.max(64, Math.min(options.mss || DEFAULT_MSS, flow.owner.port.mtu - 40));
-    flow.shiftOut = Math.max(0, options.windowScale);
-    flow.shiftIn = options.windowScale < 0 ? 0 : WINDOW_SHIFT;
+    flow.sndShift = Math.max(0, options.windowScale);
+    flow.rcvShift = options.windowScale < 0 ? 0 : WINDOW_SHIFT;
     flow.sack = options.sack;
   }
 
   /**
-   * A segment for a flow that is not established. True when it is now, and the segment is to be taken as any other; `d`
-   * is the index of its descriptor.
+   * A segment for a flow that is not established. `d` is the index of its descriptor. True when the flow is established
+   * now, and the segment must be processed like any other.
    */
   segment(flow: TcpFlow, d: number, flags: number, seq: number, ack: number, window: number, length: number): boolean {
-    if (!flow.forwarded) return this.#opening(flow, d, flags, seq, ack, window, length);
-    this.#answered(flow, d, flags, seq, ack, window);
+    if (!flow.forwarded) return this.#outbound(flow, d, flags, seq, ack, window, length);
+    this.#inbound(flow, d, flags, seq, ack, window);
     return false;
   }
 
-  /** A segment for a flow whose SYN we have, but have not answered, or whose answer is not acknowledged. */
-  #opening(flow: TcpFlow, d: number, flags: number, seq: number, ack: number, window: number, length: number): boolean {
+  /** A segment for a flow whose SYN is not answered yet, or whose SYN-ACK is not acknowledged. */
+  #outbound(flow: TcpFlow, d: number, flags: number, seq: number, ack: number, window: number, length: number): boolean {
     if (flags & TcpFlag.rst) {
       if (seq === flow.rcvNxt) this.#ends.guestReset(flow);
       return false;
     }
     if (flags & TcpFlag.syn) {
       if (flags & TcpFlag.ack) return false;
-      if (!(flow.events & Happened.synOut)) this.#takeSyn(flow, d, seq, window);
+      if (!(flow.events & TcpEvents.synSent)) this.#takeSyn(flow, d, seq, window);
       else if (seq === flow.irs) this.#sendSyn(flow);
-      else this.#arrive.challenge(flow, this.#p.now);
+      else this.#arrive.challenge(flow, this.#context.now);
       return false;
     }
-    if (!(flags & TcpFlag.ack) || !(flow.events & Happened.synOut)) return false;
+    if (!(flags & TcpFlag.ack) || !(flow.events & TcpEvents.synSent)) return false;
     if (ack !== seqAdd(flow.iss, 1)) {
-      this.#p.stray(flow.owner.port, flow.guestIp, flow.peerIp, flow.ports, flags, seq, ack, length);
+      this.#context.rejectStray(flow.owner.port, flow.guestIp, flow.peerIp, flow.ports, flags, seq, ack, length);
       return false;
     }
     this.#establish(flow, ack);
-    flow.sndWnd = window << flow.shiftOut;
+    flow.sndWnd = window << flow.sndShift;
     return true;
   }
 
-  /** A segment for a flow that we opened towards the guest (SYN-SENT). */
-  #answered(flow: TcpFlow, d: number, flags: number, seq: number, ack: number, window: number): void {
-    const right = (flags & TcpFlag.ack) !== 0 && ack === seqAdd(flow.iss, 1);
+  /** A segment for a flow that was opened towards the guest (SYN-SENT). */
+  #inbound(flow: TcpFlow, d: number, flags: number, seq: number, ack: number, window: number): void {
+    const acceptable = (flags & TcpFlag.ack) !== 0 && ack === seqAdd(flow.iss, 1);
     if (flags & TcpFlag.rst) {
-      if (right) this.#notAnswered(flow, 'refused');
+      if (acceptable) this.#notAccepted(flow, 'refused');
       return;
     }
-    if (!right) {
-      if (flags & TcpFlag.ack) this.#p.stray(flow.owner.port, flow.guestIp, flow.peerIp, flow.ports, flags, seq, ack, 0);
+    if (!acceptable) {
+      if (flags & TcpFlag.ack) this.#context.rejectStray(flow.owner.port, flow.guestIp, flow.peerIp, flow.ports, flags, seq, ack, 0);
       return;
     }
     if (!(flags & TcpFlag.syn)) return;
     this.#takeSyn(flow, d, seq, window);
     this.#establish(flow, ack);
     flow.wl2 = ack;
-    this.#tell(flow, null);
-    this.#p.mark(flow, false);
-    this.#p.sender.pump(flow, this.#p.now);
+    this.#answer(flow, null);
+    this.#context.ackAtEnd(flow, false);
+    this.#context.sender.pump(flow, this.#context.now);
   }
 
   #establish(flow: TcpFlow, ack: number): void {
-    flow.events |= Happened.established;
-    flow.sndUna = flow.recover = flow.lostTo = flow.probeEnd = ack;
-    if (flow.timedAt !== 0) measure(flow, this.#p.now - flow.timedAt);
-    flow.timedAt = 0;
-    flow.retries = flow.silent = 0;
+    const { roundTrip, recovery } = flow;
+    flow.events |= TcpEvents.established;
+    flow.sndUna = recovery.until = recovery.lostBelow = recovery.probeEnd = ack;
+    if (roundTrip.timedAt !== 0) roundTrip.measure(this.#context.now);
+    roundTrip.retries = flow.silent = 0;
     const halfOpen = flow.forwarded ? flow.owner.halfOpenIn : flow.owner.halfOpenOut;
     halfOpen.delete(flow.halfOpen);
     halfOpen.remember(endpointOf(flow));
-    this.#p.sender.restart(flow, this.#p.now);
+    this.#context.sender.restartTimer(flow, this.#context.now);
   }
 
-  /** Our SYN (to a forwarded guest), or SYN and ACK. */
+  /** Sends our SYN (to a forwarded guest) or SYN-ACK. */
   #sendSyn(flow: TcpFlow): void {
-    // one that was sent twice is not timed (Karn)
-    flow.timedAt = flow.events & Happened.synOut ? 0 : this.#p.now;
-    // only now, as it costs more than all the rest of a SYN that nobody answers
-    if (!(flow.events & Happened.synOut))
-      flow.iss = flow.wl2 = flow.sndUna = initialSequence(this.#o.secret, flow.guestIp, flow.peerIp, flow.ports, this.#p.now);
-    if (flow.owner.port.queue.mayTell()) this.#p.emit.control(flow, flow.forwarded ? TcpFlag.syn : TcpFlag.syn | TcpFlag.ack, flow.iss);
-    else this.#p.counts.noRoom++;
-    flow.events |= Happened.synOut;
+    const { now, emit, counts, timers } = this.#context;
+    // a retransmitted one is not timed (Karn)
+    flow.roundTrip.timedAt = flow.events & TcpEvents.synSent ? 0 : now;
+    // computed only now: it costs more than everything else for a SYN that nobody answers
+    if (!(flow.events & TcpEvents.synSent))
+      flow.iss = flow.wl2 = flow.sndUna = initialSequence(this.#options.secret, flow.guestIp, flow.peerIp, flow.ports, now);
+    if (flow.owner.port.queue.canSendControl()) emit.control(flow, flow.forwarded ? TcpFlag.syn : TcpFlag.syn | TcpFlag.ack, flow.iss);
+    else counts.noRoom++;
+    flow.events |= TcpEvents.synSent;
     flow.sndNxt = flow.sndMax = seqAdd(flow.iss, 1);
-    this.#p.timers.set(flow, this.#p.now + SYN_WAIT * 2 ** flow.retries);
+    timers.set(flow.timer, now + SYN_TIMEOUT * 2 ** flow.roundTrip.retries);
   }
 
-  /** The guest did not take a client from outside. */
-  #notAnswered(flow: TcpFlow, kind: TcpRefusal['kind']): void {
-    this.#p.counts.refused++;
-    this.#tell(flow, { kind });
+  /** The guest did not accept a forwarded client. */
+  #notAccepted(flow: TcpFlow, kind: TcpRefusal['kind']): void {
+    this.#context.counts.refused++;
+    this.#answer(flow, { kind });
     this.#ends.abandon(flow);
   }
 
-  /** The SYN of ours was not acknowledged in time. */
+  /** Our SYN was not acknowledged in time. */
   timeout(flow: TcpFlow): void {
-    if (++flow.retries < SYN_TRIES) this.#sendSyn(flow);
-    else if (flow.forwarded) this.#notAnswered(flow, 'timeout');
+    if (++flow.roundTrip.retries < SYN_TRIES) this.#sendSyn(flow);
+    else if (flow.forwarded) this.#notAccepted(flow, 'timeout');
     else this.#ends.abandon(flow);
   }
 
-  #tell(flow: TcpFlow, why: TcpRefusal | null): void {
-    const tell = flow.onAnswer;
+  #answer(flow: TcpFlow, why: TcpRefusal | null): void {
+    const onAnswer = flow.onAnswer;
     flow.onAnswer = null;
-    tell?.(why);
+    onAnswer?.(why);
   }
 
-  /** A client from the host's side; `flow.host` is the caller's to set. Null when the port has too many. */
-  accept(state: TcpPortState, guestIp: number, guestPort: number, source: number, sourcePort: number): TcpFlow | null {
+  /** Opens a connection to the guest for a forwarded client; the caller sets `flow.host`. Null when a limit is reached. */
+  accept(state: TcpPortState, { guestIp, guestPort, sourceIp, sourcePort }: InboundAddresses): TcpFlow | null {
     const port = state.port;
     const ports = (guestPort << 16) | sourcePort;
-    const old = this.#p.table.find(port.index, guestIp | 0, source | 0, ports);
-    if (old?.has(Happened.timeWait)) this.#ends.remove(old);
+    const old = this.#context.table.find(port.index, guestIp | 0, sourceIp | 0, ports);
+    if (old?.has(TcpEvents.timeWait)) this.#ends.remove(old);
     else if (old) return null;
     if (!this.#admit(state, state.halfOpenIn)) return null;
-    this.#p.counts.forwarded++;
-    const flow = this.#make(state, guestIp | 0, source | 0, ports, true);
-    flow.shiftIn = WINDOW_SHIFT;
+    this.#context.counts.forwarded++;
+    const flow = this.#create(state, guestIp | 0, sourceIp | 0, ports, true);
+    flow.rcvShift = WINDOW_SHIFT;
     flow.mss = port.mtu - 40;
-    state.halfOpenIn.add(flow.halfOpen, source, endpointOf(flow));
+    state.halfOpenIn.add(flow.halfOpen, sourceIp, endpointOf(flow));
     this.#sendSyn(flow);
     return flow;
   }
 
   onConnected(flow: TcpFlow): void {
-    if (flow.events & (Happened.gone | Happened.synOut)) return;
+    if (flow.events & (TcpEvents.removed | TcpEvents.synSent)) return;
     this.#sendSyn(flow);
   }
 
   onNotConnected(flow: TcpFlow, why: TcpRefusal): void {
-    if (flow.events & Happened.gone) return;
+    if (flow.events & TcpEvents.removed) return;
     if (why.kind === 'refused') {
-      this.#p.counts.refused++;
-      this.#p.stray(flow.owner.port, flow.guestIp, flow.peerIp, flow.ports, TcpFlag.syn, flow.irs, 0, 0);
+      this.#context.counts.refused++;
+      this.#context.rejectSyn(flow);
     } else {
-      this.#p.counts.unreachable++;
+      this.#context.counts.unreachable++;
       flow.owner.halfOpenOut.forget(endpointOf(flow));
-      this.#o.onUnreachable(flow.owner.port, why, this.#p.emit.quoteSyn(flow));
+      this.#options.onUnreachable(flow.owner.port, why, this.#context.emit.quoteSyn(flow));
     }
-    flow.events |= Happened.hostDone;
+    flow.events |= TcpEvents.hostClosed;
     this.#ends.remove(flow);
   }
 }

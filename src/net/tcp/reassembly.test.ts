@@ -8,7 +8,7 @@ const memory = new PacketMemory(32 << 20);
 const pool = new ChunkPool(memory, 16 << 20);
 const source = memory.alloc(4096);
 
-test('the stretches that are told are exactly what is kept, the newest first; taking them gives each byte once', () => {
+test('SACK blocks are exactly the kept ranges, the newest first; taking them returns each byte once', () => {
   const pieces = fc.array(fc.record({ at: fc.integer({ min: 1, max: 400 }), length: fc.integer({ min: 1, max: 60 }) }), { minLength: 1, maxLength: 40 });
   fc.assert(
     fc.property(pieces, fc.constantFrom(1, 0x7fffff00, -200), (all, first) => {
@@ -19,12 +19,12 @@ test('the stretches that are told are exactly what is kept, the newest first; ta
         r.add((first + at) | 0, source, length);
         for (let i = at; i < at + length; i++) have.add(i);
         const edges = new Int32Array(200);
-        const n = r.stretches(edges);
-        const told = new Set<number>();
-        for (let b = 0; b < n; b++) for (let q = (edges[2 * b] - first) | 0; q < ((edges[2 * b + 1] - first) | 0); q++) told.add(q);
-        expect(told).toEqual(have);
+        const n = r.sackBlocks(edges);
+        const reported = new Set<number>();
+        for (let b = 0; b < n; b++) for (let q = (edges[2 * b] - first) | 0; q < ((edges[2 * b + 1] - first) | 0); q++) reported.add(q);
+        expect(reported).toEqual(have);
         expect([((edges[0] - first) | 0) <= at, ((edges[1] - first) | 0) > at]).toEqual([true, true]);
-        expect(r.stretches(new Int32Array(8))).toBe(Math.min(n, 4));
+        expect(r.sackBlocks(new Int32Array(8))).toBe(Math.min(n, 4));
       }
       const lowest = Math.min(...have);
       let next = lowest;

@@ -1,10 +1,10 @@
 /**
- * Payload of the guest that came before what goes before it.
+ * Out-of-order payload of the guest.
  *
- * Theory of operation. Runs of bytes in chunks of packet memory, sorted by sequence number. A run that goes on where
- * another ends is put behind it. Overlaps are kept, and trimmed when they are taken.
+ * Theory of operation. Runs of bytes in chunks of packet memory, sorted by sequence number. Payload that continues a run
+ * is appended to it. Overlaps are kept, and trimmed on `take`.
  *
- * Limits. A flow keeps MAX_BYTES in MAX_RUNS runs at most; what is beyond is dropped, and the guest sends it again.
+ * Limits. A flow keeps at most MAX_BYTES in MAX_RUNS runs. What exceeds that is dropped, and the guest retransmits it.
  */
 import { seqAdd, seqDiff } from '../../wire/sequence.ts';
 import { type Chunk, type ChunkPool, LARGE_CHUNK } from './chunks.ts';
@@ -23,9 +23,9 @@ export class TcpReassembly {
   readonly #account: { held: number };
   readonly #runs: Run[] = [];
   #held = 0;
-  /** Where what came last began. */
+  /** First sequence number of the latest arrival. */
   #newest = 0;
-  /** Result of `take`: where the bytes are in packet memory, good until the next call. */
+  /** Result of `take`: offset of the bytes in packet memory, valid until the next call. */
   at = 0;
   #spent: Chunk | null = null;
 
@@ -34,7 +34,7 @@ export class TcpReassembly {
     this.#account = account;
   }
 
-  /** Keeps a copy of [at, at + length), whose first byte is `seq`. False when it, or a part of it, was not kept. */
+  /** Keeps a copy of [at, at + length), whose first byte is `seq`. False when some of it was not kept. */
   add(seq: number, at: number, length: number): boolean {
     const runs = this.#runs;
     this.#newest = seq;
@@ -70,14 +70,13 @@ export class TcpReassembly {
   }
 
   /**
-   * The stretches without gaps that are kept, as a selective acknowledgement tells them: the one that grew last, then
-   * the others from the oldest on. Writes their first sequence numbers and those after their last ones into `edges`, as
-   * many as fit; returns how many stretches.
+   * SACK blocks: the contiguous ranges that are kept, first the one that grew last, then the others in ascending order.
+   * Writes the first sequence number and the one after the last of as many as fit into `edges`. Returns how many.
    */
-  stretches(edges: Int32Array): number {
+  sackBlocks(edges: Int32Array): number {
     const runs = this.#runs;
     const most = edges.length >> 1;
-    let n = 1; // the first place is for the newest
+    let n = 1; // the first slot is for the newest
     let found = false;
     for (let i = 0; i < runs.length && (n < most || !found); ) {
       const from = runs[i].seq;
@@ -87,22 +86,22 @@ export class TcpReassembly {
         if (seqDiff(end, to) > 0) to = end;
       }
       const newest = !found && seqDiff(this.#newest, from) >= 0 && seqDiff(this.#newest, to) < 0;
-      const place = newest ? 0 : n;
+      const slot = newest ? 0 : n;
       if (newest) found = true;
       else if (n === most) continue;
       else n++;
-      edges[2 * place] = from;
-      edges[2 * place + 1] = to;
+      edges[2 * slot] = from;
+      edges[2 * slot + 1] = to;
     }
     if (found) return n;
-    // what came last was not kept, or has been taken
+    // the latest arrival was not kept, or was already taken
     edges.copyWithin(0, 2, 2 * n);
     return n - 1;
   }
 
-  /** Takes out the run that goes on at `next`: sets `at` and returns its bytes; 0 when there is none. */
+  /** Removes the run that continues at `next`: sets `at` and returns its bytes, 0 when there is none. */
   take(next: number): number {
-    this.#settle();
+    this.#release();
     for (;;) {
       const first = this.#runs[0];
       if (!first || seqDiff(first.seq, next) > 0) return 0;
@@ -111,12 +110,12 @@ export class TcpReassembly {
       const skip = seqDiff(next, first.seq);
       this.at = first.chunk.start + skip;
       if (this.at < first.chunk.end) return first.chunk.end - this.at;
-      this.#settle();
+      this.#release();
     }
   }
 
-  /** Gives back what the last `take` handed out. */
-  #settle(): void {
+  /** Returns the chunk of the last `take` to the pool. */
+  #release(): void {
     const chunk = this.#spent;
     this.#spent = null;
     if (!chunk) return;
@@ -126,6 +125,6 @@ export class TcpReassembly {
   }
 
   clear(): void {
-    for (this.#settle(); this.#runs.length > 0; this.#settle()) this.#spent = this.#runs.pop()!.chunk;
+    for (this.#release(); this.#runs.length > 0; this.#release()) this.#spent = this.#runs.pop()!.chunk;
   }
 }

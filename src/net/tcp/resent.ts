@@ -1,38 +1,38 @@
 /**
- * What was sent again and is not heard of yet: which of it is under way, and which was lost once more (RFC 8985 6, by
- * order instead of times).
+ * Retransmitted ranges that are not acknowledged yet: which are in flight, and which were lost again (RFC 8985 6, by
+ * order instead of time).
  *
- * Theory of operation. A row of stretches, in the order in which they were sent. First transmissions need no row, as
- * they go out in the order of their numbers: each stretch remembers up to where they had come when it was sent. When
- * enough of what was sent after a stretch has been received, it is lost, and so is all before it in the row; that falls
- * out, and may be sent again.
+ * Theory of operation. A queue of ranges in the order in which they were retransmitted. First transmissions need no
+ * queue, as they are sent in sequence order: each range records the highest byte sent until then. When enough of what
+ * was sent after a range has been received, the range is lost, and so is everything before it in the queue. Lost ranges
+ * leave the queue, and may be retransmitted again.
  *
- * Limits. MAX_STRETCHES; when the row is full, nothing more is sent again until its front is received, or lost, or
- * forgotten after a time without news.
+ * Limits. MAX_RANGES. When the queue is full, nothing more is retransmitted until its front is received, or lost, or
+ * cleared by a probe or timeout.
  */
 import { seqDiff } from '../../wire/sequence.ts';
 import type { TcpScoreboard } from './scoreboard.ts';
 
-const MAX_STRETCHES = 64;
-/** Words of a stretch: first byte, the one after the last, and the first that had never been sent then. */
+const MAX_RANGES = 64;
+/** Words of a range: first byte, the one after the last, and `sndMax` when it was sent. */
 const FROM = 0;
 const TO = 1;
 const MAX = 2;
 const WORDS = 3;
 
 export class TcpResent {
-  readonly #w = new Int32Array(WORDS * MAX_STRETCHES);
+  readonly #w = new Int32Array(WORDS * MAX_RANGES);
   #count = 0;
 
   get full(): boolean {
-    return this.#count === MAX_STRETCHES;
+    return this.#count === MAX_RANGES;
   }
 
   clear(): void {
     this.#count = 0;
   }
 
-  /** [from, to) is sent again, when all before `max` has been sent at least once. It lies in no other stretch. */
+  /** [from, to) was retransmitted when everything below `max` had been sent. It overlaps no other range. */
   add(from: number, to: number, max: number): void {
     const w = this.#w;
     const last = WORDS * (this.#count - 1);
@@ -44,8 +44,8 @@ export class TcpResent {
     this.#count++;
   }
 
-  /** Bytes of it that are not received, as far as is known. */
-  underWay(board: TcpScoreboard, una: number): number {
+  /** Retransmitted bytes that are not received, as far as is known. */
+  inFlight(board: TcpScoreboard, una: number): number {
     let n = 0;
     for (let i = 0; i < this.#count; i++) n += this.#missing(i, board, una);
     return n;
@@ -57,13 +57,10 @@ export class TcpResent {
     return board.missing(seqDiff(from, una) < 0 ? una : from, w[WORDS * i + TO]);
   }
 
-  /**
-   * Forgets what has been received, and what is lost as at least `enough` bytes that were sent later have been
-   * received, or all of them.
-   */
-  judge(board: TcpScoreboard, una: number, sndMax: number, enough: number): void {
+  /** Removes ranges that are received, and those that are lost: at least `enough` bytes sent later, or all, arrived. */
+  update(board: TcpScoreboard, una: number, sndMax: number, enough: number): void {
     const w = this.#w;
-    // sent, and received, later than the stretch in question
+    // sent and received later than range i
     let sent = 0;
     let received = 0;
     let first = 0;
@@ -75,7 +72,7 @@ export class TcpResent {
       const later = received + fresh - board.missing(seqDiff(max, una) < 0 ? una : max, sndMax);
       if (later > 0 && later >= Math.min(enough, laterSent)) first = i + 1;
       else {
-        // its own bytes went in order
+        // its own bytes were sent in order
         const from = seqDiff(w[at + FROM], una) < 0 ? una : w[at + FROM];
         const to = w[at + TO];
         let lost = board.lostWithin(from, to, enough - later);
@@ -100,8 +97,8 @@ export class TcpResent {
   }
 
   /**
-   * The first byte of [from, to) that is in no stretch, and in `end` where the next stretch begins; `to` when there is
-   * none.
+   * The first byte of [from, to) that is in no range, or `to` when there is none. Sets `end` to where the next range
+   * begins.
    */
   gap(from: number, to: number): number {
     const w = this.#w;
@@ -120,6 +117,6 @@ export class TcpResent {
     return from;
   }
 
-  /** Result of `gap`. */
+  /** Second result of `gap`. */
   end = 0;
 }

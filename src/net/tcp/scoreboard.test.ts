@@ -1,14 +1,14 @@
 import { expect, test } from 'vitest';
 import { TcpScoreboard } from './scoreboard.ts';
 
-test('any blocks in any order: the board knows the same as a row of bits', () => {
+test('any blocks in any order: the scoreboard equals a bit array', () => {
   let state = 1;
   const random = (n: number): number => {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
     return Math.floor((state / 2 ** 32) * n);
   };
   for (let round = 0; round < 300; round++) {
-    const base = 0x7fffffc0; // the numbers go round within
+    const base = 0x7fffffc0; // the sequence numbers wrap within
     const board = new TcpScoreboard();
     const bits = new Array<boolean>(200).fill(false);
     let una = 0;
@@ -42,7 +42,7 @@ test('any blocks in any order: the board knows the same as a row of bits', () =>
   }
 });
 
-test('what does not fit is forgotten', () => {
+test('blocks beyond the limit are ignored', () => {
   const board = new TcpScoreboard();
   for (let i = 0; i < 100; i++) board.add(10 * i, 10 * i + 1);
   expect(board.bytes).toBe(64);

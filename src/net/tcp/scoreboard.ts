@@ -1,12 +1,11 @@
 /**
- * What a guest says it has received beyond the bytes that it acknowledges (RFC 2018): ranges of sequence numbers, and
- * the holes between them.
+ * Scoreboard of selective acknowledgements (RFC 2018): ranges that the guest has received out of order, and the holes
+ * between them.
  *
- * Theory of operation. Sorted ranges without overlaps in one array; each block of a selective acknowledgement is merged
- * in, and what is acknowledged in the ordinary way falls out. What lies below enough received bytes is taken for lost
- * (RFC 6675 4, IsLost by bytes).
+ * Theory of operation. Sorted ranges without overlaps in one array. Each SACK block is merged in; the cumulative
+ * acknowledgement removes ranges. A hole below enough received bytes is lost (RFC 6675 4, IsLost by bytes).
  *
- * Limits. MAX_RANGES ranges; a block that would be one more is forgotten, so that its bytes may be sent twice.
+ * Limits. MAX_RANGES ranges. A block that would need one more is ignored, so its bytes may be sent twice.
  */
 import { seqDiff } from '../../wire/sequence.ts';
 
@@ -25,7 +24,7 @@ export class TcpScoreboard {
     return this.#ranges === 0;
   }
 
-  /** Behind the last byte that was received; there is one. */
+  /** The sequence number after the last received byte; the scoreboard must not be empty. */
   get top(): number {
     return this.#edges[2 * this.#ranges - 1];
   }
@@ -34,14 +33,14 @@ export class TcpScoreboard {
     this.#ranges = this.bytes = 0;
   }
 
-  /** Merges [from, to) in; true when something of it is news. */
+  /** Merges [from, to) in. True when some of it is new. */
   add(from: number, to: number): boolean {
     const e = this.#edges;
     let i = 0;
     while (i < this.#ranges && seqDiff(e[2 * i + 1], from) < 0) i++;
     let j = i;
     let merged = 0;
-    // all that touch the new one become one with it
+    // merge all ranges that touch the new one
     while (j < this.#ranges && seqDiff(e[2 * j], to) <= 0) {
       if (seqDiff(e[2 * j], from) <= 0 && seqDiff(e[2 * j + 1], to) >= 0) return false;
       if (seqDiff(e[2 * j], from) < 0) from = e[2 * j];
@@ -60,17 +59,17 @@ export class TcpScoreboard {
     return true;
   }
 
-  /** All before `una` is acknowledged. */
+  /** Everything below `una` is acknowledged. */
   release(una: number): void {
     const e = this.#edges;
-    let gone = 0;
-    while (gone < this.#ranges && seqDiff(e[2 * gone + 1], una) <= 0) {
-      this.bytes -= seqDiff(e[2 * gone + 1], e[2 * gone]);
-      gone++;
+    let removed = 0;
+    while (removed < this.#ranges && seqDiff(e[2 * removed + 1], una) <= 0) {
+      this.bytes -= seqDiff(e[2 * removed + 1], e[2 * removed]);
+      removed++;
     }
-    if (gone > 0) {
-      e.copyWithin(0, 2 * gone, 2 * this.#ranges);
-      this.#ranges -= gone;
+    if (removed > 0) {
+      e.copyWithin(0, 2 * removed, 2 * this.#ranges);
+      this.#ranges -= removed;
     }
     if (this.#ranges > 0 && seqDiff(e[0], una) < 0) {
       this.bytes -= seqDiff(una, e[0]);
@@ -78,10 +77,7 @@ export class TcpScoreboard {
     }
   }
 
-  /**
-   * The first byte from `seq` on that was not received; its hole ends at `holeEnd`, which is `end` behind the last
-   * range.
-   */
+  /** The first byte from `seq` on that was not received. Sets `holeEnd` to the next range, else to `end`. */
   hole(seq: number, end: number): number {
     const e = this.#edges;
     for (let i = 0; i < this.#ranges; i++) {
@@ -95,10 +91,7 @@ export class TcpScoreboard {
     return seq;
   }
 
-  /**
-   * Below this number what was not received is lost, as at least `enough` bytes above it were received; `una` when that
-   * is nothing.
-   */
+  /** Below the result every hole is lost: at least `enough` bytes above it were received. `una` when none is lost. */
   lostBelow(enough: number, una: number): number {
     const e = this.#edges;
     let above = 0;
@@ -109,10 +102,7 @@ export class TcpScoreboard {
     return una;
   }
 
-  /**
-   * The first byte of the range that makes it at least `enough` bytes received in [it, to); `from` when there are
-   * fewer.
-   */
+  /** The highest start of a received range with at least `enough` bytes received in [start, to); else `from`. */
   lostWithin(from: number, to: number, enough: number): number {
     const e = this.#edges;
     for (let i = this.#ranges - 1; i >= 0; i--) {

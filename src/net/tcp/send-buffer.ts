@@ -1,9 +1,11 @@
 /**
- * Payload towards the guest that is not yet acknowledged: a row of chunks, oldest first, without gaps.
+ * Unacknowledged payload to the guest: a gapless list of chunks, oldest first.
  *
- * Theory of operation. A host socket cannot be peeked by Node, so what was read stays here until the guest has
- * acknowledged it. Positions are counted from the oldest byte. `find` tells where a position lies and how far the
- * memory goes on; a cursor makes it cheap at the front of sending, where nearly all calls are.
+ * Theory of operation. Node cannot peek a host socket, so payload stays here from the read until the guest acknowledges
+ * it. Positions are counted from the oldest byte. `find` locates a position and the contiguous memory from there. A
+ * cursor makes it cheap at the position of sending, where nearly all calls are.
+ *
+ * Limits. Those of the chunk pool.
  */
 import { type Chunk, type ChunkPool, LARGE_CHUNK, SMALL_CHUNK } from './chunks.ts';
 
@@ -11,7 +13,7 @@ export class TcpSendBuffer {
   readonly #pool: ChunkPool;
   readonly #account: { held: number };
   readonly #chunks: Chunk[] = [];
-  /** Index of the oldest chunk: the array is shortened in bulk. */
+  /** Index of the oldest chunk; the array is shortened in bulk. */
   #first = 0;
   #length = 0;
   /** Results of `find`: an offset in packet memory, and the bytes from there. */
@@ -20,13 +22,13 @@ export class TcpSendBuffer {
   #cursor = 0;
   #cursorStart = 0;
 
-  /** `account` counts the bytes of the chunks that are held, all flows of a port together. */
+  /** `account` counts the bytes of held chunks of all flows of a NIC. */
   constructor(pool: ChunkPool, account: { held: number }) {
     this.#pool = pool;
     this.#account = account;
   }
 
-  /** Bytes that wait. */
+  /** Unacknowledged bytes. */
   get length(): number {
     return this.#length;
   }
@@ -89,7 +91,7 @@ export class TcpSendBuffer {
     else this.#pool.give(c);
   }
 
-  /** `n` bytes have been written behind the payload of `chunk`, which is the newest one or a new one. */
+  /** `n` bytes were written behind the payload of `chunk`, which is the newest or a new one. */
   grow(chunk: Chunk, n: number): void {
     if (this.#chunks.length === this.#first || this.#chunks[this.#chunks.length - 1] !== chunk) {
       this.#chunks.push(chunk);
@@ -100,8 +102,8 @@ export class TcpSendBuffer {
   }
 
   /**
-   * Copies `n` bytes at `from` in packet memory behind the rest. False when the pool has no room for all of them: then
-   * nothing was taken.
+   * Appends a copy of `n` bytes at `from` in packet memory. False, with nothing appended, when the pool lacks room for
+   * all of them.
    */
   append(from: number, n: number): boolean {
     const u8 = this.#pool.memory.u8;
@@ -132,7 +134,7 @@ export class TcpSendBuffer {
     return true;
   }
 
-  /** Gives everything back. */
+  /** Returns everything to the pool. */
   clear(): void {
     while (this.#first < this.#chunks.length) this.#drop();
     this.#chunks.length = 0;

@@ -1,22 +1,24 @@
 /**
- * When what is sent to the guest: new payload, our FIN, what is lost.
+ * When something is sent to the guest: new payload, our FIN, retransmissions.
  *
- * Theory of operation. `pump` sends what the guest's window, our own limit and the port's room allow, in one go per
- * contiguous run. The limit stands at MAX_FLIGHT, as the link is local; a loss cuts it (three duplicate ACKs: half; a
- * timeout: one segment, and everything again from `sndUna`), and acknowledged bytes raise it again.
+ * Theory of operation. `pump` sends what the guest's window, the congestion window and the port's room allow, one
+ * contiguous run at a time. The congestion window starts at MAX_CWND, as the link is local. A loss reduces it: three
+ * duplicate ACKs halve it, a timeout sets it to one segment. Acknowledged bytes raise it again.
  *
- * What is lost is known by the guest's selective acknowledgements: in recovery the holes are sent again while less than
- * the limit is under way (RFC 6675), then what is new. What was sent again is lost once more when enough of what was
- * sent later has come (resent.ts). Silence after the last segments is broken by a probe, after two round trips instead
- * of a timeout (RFC 8985 7): the last segment once more, whose selective acknowledgement shows what is missing before
- * it; in recovery it is the oldest. After a timeout all that the guest has not told of is lost. A guest that does not
- * send them gets NewReno's one segment per partial ACK (RFC 6582), and no probes.
+ * Losses are detected by selective acknowledgements. Recovery first retransmits the holes while less than the congestion
+ * window is in flight (RFC 6675), then sends new data. A retransmission is lost again when enough of what was sent later
+ * has been received (resent.ts).
+ *
+ * Silence after the last segments triggers a probe after two round trips instead of a timeout (RFC 8985 7). It repeats
+ * the last segment, whose selective acknowledgement shows what is missing before it; during recovery it repeats the
+ * oldest. After a timeout, everything that the guest has not reported as received is lost. A guest without SACK gets
+ * NewReno's one segment per partial ACK (RFC 6582), and no probes.
  *
  * A closed window is probed by an empty segment below the window, which the guest must answer.
  *
- * Limits. No congestion avoidance: the limit doubles per round trip until it is full again, and a loss that a probe has
- * mended does not cut it. What waits for room is pumped in order of arrival. A probe that is lost, or its answer, costs
- * a timeout.
+ * Limits. No congestion avoidance: the congestion window doubles per round trip until it is full again. A loss that a
+ * probe has repaired does not reduce it. Flows blocked on room are pumped in order of arrival. A lost probe, or a lost
+ * answer to it, costs a timeout.
  *
  * Read first: RFC 5681, RFC 6582, RFC 6675, RFC 8985, RFC 6298 5, RFC 9293 3.8.
  */
@@ -25,56 +27,50 @@ import { MAX_SACK_BLOCKS, readSack, TCP, TCP_HEADER, TcpFlag } from '../../wire/
 import { SEGMENT_HEADERS } from '../memory/kernels.ts';
 import type { PacketMemory } from '../memory/packet-memory.ts';
 import type { TcpEmitter } from './emit.ts';
-import { Happened, MAX_FLIGHT, type TcpFlow } from './flow.ts';
-import { TcpResent } from './resent.ts';
-import { TcpScoreboard } from './scoreboard.ts';
-import { MAX_RTO, measure, probeAfter, type TcpTimers } from './timers.ts';
+import { TcpEvents, type TcpFlow } from './flow.ts';
+import { MAX_CWND } from './loss-recovery.ts';
+import type { TcpResent } from './resent.ts';
+import type { TcpScoreboard } from './scoreboard.ts';
+import type { TimerWheel } from './timers.ts';
 
-/** Segments in flight that recovery begins with at least. */
-const MIN_LIMIT_SEGMENTS = 4;
-/** Segments received beyond a hole after which it is taken for lost (RFC 6675 2, DupThresh). */
-const BEYOND = 3;
-/**
- * When a guest that says nothing, and has nothing to answer to, is asked whether it is still there (RFC 9293 3.8.4).
- */
+/** Smallest congestion window at the start of recovery, segments. */
+const MIN_CWND_SEGMENTS = 4;
+/** Segments received beyond a hole after which the hole is lost (RFC 6675 2, DupThresh). */
+const DUP_THRESHOLD = 3;
+
+/** When an idle guest is probed (RFC 9293 3.8.4). */
 export interface KeepAlive {
-  /** Idle time before the first probe, and between one that is not answered and the next, ms. */
+  /** Idle time before the first probe, and between unanswered probes, ms. */
   idle: number;
   interval: number;
-  /** Unanswered probes after which it is given up. */
+  /** Unanswered probes after which the connection is abandoned. */
   probes: number;
 }
 
-/**
- * As Linux has it by default; RFC 5382 5 asks for two hours and four minutes at least before an idle connection is
- * forgotten.
- */
+/** The defaults of Linux. RFC 5382 5 requires an idle connection to be kept for at least 2 h 4 min. */
 export const KEEP_ALIVE: KeepAlive = { idle: 7_200_000, interval: 75_000, probes: 9 };
-/**
- * Timeouts in a row without any word from the guest after which a connection is given up that has something to say to
- * it.
- */
+/** Consecutive timeouts without a segment of the guest after which a connection with unacknowledged data is abandoned. */
 const MAX_SILENT = 12;
 
 export class TcpSender {
   readonly #memory: PacketMemory;
   readonly #edges = new Int32Array(2 * MAX_SACK_BLOCKS);
   readonly #emit: TcpEmitter;
-  readonly #timers: TcpTimers;
+  readonly #timers: TimerWheel<TcpFlow>;
   readonly #keepAlive: KeepAlive;
   retransmissions = 0;
   timeouts = 0;
   probes = 0;
   tailProbes = 0;
 
-  constructor(memory: PacketMemory, emit: TcpEmitter, timers: TcpTimers, keepAlive: KeepAlive) {
+  constructor(memory: PacketMemory, emit: TcpEmitter, timers: TimerWheel<TcpFlow>, keepAlive: KeepAlive) {
     this.#keepAlive = keepAlive;
     this.#memory = memory;
     this.#emit = emit;
     this.#timers = timers;
   }
 
-  /** Puts the flow in the port's list of those who wait. */
+  /** Puts the flow in its NIC's list of blocked flows. */
   wait(flow: TcpFlow): void {
     if (flow.waiting) return;
     flow.waiting = true;
@@ -83,27 +79,28 @@ export class TcpSender {
 
   /** Sends an ACK, now or when there is room. */
   acknowledge(flow: TcpFlow): void {
-    if (!flow.owner.port.queue.mayTell()) {
-      flow.ackDue = true;
+    if (!flow.owner.port.queue.canSendControl()) {
+      flow.ack.due = true;
       this.wait(flow);
       return;
     }
-    // a guest whose window shrank under what is in flight takes nothing that lies behind it, and would not see this ACK
+    // a guest that shrank its window below what is in flight would drop an ACK whose sequence number lies beyond it
     const end = seqAdd(flow.sndUna, flow.sndWnd);
     this.#emit.control(flow, TcpFlag.ack, seqDiff(flow.sndNxt, end) > 0 ? end : flow.sndNxt);
   }
 
   /** Sends what may be sent. */
   pump(flow: TcpFlow, now: number): void {
-    if (!(flow.events & Happened.established) || flow.events & (Happened.gone | Happened.timeWait)) return;
+    if (!(flow.events & TcpEvents.established) || flow.events & (TcpEvents.removed | TcpEvents.timeWait)) return;
+    const { recovery } = flow;
     const port = flow.owner.port;
-    const board = flow.board !== null && (flow.recovering || !flow.board.empty) ? flow.board : null;
-    if (board && flow.recovering) this.#repair(flow, board, now);
+    const board = recovery.board !== null && (recovery.active || !recovery.board.empty) ? recovery.board : null;
+    if (board && recovery.active) this.#retransmitHoles(flow, board, now);
     for (;;) {
       const position = flow.flight;
       const left = flow.send.length - position;
       if (left <= 0) break;
-      const space = Math.min(flow.sndWnd - position, flow.limit - (board ? this.#underWay(flow, board) : position));
+      const space = Math.min(flow.sndWnd - position, recovery.cwnd - (board ? this.#inFlight(flow, board) : position));
       flow.send.find(position);
       let n = Math.min(flow.send.run, space);
       if (n < flow.mss && n < left && n < flow.send.run && position > 0) break;
@@ -116,55 +113,53 @@ export class TcpSender {
       }
       const fits = Math.max(1, Math.floor(room / (flow.mss + SEGMENT_HEADERS))) * flow.mss;
       if (n > fits) n = fits;
-      this.#send(flow, flow.send.at, n, now);
+      this.#sendNext(flow, flow.send.at, n, now);
     }
-    if (flow.events & Happened.hostEnd && !(flow.events & Happened.finAcked) && flow.flight === flow.send.length) this.#fin(flow);
+    if (flow.events & TcpEvents.hostFin && !(flow.events & TcpEvents.finAcked) && flow.flight === flow.send.length) this.#sendFin(flow);
     this.schedule(flow, now);
   }
 
-  #send(flow: TcpFlow, at: number, n: number, now: number): void {
+  /** Sends `n` bytes of payload at `sndNxt`. */
+  #sendNext(flow: TcpFlow, at: number, n: number, now: number): void {
     const seq = flow.sndNxt;
     this.#emit.payload(flow, at, n, seq);
     flow.sndNxt = seqAdd(seq, n);
     if (seqDiff(flow.sndNxt, flow.sndMax) > 0) {
-      // only what was never sent before is timed (Karn), and nothing that waits for what goes before it to be mended
-      if (flow.timedAt === 0 && !flow.recovering && seqDiff(seq, flow.sndMax) >= 0) {
-        flow.timedSeq = flow.sndNxt;
-        flow.timedAt = now;
+      // retransmissions are not timed (Karn), nor data whose ACK waits for a hole to be repaired
+      if (flow.roundTrip.timedAt === 0 && !flow.recovery.active && seqDiff(seq, flow.sndMax) >= 0) {
+        flow.roundTrip.timedSeq = flow.sndNxt;
+        flow.roundTrip.timedAt = now;
       }
       flow.sndMax = flow.sndNxt;
-      flow.quietSince = now;
+      flow.recovery.quietSince = now;
     } else this.retransmissions += Math.ceil(n / flow.mss);
   }
 
   /** Bytes that are neither received nor lost, as far as is known (RFC 6675 4, SetPipe). */
-  #underWay(flow: TcpFlow, board: TcpScoreboard): number {
-    if (!flow.recovering) return board.missing(flow.sndUna, flow.sndNxt);
-    return (flow.resent as TcpResent).underWay(board, flow.sndUna) + board.missing(this.#lostBelow(flow, board), flow.sndNxt);
+  #inFlight(flow: TcpFlow, board: TcpScoreboard): number {
+    if (!flow.recovery.active) return board.missing(flow.sndUna, flow.sndNxt);
+    return (flow.recovery.resent as TcpResent).inFlight(board, flow.sndUna) + board.missing(this.#lostBelow(flow, board), flow.sndNxt);
   }
 
-  /** Below this number all that was sent once and is not received is lost. */
+  /** Sequence number below which everything that was sent once and is not received is lost. */
   #lostBelow(flow: TcpFlow, board: TcpScoreboard): number {
-    const lost = board.lostBelow(this.#enough(flow), flow.sndUna);
-    return seqDiff(lost, flow.lostTo) > 0 ? lost : flow.lostTo;
+    const lost = board.lostBelow(this.#lossThreshold(flow), flow.sndUna);
+    return seqDiff(lost, flow.recovery.lostBelow) > 0 ? lost : flow.recovery.lostBelow;
   }
 
-  /**
-   * Bytes received beyond a hole that say that it is lost: all there can be, when too little is under way for more (RFC
-   * 5827).
-   */
-  #enough(flow: TcpFlow): number {
+  /** Bytes received beyond a hole that prove its loss. Fewer when less is in flight (early retransmit, RFC 5827). */
+  #lossThreshold(flow: TcpFlow): number {
     const out = seqDiff(flow.sndMax, flow.sndUna);
-    return out <= BEYOND * flow.mss && flow.send.length <= out ? Math.max(1, out - flow.mss) : BEYOND * flow.mss;
+    return out <= DUP_THRESHOLD * flow.mss && flow.send.length <= out ? Math.max(1, out - flow.mss) : DUP_THRESHOLD * flow.mss;
   }
 
-  /** Sends again what is lost and not under way again, in order. */
-  #repair(flow: TcpFlow, board: TcpScoreboard, now: number): void {
+  /** Retransmits, in order, what is lost and was not retransmitted since. */
+  #retransmitHoles(flow: TcpFlow, board: TcpScoreboard, now: number): void {
     const port = flow.owner.port;
-    const resent = flow.resent as TcpResent;
-    resent.judge(board, flow.sndUna, flow.sndMax, BEYOND * flow.mss);
+    const resent = flow.recovery.resent as TcpResent;
+    resent.update(board, flow.sndUna, flow.sndMax, DUP_THRESHOLD * flow.mss);
     const lost = this.#lostBelow(flow, board);
-    let space = flow.limit - this.#underWay(flow, board);
+    let space = flow.recovery.cwnd - this.#inFlight(flow, board);
     for (let from = flow.sndUna; space >= flow.mss && !resent.full; ) {
       from = board.hole(from, lost);
       if (seqDiff(from, lost) >= 0) return;
@@ -177,21 +172,18 @@ export class TcpSender {
         return;
       }
       const fits = Math.max(1, Math.floor(Math.min(space / flow.mss, room / (flow.mss + SEGMENT_HEADERS)))) * flow.mss;
-      const n = this.#once(flow, from, Math.min(fits, seqDiff(resent.end, from)), now);
+      const n = this.#retransmit(flow, from, Math.min(fits, seqDiff(resent.end, from)), now);
       resent.add(from, seqAdd(from, n), flow.sndMax);
       from = seqAdd(from, n);
       space -= n;
     }
   }
 
-  /**
-   * Sends again what lies at `from`, which was sent before: at most `most` bytes of payload, or the FIN. Returns how
-   * much it was.
-   */
-  #once(flow: TcpFlow, from: number, most: number, now: number): number {
+  /** Retransmits at most `most` bytes of payload at `from`, or the FIN. Returns how much it was. */
+  #retransmit(flow: TcpFlow, from: number, most: number, now: number): number {
     const position = seqDiff(from, flow.sndUna);
-    flow.timedAt = 0;
-    flow.quietSince = now;
+    flow.roundTrip.timedAt = 0;
+    flow.recovery.quietSince = now;
     if (position >= flow.send.length) {
       this.#emit.control(flow, TcpFlag.fin | TcpFlag.ack, from);
       this.retransmissions++;
@@ -204,207 +196,210 @@ export class TcpSender {
     return n;
   }
 
-  #fin(flow: TcpFlow): void {
-    if (!flow.owner.port.queue.mayTell()) {
+  #sendFin(flow: TcpFlow): void {
+    if (!flow.owner.port.queue.canSendControl()) {
       this.wait(flow);
       return;
     }
     this.#emit.control(flow, TcpFlag.fin | TcpFlag.ack, flow.sndNxt);
-    if (flow.events & Happened.finOut) this.retransmissions++;
-    else flow.finFirst = !(flow.events & Happened.finIn);
-    flow.events |= Happened.finOut;
+    if (flow.events & TcpEvents.finSent) this.retransmissions++;
+    else if (!(flow.events & TcpEvents.finReceived)) flow.events |= TcpEvents.finSentFirst;
+    flow.events |= TcpEvents.finSent;
     flow.sndNxt = seqAdd(flow.sndNxt, 1);
     if (seqDiff(flow.sndNxt, flow.sndMax) > 0) flow.sndMax = flow.sndNxt;
   }
 
-  /** Sets the one deadline: probe for a lost end, retransmission, probe of a closed window, or keep-alive. */
+  /** Sets the one deadline: tail-loss probe, retransmission, probe of a closed window, or keep-alive. */
   schedule(flow: TcpFlow, now: number): void {
     const e = flow.events;
-    if (e & (Happened.gone | Happened.timeWait)) return;
-    if (flow.sndMax !== flow.sndUna || (e & Happened.established && flow.send.length > 0)) {
-      const probe = this.#mayProbe(flow);
-      const wanted = now + (probe ? probeAfter(flow) : Math.min(MAX_RTO, flow.rto * 2 ** flow.retries));
-      // a timer that runs goes on; an ACK of new data restarts it (RFC 6298 5.1, 5.3)
-      if (flow.deadline > wanted || flow.deadline === Number.POSITIVE_INFINITY) {
-        flow.forProbe = probe;
-        this.#timers.set(flow, wanted);
+    if (e & (TcpEvents.removed | TcpEvents.timeWait)) return;
+    const { timer } = flow;
+    if (flow.sndMax !== flow.sndUna || (e & TcpEvents.established && flow.send.length > 0)) {
+      const probe = this.#canProbe(flow);
+      const wanted = now + (probe ? this.#probeTimeout(flow) : flow.roundTrip.timeout);
+      // a running timer continues; an ACK of new data restarts it (RFC 6298 5.1, 5.3)
+      if (timer.deadline > wanted || timer.deadline === Number.POSITIVE_INFINITY) {
+        flow.recovery.forProbe = probe;
+        this.#timers.set(timer, wanted);
       }
-    } else if (e & Happened.established) this.#timers.set(flow, now + (flow.silent > 0 ? this.#keepAlive.interval : this.#keepAlive.idle));
+    } else if (e & TcpEvents.established) this.#timers.set(timer, now + (flow.silent > 0 ? this.#keepAlive.interval : this.#keepAlive.idle));
   }
 
-  /** Restarts the timer. */
-  restart(flow: TcpFlow, now: number): void {
-    flow.deadline = Number.POSITIVE_INFINITY;
-    flow.forProbe = false;
+  restartTimer(flow: TcpFlow, now: number): void {
+    flow.timer.deadline = Number.POSITIVE_INFINITY;
+    flow.recovery.forProbe = false;
     this.schedule(flow, now);
   }
 
   /** New bytes up to `ack` are acknowledged. */
   acked(flow: TcpFlow, ack: number, now: number): void {
+    const { recovery, roundTrip } = flow;
     const bytes = seqDiff(ack, flow.sndUna);
     const payload = Math.min(bytes, flow.send.length);
     flow.send.release(payload);
     flow.sndUna = ack;
-    flow.board?.release(ack);
-    flow.quietSince = now;
-    flow.probed = false;
-    if (seqDiff(flow.lostTo, ack) < 0) flow.lostTo = ack;
-    if (seqDiff(flow.probeEnd, ack) < 0) flow.probeEnd = ack;
+    recovery.board?.release(ack);
+    recovery.quietSince = now;
+    recovery.probed = false;
+    if (seqDiff(recovery.lostBelow, ack) < 0) recovery.lostBelow = ack;
+    if (seqDiff(recovery.probeEnd, ack) < 0) recovery.probeEnd = ack;
     if (seqDiff(flow.sndNxt, ack) < 0) flow.sndNxt = ack;
-    if (bytes > payload) flow.events |= Happened.finAcked;
-    if (flow.timedAt !== 0 && seqDiff(ack, flow.timedSeq) >= 0) {
-      measure(flow, now - flow.timedAt);
-      flow.timedAt = 0;
+    if (bytes > payload) flow.events |= TcpEvents.finAcked;
+    if (roundTrip.timedAt !== 0 && seqDiff(ack, roundTrip.timedSeq) >= 0) roundTrip.measure(now);
+    roundTrip.retries = 0;
+    recovery.dupAcks = 0;
+    if (recovery.cwnd < MAX_CWND && (!recovery.active || !flow.sack || recovery.afterTimeout)) recovery.cwnd = Math.min(MAX_CWND, recovery.cwnd + bytes);
+    if (recovery.active) {
+      if (seqDiff(ack, recovery.until) >= 0) {
+        recovery.active = recovery.afterTimeout = false;
+        recovery.resent?.clear();
+      } else if (!flow.sack) this.#retransmitOldest(flow, now);
     }
-    flow.retries = 0;
-    flow.dupAcks = 0;
-    if (flow.limit < MAX_FLIGHT && (!flow.recovering || !flow.sack || flow.restarted)) flow.limit = Math.min(MAX_FLIGHT, flow.limit + bytes);
-    if (flow.recovering) {
-      if (seqDiff(ack, flow.recover) >= 0) {
-        flow.recovering = flow.restarted = false;
-        flow.resent?.clear();
-      } else if (!flow.sack) this.#again(flow, now);
-    }
-    if (!flow.recovering && flow.board && !flow.board.empty) this.#consider(flow, now);
-    this.restart(flow, now);
+    if (!recovery.active && recovery.board && !recovery.board.empty) this.#detectLoss(flow, now);
+    this.restartTimer(flow, now);
   }
 
-  /** Takes in a selective acknowledgement, if the TCP header at `tcp` has one; true when it is news. */
+  /** Reads the selective acknowledgement of the TCP header at `tcp`, if any. True when it reports something new. */
   selective(flow: TcpFlow, tcp: number, now: number): boolean {
     const u8 = this.#memory.u8;
     if (u8[tcp + TCP.offset] >> 4 === TCP_HEADER / 4 || flow.sndMax === flow.sndUna) return false;
+    const { recovery } = flow;
     const blocks = readSack(u8, this.#memory.view, tcp, this.#edges);
     let news = false;
     for (let i = 0; i < blocks; i++) {
       const from = this.#edges[2 * i];
       const to = this.#edges[2 * i + 1];
-      // what is below is a duplicate that it tells of (RFC 2883); what was never sent is a lie
+      // a block below `sndUna` reports a duplicate (RFC 2883); one of data never sent is invalid
       if (seqDiff(from, flow.sndUna) <= 0 || seqDiff(to, from) <= 0 || seqDiff(to, flow.sndMax) > 0) continue;
-      if (this.#board(flow).add(from, to)) news = true;
+      if (recovery.openBoard().add(from, to)) news = true;
     }
     if (!news) return false;
-    flow.quietSince = now;
-    // the probe has come, which went long after all before it
-    if (seqDiff(flow.probeEnd, flow.sndUna) > 0 && flow.board?.missing(seqAdd(flow.probeEnd, -1), flow.probeEnd) === 0) flow.lostTo = flow.probeEnd;
-    flow.probed = false;
+    recovery.quietSince = now;
+    // the probe was received, which was sent long after everything before it
+    if (seqDiff(recovery.probeEnd, flow.sndUna) > 0 && recovery.board?.missing(seqAdd(recovery.probeEnd, -1), recovery.probeEnd) === 0)
+      recovery.lostBelow = recovery.probeEnd;
+    recovery.probed = false;
     return true;
   }
 
-  #board(flow: TcpFlow): TcpScoreboard {
-    flow.resent ??= new TcpResent();
-    flow.board ??= new TcpScoreboard();
-    return flow.board;
-  }
-
-  /** An ACK that acknowledges nothing new while something is in flight, or tells of something new behind a hole. */
+  /** An ACK that acknowledges nothing new while something is in flight, or reports something new behind a hole. */
   duplicate(flow: TcpFlow, now: number): void {
-    flow.dupAcks++;
-    this.#consider(flow, now);
+    flow.recovery.dupAcks++;
+    this.#detectLoss(flow, now);
   }
 
-  /** Begins recovery when the oldest segment is lost. */
-  #consider(flow: TcpFlow, now: number): void {
-    if (flow.recovering) return;
-    const lost = seqDiff(flow.lostTo, flow.sndUna) > 0 || (flow.board !== null && flow.board.bytes >= this.#enough(flow));
-    if (!lost && flow.dupAcks < BEYOND) return;
-    flow.recovering = true;
-    flow.recover = flow.sndMax;
-    flow.limit = Math.max(MIN_LIMIT_SEGMENTS * flow.mss, flow.flight >> 1);
-    this.#again(flow, now);
+  /** Starts recovery when the oldest segment is lost. */
+  #detectLoss(flow: TcpFlow, now: number): void {
+    const { recovery } = flow;
+    if (recovery.active) return;
+    const lost = seqDiff(recovery.lostBelow, flow.sndUna) > 0 || (recovery.board !== null && recovery.board.bytes >= this.#lossThreshold(flow));
+    if (!lost && recovery.dupAcks < DUP_THRESHOLD) return;
+    recovery.active = true;
+    recovery.until = flow.sndMax;
+    recovery.cwnd = Math.max(MIN_CWND_SEGMENTS * flow.mss, flow.flight >> 1);
+    this.#retransmitOldest(flow, now);
   }
 
-  /** The oldest segment once more. */
-  #again(flow: TcpFlow, now: number): void {
+  #retransmitOldest(flow: TcpFlow, now: number): void {
     if (flow.owner.port.queue.room() > 0) {
-      const { sndUna, board } = flow;
+      const { sndUna } = flow;
+      const { board, resent } = flow.recovery;
       board?.hole(sndUna, flow.sndMax);
-      const n = this.#once(flow, sndUna, Math.min(flow.mss, seqDiff(board ? board.holeEnd : flow.sndMax, sndUna)), now);
-      flow.resent?.add(sndUna, seqAdd(sndUna, n), flow.sndMax);
+      const n = this.#retransmit(flow, sndUna, Math.min(flow.mss, seqDiff(board ? board.holeEnd : flow.sndMax, sndUna)), now);
+      resent?.add(sndUna, seqAdd(sndUna, n), flow.sndMax);
     }
-    this.restart(flow, now);
+    this.restartTimer(flow, now);
   }
 
-  /** Whether silence is broken by a probe first: one, until the guest tells something new. */
-  #mayProbe(flow: TcpFlow): boolean {
-    return flow.sack && !flow.probed && flow.srtt > 0 && flow.retries === 0 && flow.sndWnd > 0 && flow.sndMax !== flow.sndUna;
+  #probeTimeout(flow: TcpFlow): number {
+    return flow.roundTrip.probeTimeout(flow.flight <= flow.mss);
   }
 
-  /** The guest has told nothing new for so long that what was sent last may be lost. */
+  /** Whether a tail-loss probe precedes the timeout: one, until the guest reports something new. */
+  #canProbe(flow: TcpFlow): boolean {
+    const { roundTrip } = flow;
+    return flow.sack && !flow.recovery.probed && roundTrip.srtt > 0 && roundTrip.retries === 0 && flow.sndWnd > 0 && flow.sndMax !== flow.sndUna;
+  }
+
+  /** The guest has reported nothing new for so long that the last segments may be lost. */
   #probe(flow: TcpFlow, now: number): void {
     if (flow.owner.port.queue.room() <= 0) {
       this.wait(flow);
       return;
     }
+    const { recovery } = flow;
     this.tailProbes++;
-    flow.probed = true;
-    flow.probeEnd = flow.sndUna; // no answer to it tells of more
-    if (flow.recovering) {
-      flow.resent?.clear();
-      this.#again(flow, now);
-    } else if (flow.board && !flow.board.empty) {
-      // what came beyond the holes would have been followed by the rest
-      flow.lostTo = flow.board.top;
-      this.#consider(flow, now);
+    recovery.probed = true;
+    recovery.probeEnd = flow.sndUna; // its answer proves no further loss
+    if (recovery.active) {
+      recovery.resent?.clear();
+      this.#retransmitOldest(flow, now);
+    } else if (recovery.board && !recovery.board.empty) {
+      // the rest would have followed what was received beyond the holes
+      recovery.lostBelow = recovery.board.top;
+      this.#detectLoss(flow, now);
     } else {
       const out = Math.min(flow.flight, flow.send.length);
       let n = Math.min(flow.mss, out);
       if (n > 0) flow.send.find(out - n);
-      // it may lie in two chunks
+      // the segment may lie in two chunks
       if (n > flow.send.run) n -= flow.send.run;
-      flow.probeEnd = out > 0 ? seqAdd(flow.sndUna, out) : flow.sndMax;
-      this.#once(flow, seqAdd(flow.sndUna, out - n), n, now);
+      recovery.probeEnd = out > 0 ? seqAdd(flow.sndUna, out) : flow.sndMax;
+      this.#retransmit(flow, seqAdd(flow.sndUna, out - n), n, now);
     }
   }
 
-  /**
-   * The deadline has come for an established flow: all again from the oldest byte, or a probe. False when the guest has
-   * been silent for too long.
-   */
+  /** The deadline of an established flow has passed. False when the guest has been silent for too long. */
   timeout(flow: TcpFlow, now: number): boolean {
-    if (flow.forProbe) {
-      // what was sent or heard meanwhile has moved it
-      const due = flow.quietSince + probeAfter(flow);
+    const { recovery, roundTrip } = flow;
+    if (recovery.forProbe) {
+      // what was sent or received meanwhile has postponed it
+      const due = recovery.quietSince + this.#probeTimeout(flow);
       if (due > now) {
-        this.#timers.set(flow, due);
+        this.#timers.set(flow.timer, due);
         return true;
       }
-      flow.forProbe = false;
-      if (this.#mayProbe(flow)) this.#probe(flow, now);
-      this.restart(flow, now);
+      recovery.forProbe = false;
+      if (this.#canProbe(flow)) this.#probe(flow, now);
+      this.restartTimer(flow, now);
       return true;
     }
     const idle = flow.sndMax === flow.sndUna && flow.send.length === 0;
     if (flow.silent >= (idle ? this.#keepAlive.probes : MAX_SILENT)) return false;
-    flow.retries++;
+    roundTrip.retries++;
     flow.silent++;
     const probe = flow.sndMax === flow.sndUna || flow.sndWnd === 0;
     if (flow.owner.port.queue.room() <= 0) {
-      // it is not the guest who is silent: nothing was lost, and nothing can be said
-      flow.retries--;
+      // the port is full: nothing was lost, and the guest is not silent
+      roundTrip.retries--;
       flow.silent--;
       this.wait(flow);
     } else if (probe) {
       this.probes++;
       this.#emit.control(flow, TcpFlag.ack, seqAdd(flow.sndUna, -1));
-    } else {
-      this.timeouts++;
-      flow.timedAt = 0;
-      flow.dupAcks = 0;
-      flow.limit = flow.mss;
-      if (flow.sack) {
-        const board = this.#board(flow);
-        // the guest may have thrown away what it had (RFC 2018 8)
-        if (flow.retries > 1) board.clear();
-        flow.resent?.clear();
-        flow.recovering = flow.restarted = true;
-        flow.recover = flow.lostTo = flow.sndMax;
-      } else {
-        flow.recovering = false;
-        flow.sndNxt = flow.sndUna;
-      }
-      this.pump(flow, now);
-    }
-    this.restart(flow, now);
+    } else this.#retransmitAll(flow, now);
+    this.restartTimer(flow, now);
     return true;
+  }
+
+  /** Retransmission timeout: everything not reported as received is lost. */
+  #retransmitAll(flow: TcpFlow, now: number): void {
+    const { recovery, roundTrip } = flow;
+    this.timeouts++;
+    roundTrip.timedAt = 0;
+    recovery.dupAcks = 0;
+    recovery.cwnd = flow.mss;
+    if (flow.sack) {
+      const board = recovery.openBoard();
+      // the guest may have discarded what it had reported (RFC 2018 8)
+      if (roundTrip.retries > 1) board.clear();
+      recovery.resent?.clear();
+      recovery.active = recovery.afterTimeout = true;
+      recovery.until = recovery.lostBelow = flow.sndMax;
+    } else {
+      recovery.active = false;
+      flow.sndNxt = flow.sndUna;
+    }
+    this.pump(flow, now);
   }
 }

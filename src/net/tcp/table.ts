@@ -1,6 +1,6 @@
 /**
- * Finds a flow by its addresses and ports. A hash table with chains, whose hash is seeded, so that a guest cannot
- * choose what collides.
+ * Finds a flow by its addresses and ports. A chained hash table with a seeded hash, so that a guest cannot provoke
+ * collisions.
  */
 import type { TcpFlow } from './flow.ts';
 
@@ -12,11 +12,12 @@ export class TcpTable {
   #last: TcpFlow | null = null;
   size = 0;
 
-  /** `seed`: any 32 bits that guests do not know. */
+  /** `seed`: 32 bits that guests do not know. */
   constructor(seed: number) {
     this.#seed = seed | 1;
   }
 
+  /** Positional arguments here and in `find`: both run per segment. */
   #hash(index: number, guestIp: number, peerIp: number, ports: number): number {
     let h = Math.imul(peerIp ^ this.#seed, 0x9e3779b1) ^ Math.imul(ports, 0x85ebca6b);
     h = Math.imul(h ^ (h >>> 15) ^ guestIp, 0xc2b2ae35);

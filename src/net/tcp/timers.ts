@@ -1,35 +1,35 @@
 /**
- * When flows want to be called, and how long a retransmission waits.
+ * Deadlines of all flows: a timer wheel.
  *
- * Theory of operation. A wheel of slots; a flow is in one slot at most, the one of the deadline it had when it was put
- * there. A deadline that moves later costs nothing: the slot is looked at, the flow moved on. So the usual case, every
- * ACK pushing the retransmission timer away, is one store. `nextAt` is the one deadline of the whole path.
+ * Theory of operation. A timer is in at most one slot: that of the deadline it had when it was inserted. Moving a
+ * deadline later only stores the new time. The timer moves to its new slot when the old slot comes up. So the usual
+ * case, every ACK postponing the retransmission timer, costs one store. `nextAt` is the one deadline of the whole path.
  *
- * Limits. Deadlines are kept to the slot's width: a call comes up to 16 ms late, never early.
- *
- * Read first: RFC 6298, RFC 8985 7.
+ * Limits. A deadline is met up to WIDTH (16 ms) late, never early.
  */
-import type { TcpFlow } from './flow.ts';
 
-/** Milliseconds of a slot, and the count of slots. */
+/** Width of a slot, ms. */
 const WIDTH = 16;
 const SLOTS = 1024;
-/**
- * Bounds of a retransmission timeout, ms. RFC 6298 2.4 asks for a second; the guest's link is local, so that Linux's
- * 200 ms is already cautious.
- */
-export const MIN_RTO = 200;
-export const MAX_RTO = 60_000;
-/**
- * Silence before a probe, ms, at least; and how long the ACK of a single segment may be kept back by the guest (Linux
- * and Windows: 40).
- */
-const MIN_PROBE = 10;
-const MAX_ACK_DELAY = 50;
 
-export class TcpTimers {
-  readonly #slots: (TcpFlow | null)[] = new Array<TcpFlow | null>(SLOTS).fill(null);
-  /** The slot, counted from the beginning of time, up to which all is done. */
+/** One flow's deadline, and its links in the wheel. */
+export class Timer<F> {
+  readonly flow: F;
+  /** ms; Infinity = none. */
+  deadline = Number.POSITIVE_INFINITY;
+  /** Slot counted from time 0; −1 = in no slot. */
+  slot = -1;
+  before: Timer<F> | null = null;
+  after: Timer<F> | null = null;
+
+  constructor(flow: F) {
+    this.flow = flow;
+  }
+}
+
+export class TimerWheel<F> {
+  readonly #slots: (Timer<F> | null)[] = new Array<Timer<F> | null>(SLOTS).fill(null);
+  /** The last slot that was run, counted from time 0. */
   #done: number;
   #count = 0;
 
@@ -37,16 +37,16 @@ export class TcpTimers {
     this.#done = Math.floor(now / WIDTH);
   }
 
-  /** The flow wants to be called at `deadline` (ms; Infinity = not at all). */
-  set(flow: TcpFlow, deadline: number): void {
-    flow.deadline = deadline;
+  /** Sets the timer to `deadline` (ms; Infinity = off). */
+  set(timer: Timer<F>, deadline: number): void {
+    timer.deadline = deadline;
     if (deadline === Number.POSITIVE_INFINITY) return;
     const slot = this.#slotOf(deadline);
-    if (flow.slot >= 0) {
-      if (flow.slot <= slot) return;
-      this.remove(flow);
+    if (timer.slot >= 0) {
+      if (timer.slot <= slot) return;
+      this.remove(timer);
     }
-    this.#insert(flow, slot);
+    this.#insert(timer, slot);
   }
 
   #slotOf(deadline: number): number {
@@ -54,77 +54,59 @@ export class TcpTimers {
     return Math.min(Math.max(slot, this.#done + 1), this.#done + SLOTS - 1);
   }
 
-  #insert(flow: TcpFlow, slot: number): void {
+  #insert(timer: Timer<F>, slot: number): void {
     const i = slot % SLOTS;
-    flow.slot = slot;
-    flow.before = null;
-    flow.after = this.#slots[i];
-    if (flow.after) flow.after.before = flow;
-    this.#slots[i] = flow;
+    timer.slot = slot;
+    timer.before = null;
+    timer.after = this.#slots[i];
+    if (timer.after) timer.after.before = timer;
+    this.#slots[i] = timer;
     this.#count++;
   }
 
-  remove(flow: TcpFlow): void {
-    if (flow.slot < 0) return;
-    if (flow.before) flow.before.after = flow.after;
-    else this.#slots[flow.slot % SLOTS] = flow.after;
-    if (flow.after) flow.after.before = flow.before;
-    flow.before = flow.after = null;
-    flow.slot = -1;
+  remove(timer: Timer<F>): void {
+    if (timer.slot < 0) return;
+    if (timer.before) timer.before.after = timer.after;
+    else this.#slots[timer.slot % SLOTS] = timer.after;
+    if (timer.after) timer.after.before = timer.before;
+    timer.before = timer.after = null;
+    timer.slot = -1;
     this.#count--;
   }
 
-  /** When `run` wants to be called; Infinity when nobody waits. */
+  /** When `run` must be called next; Infinity when no timer is set. */
   nextAt(): number {
     if (this.#count === 0) return Number.POSITIVE_INFINITY;
     for (let s = this.#done + 1; s < this.#done + SLOTS; s++) if (this.#slots[s % SLOTS]) return s * WIDTH;
     return Number.POSITIVE_INFINITY;
   }
 
-  /** Calls every flow whose deadline has come. */
-  run(now: number, call: (flow: TcpFlow) => void): void {
+  /** Calls `expire` for every flow whose deadline has passed. */
+  run(now: number, expire: (flow: F) => void): void {
     const until = Math.floor(now / WIDTH);
     if (this.#count === 0) this.#done = Math.max(this.#done, until);
     while (this.#done < until) {
       const s = ++this.#done;
-      let flow = this.#slots[s % SLOTS];
+      let timer = this.#slots[s % SLOTS];
       this.#slots[s % SLOTS] = null;
-      while (flow) {
-        const next = flow.after;
-        flow.before = flow.after = null;
-        flow.slot = -1;
+      while (timer) {
+        const next: Timer<F> | null = timer.after;
+        timer.before = timer.after = null;
+        timer.slot = -1;
         this.#count--;
-        if (flow.deadline <= now) {
-          flow.deadline = Number.POSITIVE_INFINITY;
-          // `call` may remove other flows: what is left of this list stays reachable from the slot
+        if (timer.deadline <= now) {
+          timer.deadline = Number.POSITIVE_INFINITY;
+          // `expire` may remove other timers: the rest of this list stays reachable from the slot
           this.#slots[s % SLOTS] = next;
           if (next) next.before = null;
-          call(flow);
-          flow = this.#slots[s % SLOTS];
+          expire(timer.flow);
+          timer = this.#slots[s % SLOTS];
           this.#slots[s % SLOTS] = null;
           continue;
         }
-        if (flow.deadline !== Number.POSITIVE_INFINITY) this.#insert(flow, this.#slotOf(flow.deadline));
-        flow = next!;
+        if (timer.deadline !== Number.POSITIVE_INFINITY) this.#insert(timer, this.#slotOf(timer.deadline));
+        timer = next;
       }
     }
   }
-}
-
-/** Takes a measured round trip (ms) into account (RFC 6298 2). */
-export function measure(flow: TcpFlow, sample: number): void {
-  if (flow.srtt === 0) {
-    flow.srtt = sample || 0.001;
-    flow.rttvar = sample / 2;
-  } else {
-    flow.rttvar = 0.75 * flow.rttvar + 0.25 * Math.abs(flow.srtt - sample);
-    flow.srtt = 0.875 * flow.srtt + 0.125 * sample;
-  }
-  flow.rto = Math.min(MAX_RTO, Math.max(MIN_RTO, flow.srtt + 4 * flow.rttvar));
-}
-
-/** How long a guest may be silent after what was sent last before it is probed, ms (RFC 8985 7.2). */
-export function probeAfter(flow: TcpFlow): number {
-  const single = flow.flight <= flow.mss;
-  return Math.min(flow.rto, Math.max(MIN_PROBE, 2 * flow.srtt) + (single ? MAX_ACK_DELAY : 0));
 }

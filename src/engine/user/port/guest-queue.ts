@@ -134,7 +134,7 @@ export class GuestQueue {
     return 0;
   }
 
-  mayTell(): boolean {
+  canSendControl(): boolean {
     if (!this.#stream) return false;
     if (Math.min(this.#queue.room(), SHARE - this.#queue.own) >= TOLD) return true;
     this.#starved = true;

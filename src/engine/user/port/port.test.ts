@@ -156,7 +156,7 @@ describe('a port whose guest falls behind', () => {
       flood();
       await sip();
       for (let turns = 0; turns < 5; turns++) await turn();
-      expect([port.queue.room() > 0, port.queue.mayTell()]).toEqual([true, true]);
+      expect([port.queue.room() > 0, port.queue.canSendControl()]).toEqual([true, true]);
       most = Math.max(most, i < 100 ? 0 : ahead());
     }
     expect(most).toBeGreaterThan(64 << 10);

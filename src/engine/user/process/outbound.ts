@@ -122,14 +122,14 @@ export class Outbound implements Carriers<Port> {
 
   /** Drops all flows of a port. */
   forgetPort(port: Port): void {
-    this.tcp.portGone(port);
+    this.tcp.removePort(port);
     this.#udp.forget(port);
     this.gateway.forget(port);
   }
 
   /** Drops the flows of a guest's former address. */
   forgetAddress(port: Port, ip: number): void {
-    this.tcp.guestAddressGone(port, ip);
+    this.tcp.removeGuestAddress(port, ip);
     this.#udp.forget(port, ip);
   }
 
@@ -193,7 +193,8 @@ export class Outbound implements Carriers<Port> {
   /** Connects a stream of the host to a guest's port; the guest sees the gateway as its peer. */
   dial(to: { port: Port; ip: number; tcpPort: number }, socket: Socket, onAnswer: (why: TcpRefusal | null) => void): void {
     this.#nextDialPort = this.#nextDialPort >= 65_535 ? FIRST_DIAL_PORT : this.#nextDialPort + 1;
-    this.tcp.accept(to.port, to.ip, to.tcpPort, this.#gatewayIp, this.#nextDialPort, socket, onAnswer);
+    const addresses = { guestIp: to.ip, guestPort: to.tcpPort, sourceIp: this.#gatewayIp, sourcePort: this.#nextDialPort };
+    this.tcp.accept(to.port, { ...addresses, client: socket, onAnswer });
   }
 
   #resolveTcp(from: Port, ip: number, port: number): TcpTarget {

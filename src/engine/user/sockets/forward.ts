@@ -72,9 +72,10 @@ export class ForwardRule extends RulePort {
   #begin(client: Socket | ClientHandle, address: string, port: number): boolean {
     const target = this.#context.target();
     const source = this.#seenAs(address);
-    if (this.#flows.size >= MAX_TCP) this.#flows = new Set([...this.#flows].filter((f) => !f.ended));
+    if (this.#flows.size >= MAX_TCP) this.#flows = new Set([...this.#flows].filter((f) => !f.closed));
     if (!target || source === null || this.#flows.size >= MAX_TCP) return false;
-    this.#flows.add(this.#context.tcp.accept(target.port, target.ip, this.rule.guestPort, source, port, client));
+    const addresses = { guestIp: target.ip, guestPort: this.rule.guestPort, sourceIp: source, sourcePort: port };
+    this.#flows.add(this.#context.tcp.accept(target.port, { ...addresses, client }));
     return true;
   }
 

@@ -25,8 +25,17 @@ import type { PacketMemory } from '../../../net/memory/packet-memory.ts';
 import { type Chunk, LARGE_CHUNK } from '../../../net/tcp/chunks.ts';
 import type { HostSide, TcpLimits } from '../../../net/tcp/context.ts';
 import { type Dial, TcpDialQueue } from '../../../net/tcp/dial-queue.ts';
-import { Happened, type TcpFlow } from '../../../net/tcp/flow.ts';
-import type { ClientHandle, GuestPort, ResolveTarget, TcpFlowRef, TcpPath, TcpRefusal, TellUnreachable } from '../../../net/tcp/interface.ts';
+import { TcpEvents, type TcpFlow } from '../../../net/tcp/flow.ts';
+import type {
+  ClientHandle,
+  GuestPort,
+  InboundConnection,
+  NotifyUnreachable,
+  ResolveTarget,
+  TcpFlowRef,
+  TcpPath,
+  TcpRefusal,
+} from '../../../net/tcp/interface.ts';
 import { TcpMachine } from '../../../net/tcp/machine.ts';
 import type { KeepAlive } from '../../../net/tcp/send.ts';
 import { stayAwake } from '../port/stay-awake.ts';
@@ -76,7 +85,7 @@ export interface TcpGatewayOptions {
   kernels: Kernels;
   gatewayMac: number;
   resolve: ResolveTarget;
-  onUnreachable: TellUnreachable;
+  onUnreachable: NotifyUnreachable;
   /** At least 16 random bytes, for initial sequence numbers. */
   secret: Buffer;
   limits?: Partial<TcpLimits>;
@@ -170,30 +179,23 @@ export class TcpGateway implements TcpPath {
     this.#arm();
   }
 
-  portGone(port: GuestPort): void {
-    this.#machine.onPortGone(port);
+  removePort(port: GuestPort): void {
+    this.#machine.onPortRemoved(port);
     for (const h of [...this.#detached]) if (h.flow.owner.port === port) this.#reset(h);
   }
 
-  guestAddressGone(port: GuestPort, ip: number): void {
-    this.#machine.onAddressGone(port, ip, performance.now());
+  removeGuestAddress(port: GuestPort, ip: number): void {
+    this.#machine.onAddressRemoved(port, ip, performance.now());
   }
 
-  accept(
-    port: GuestPort,
-    guestIp: number,
-    guestPort: number,
-    source: number,
-    sourcePort: number,
-    client: Socket | ClientHandle,
-    onAnswer?: (why: TcpRefusal | null) => void,
-  ): TcpFlowRef {
-    const flow = this.#machine.accept(port, guestIp, guestPort, source, sourcePort, performance.now());
+  accept(port: GuestPort, connection: InboundConnection): TcpFlowRef {
+    const { client, onAnswer } = connection;
+    const flow = this.#machine.accept(port, connection, performance.now());
     if (!flow) {
       onAnswer?.({ kind: 'prohibited' });
       if (client instanceof Socket) resetSocket(client);
       else client.reset();
-      return { serial: 0, ended: true };
+      return { serial: 0, closed: true };
     }
     if (onAnswer) flow.onAnswer = onAnswer;
     const h = new HostSocket(flow);
@@ -284,7 +286,7 @@ export class TcpGateway implements TcpPath {
   }
 
   #onEnd(h: HostSocket): void {
-    if (!h.detached) this.#machine.onHostEnd(h.flow, performance.now());
+    if (!h.detached) this.#machine.onHostFin(h.flow, performance.now());
     this.#arm();
   }
 
@@ -301,7 +303,7 @@ export class TcpGateway implements TcpPath {
   #onClosed(h: HostSocket): void {
     this.#letGo(h);
     // without an end: whatever was the cause, nothing more will pass
-    if (!h.detached && !h.flow.has(Happened.hostEnd)) this.#machine.onHostReset(h.flow, performance.now());
+    if (!h.detached && !h.flow.has(TcpEvents.hostFin)) this.#machine.onHostReset(h.flow, performance.now());
   }
 
   /** It is over: gives back what it borrowed. */
