@@ -73,7 +73,9 @@ export class Router {
 
   constructor() {
     this.app.onError((cause, c) => errorResponse(c, cause));
-    this.app.notFound((c) => c.json({ error: new AnkaError('usage', `no such path: ${c.req.method} ${c.req.path}`).toBody() }, 404));
+    this.app.notFound((c) =>
+      c.json({ error: new AnkaError('usage', `no such path: ${c.req.method} ${c.req.path}; GET /v1/openapi.json lists all paths`).toBody() }, 404),
+    );
   }
 
   /** A route without a body that answers JSON. */

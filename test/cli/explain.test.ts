@@ -58,7 +58,7 @@ describe.skipIf(why !== null)(`explain by the command${why === null ? '' : ` (${
       const x = await anka.run(['doctor']);
       return x.stdout.includes('10.9.0.99') ? x : null;
     });
-    expect(r.stdout).toMatch(/ERROR {3}the resolver 10\.9\.0\.99 of \/etc\/resolv\.conf does not answer.*\n {8}to fix it: /);
+    expect(r.stdout).toMatch(/ERROR {3}resolver 10\.9\.0\.99 from \/etc\/resolv\.conf does not answer.*\n {8}to fix it: /);
     expect(r.status).toBe(1);
   });
 });

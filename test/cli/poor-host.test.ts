@@ -108,7 +108,7 @@ describe.skipIf(why !== null)(`hosts that lack something${why ? ` (${why})` : ''
     db.exec('PRAGMA user_version = 9999');
     db.close();
     const r = await anka.run(['list']);
-    expect(r.stderr).toMatch(/^anka: the database \S+ was written by a newer anka \(version 9999, this one knows \d+\); upgrade anka\n$/);
+    expect(r.stderr).toMatch(/^anka: the database \S+ was written by a newer anka \(schema 9999, this anka supports \d+\); upgrade anka\n$/);
     expect(r.status).toBe(22);
   });
 
