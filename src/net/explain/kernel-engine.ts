@@ -163,7 +163,7 @@ class SentByKernelCard extends SentByCard<KernelHostState> {
     const shared = this.s.networks.find((n) => n.name === 'shared');
     if (card.type === 'host' && shared && subnetContains(shared.subnet, to))
       return this.drop('host network: not even the other gateway', `${formatAddress(to)} is the host's address on the shared network`);
-    if (this.#isDns() && (card.type === 'host' || to === gatewayOf(subnet))) return this.#toDns();
+    if (this.#isDns() && (card.type === 'host' || to === gatewayOf(subnet))) return this.#toDns(gatewayOf(subnet));
     if (this.isDhcp() && to === gatewayOf(subnet)) return this.toDhcp(false);
     if (card.isolated && !this.#isRedirectPort()) {
       return this.drop('--no-local', `${card.vmName} is isolated from the host; only the gateway's DHCP and DNS answer`);
@@ -176,7 +176,8 @@ class SentByKernelCard extends SentByCard<KernelHostState> {
     return this.allow(`${card.type} network`, reason, this.trace.arrival('host'));
   }
 
-  #toDns(): Explanation {
+  #toDns(gateway: number): Explanation {
+    this.trace.destination = gateway;
     this.trace.step('host', "redirected to the network's DNS forwarder", 'DNS redirect');
     const blockedBy = blocked(this.s, this.trace, 'input');
     if (blockedBy) return blockedBy;

@@ -12,12 +12,15 @@
  * `meta protocol arp` and `meta protocol ip`.
  */
 import { CLAIMS_MOST, CLAIMS_MS } from '../../../net/gateway/service-rates.ts';
-import { broadcastOf, formatIpv4, formatMac, formatSubnet, gatewayOf, parseMac } from '../../../wire/address.ts';
+import { networkAddresses } from '../../../net/policy/addresses.ts';
+import { DHCP_SERVER_PORT } from '../../../net/policy/services.ts';
+import { formatIpv4, formatMac, formatSubnet, parseMac } from '../../../wire/address.ts';
+import { DHCP_CLIENT_PORT } from '../../../wire/dhcpv4.ts';
 import type { DesiredNetwork } from '../../engine.ts';
 import { BRIDGE_PORT_PREFIX, bridgeMac, tapName } from '../names.ts';
 import { drop as dropBy, dropSet, GUARD_REASONS } from './drop-reasons.ts';
 import { ipv6Chains, ipv6Sets } from './ipv6-guard.ts';
-import { baseChain, chain, dynamicSet, elements, expiringSet, fixedSet, quoted, rateOver, table } from './nft-text.ts';
+import { anyOf, baseChain, chain, dynamicSet, elements, expiringSet, fixedSet, quoted, rateOver, table } from './nft-text.ts';
 import { domainOf, type RuledNic, type Segments } from './rule-input.ts';
 
 /** Sets of the addresses of bridged guests: claimed by ARP, leased by DHCP. */
@@ -89,7 +92,7 @@ function identitySets(networks: readonly DesiredNetwork[], { all, served }: Atta
       owned.add(formatIpv4(a));
     }
   }
-  for (const { subnet } of networks) for (const a of [subnet.base, gatewayOf(subnet), broadcastOf(subnet)]) owned.add(formatIpv4(a));
+  for (const { subnet } of networks) for (const a of networkAddresses(subnet)) owned.add(formatIpv4(a));
   const known = served.flatMap((n) => (n.ip === null ? [] : [`${tapOf(n)} . ${formatMac(n.nic.outsideMac)} . ${formatIpv4(n.ip)}`]));
   return [
     fixedSet('mac', 'ifname . ether_addr', macs),
@@ -128,7 +131,7 @@ function segmentSets({ bridged: nics }: Attached, segments: Segments): string[] 
 /** IPv4 on a network with a gateway: only from the NIC's own address, or one that it has claimed. */
 function ip4Source(): string {
   return chain('ip4_source', [
-    'ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept',
+    `ip saddr 0.0.0.0 udp sport ${DHCP_CLIENT_PORT} udp dport ${DHCP_SERVER_PORT} accept`,
     'jump clients_only',
     'iifname . ip saddr @address accept',
     `ip saddr @owned ${drop('ip_spoof')}`,
@@ -143,7 +146,7 @@ function clientsOnly(): string {
   return chain('clients_only', [
     '@nh,0,8 & 0x0f != 5 jump ip_options',
     `meta protocol ip icmp type { redirect, router-advertisement } ${drop('rogue_ra')}`,
-    `udp sport 67 udp dport 68 ${drop('rogue_dhcp')}`,
+    `udp sport ${DHCP_SERVER_PORT} udp dport ${DHCP_CLIENT_PORT} ${drop('rogue_dhcp')}`,
   ]);
 }
 
@@ -221,7 +224,7 @@ function forward({ bridged: nics }: Attached): string {
     `oifname @isolated ${drop('isolated')}`,
     `iifname @isolated_bridged oifname @nics ${drop('isolated')}`,
     `oifname @isolated_bridged iifname @nics ${drop('isolated')}`,
-    ...(nics.length > 0 ? [`udp sport 67 udp dport 68 @th,192,32 != 0 update @${LEASES} { @th,288,48 . @th,192,32 }`] : []),
+    ...(nics.length > 0 ? [`udp sport ${DHCP_SERVER_PORT} udp dport ${DHCP_CLIENT_PORT} @th,192,32 != 0 update @${LEASES} { @th,288,48 . @th,192,32 }`] : []),
   ]);
 }
 
@@ -248,7 +251,7 @@ function output(): string {
 function isolatedFromHost(): string {
   return chain('isolated_from_host', [
     'ether type arp accept',
-    'ip protocol udp udp dport { 67, 68 } accept comment "the host may be the DHCP server of that network"',
+    `ip protocol udp udp dport ${anyOf([DHCP_SERVER_PORT, DHCP_CLIENT_PORT])} accept comment "the host may be the DHCP server of that network"`,
     'counter drop',
   ]);
 }

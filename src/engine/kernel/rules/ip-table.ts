@@ -6,7 +6,11 @@
  * hundred. Forwarding is decided on the bridge's interface, before other programs' rules (priority filter - 5).
  */
 import { DHCP_MOST, DHCP_MS, NAMES_MOST, NAMES_MS } from '../../../net/gateway/service-rates.ts';
-import { formatIpv4, formatSubnet, gatewayOf } from '../../../wire/address.ts';
+import { LIMITED_BROADCAST, LOOPBACK } from '../../../net/policy/addresses.ts';
+import { hasForwarding, isForAnyAddress } from '../../../net/policy/forwarding.ts';
+import { DHCP_SERVER_PORT, DNS_SERVICE_PORT } from '../../../net/policy/services.ts';
+import { broadcastOf, formatIpv4, formatSubnet, gatewayOf } from '../../../wire/address.ts';
+import { DHCP_CLIENT_PORT } from '../../../wire/dhcpv4.ts';
 import type { DesiredNetwork, DesiredRule } from '../../engine.ts';
 import { BRIDGES, DHCP_PORTS, DNS_PORT, SEGMENT_PREFIX } from '../names.ts';
 import { drop, dropSet } from './drop-reasons.ts';
@@ -36,7 +40,7 @@ export function ipTable(networks: readonly DesiredNetwork[], nics: readonly Rule
     ...forwardingSets(nics),
     ...isolationSets(nics),
     `  set subnets { type ipv4_addr; flags interval;${elements(networks.map((x) => formatSubnet(x.subnet)))}; }`,
-    ...networks.flatMap((x) => [fromNetwork(x, n), requests(x)]),
+    ...networks.flatMap((x) => [fromNetwork(x, n), requests(x), dhcpRequests(x)]),
     preroutingRaw(n),
     outputRaw(n),
     forwardingRules(),
@@ -65,15 +69,15 @@ function counters(): string[] {
 
 /** A rule needs a gateway (B66), that is type shared or host, and a guest with an address. */
 function activeRules(nics: readonly RuledNic[]): { rule: DesiredRule; ip: number }[] {
-  return nics.flatMap(({ nic, ip }) => (ip !== null && (nic.type === 'shared' || nic.type === 'host') ? nic.rules.map((rule) => ({ rule, ip })) : []));
+  return nics.flatMap(({ nic, ip }) => (ip !== null && hasForwarding(nic.type) ? nic.rules.map((rule) => ({ rule, ip })) : []));
 }
 
 /** Forwarding rules for every address of the host, those for one address, and the targets of both. */
 function forwardingSets(nics: readonly RuledNic[]): string[] {
   const rules = activeRules(nics);
-  const any = rules.filter((r) => r.rule.hostIp === 0).map(({ rule, ip }) => `${rule.protocol} . ${rule.hostPort} : ${formatIpv4(ip)} . ${rule.guestPort}`);
+  const any = rules.filter((r) => isForAnyAddress(r.rule)).map(({ rule, ip }) => `${rule.protocol} . ${rule.hostPort} : ${formatIpv4(ip)} . ${rule.guestPort}`);
   const one = rules
-    .filter((r) => r.rule.hostIp !== 0)
+    .filter((r) => !isForAnyAddress(r.rule))
     .map(({ rule, ip }) => `${formatIpv4(rule.hostIp)} . ${rule.protocol} . ${rule.hostPort} : ${formatIpv4(ip)} . ${rule.guestPort}`);
   const live = new Set(rules.map(({ rule, ip }) => `${rule.protocol} . ${rule.hostPort} . ${formatIpv4(ip)} . ${rule.guestPort}`));
   return [
@@ -95,21 +99,26 @@ function isolationSets(nics: readonly RuledNic[]): string[] {
 function fromNetwork(network: DesiredNetwork, { shared }: Networks): string {
   const toShared = network.name === 'host' && shared;
   return chain(`from_${network.name}`, [
-    `ip daddr 127.0.0.0/8 ${PROHIBITED} comment "loopback of the host"`,
-    `ip saddr 127.0.0.0/8 ${PROHIBITED}`,
+    `ip daddr ${formatSubnet(LOOPBACK)} ${PROHIBITED} comment "loopback of the host"`,
+    `ip saddr ${formatSubnet(LOOPBACK)} ${PROHIBITED}`,
     ...(toShared ? [`ip daddr ${formatSubnet(shared.subnet)} ${PROHIBITED} comment "including the shared gateway"`] : []),
     `meta l4proto udp jump requests_${network.name}`,
   ]);
 }
 
-/** Limits requests to DNS and DHCP, and redirects DHCP to the port of the network's server. */
+/** Limits requests to DNS and DHCP. DHCP is what is sent to the gateway or to everybody: other servers keep their port. */
 function requests({ name, subnet }: DesiredNetwork): string {
   const destination = name === 'host' ? '' : ` ip daddr ${formatIpv4(gatewayOf(subnet))}`;
+  const dhcpServer = anyOf([gatewayOf(subnet), broadcastOf(subnet), LIMITED_BROADCAST].map(formatIpv4));
   return chain(`requests_${name}`, [
-    `udp dport 53${destination} update @dns_rate { ether saddr ${rateOver(NAMES_MOST, NAMES_MS)} } ${RATE_LIMIT}`,
-    `udp dport 67 update @dhcp_rate { ether saddr ${rateOver(DHCP_MOST, DHCP_MS)} } ${RATE_LIMIT}`,
-    `udp dport 67 udp dport set ${DHCP_PORTS[name]}`,
+    `udp dport ${DNS_SERVICE_PORT}${destination} update @dns_rate { ether saddr ${rateOver(NAMES_MOST, NAMES_MS)} } ${RATE_LIMIT}`,
+    `udp dport ${DHCP_SERVER_PORT} ip daddr ${dhcpServer} goto dhcp_${name}`,
   ]);
+}
+
+/** Redirects DHCP to the port of the network's server. */
+function dhcpRequests({ name }: DesiredNetwork): string {
+  return chain(`dhcp_${name}`, [`update @dhcp_rate { ether saddr ${rateOver(DHCP_MOST, DHCP_MS)} } ${RATE_LIMIT}`, `udp dport set ${DHCP_PORTS[name]}`]);
 }
 
 /** Before connection tracking: what guests send is checked, and nobody outside may address a guest directly. */
@@ -125,7 +134,10 @@ function preroutingRaw({ all }: Networks): string {
 
 /** Answers of the DHCP servers leave from the port that clients expect. */
 function outputRaw({ all }: Networks): string {
-  return chain('output_raw', [baseChain('filter', 'output', 'raw'), `udp sport ${anyOf(all.map((n) => DHCP_PORTS[n.name]))} udp dport 68 udp sport set 67`]);
+  return chain('output_raw', [
+    baseChain('filter', 'output', 'raw'),
+    `udp sport ${anyOf(all.map((n) => DHCP_PORTS[n.name]))} udp dport ${DHCP_CLIENT_PORT} udp sport set ${DHCP_SERVER_PORT}`,
+  ]);
 }
 
 /** A rule for one address of the host wins over one for all. */
@@ -140,7 +152,7 @@ function forwardingRules(): string {
 function dstnat({ all, bridges }: Networks): string {
   const dns = all.map((n) => {
     const destination = n.name === 'host' ? 'fib daddr type local' : `ip daddr ${formatIpv4(gatewayOf(n.subnet))}`;
-    return `iifname ${quoted(BRIDGES[n.name])} ${destination} meta l4proto { tcp, udp } th dport 53 redirect to :${DNS_PORT}`;
+    return `iifname ${quoted(BRIDGES[n.name])} ${destination} meta l4proto { tcp, udp } th dport ${DNS_SERVICE_PORT} redirect to :${DNS_PORT}`;
   });
   return chain('dstnat', [
     baseChain('nat', 'prerouting', 'dstnat'),
@@ -260,7 +272,7 @@ function sharedNetwork({ shared }: Networks): string[] {
 
 /** From an isolated NIC to the host: replies, DHCP and DNS. */
 function input({ all, bridges }: Networks): string {
-  const services = [67, ...all.map((n) => DHCP_PORTS[n.name]), DNS_PORT];
+  const services = [...all.map((n) => DHCP_PORTS[n.name]), DNS_PORT];
   return chain('input', [
     baseChain('filter', 'input', FILTER),
     `iifname ${bridges} ip saddr @isolated ct state established,related accept`,
@@ -275,7 +287,7 @@ function output({ bridges }: Networks): string {
   return chain('output', [
     baseChain('filter', 'output', FILTER),
     `oifname ${bridges} ip daddr @isolated ct state established,related accept`,
-    `oifname ${bridges} ip daddr @isolated udp dport 68 accept`,
+    `oifname ${bridges} ip daddr @isolated udp dport ${DHCP_CLIENT_PORT} accept`,
     `oifname ${bridges} ip daddr @isolated ip daddr . meta l4proto . th dport @isolated_ports accept`,
     `oifname ${bridges} ip daddr @isolated counter drop comment "--no-local"`,
   ]);

@@ -1,4 +1,5 @@
 /** Table `ip6 anka`: IPv6 does not leave the network it is sent on. */
+import { DNS_SERVICE_PORT } from '../../../net/policy/services.ts';
 import type { DesiredNetwork } from '../../engine.ts';
 import { BRIDGES, bridgeMac } from '../names.ts';
 import { drop, dropSet } from './drop-reasons.ts';
@@ -38,6 +39,6 @@ function prerouting(networks: readonly DesiredNetwork[]): string {
 function input(): string {
   return chain('input', [
     baseChain('filter', 'input', 'filter - 5'),
-    `iifname ${quoted(BRIDGES.host)} meta l4proto { tcp, udp } th dport 53 ${PROHIBITED} comment "host network: no outside names"`,
+    `iifname ${quoted(BRIDGES.host)} meta l4proto { tcp, udp } th dport ${DNS_SERVICE_PORT} ${PROHIBITED} comment "host network: no outside names"`,
   ]);
 }

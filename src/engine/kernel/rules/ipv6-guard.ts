@@ -22,6 +22,7 @@
  * receiver's kernel, which needs a key for it.
  */
 import { FORBIDDEN_SOURCES6 } from '../../../net/policy/addresses6.ts';
+import { DHCP6_CLIENT_PORT, DHCP6_SERVER_PORT } from '../../../net/policy/services.ts';
 import { anyOf, chain, dynamicSet, elements, expiringSet } from './nft-text.ts';
 import type { RuledNic } from './rule-input.ts';
 
@@ -138,12 +139,12 @@ function icmp(d: string, drop: Drop): string {
   ]);
 }
 
-/** No guest is a DHCPv6 server (from port 547 to port 546). */
+/** No guest is a DHCPv6 server. */
 function udp(d: string, drop: Drop): string {
   return chain(`udp6_${d}`, [
-    `udp dport != 546 goto source6_${d}`,
-    `udp sport != 547 goto source6_${d}`,
-    `udp dport 546 ${drop('rogue_dhcp')}`,
+    `udp dport != ${DHCP6_CLIENT_PORT} goto source6_${d}`,
+    `udp sport != ${DHCP6_SERVER_PORT} goto source6_${d}`,
+    `udp dport ${DHCP6_CLIENT_PORT} ${drop('rogue_dhcp')}`,
     `meta protocol ip6 frag frag-off != 0 goto source6_${d}`,
     drop('malformed'),
   ]);
