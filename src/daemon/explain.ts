@@ -1,4 +1,4 @@
-/** `explain`: reads what was asked, and has the engine answer it (B93). */
+/** `explain`: parses the question and passes the packet to the engine (B93). */
 import type { ExplainQuestion, Explanation } from '../api/types.ts';
 import type { ObservedState } from '../engine/engine.ts';
 import { AnkaError } from '../lib/errors.ts';
@@ -10,8 +10,8 @@ import type { Context } from './context.ts';
 
 const PROTOCOLS: readonly string[] = ['tcp', 'udp', 'icmp', 'other'];
 
-/** ADDR, ADDR:PORT, [IPV6]:PORT, and a VM's name in place of an address. */
-export function parsePlace(text: string, addressOfVm: (name: string) => number | null): { address: PacketAddress; port: number | null } | null {
+/** ADDR, ADDR:PORT or [IPV6]:PORT; instead of an address, a VM's name. */
+export function parseEndpoint(text: string, addressOfVm: (name: string) => number | null): { address: PacketAddress; port: number | null } | null {
   const six = parseIpv6(text) ?? null;
   if (six !== null) return { address: six, port: null };
   const m = /^(?:\[([^\]]+)\]|([^:]*))(?::(\d{1,5}))?$/.exec(text);
@@ -24,23 +24,23 @@ export function parsePlace(text: string, addressOfVm: (name: string) => number |
 
 export async function explainPacket(ctx: Context, vm: VmRow, question: ExplainQuestion, observed: () => Promise<ObservedState | null>): Promise<Explanation> {
   if (!PROTOCOLS.includes(question.protocol)) throw new AnkaError('badValue', `protocol '${question.protocol}' must be tcp, udp, icmp or other`);
-  if (!vm.hasCard) throw new AnkaError('cardNotFound', `${vm.name} has no network card; 'anka modify ${vm.name} add network-card' brings one back`);
-  if (!ctx.machines.has(vm.uuid)) throw new AnkaError('vmNotRunning', `${vm.name} is ${vm.status}: its packets have no way; 'anka start ${vm.name}' first`);
-  const seen = (await observed())?.nics ?? [];
-  const named = (name: string): number | null => {
+  if (!vm.hasCard) throw new AnkaError('cardNotFound', `${vm.name} has no network card; run 'anka modify ${vm.name} add network-card' to add one`);
+  if (!ctx.machines.has(vm.uuid)) throw new AnkaError('vmNotRunning', `${vm.name} has no network while it is ${vm.status}; run 'anka start ${vm.name}' first`);
+  const nics = (await observed())?.nics ?? [];
+  const addressOfVm = (name: string): number | null => {
     const other = ctx.vms.all().find((v) => v.name === name || v.uuid === name);
     if (!other) return null;
-    const ip = seen.find((n) => n.id === other.uuid)?.ip ?? null;
-    if (ip === null) throw new AnkaError('badState', `${other.name} has no address now`);
+    const ip = nics.find((n) => n.id === other.uuid)?.ip ?? null;
+    if (ip === null) throw new AnkaError('badState', `${other.name} has no address yet; 'anka show ${other.name}' shows when it does`);
     return ip;
   };
-  const read = (what: string, text: string) => {
-    const found = parsePlace(text, named);
+  const parse = (what: string, text: string) => {
+    const found = parseEndpoint(text, addressOfVm);
     if (!found) throw new AnkaError('badValue', `${what} '${text}' must be an address, ADDR:PORT with a port from 1 to 65535, or the name of a running VM`);
     return found;
   };
-  const to = read('to', question.to);
-  const from = question.from === undefined ? { address: null, port: null } : read('from', question.from);
+  const to = parse('to', question.to);
+  const from = question.from === undefined ? { address: null, port: null } : parse('from', question.from);
   return (await ctx.engine()).explain(vm.uuid, {
     protocol: question.protocol as PacketProtocol,
     source: from.address,
