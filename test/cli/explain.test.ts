@@ -1,4 +1,4 @@
-/** B93: `anka explain` and `anka doctor` as a user types them, with a real guest. */
+/** B93: the commands `anka explain` and `anka doctor`, with a real guest. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Anka } from '../world/anka.ts';
 import { tinyGuest } from '../world/images.ts';
@@ -24,17 +24,17 @@ describe.skipIf(why !== null)(`explain by the command${why === null ? '' : ` (${
     w.close();
   });
 
-  test('B84: a VM that does not run, and wrong usage', async () => {
+  test('B84: a VM that is not running, and wrong usage', async () => {
     expect(await anka.run(['explain', 'vm1', 'to', '1.2.3.4'])).toMatchObject({
       status: 4,
-      stderr: expect.stringMatching(/vm1 is stopped: its packets have no way; 'anka start vm1' first\n$/),
+      stderr: expect.stringMatching(/vm1 has no network while it is stopped; run 'anka start vm1' first\n$/),
     });
     expect((await anka.run(['explain', 'vm1', '1.2.3.4'])).status).toBe(2);
     expect((await anka.run(['explain', 'none', 'to', '1.2.3.4'])).status).toBe(3);
     expect((await anka.run(['help', 'explain'])).stdout).toContain('from ADDR[:PORT]');
   });
 
-  test('B93: a running VM: in words, and as one line of JSON', async () => {
+  test('B93: a running VM: as text and as one line of JSON', async () => {
     await anka.ok('modify vm1 add port-forwarding -g 22 -p 10022 ssh');
     await anka.ok('start vm1');
     ip = await anka.address('vm1');
@@ -52,9 +52,9 @@ describe.skipIf(why !== null)(`explain by the command${why === null ? '' : ` (${
     expect((await anka.run(['explain', 'vm1', 'to', '1.2.3.4:70000'])).stderr).toContain("to '1.2.3.4:70000' must be an address");
   }, 600_000);
 
-  test('B93: doctor ends with 1 when something is wrong, and says what', async () => {
+  test('B93: doctor reports a problem and exits with 1', async () => {
     w.setResolver('10.9.0.99');
-    const r = await until('the resolver is told', async () => {
+    const r = await until('doctor reports the resolver', async () => {
       const x = await anka.run(['doctor']);
       return x.stdout.includes('10.9.0.99') ? x : null;
     });

@@ -1,6 +1,6 @@
 /**
- * Cases that the contract suite's world cannot have: other firewalls, forwarding that is off, a bridge of the host's own.
- * It compares everything else with real packets.
+ * Cases that the contract suite's world cannot have: other firewalls, forwarding that is off, a bridge of the host's
+ * own. It compares everything else with real packets.
  */
 import { describe, expect, test } from 'vitest';
 import { linkLocalOf } from '../../wire/address6.ts';

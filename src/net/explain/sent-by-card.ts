@@ -106,7 +106,10 @@ export abstract class SentByCard<S extends HostState> {
     return owner ? this.drop('guard: ip_spoof', `${source} is made from the MAC address of ${owner.vmName}`) : null;
   }
 
-  /** VMs that receive what this one sends to a group. One without an address joins no group and has no broadcast address. */
+  /**
+   * VMs that receive what this one sends to a group. One without an address joins no group and has no broadcast
+   * address.
+   */
   protected groupReceivers(to: PacketAddress): ExplainedCard[] {
     return this.s.cards.filter(
       (c) =>

@@ -1,6 +1,6 @@
 /**
- * Cases that the contract suite's world cannot have: a host without the right to ping, without addresses, with a default
- * route. It compares everything else with real packets.
+ * Cases that the contract suite's world cannot have: a host without the right to ping, without addresses, with a
+ * default route. It compares everything else with real packets.
  */
 import { expect, test } from 'vitest';
 import type { ExplainedCard } from './host-state.ts';

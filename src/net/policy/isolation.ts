@@ -1,10 +1,14 @@
-/** `--no-local`: an isolated card reaches the gateway's DHCP and DNS and the outside, but no other VM and not the host. */
+/**
+ * `--no-local`: an isolated card reaches the gateway's DHCP and DNS and the outside, but no other VM and not the host.
+ */
 import { DHCP_CLIENT_PORT } from '../../wire/dhcpv4.ts';
 
 /** Two cards of one network exchange nothing. */
 export const areIsolated = (a: { readonly isolated: boolean }, b: { readonly isolated: boolean }): boolean => a.isolated || b.isolated;
 
-/** The host may begin a flow to an isolated card: DHCP answers, and what a listener of the card's own rules forwards. */
+/**
+ * The host may begin a flow to an isolated card: DHCP answers, and what a listener of the card's own rules forwards.
+ */
 export function hostReachesIsolated(
   protocol: string,
   port: number | null,

@@ -106,7 +106,9 @@ function fromNetwork(network: DesiredNetwork, { shared }: Networks): string {
   ]);
 }
 
-/** Limits requests to DNS and DHCP. DHCP is what is sent to the gateway or to everybody: other servers keep their port. */
+/**
+ * Limits requests to DNS and DHCP. DHCP is what is sent to the gateway or to everybody: other servers keep their port.
+ */
 function requests({ name, subnet }: DesiredNetwork): string {
   const destination = name === 'host' ? '' : ` ip daddr ${formatIpv4(gatewayOf(subnet))}`;
   const dhcpServer = anyOf([gatewayOf(subnet), broadcastOf(subnet), LIMITED_BROADCAST].map(formatIpv4));
