@@ -7,7 +7,7 @@ import { classifyInterface, defaultUplink, foreignMacDoubt, hasCarrier, usableIn
 const sys = mkdtempSync(join(tmpdir(), 'anka-sys-'));
 afterAll(() => rmSync(sys, { recursive: true }));
 
-/** An interface in a tree like sysfs': files by name; links begin with `>`, folders have no content. */
+/** Adds an interface to a tree like sysfs. Content of a file, `>TARGET` for a symbolic link, `/` for a directory. */
 function add(name: string, index: number, files: Record<string, string>): void {
   mkdirSync(join(sys, name));
   for (const [file, content] of Object.entries({ type: '1', ifindex: String(index), carrier: '1', ...files })) {
@@ -36,16 +36,16 @@ add('ens5', 16, { 'device/driver': '>../drivers/ena' });
 add('eth0', 17, { 'device/driver': '>../drivers/virtio_net' });
 add('wlbond', 18, { bonding: '/', lower_wl0: '/' });
 
-describe('interfaces for bridge type', () => {
+describe('interfaces for type bridge', () => {
   test.each([
-    ['lo', 'is the loopback'],
+    ['lo', 'is the loopback interface'],
     ['wl0', 'is wireless; access points drop frames of other stations'],
-    ['tun0', 'is no Ethernet interface'],
+    ['tun0', 'is not an Ethernet interface'],
     ['tap0', 'is a virtual tunnel'],
-    ['veth1', 'is virtual, no Ethernet card'],
+    ['veth1', 'is virtual, not an Ethernet card'],
     ['ww0', 'is a mobile modem'],
-    ['en3', 'belongs to bond0; bridge to that'],
-    ['wlbond', 'is virtual, no Ethernet card'],
+    ['en3', 'belongs to bond0; bridge to bond0'],
+    ['wlbond', 'is virtual, not an Ethernet card'],
     ['en9', 'does not exist'],
   ])('B17: %s is refused: it %s', (name, why) => expect(classifyInterface(name, sys)).toEqual({ usable: false, why }));
 
@@ -56,12 +56,12 @@ describe('interfaces for bridge type', () => {
     ['vlan7', null],
     ['docker0', 'docker0'],
     ['en2', 'docker0'],
-  ])('B17: %s can be used, by way of bridge %s', (name, bridge) => expect(classifyInterface(name, sys)).toEqual({ usable: true, bridge }));
+  ])('B17: %s is usable, by bridge %s', (name, bridge) => expect(classifyInterface(name, sys)).toEqual({ usable: true, bridge }));
 
-  test('B17: those that can be used are listed in the order in which the kernel found them', () =>
+  test('B17: usable interfaces are listed in the order of their index', () =>
     expect(usableInterfaces(sys)).toEqual(['en1', 'en0', 'usb0', 'docker0', 'en2', 'bond0', 'vlan7', 'ens5', 'eth0']));
 
-  test('B18: the default route’s interface if it is Ethernet, else the first card with a link', () => {
+  test('B18: the default is the interface of the default route if it is Ethernet, else the first card with a link', () => {
     expect(defaultUplink(['usb0', 'en0'], sys)).toBe('usb0');
     expect(defaultUplink(['wl0', 'bond0'], sys)).toBe('bond0');
     expect(hasCarrier('en1', sys)).toBe(false);
@@ -69,7 +69,7 @@ describe('interfaces for bridge type', () => {
     expect(defaultUplink([], sys)).toBe('en0');
   });
 
-  test('B93: networks that drop foreign MAC addresses are told by the driver, and by the vendor of a virtual machine', () => {
+  test('B93: networks that drop foreign MAC addresses are recognized by the driver and by the vendor of a virtual machine', () => {
     const vendor = join(sys, 'vendor');
     writeFileSync(vendor, 'Amazon EC2\n');
     expect(foreignMacDoubt('ens5', sys, vendor)).toMatch(/^ens5 \(driver ena\): Amazon/);

@@ -1,22 +1,22 @@
-/** Runs other programs: argument arrays only, never a shell. Each command is shown on stderr when ANKA_DEBUG is set. */
+/** Runs other programs, without a shell. Prints each command to stderr if ANKA_DEBUG is set. */
 import { execa } from 'execa';
 import { AnkaError } from '../lib/errors.ts';
 
 export interface RunOptions {
-  /** Text for standard input; else it is empty. */
+  /** Standard input; empty by default. */
   input?: string;
   env?: Record<string, string>;
   cwd?: string;
-  /** Milliseconds after which the program is ended and an error thrown; none by default. */
+  /** Milliseconds after which the program is killed and an error thrown; unlimited by default. */
   timeout?: number;
-  /** Words on standard error that tell that the answer may be wrong, and is asked for again, a few times. */
-  again?: RegExp;
+  /** Message on stderr after which the output may be incomplete: the program is run again. */
+  retryOn?: RegExp;
 }
 
-/** Of `again`: the last answer is taken as it is. */
-const MOST_TRIES = 5;
+/** With `retryOn`: the output of the last attempt is taken as it is. */
+const MAX_ATTEMPTS = 5;
 
-/** Which Debian package brings a program that is missing. */
+/** The Debian package of each program. */
 const PACKAGES: Record<string, string> = {
   ip: 'iproute2',
   tc: 'iproute2',
@@ -35,16 +35,16 @@ const PACKAGES: Record<string, string> = {
 };
 
 /**
- * Standard output of a program. `/usr/sbin` and `/sbin` are searched too, as an ordinary user's PATH lacks them on
- * Debian. Throws `missingProgram`, naming the package, where it is not installed; else `internal` with the program's
- * last line on stderr.
+ * Standard output of a program. `/usr/sbin` and `/sbin` are searched too, as an unprivileged user's PATH lacks them on
+ * Debian. Throws `missingProgram` with the package's name if it is not installed, and `internal` with the program's
+ * last line on stderr if it fails.
  */
 export async function run(file: string, args: readonly string[], options: RunOptions = {}): Promise<string> {
   if (process.env['ANKA_DEBUG']) process.stderr.write(`+ ${[file, ...args].join(' ')}${options.input ? ` <<\n${options.input}` : '\n'}`);
-  for (let tries = 1; ; tries++) {
+  for (let attempt = 1; ; attempt++) {
     const result = await once(file, args, options);
     if (result.failed) throw failure(file, args, options, result);
-    if (tries === MOST_TRIES || !options.again?.test(result.stderr)) return result.stdout;
+    if (attempt === MAX_ATTEMPTS || !options.retryOn?.test(result.stderr)) return result.stdout;
   }
 }
 
@@ -63,14 +63,14 @@ function once(file: string, args: readonly string[], options: RunOptions) {
 function failure(file: string, args: readonly string[], options: RunOptions, result: Awaited<ReturnType<typeof once>>): AnkaError {
   if (result.code === 'ENOENT') {
     const pkg = PACKAGES[file];
-    return new AnkaError('missingProgram', `the program '${file}' is not installed${pkg ? `; 'apt-get install ${pkg}' brings it` : ''}`);
+    return new AnkaError('missingProgram', `the program '${file}' is not installed${pkg ? `; install it with 'apt-get install ${pkg}'` : ''}`);
   }
   const lines = result.stderr
     .trim()
     .split('\n')
     .filter((l) => l.trim() !== '');
   const why = result.timedOut
-    ? `did not end within ${options.timeout} ms`
-    : (lines.find((l) => l.includes('Error:')) ?? lines.at(-1) ?? `ended with status ${result.exitCode ?? result.signal}`);
+    ? `did not exit within ${options.timeout} ms`
+    : (lines.find((l) => l.includes('Error:')) ?? lines.at(-1) ?? `exited with status ${result.exitCode ?? result.signal}`);
   return new AnkaError('internal', `${file} ${args.slice(0, 4).join(' ')}: ${why}`, { cause: result.stderr });
 }

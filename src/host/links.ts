@@ -1,6 +1,6 @@
 /**
- * The host's interfaces, addresses and routes, as `ip -j` tells them; again when they changed while the kernel told
- * them, as one may be missing then.
+ * The host's interfaces, addresses and routes, as `ip -j` prints them. A dump during which they changed may miss some,
+ * so it is read again.
  */
 import { parseIpv4, type SubnetLike } from '../wire/address.ts';
 import { run } from './exec.ts';
@@ -8,17 +8,17 @@ import { run } from './exec.ts';
 export interface Link {
   name: string;
   index: number;
-  /** `bridge`, `tun`, `veth`, … ; empty for a real card. */
+  /** `bridge`, `tun`, `veth`, …; empty for a physical card. */
   kind: string;
   master: string | null;
-  /** The interface that this one is made on (macvlan, VLAN); null where there is none. */
+  /** The interface below a macvlan or VLAN; null for others. */
   parent: string | null;
-  /** Of a macvlan: `bridge`, `private`, …; empty for others. */
+  /** `bridge`, `private`, … of a macvlan; empty for others. */
   mode: string;
   up: boolean;
-  /** Takes in frames to every group, as somebody has asked for. */
+  /** Receives frames to every group. */
   allMulticast: boolean;
-  /** Takes in all frames, as somebody has asked for (captures do not count). */
+  /** Receives all frames; does not count captures. */
   promiscuous: boolean;
   alias: string;
   mac: string;
@@ -40,7 +40,7 @@ interface IpLink {
 }
 
 async function ipJson<T>(args: string[]): Promise<T[]> {
-  const text = await run('ip', ['-j', ...args], { again: /Dump was interrupted/ });
+  const text = await run('ip', ['-j', ...args], { retryOn: /Dump was interrupted/ });
   return text.trim() === '' ? [] : (JSON.parse(text) as T[]);
 }
 
@@ -92,7 +92,7 @@ export async function listRoutes(): Promise<Route[]> {
   });
 }
 
-/** Runs many `ip` commands in one process; stops at the first that fails, and says which. */
+/** Runs `ip` commands in one process. Stops at the first that fails, and throws its error. */
 export async function ipBatch(lines: readonly string[]): Promise<void> {
   if (lines.length > 0) await run('ip', ['-batch', '-'], { input: `${lines.join('\n')}\n` });
 }

@@ -19,7 +19,7 @@ function fill(log: LogFile, count: number): void {
   }
 }
 
-test('it never has more than two files of its size, and the last lines are there', () => {
+test('it keeps at most two files of the given size, and the last lines', () => {
   const path = join(dir, 'new', 'log');
   fill(new LogFile(path, 1000), 95);
   expect(readdirSync(join(dir, 'new')).sort()).toEqual(['log', 'log.1']);
@@ -28,10 +28,10 @@ test('it never has more than two files of its size, and the last lines are there
   expect(statSync(path).mode & 0o777).toBe(0o600);
   const next = new LogFile(path, 1000);
   fill(next, 1);
-  expect(statSync(path).size, 'the next process goes on in it').toBe(600);
+  expect(statSync(path).size, 'the next process appends to it').toBe(600);
 });
 
-test('a link is moved away, and what it leads to is not touched', () => {
+test('a symbolic link is moved away, and its target is not changed', () => {
   writeFileSync(join(dir, 'other'), 'precious');
   symlinkSync(join(dir, 'other'), join(dir, 'log'));
   fill(new LogFile(join(dir, 'log')), 1);
@@ -39,7 +39,7 @@ test('a link is moved away, and what it leads to is not touched', () => {
   expect(readFileSync(join(dir, 'log'), 'utf8')).toMatch(/0\n$/);
 });
 
-test('a folder that cannot be made, and is there later: the count of what was lost is told', () => {
+test('while its directory cannot be created, lines are lost and counted', () => {
   const path = join(dir, 'in-the-way', 'log');
   writeFileSync(join(dir, 'in-the-way'), '');
   const log = new LogFile(path);
@@ -52,7 +52,7 @@ test('a folder that cannot be made, and is there later: the count of what was lo
   expect(second).toBe('again');
 });
 
-test.skipIf(missing('root', 'netns') !== null)('a full disk loses lines, and nothing else', () => {
+test.skipIf(missing('root', 'netns') !== null)('a full disk loses only lines', () => {
   execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=16k', 'tmpfs', dir]);
   try {
     const path = join(dir, 'log');

@@ -1,16 +1,18 @@
 /**
- * A log that is written into a file of bounded size, and that never ends its process.
+ * A log in a file of bounded size, which never makes its process exit.
  *
- * Theory of operation: lines of one turn are written at once. At 8 MiB the file becomes `FILE.1`, in place of the one
- * before, and a new one is begun. What cannot be written (a full disk, a folder that is gone) is lost, and its count is
- * the first line once writing works again. Limits: 1 MiB of lines in one turn, what is above is lost. Links are not
- * followed, as the folder may belong to a user who is not trusted.
+ * Theory of operation: the lines of one turn of the event loop are written in one call. At 8 MiB the file is renamed to
+ * `FILE.1`, replacing the previous one, and a new one is created. Lines that cannot be written (a full disk, a removed
+ * directory) are lost; their count is the first line when writing works again.
+ *
+ * Limits: 1 MiB of lines in one turn; lines beyond are lost. Symbolic links are not followed, as the directory may
+ * belong to an untrusted user.
  */
 import { closeSync, constants, fstatSync, mkdirSync, openSync, renameSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 
 const FILE_BYTES = 8 << 20;
-const WAITING_CHARS = 1 << 20;
+const PENDING_CHARS = 1 << 20;
 const OPEN = constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | constants.O_NOFOLLOW | constants.O_NONBLOCK;
 
 /** A destination for pino. */
@@ -19,11 +21,11 @@ export class LogFile {
   readonly #limit: number;
   #fd = -1;
   #size = 0;
-  #waiting: string[] = [];
+  #pending: string[] = [];
   #chars = 0;
   #lost = 0;
-  /** The file ends in the middle of a line. */
-  #torn = false;
+  /** The file ends with an incomplete line. */
+  #partialLine = false;
 
   /** `limit`: bytes of one file. */
   constructor(path: string, limit = FILE_BYTES) {
@@ -32,36 +34,36 @@ export class LogFile {
     process.on('exit', () => this.flushSync());
   }
 
-  /** One line with its end. */
+  /** `line` ends with a newline. */
   write(line: string): void {
-    if (this.#chars + line.length > WAITING_CHARS) {
+    if (this.#chars + line.length > PENDING_CHARS) {
       this.#lost++;
       return;
     }
-    if (this.#waiting.length === 0) setImmediate(() => this.flushSync());
-    this.#waiting.push(line);
+    if (this.#pending.length === 0) setImmediate(() => this.flushSync());
+    this.#pending.push(line);
     this.#chars += line.length;
   }
 
-  /** Writes what waits. */
+  /** Writes the pending lines. */
   flushSync(): void {
-    const lines = this.#waiting;
+    const lines = this.#pending;
     if (lines.length === 0) return;
-    this.#waiting = [];
+    this.#pending = [];
     this.#chars = 0;
     const gap = this.#lost > 0 ? `${JSON.stringify({ level: 40, time: Date.now(), lost: this.#lost, msg: 'lines of this log could not be written' })}\n` : '';
-    const bytes = Buffer.from(`${this.#torn ? '\n' : ''}${gap}${lines.join('')}`);
+    const bytes = Buffer.from(`${this.#partialLine ? '\n' : ''}${gap}${lines.join('')}`);
     let written = 0;
     try {
       if (this.#fd < 0) this.#open();
-      if (this.#size > 0 && this.#size + bytes.length > this.#limit) this.#turnOver();
+      if (this.#size > 0 && this.#size + bytes.length > this.#limit) this.#rotate();
       while (written < bytes.length) written += writeSync(this.#fd, bytes, written);
-      this.#torn = false;
+      this.#partialLine = false;
       this.#lost = 0;
     } catch {
-      // nowhere to tell it but here, once writing works again
+      // reported in the log itself when writing works again
       this.#lost += lines.length;
-      if (written > 0) this.#torn = true;
+      if (written > 0) this.#partialLine = true;
     }
     this.#size += written;
   }
@@ -71,13 +73,13 @@ export class LogFile {
     try {
       this.#fd = openSync(this.#path, OPEN, 0o600);
     } catch {
-      this.#turnOver(); // one that another user has left, or a link
+      this.#rotate(); // another user's file, or a symbolic link
       return;
     }
     this.#size = fstatSync(this.#fd).size;
   }
 
-  #turnOver(): void {
+  #rotate(): void {
     renameSync(this.#path, `${this.#path}.1`);
     const fd = openSync(this.#path, OPEN, 0o600);
     if (this.#fd >= 0) closeSync(this.#fd);

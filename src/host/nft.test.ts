@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { withoutDynamicElements } from './nft.ts';
 
-test('what packets write into sets is left out of a table, and nothing else', () => {
+test('only the elements of dynamic sets are removed from a table', () => {
   const table = (ours: string, written: string): string => `table bridge anka {
 	set cards {
 		type ifname

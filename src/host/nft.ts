@@ -1,14 +1,14 @@
-/** nftables: rules are written as text in one transaction, and read back as stateless text, to be compared. */
+/** nftables: rules are applied as text in one transaction, and listed without state for comparison. */
 import { AnkaError } from '../lib/errors.ts';
 import { parseIpv4, parseMac } from '../wire/address.ts';
 import { run } from './exec.ts';
 
-/** Runs one transaction. */
+/** Applies `text` in one transaction. */
 export async function applyNft(text: string): Promise<void> {
   await run('nft', ['-f', '-'], { input: `${text}\n` });
 }
 
-/** A table as nft prints it, without counters and timeouts; null when it is not there. */
+/** A table as nft prints it, without counters and timeouts; null if it does not exist. */
 export async function listTable(family: string, name: string): Promise<string | null> {
   try {
     return await run('nft', ['-s', 'list', 'table', family, name]);
@@ -19,11 +19,11 @@ export async function listTable(family: string, name: string): Promise<string | 
 }
 
 /**
- * What nft lists, as JSON; nothing where it is not there. Asked for twice before that is believed: a table that is just
- * being replaced may seem to be gone.
+ * JSON that nft prints for an object; an empty list if it does not exist. Listed twice before that counts, as a table
+ * may seem missing while it is replaced.
  */
-async function readJson(what: readonly string[]): Promise<string> {
-  const read = (): Promise<string> => run('nft', ['-j', 'list', ...what]);
+async function readJson(object: readonly string[]): Promise<string> {
+  const read = (): Promise<string> => run('nft', ['-j', 'list', ...object]);
   return read()
     .catch(read)
     .catch((cause: AnkaError) => {
@@ -32,12 +32,12 @@ async function readJson(what: readonly string[]): Promise<string> {
     });
 }
 
-/** A table's text without the elements of its dynamic sets, which packets change. */
+/** A table's text without the elements of its dynamic sets, which packets add and remove. */
 export function withoutDynamicElements(table: string): string {
   return table.replaceAll(/(set \w+ \{[^{}]*?\bflags [^\n]*\bdynamic\b[^{}]*?)\s*elements = \{[^}]*\}/g, '$1');
 }
 
-/** A pair of Ethernet and IPv4 address, and the seconds for which a set keeps it. */
+/** An Ethernet and an IPv4 address, and the seconds until they expire. */
 export interface AddressPair {
   mac: number;
   ip: number;
@@ -45,8 +45,7 @@ export interface AddressPair {
 }
 
 /**
- * Pairs in a set whose elements are an Ethernet and an IPv4 address, by their types or as bare numbers. None where the
- * set is not there.
+ * Elements of a set of Ethernet and IPv4 addresses, by their types or as plain numbers. None if the set does not exist.
  */
 export async function readAddressPairs(family: string, table: string, set: string): Promise<AddressPair[]> {
   const text = await readJson(['set', family, table, set]);
@@ -60,16 +59,16 @@ export async function readAddressPairs(family: string, table: string, set: strin
   );
 }
 
-/** An element of a set: its parts as nft writes them, and what is kept with it. */
+/** An element of a set; `parts` as nft prints them. */
 export interface SetElement {
   parts: string[];
-  /** Packets that it has counted. */
+  /** Its packet counter. */
   packets?: number;
-  /** Seconds until it goes. */
+  /** Seconds until it expires. */
   expires?: number;
 }
 
-/** All sets of a table with their elements, by name. None where the table is not there. */
+/** All sets of a table with their elements, by name. None if the table does not exist. */
 export async function readSets(family: string, table: string): Promise<Map<string, SetElement[]>> {
   type Value = string | number | { concat?: (string | number)[] };
   const text = await readJson(['table', family, table]);
@@ -94,7 +93,7 @@ export async function readSets(family: string, table: string): Promise<Map<strin
   return found;
 }
 
-/** Elements of a set whose type is an interface and an IPv4 address; empty when the set is not there. */
+/** Elements of a set whose type is an interface and an IPv4 address; none if the set does not exist. */
 export async function readAddressSet(family: string, table: string, set: string): Promise<{ dev: string; ip: number }[]> {
   const text = await readJson(['set', family, table, set]);
   const { nftables } = JSON.parse(text) as { nftables: { set?: { elem?: { elem?: { val?: { concat?: string[] } } }[] } }[] };

@@ -1,11 +1,12 @@
 /**
- * Frames of one interface, as a packet socket sees them: read in turns from a ring that the kernel fills.
+ * Frames of one interface, read from a packet socket's ring.
  *
- * Theory of operation: the kernel fills block after block and hands each over when it is full or 20 ms old; `read`
- * copies the frames of the blocks that are ours, and gives them back. Who reads slowly loses frames in the kernel,
- * where they are counted; nothing here grows. A VLAN tag, which the kernel keeps beside the frame, is put back into it.
- * Limits: 4 MiB of ring; frames that are not yet segmented are seen whole (up to 64 KiB), and without the checksum that
- * a card would have filled in. See packet(7) and the kernel's networking/packet_mmap.
+ * Theory of operation: the kernel fills one block after another and hands each over when it is full or 20 ms old.
+ * `read` copies the frames of the next block and returns it to the kernel. If the reader is too slow, the kernel drops
+ * and counts frames; nothing here grows. A VLAN tag, which the kernel keeps apart from the frame, is inserted again.
+ *
+ * Limits: 4 MiB of ring. Frames before segmentation are seen whole (up to 64 KiB), and without the checksum that a card
+ * would have filled in. See packet(7) and the kernel's networking/packet_mmap.
  */
 import { AnkaError } from '../lib/errors.ts';
 import type { CapturedFrame } from '../wire/pcapng.ts';
@@ -16,23 +17,23 @@ import { openPacketMemory, type PacketMemory } from './ffi/packet.ts';
 
 const BLOCK_SIZE = 1 << 18;
 const BLOCKS = 16;
-const HAND_OVER_MS = 20;
+const BLOCK_TIMEOUT_MS = 20;
 const OWNER_IS_USER = 1;
 const PACKET_OUTGOING = 4;
 const VLAN_VALID = 1 << 4;
 const VLAN_TPID_VALID = 1 << 6;
 const VLAN_TPID = 0x8100;
 
-/** Offsets of a block's header, and of the header of each frame in it. */
+/** Offsets in a block's header, and in the header of each frame of it. */
 const BLOCK = { status: 8, frames: 12, first: 16 } as const;
 const FRAME = { next: 0, seconds: 4, nanoseconds: 8, captured: 12, length: 16, status: 20, mac: 24, vlan: 32, tpid: 36, packetType: 58 } as const;
 
-/** Most bytes that are kept of a frame. */
+/** Most bytes captured of a frame. */
 export const SNAP_LENGTH = BLOCK_SIZE;
 
-/** A frame with its direction as this host sees the interface. */
+/** A frame, with its direction as seen by this host. */
 export interface HostFrame extends Omit<CapturedFrame, 'outbound'> {
-  /** The host sent it out of the interface. */
+  /** Outbound for the host. */
   sentByHost: boolean;
 }
 
@@ -46,7 +47,7 @@ export class PacketRing {
   #received = 0;
   #dropped = 0;
 
-  /** Opens it on an interface of this name. Throws `network` where there is none. */
+  /** Throws `network` if there is no such interface. */
   constructor(interfaceName: string, options: { promiscuous?: boolean; filter?: readonly BpfInstruction[] } = {}) {
     const index = interfaceIndex(interfaceName);
     if (index === null) throw new AnkaError('network', `interface ${interfaceName} does not exist`);
@@ -56,14 +57,14 @@ export class PacketRing {
       filter: options.filter ?? [],
       blockSize: BLOCK_SIZE,
       blocks: BLOCKS,
-      blockTimeout: HAND_OVER_MS,
+      blockTimeout: BLOCK_TIMEOUT_MS,
     });
     this.#view = new DataView(this.#socket.memory);
     this.#words = new Int32Array(this.#socket.memory);
     this.#bytes = new Uint8Array(this.#socket.memory);
   }
 
-  /** Frames of the next block that is ours, copied; null when there is none yet. */
+  /** Copies of the frames of the next block; null if the kernel has not handed it over. */
   read(): HostFrame[] | null {
     if (this.#closed) return null;
     const at = this.#next * BLOCK_SIZE;
@@ -100,7 +101,7 @@ export class PacketRing {
     };
   }
 
-  /** Frames that came (dropped ones too), and that were dropped because nobody read in time, since it was opened. */
+  /** Frames received, dropped ones included, and frames dropped because the ring was full, since it was opened. */
   counts(): { received: number; dropped: number } {
     if (!this.#closed) {
       const c = this.#socket.counts();
@@ -119,8 +120,8 @@ export class PacketRing {
 }
 
 /**
- * Compiles a filter in tcpdump's syntax, by tcpdump, for that interface, or for any Ethernet when it is null (no rights
- * are needed then). Throws `missingProgram`, or `badValue` with what is wrong with the filter.
+ * Compiles a filter in tcpdump's syntax, by tcpdump, for an interface, or for any Ethernet if it is null (which needs no
+ * rights). Throws `missingProgram`, or `badValue` with tcpdump's message.
  */
 export async function compileFilter(interfaceName: string | null, filter: string): Promise<BpfInstruction[]> {
   let text: string;
@@ -135,8 +136,10 @@ export async function compileFilter(interfaceName: string | null, filter: string
     ]);
   } catch (cause) {
     if (cause instanceof AnkaError && cause.kind === 'missingProgram')
-      throw new AnkaError('missingProgram', "a filter needs the program 'tcpdump', which is not installed; 'apt-get install tcpdump' brings it", { cause });
-    throw new AnkaError('badValue', `the filter '${filter}' is not understood: ${(cause as Error).message.replace(/^.*tcpdump: /, '')}`, { cause });
+      throw new AnkaError('missingProgram', "a filter needs the program 'tcpdump', which is not installed; install it with 'apt-get install tcpdump'", {
+        cause,
+      });
+    throw new AnkaError('badValue', `the filter '${filter}' is invalid: ${(cause as Error).message.replace(/^.*tcpdump: /, '')}`, { cause });
   }
   return text
     .trim()

@@ -1,28 +1,28 @@
 /**
- * Where things are kept. Root's daemon is the host's; everyone else's is their own. `ANKA_HOME` moves all of it into
- * one folder.
+ * Paths of state and sockets. Root's daemon serves the host; other users have their own. `ANKA_HOME` moves everything
+ * into one directory.
  */
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 export interface Paths {
-  /** State that must outlive a reboot: database, disks, base image, leases, ssh key. */
+  /** State that survives a reboot: database, disks, base image, leases, ssh key. */
   state: string;
-  /** Sockets and pid files: gone after a reboot. Kept short, for a unix socket path has at most 107 bytes. */
+  /** Sockets and pid files, emptied by a reboot. Kept short, as a unix socket path has at most 107 bytes. */
   run: string;
   /** The daemon's API socket. */
   socket: string;
   /** The daemon's log. */
   log: string;
   database: string;
-  /** Folder of one VM's disks and saved memory. */
+  /** Directory of one VM's disks and saved memory. */
   vmState(uuid: string): string;
-  /** Folder of one VM's sockets; named by the first eight digits of the UUID. */
+  /** Directory of one VM's sockets, named by the first eight digits of the UUID. */
   vmRun(uuid: string): string;
   baseImage: string;
 }
 
-/** The folders for this user and environment. Nothing is created. */
+/** The paths for this user and environment. Creates nothing. */
 export function resolvePaths(env: NodeJS.ProcessEnv = process.env, uid: number = process.getuid?.() ?? 0): Paths {
   const root = uid === 0;
   const home = env['ANKA_HOME'];

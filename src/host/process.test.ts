@@ -8,7 +8,7 @@ import { tryLock } from './ffi/lock.ts';
 import { runsWith } from './process.ts';
 
 test.skipIf(process.platform !== 'linux')(
-  'B6: a process that was killed runs until it has let go of its locks, though its arguments went with its memory before',
+  'B6: a killed process counts as running until it has released its locks, although it loses its arguments earlier',
   async () => {
     const dir = mkdtempSync(join(tmpdir(), 'anka-process-'));
     const file = join(dir, 'lock');

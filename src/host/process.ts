@@ -1,15 +1,14 @@
-/** Processes, as `/proc` or, where there is none, `ps` tells of them. */
+/** State of processes, from `/proc` or, on macOS, from `ps`. */
 import { readFileSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { run } from './exec.ts';
 
-/** Of the kernel's flags of a task: it is on its way out. */
+/** Task flag: exiting. */
 const PF_EXITING = 0x4;
 
 /**
- * True while the process of that pid lives and was started with that word among its arguments. A process that ends has
- * lost its arguments with its memory long before it lets go of its files, locks and taps: it lives until the last of
- * its threads has done that.
+ * True while the process runs and has `word` among its arguments. An exiting process loses its arguments with its memory
+ * long before it releases its files, locks and taps: it counts as running until its last thread has released them.
  */
 export async function runsWith(pid: number, word: string): Promise<boolean> {
   if (process.platform !== 'linux') {
@@ -36,8 +35,8 @@ export function isAlive(pid: number): boolean {
 }
 
 /**
- * Descriptors that a process of ours, by default this one, may have open; Node has raised the limit as far as it may
- * be. Where it is not told, a number that every system gives.
+ * Limit of open descriptors of one of our processes, by default this one; Node has raised it to the hard limit. A low
+ * figure that every system allows if it is unknown.
  */
 export function openFilesLimit(pid: number | 'self' = 'self'): number {
   if (process.platform !== 'linux') return 8192;

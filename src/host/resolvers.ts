@@ -1,4 +1,4 @@
-/** The host's own DNS resolvers, and word of every change of them (B25). */
+/** The host's DNS resolvers, and notifications of their changes (B25). */
 
 import { createSocket } from 'node:dgram';
 import { type FSWatcher, readFileSync, realpathSync, unwatchFile, watch, watchFile } from 'node:fs';
@@ -6,10 +6,9 @@ import { isIPv6 } from 'node:net';
 import { dirname } from 'node:path';
 
 const RESOLV_CONF = '/etc/resolv.conf';
-/** systemd-resolved writes the real servers here; its stub on 127.0.0.53 works too, but asks twice. */
 const MAX_SERVERS = 6;
-/** Where programs keep the file to which /etc/resolv.conf is a link. */
-export const RESOLVER_FOLDERS = [
+/** Directories of the files to which /etc/resolv.conf may be a link. */
+export const RESOLVER_DIRECTORIES = [
   '/run/systemd/resolve',
   '/run/NetworkManager',
   '/run/resolvconf',
@@ -19,7 +18,7 @@ export const RESOLVER_FOLDERS = [
   '/mnt/wsl',
 ];
 
-/** `nameserver` lines of a resolv.conf: IPv4 and IPv6 texts, in order, without those in `except`. */
+/** The first `nameserver` addresses of a resolv.conf, IPv4 and IPv6, in order, without those in `except`. */
 export function parseResolvers(text: string, except: readonly string[] = []): string[] {
   const found: string[] = [];
   for (const line of text.split('\n')) {
@@ -29,7 +28,7 @@ export function parseResolvers(text: string, except: readonly string[] = []): st
   return found.slice(0, MAX_SERVERS);
 }
 
-/** The resolvers now; empty when the file cannot be read. */
+/** The current resolvers; empty if the file cannot be read. */
 export function readResolvers(except: readonly string[] = [], path = RESOLV_CONF): string[] {
   try {
     return parseResolvers(readFileSync(path, 'utf8'), except);
@@ -38,49 +37,49 @@ export function readResolvers(except: readonly string[] = [], path = RESOLV_CONF
   }
 }
 
-/** A question for the root's name servers: id 0x616e, recursion desired. */
-const ROOT_QUESTION = Buffer.from('616e010000010000000000000000020001', 'hex');
+/** Query for the root's name servers: id 0x616e, recursion desired. */
+const ROOT_QUERY = Buffer.from('616e010000010000000000000000020001', 'hex');
 
-/** Whether a resolver answers at all within this time, asked twice by UDP. */
-export function asksResolver(server: string, timeoutMs = 2000): Promise<boolean> {
+/** Whether a resolver answers one of two UDP queries within this time. */
+export function resolverAnswers(server: string, timeoutMs = 2000): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = createSocket(isIPv6(server) ? 'udp6' : 'udp4');
-    // an error is told by the event; connected, so that a refusal is told, too
-    const ask = (): void => socket.send(ROOT_QUESTION, () => {});
+    // connected, so that a refusal raises the `error` event, too
+    const send = (): void => socket.send(ROOT_QUERY, () => {});
     const done = (answered: boolean): void => {
-      clearTimeout(again);
+      clearTimeout(retry);
       clearTimeout(end);
       socket.close();
       resolve(answered);
     };
-    const again = setTimeout(ask, timeoutMs / 2);
+    const retry = setTimeout(send, timeoutMs / 2);
     const end = setTimeout(() => done(false), timeoutMs);
     socket.once('message', () => done(true));
-    socket.once('error', () => done(false)); // refused, or no way to it
-    socket.connect(53, server, ask);
+    socket.once('error', () => done(false)); // refused, or no route
+    socket.connect(53, server, send);
   });
 }
 
 /**
- * Calls back after every change of the file, also when it is replaced, or a symbolic link to somewhere else: its folder
- * is watched for speed, and the file is looked at every second, since a change behind a link or a mount is not told.
- * Returns the function that ends it.
+ * Calls back after every change of the file, also if it is replaced or becomes a symbolic link. Its directories are
+ * watched for a fast reaction; the file is also polled every second, as changes behind a link or mount raise no event.
+ * Returns a function that stops watching.
  */
 export function watchResolvers(onChange: () => void, path = RESOLV_CONF): () => void {
   const watchers: FSWatcher[] = [];
-  const folders = new Set([dirname(path)]);
+  const directories = new Set([dirname(path)]);
   try {
-    folders.add(dirname(realpathSync(path)));
+    directories.add(dirname(realpathSync(path)));
   } catch {
-    // a dangling link is watched where it stands
+    // a dangling link: only its own directory is watched
   }
-  for (const folder of folders) {
+  for (const directory of directories) {
     try {
-      const w = watch(folder, () => onChange());
-      w.on('error', () => {}); // the look every second goes on
+      const w = watch(directory, () => onChange());
+      w.on('error', () => {}); // polling continues
       watchers.push(w);
     } catch {
-      // no inotify left: the look every second goes on
+      // no inotify instance left: polling continues
     }
   }
   watchFile(path, { interval: 1000 }, () => onChange());

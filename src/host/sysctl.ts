@@ -3,7 +3,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 
 const path = (key: string): string => `/proc/sys/${key}`;
 
-/** The value, or null where the kernel has no such key. `key` uses slashes: net/ipv4/ip_forward. */
+/** The value, or null if the kernel has no such key. `key` uses slashes: net/ipv4/ip_forward. */
 export async function readSysctl(key: string): Promise<string | null> {
   return readFile(path(key), 'utf8').then(
     (t) => t.trim(),
@@ -11,7 +11,7 @@ export async function readSysctl(key: string): Promise<string | null> {
   );
 }
 
-/** Writes when it differs; true when it was changed. A key that is not there is left alone. */
+/** Sets a key, if it exists and differs. True if it was changed. */
 export async function setSysctl(key: string, value: string): Promise<boolean> {
   const now = await readSysctl(key);
   if (now === null || now === value) return false;

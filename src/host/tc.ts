@@ -1,40 +1,40 @@
 /**
  * Traffic control: eBPF programs at an interface's clsact hooks, in direct action mode.
  *
- * Theory of operation: a filter is known by its direction and preference. It tells where its program came from
- * (`bpf_name`, which is the object file's name and the section) and the digest of the program's instructions (`tag`).
- * Replacing one is atomic: no frame passes between the old program and the new. Limits: clsact is shared with others (a
- * CNI, a tracer), so it is removed only by who knows that nobody else uses it; an interface that goes takes all with
- * it.
+ * Theory of operation: a filter is identified by its direction, chain and preference. The kernel keeps the origin of its
+ * program (`bpf_name`: the object file's name and the section) and a digest of its instructions (`tag`). Replacing a
+ * filter is atomic: no frame passes between the old program and the new. Removing an interface removes all of it.
+ *
+ * Limits: clsact is shared with others (a CNI, a tracer), so callers remove it only if nobody else uses it.
  */
 import { run } from './exec.ts';
 
-/** `ingress`: what the host receives from the interface; `egress`: what it sends. */
+/** `ingress`: frames that the host receives from the interface; `egress`: frames that it sends. */
 export type TcDirection = 'ingress' | 'egress';
 
 export interface BpfFilter {
   direction: TcDirection;
-  /** Frames see only what is in chain 0; the rest is reached by a jump from there, if at all. */
+  /** Frames enter chain 0; others are reached only by a jump. */
   chain: number;
-  /** Preference: lower ones come first, 1–65535. */
+  /** 1–65535, lower ones first. */
   preference: number;
   /** Object file's name and section, as `x.o:[tc/name]`. */
   name: string;
   directAction: boolean;
   /** Digest of the program's instructions, 16 hex digits. */
   tag: string;
-  /** The program's number in the kernel. */
+  /** Program id in the kernel. */
   id: number;
 }
 
 export interface BpfProgram {
   direction: TcDirection;
-  /** 0 when not given. */
+  /** 0 by default. */
   chain?: number;
   preference: number;
-  /** Path of the ELF object; its base name is kept by the kernel. */
+  /** Path of the ELF object; the kernel keeps its base name. */
   object: string;
-  /** Section of the program in it. */
+  /** The program's section in it. */
   section: string;
 }
 
@@ -47,7 +47,7 @@ interface TcFilter {
   options?: { bpf_name?: string; 'direct-action'?: boolean; prog?: { id?: number; tag?: string } };
 }
 
-/** Makes the hooks of an interface where they are missing. */
+/** Adds clsact to an interface that lacks it. */
 export async function ensureClsact(device: string): Promise<void> {
   if (await hasClsact(device)) return;
   await run('tc', ['qdisc', 'add', 'dev', device, 'clsact']);
@@ -64,7 +64,7 @@ export async function removeClsact(device: string): Promise<void> {
   if (await hasClsact(device)) await run('tc', ['qdisc', 'del', 'dev', device, 'clsact']);
 }
 
-/** Attaches a program, in place of the one that has its direction, chain and preference. */
+/** Attaches a program, replacing the filter of its direction, chain and preference. */
 export async function replaceBpfFilter(device: string, program: BpfProgram): Promise<void> {
   const { direction, chain = 0, preference, object, section } = program;
   await run('tc', [
@@ -73,20 +73,20 @@ export async function replaceBpfFilter(device: string, program: BpfProgram): Pro
   ]);
 }
 
-/** Detaches what has this direction and preference, of chain 0. */
+/** Removes the filter of this direction and preference from chain 0. */
 export async function removeFilter(device: string, direction: TcDirection, preference: number): Promise<void> {
   await run('tc', ['filter', 'del', 'dev', device, direction, 'pref', String(preference)]);
 }
 
-/** eBPF filters of both directions, by interface: one process for all. Throws when an interface is not there. */
+/** eBPF filters of both directions, by interface, read by one process. Throws if an interface does not exist. */
 export async function listBpfFilters(devices: readonly string[]): Promise<Map<string, BpfFilter[]>> {
-  const asked = devices.flatMap((device) => (['ingress', 'egress'] as const).map((direction) => ({ device, direction })));
+  const hooks = devices.flatMap((device) => (['ingress', 'egress'] as const).map((direction) => ({ device, direction })));
   const found = new Map<string, BpfFilter[]>(devices.map((d) => [d, []]));
-  if (asked.length === 0) return found;
-  const text = await run('tc', ['-j', '-batch', '-'], { input: asked.map((a) => `filter show dev ${a.device} ${a.direction}\n`).join('') });
-  // one array per line asked
+  if (hooks.length === 0) return found;
+  const text = await run('tc', ['-j', '-batch', '-'], { input: hooks.map((h) => `filter show dev ${h.device} ${h.direction}\n`).join('') });
+  // one array per input line
   const answers = text.split('\n').filter((l) => l.trim() !== '');
-  for (const [i, { device, direction }] of asked.entries()) {
+  for (const [i, { device, direction }] of hooks.entries()) {
     for (const f of JSON.parse(answers[i] ?? '[]') as TcFilter[]) {
       if (f.kind !== 'bpf' || !f.options) continue;
       found.get(device)?.push({
@@ -103,7 +103,7 @@ export async function listBpfFilters(devices: readonly string[]): Promise<Map<st
   return found;
 }
 
-/** Whether clsact of an interface has any filter. */
+/** Whether an interface has any filter at clsact. */
 export async function hasFilters(device: string): Promise<boolean> {
   for (const direction of ['ingress', 'egress']) if ((await run('tc', ['filter', 'show', 'dev', device, direction])).trim() !== '') return true;
   return false;

@@ -1,13 +1,13 @@
 /**
- * Further addresses that an interface's card takes in, beside its own.
+ * Additional MAC addresses that a network card receives.
  *
- * A driver that cannot filter by several addresses is switched to promiscuous by the kernel itself for as long as there
- * are any. An interface that goes takes all with it.
+ * While there are any, the kernel switches a driver that cannot filter by several addresses to promiscuous mode.
+ * Removing the interface removes them.
  */
 import { formatMac, parseMac } from '../wire/address.ts';
 import { run } from './exec.ts';
 
-/** Addresses (numbers) that were added. Throws when the interface is not there. */
+/** Addresses (numbers) that were added. Throws if the interface does not exist. */
 export async function listFilterAddresses(device: string): Promise<Set<number>> {
   const entries = JSON.parse((await run('bridge', ['-j', 'fdb', 'show', 'dev', device])) || '[]') as { mac: string; flags?: string[]; master?: string }[];
   return new Set(entries.filter((e) => e.flags?.includes('self') && e.master === undefined).flatMap((e) => parseMac(e.mac) ?? []));

@@ -70,7 +70,7 @@ describe.skipIf(why !== null)(`hosts that lack something${why ? ` (${why})` : ''
     expect((await anka.run(['create', '-m', '128M', '-d', '1G', 'vm1'], { env })).status).toBe(0);
     const r = await anka.run(['start', 'vm1'], { env });
     expect(r.stderr.trimEnd().split('\n').at(-1)).toMatch(
-      /^anka: .*QEMU.*apt-get install qemu-system-x86'$|^anka: the program 'qemu-system-x86_64' is not installed; 'apt-get install qemu-system-x86' brings it$/,
+      /^anka: .*QEMU.*apt-get install qemu-system-x86'$|^anka: the program 'qemu-system-x86_64' is not installed; install it with 'apt-get install qemu-system-x86'$/,
     );
     expect(r.status).toBe(19);
     expect(await anka.ok('show vm1 status')).toBe('stopped\n');

@@ -478,7 +478,7 @@ describe.each(SUITES)('%s', (_name, t) => {
 
   test.skipIf(!kernel)('B17: bridge type is refused on what cannot be bridged, naming it', async () => {
     const problems = await e.validate(state(nic(1, 'bridge', { bridge: 'lo' }), nic(2, 'bridge', { bridge: 'nosuch0' })));
-    expect(problems.map((p) => p.message.split(';')[0])).toEqual(['interface lo is the loopback', 'interface nosuch0 does not exist']);
+    expect(problems.map((p) => p.message.split(';')[0])).toEqual(['interface lo is the loopback interface', 'interface nosuch0 does not exist']);
   });
 
   test.skipIf(kernel)('B16: bridge type is refused with the reason and the way out', async () => {

@@ -70,7 +70,7 @@ describe.skipIf(abi < 1)(`a program behind the fence${abi < 1 ? ' (needs Landloc
     writeFileSync(join(dir, 'package.json'), '{"type":"module"}');
     writeFileSync(probe, PROBE);
     await new Promise<void>((resolve) => abstract.listen('\0anka-fence-test', resolve));
-    const argv = [join(dist, 'host/sandbox/fenced-main.js'), probe, '--keep', keep, '--read', probe, '--read', join(dir, 'package.json'), '--', home, keep];
+    const argv = [join(dist, 'host/sandbox/fenced-main.js'), probe, '--write', keep, '--read', probe, '--read', join(dir, 'package.json'), '--', home, keep];
     seen = JSON.parse(execFileSync(process.execPath, argv, { encoding: 'utf8', env: { ...process.env, HOME: home } }));
   });
 

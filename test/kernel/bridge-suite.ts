@@ -468,8 +468,8 @@ export function testBridge(hooks: Hooks): void {
     test('B17: what is no Ethernet interface is refused by name, and those that can be used are listed', async () => {
       w.host.run('ip tuntap add dev tun9 mode tun; ip tuntap add dev tap9 mode tap');
       const refusal = async (bridge: string): Promise<string | undefined> => (await e.validate(state(bridged(1, { bridge })) as DesiredState))[0]?.message;
-      expect(await refusal('lo')).toBe('interface lo is the loopback; these can be used: en0');
-      expect(await refusal('tun9')).toMatch(/^interface tun9 is no Ethernet interface; these can be used: en0$/);
+      expect(await refusal('lo')).toBe('interface lo is the loopback interface; these can be used: en0');
+      expect(await refusal('tun9')).toMatch(/^interface tun9 is not an Ethernet interface; these can be used: en0$/);
       expect(await refusal('tap9')).toMatch(/^interface tap9 is a virtual tunnel; these can be used: en0$/);
       expect(await refusal('eth7')).toBe('interface eth7 does not exist; these can be used: en0');
       w.host.run('ip link del tun9; ip link del tap9');

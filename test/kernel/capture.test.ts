@@ -204,7 +204,7 @@ describe.skipIf(whyGuest !== null)(`anka capture${whyGuest ? ` (${whyGuest})` : 
     expect(await anka.run(['capture', 'nobody'])).toMatchObject({ status: 3, stderr: 'anka: nobody: not found\n' });
     const bad = await anka.run(['capture', 'vm1', '-w', join(w.dir, 'b'), 'no', 'such', 'filter']);
     expect(bad.status).toBe(7);
-    expect(bad.stderr).toMatch(/^anka: the filter 'no such filter' is not understood: .*\n$/);
+    expect(bad.stderr).toMatch(/^anka: the filter 'no such filter' is invalid: .*\n$/);
     expect((await anka.run(['capture', 'vm1', '--side', 'top'])).status).toBe(2);
     const tty = await anka.ns.ask(
       `ANKA_HOME=${anka.home} script -qec '${process.execPath} ${fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))} capture vm1; echo status $?' /dev/null`,

@@ -203,7 +203,7 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
     });
     expect(await over, 'the end of the reader is the end of the capture').toBe(0);
     expect(shown).toMatch(/^192\.168\.64\.\d+$/m);
-    expect((await anka.run(['capture', 'vm1', '-w', file, 'no', 'such', 'filter'])).stderr).toMatch(/^anka: the filter 'no such filter' is not understood/);
+    expect((await anka.run(['capture', 'vm1', '-w', file, 'no', 'such', 'filter'])).stderr).toMatch(/^anka: the filter 'no such filter' is invalid/);
   });
 
   test('B93: a capture ends with the VM, says so, and is whole', async () => {

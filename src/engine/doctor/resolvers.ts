@@ -5,7 +5,7 @@
  * A process that outlives the daemon may see another /etc/resolv.conf than the daemon: in containers the file is a
  * mount of its own, and processes started earlier do not see its replacement.
  */
-import { asksResolver } from '../../host/resolvers.ts';
+import { resolverAnswers } from '../../host/resolvers.ts';
 import type { DesiredState, DoctorFinding } from '../engine.ts';
 import { upstreamResolvers } from '../upstream-resolvers.ts';
 
@@ -49,7 +49,7 @@ async function silent(servers: readonly string[], where: string): Promise<Doctor
         remedy: "add one there, or run 'anka config dns_servers ADDRESS'",
       },
     ];
-  const answers = await Promise.all(servers.map((server) => asksResolver(server)));
+  const answers = await Promise.all(servers.map((server) => resolverAnswers(server)));
   const dumb = servers.filter((_s, i) => !answers[i]);
   if (dumb.length === 0) return [{ id: 'resolver', level: 'ok', message: `DNS queries are forwarded to ${servers.join(', ')}`, remedy: '' }];
   const all = dumb.length === servers.length;

@@ -56,10 +56,10 @@ export interface HelperMethods {
   stop: { params: Record<string, never>; result: Record<string, never> };
 }
 
-function fencedProgram(program: URL, keep: readonly string[], read: readonly string[]): [node: string, ...args: string[]] {
+function fencedProgram(program: URL, write: readonly string[], read: readonly string[]): [node: string, ...args: string[]] {
   const [node, ...args] = ownProgram(new URL('../../host/sandbox/fenced-main.ts', import.meta.url));
   const file = ownProgram(program).at(-1) as string;
-  return [node, ...args, file, ...[...new Set(keep)].flatMap((k) => ['--keep', k]), ...read.flatMap((r) => ['--read', r]), '--'];
+  return [node, ...args, file, ...[...new Set(write)].flatMap((k) => ['--write', k]), ...read.flatMap((r) => ['--read', r]), '--'];
 }
 
 /** `M`: methods of the process, by name. */

@@ -17,7 +17,7 @@ import pino, { type Logger } from 'pino';
 import { LogFile } from '../../host/log-file.ts';
 import { watchResolvers } from '../../host/resolvers.ts';
 import { confine } from '../../host/sandbox/confinement.ts';
-import { giveUpRoot } from '../../host/sandbox/give-up-root.ts';
+import { dropRoot } from '../../host/sandbox/drop-root.ts';
 import { serveLines } from '../../lib/json-lines.ts';
 import { LeaseStore } from './lease-file.ts';
 
@@ -131,6 +131,6 @@ export function startHelper({ program, title, capabilities }: HelperOptions): He
     process.exitCode = 1;
     setTimeout(() => process.exit(1), EXIT_DELAY_MS);
   });
-  if (values.user) giveUpRoot(Number(values.user), Number(values.group), [dirname(control), dirname(leases)], capabilities);
+  if (values.user) dropRoot(Number(values.user), Number(values.group), [dirname(control), dirname(leases)], capabilities);
   return new Helper(title, control, leases, log);
 }

@@ -7,7 +7,7 @@
  */
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { RESOLVER_FOLDERS } from '../../host/resolvers.ts';
+import { RESOLVER_DIRECTORIES } from '../../host/resolvers.ts';
 import type { NicStats } from '../engine.ts';
 import { ProcessClient } from '../process/client.ts';
 import { loadLeases, saveLeases } from '../process/lease-file.ts';
@@ -48,7 +48,7 @@ export class NetworkProcess {
       leases: this.#leaseFile,
       log: join(stateOfProcess, 'log'),
       arguments: asUser(PROCESS_UIDS[name]),
-      fence: { read: RESOLVER_FOLDERS },
+      fence: { read: RESOLVER_DIRECTORIES },
       onChanged: options.onChanged,
       onExit: () => {
         this.#config = '';

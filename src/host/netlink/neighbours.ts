@@ -1,17 +1,17 @@
-/** The kernel's ARP table, read and changed without starting a program. */
+/** The kernel's ARP table, read and changed without running a program. */
 import { closeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import type { AnkaError } from '../../lib/errors.ts';
 import { parseIpv4, parseMac } from '../../wire/address.ts';
 import { interfaceIndex } from '../ethernet.ts';
 import { openNetlink } from '../ffi/netlink.ts';
-import { ACK, AF_INET, ask, attribute, request, u32 } from './netlink.ts';
+import { ACK, AF_INET, attribute, query, request, u32 } from './netlink.ts';
 
 const NETLINK_ROUTE = 0;
 const RTM_DELNEIGH = 29;
 const NDA_DST = 1;
-/** Nothing is remembered, which is the usual case; or the interface has gone just now. */
-const NOTHING_TO_FORGET = [2, 19]; // ENOENT, ENODEV
+/** No such entry, which is the usual case; or the interface was removed just now. */
+const NOTHING_TO_DELETE = [2, 19]; // ENOENT, ENODEV
 
 export interface Neighbour {
   ip: number;
@@ -36,8 +36,8 @@ export async function readNeighbours(): Promise<Neighbour[]> {
   return parseArpTable(await readFile('/proc/net/arp', 'utf8').catch(() => ''));
 }
 
-/** Makes the kernel forget whose an address was on an interface, so that it asks anew. */
-export function forgetNeighbour(ip: number, dev: string): void {
+/** Deletes the entry of an address on an interface, so that the kernel resolves it again. */
+export function deleteNeighbour(ip: number, dev: string): void {
   const index = interfaceIndex(dev);
   if (index === null) return;
   const header = Buffer.alloc(12); // struct ndmsg
@@ -45,9 +45,9 @@ export function forgetNeighbour(ip: number, dev: string): void {
   header.writeInt32LE(index, 4);
   const fd = openNetlink(NETLINK_ROUTE);
   try {
-    ask(fd, request(RTM_DELNEIGH, ACK, Buffer.concat([header, attribute(NDA_DST, u32(ip, true))])));
+    query(fd, request(RTM_DELNEIGH, ACK, Buffer.concat([header, attribute(NDA_DST, u32(ip, true))])));
   } catch (cause) {
-    if (!NOTHING_TO_FORGET.includes(((cause as AnkaError).cause as { errno: number } | undefined)?.errno ?? 0)) throw cause;
+    if (!NOTHING_TO_DELETE.includes(((cause as AnkaError).cause as { errno: number } | undefined)?.errno ?? 0)) throw cause;
   } finally {
     closeSync(fd);
   }

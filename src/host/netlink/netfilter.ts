@@ -1,22 +1,22 @@
-/** Messages of netlink to and from netfilter: connections (conntrack.ts) and nftables. */
+/** Netlink messages of netfilter: connections (conntrack.ts) and nftables. */
 import { closeSync } from 'node:fs';
 import { openNetlink } from '../ffi/netlink.ts';
-import { ACK, AF_INET, ask, attributes, request } from './netlink.ts';
+import { ACK, AF_INET, attributes, query, request } from './netlink.ts';
 
 const NETLINK_NETFILTER = 12;
 const NFT_GET_GENERATION = 0x0a10;
 const GENERATION_ID = 1;
 
-/** A socket for these messages, the caller's to close. */
+/** A socket for these messages. The caller closes it. */
 export function openNetfilter(): number {
   return openNetlink(NETLINK_NETFILTER);
 }
 
-/** The number of the rules of nftables that are in force: one more with every transaction, whoever makes it. */
+/** Generation of the nftables ruleset: incremented by every transaction of any program. */
 export function rulesetGeneration(): number {
   const fd = openNetfilter();
   try {
-    const [body] = ask(fd, message(NFT_GET_GENERATION, ACK, Buffer.alloc(0)));
+    const [body] = query(fd, message(NFT_GET_GENERATION, ACK, Buffer.alloc(0)));
     return (
       attributes(body ?? Buffer.alloc(0))
         .get(GENERATION_ID)
@@ -27,7 +27,7 @@ export function rulesetGeneration(): number {
   }
 }
 
-/** A request with the header of netfilter, for IPv4 where that matters. */
+/** A request with netfilter's header, for IPv4. */
 export function message(type: number, flags: number, body: Buffer): Buffer {
   return request(type, flags, Buffer.concat([Buffer.of(AF_INET, 0, 0, 0), body]));
 }

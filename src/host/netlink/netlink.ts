@@ -1,4 +1,4 @@
-/** Messages of netlink (netlink(7)). Reading is synchronous. */
+/** Netlink messages (netlink(7)). Reading is synchronous. */
 import { readSync, writeSync } from 'node:fs';
 import { AnkaError } from '../../lib/errors.ts';
 
@@ -9,7 +9,7 @@ const NLMSG_ERROR = 2;
 const NLMSG_DONE = 3;
 export const AF_INET = 2;
 
-/** A request: `body` is the header of its family, and attributes. */
+/** A request. `body`: the header of its family, and attributes. */
 export function request(type: number, flags: number, body: Buffer): Buffer {
   const head = Buffer.alloc(16);
   head.writeUInt32LE(16 + body.length, 0);
@@ -18,7 +18,7 @@ export function request(type: number, flags: number, body: Buffer): Buffer {
   return Buffer.concat([head, body]);
 }
 
-/** An attribute of netlink, padded. */
+/** An attribute, padded. */
 export function attribute(type: number, payload: Buffer): Buffer {
   const b = Buffer.alloc(4 + Math.ceil(payload.length / 4) * 4);
   b.writeUInt16LE(4 + payload.length, 0);
@@ -34,7 +34,7 @@ export function u32(value: number, bigEndian = false): Buffer {
   return b;
 }
 
-/** Attributes of a buffer: type without flags → payload, and the whole attribute. */
+/** Attributes of a buffer, by type without flags: the payload, and the whole attribute. */
 export function attributes(b: Buffer): Map<number, { payload: Buffer; whole: Buffer }> {
   const found = new Map<number, { payload: Buffer; whole: Buffer }>();
   for (let at = 0; at + 4 <= b.length; ) {
@@ -47,8 +47,8 @@ export function attributes(b: Buffer): Map<number, { payload: Buffer; whole: Buf
   return found;
 }
 
-/** Sends a request and collects the bodies of the answers; throws the kernel's error. */
-export function ask(fd: number, request: Buffer): Buffer[] {
+/** Sends a request. Returns the bodies of the answers, or throws the kernel's error. */
+export function query(fd: number, request: Buffer): Buffer[] {
   writeSync(fd, request);
   const buffer = Buffer.alloc(1 << 16);
   const bodies: Buffer[] = [];

@@ -1,4 +1,4 @@
-/** What a confined process may no more, tried in a process of its own. */
+/** What a confined process can no longer do, tried in a process of its own. */
 import { execFileSync } from 'node:child_process';
 import { rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { callFilter } from './confinement.ts';
 
-const TRIES = `
+const PROBE = `
 const { confine } = await import(${JSON.stringify(new URL('./confinement.ts', import.meta.url).href)});
 const { spawnSync } = await import('node:child_process');
 const { writeFileSync, readFileSync, truncateSync } = await import('node:fs');
@@ -15,7 +15,7 @@ const koffi = (await import(${JSON.stringify(import.meta.resolve('koffi'))})).de
 const call = koffi.load('libc.so.6').func('long syscall(long, long, long, long, long)');
 const kept = await confine();
 const [execve, ptrace, unshare, number] = { x64: [59, 101, 272, 39], arm64: [221, 117, 97, 172] }[process.arch];
-const tried = (...a) => (call(...a) < 0 ? koffi.errno() : 0);
+const errnoOf = (...a) => (call(...a) < 0 ? koffi.errno() : 0);
 let large = null;
 try { writeFileSync(process.argv[1], ''); truncateSync(process.argv[1], 65 << 20); } catch (e) { large = e.code; }
 process.kill(process.pid, 'SIGUSR1');
@@ -23,7 +23,7 @@ await new Promise((resolve) => setTimeout(resolve, 50));
 console.log(JSON.stringify({
   kept,
   program: spawnSync('/bin/true').error?.code ?? null,
-  calls: [tried(execve, 0, 0, 0, 0), tried(ptrace, 0, 0, 0, 0), tried(unshare, 0x10000000, 0, 0, 0)],
+  calls: [errnoOf(execve, 0, 0, 0, 0), errnoOf(ptrace, 0, 0, 0, 0), errnoOf(unshare, 0x10000000, 0, 0, 0)],
   usual: call(number, 0, 0, 0, 0) === process.pid,
   threads: (await readFile('/proc/self/limits', 'utf8')).length > 0,
   large,
@@ -34,10 +34,10 @@ console.log(JSON.stringify({
 `;
 
 test.skipIf(process.platform !== 'linux' || callFilter(process.arch).length === 0)(
-  'no program, no process, no look into others, no core, no large file, no debugger; all else goes on',
+  'a confined process runs no program, creates no process, traces none, leaves no core, no large file and no debugger; the rest works',
   () => {
     const large = join(tmpdir(), `anka-confined-${process.pid}`);
-    const argv = ['--import', 'tsx', '--input-type=module', '-e', TRIES, large];
+    const argv = ['--import', 'tsx', '--input-type=module', '-e', PROBE, large];
     const as = process.getuid?.() === 0 ? ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', 'env', 'HOME=/nonexistent'] : ['env'];
     const seen = JSON.parse(String(execFileSync(as[0] as string, [...as.slice(1), process.execPath, ...argv])));
     rmSync(large);

@@ -1,14 +1,18 @@
 /**
- * A process that will only move packets gives up, for good, what it does not need for that.
+ * Drops, for good, the rights that a process which only forwards packets does not need.
  *
- * Theory of operation: no program may be run, and no other process looked into or followed (a seccomp filter for all
- * threads, with EPERM as the answer); no process or thread is made any more (RLIMIT_NPROC; Node's own threads are there
- * before); memory is never written to disk when the process crashes, as guests' packets are in it (RLIMIT_CORE); no
- * file grows beyond 64 MiB (RLIMIT_FSIZE; Node takes the error instead of the signal). The debugger that Node opens on
- * SIGUSR1 stays shut. What was inherited is closed: those descriptors that are not close-on-exec, as all of Node's are,
- * and those below 16 that it finds at its start. Open files need nothing: Node raises that limit to what the user may
- * have. Limits: Linux on x86-64 and arm64. Which files may be opened is not this file's: the fence (fence.ts) is there
- * before the program; here it is only seen whether it is.
+ * Theory of operation:
+ * - it runs no program, and reads or traces no other process: a seccomp filter for all threads answers EPERM;
+ * - it creates no process or thread (RLIMIT_NPROC), after all of Node's threads have started;
+ * - it leaves no core dump, which would contain guests' packets (RLIMIT_CORE);
+ * - it grows no file beyond 64 MiB (RLIMIT_FSIZE; Node ignores the signal and gets the error);
+ * - it opens no debugger on SIGUSR1;
+ * - it closes inherited descriptors, which are those that are not close-on-exec, as all of Node's are.
+ *
+ * The limit of open files stays: Node raises it to the user's hard limit.
+ *
+ * Limits: Linux on x86-64 and arm64. Access to files is restricted before the program starts (fence.ts); here it is
+ * only checked.
  */
 import { closeSync, readdirSync, readFileSync } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
@@ -22,8 +26,8 @@ const CLOSE_ON_EXEC = 0o2000000;
 const FILE_BYTES = 64 << 20;
 
 /**
- * AUDIT_ARCH of a machine, as Node names it, and its numbers of calls that run programs, reach into other processes, or
- * open parts of the kernel that packets do not need.
+ * By machine, as Node names it: AUDIT_ARCH, and the numbers of system calls that run programs, access other processes,
+ * or reach parts of the kernel that forwarding does not need.
  */
 const MACHINES: Record<string, { arch: number; calls: Record<string, number> }> = {
   x64: {
@@ -41,16 +45,16 @@ const MACHINES: Record<string, { arch: number; calls: Record<string, number> }> 
     },
   },
 };
-/** Calls from here up are those of the x32 ABI, which would be a way round. */
+/** System calls from here up belong to the x32 ABI, which would bypass the filter. */
 const X32 = 0x40000000;
 
 const [LOAD, EQUAL, AT_LEAST, RETURN] = [0x20, 0x15, 0x35, 0x06];
 /** struct seccomp_data */
 const DATA = { number: 0, arch: 4 } as const;
 const ALLOW = 0x7fff0000;
-const REFUSE = 0x00050001; // SECCOMP_RET_ERRNO with EPERM
+const DENY = 0x00050001; // SECCOMP_RET_ERRNO with EPERM
 
-/** The filter for a machine; empty where its calls are not known. */
+/** The filter for a machine; empty if its system calls are unknown. */
 export function callFilter(machine: string): BpfInstruction[] {
   const m = MACHINES[machine];
   if (!m) return [];
@@ -63,11 +67,11 @@ export function callFilter(machine: string): BpfInstruction[] {
     op(AT_LEAST, X32, numbers.length + 1),
     ...numbers.map((n, i) => op(EQUAL, n, numbers.length - i)),
     op(RETURN, ALLOW),
-    op(RETURN, REFUSE),
+    op(RETURN, DENY),
   ];
 }
 
-/** Descriptors that a shell had open when it began what began us. Node passes on those above a gap. */
+/** Closes descriptors that an ancestor, such as a shell, left open. */
 function closeInherited(): void {
   for (const fd of readdirSync('/proc/self/fd').map(Number)) {
     if (fd <= 2) continue;
@@ -75,18 +79,18 @@ function closeInherited(): void {
       const flags = /^flags:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'))?.[1] ?? '';
       if ((Number.parseInt(flags, 8) & CLOSE_ON_EXEC) === 0) closeSync(fd);
     } catch {
-      // that by which the folder was read
+      // the descriptor by which the directory was read
     }
   }
 }
 
-/** Gives it up; the names of what this system did not let us give up. */
+/** Drops the rights. Returns the names of those that could not be dropped. */
 export async function confine(): Promise<string[]> {
   process.on('SIGUSR1', () => {});
   if (process.platform !== 'linux') return [];
   closeInherited();
   dropPrivilegeGain();
-  await stat('/'); // this makes all of libuv's threads
+  await stat('/'); // starts all of libuv's threads
   const kept: string[] = [];
   if (!setLimit(RLIMIT.core, 0)) kept.push('core dumps');
   if (!setLimit(RLIMIT.fileSize, FILE_BYTES)) kept.push('large files');
@@ -98,6 +102,6 @@ export async function confine(): Promise<string[]> {
       () => false,
     )
   )
-    kept.push('files'); // by one of libuv's threads, as all that is opened without waiting
+    kept.push('files'); // by one of libuv's threads, which open files asynchronously
   return kept;
 }

@@ -1,18 +1,18 @@
 /**
- * A fence around a process: files and folders that it may open, and no others (Landlock, landlock(7)).
+ * Restricts a process to named files and directories (Landlock, landlock(7)).
  *
- * Theory of operation: what is not named cannot be opened, made, removed, cut off or run, whatever the user may. It
- * holds for the thread that asks and for all that comes from it, programs that it runs too: so a process with threads
- * is fenced as a whole only by running its program anew (fenced-main.ts). From ABI 6 on (Linux 6.12) it reaches no
- * abstract unix socket of a process outside, and sends none of them a signal.
+ * Theory of operation: files that are not named cannot be opened, created, removed, truncated or run, whatever the user
+ * may do. The restriction is for the calling thread and its later children, programs included. So a process that has
+ * threads already is restricted as a whole only by running its program again (fenced-main.ts). With ABI 6 and later
+ * (Linux 6.12) the process also cannot connect to abstract unix sockets of other processes, or send them signals.
  *
- * Limits: looking at a file's attributes, and connecting to a unix socket that has a path, are not restricted. What is
- * opened is: a descriptor from before stays.
+ * Limits: reading a file's attributes and connecting to a unix socket with a path are not restricted. Descriptors that
+ * were open before stay usable.
  */
 import { closeSync, constants, openSync, readFileSync, statSync } from 'node:fs';
 import { addLandlockRule, createLandlockRuleset, landlockAbi, restrictByLandlock } from '../ffi/landlock.ts';
 
-/** LANDLOCK_ACCESS_FS_…, and the ABI with which each came. */
+/** LANDLOCK_ACCESS_FS_…; after ABI 1 with the ABI that introduced it. */
 const EXECUTE = 1 << 0;
 const WRITE_FILE = 1 << 1;
 const READ_FILE = 1 << 2;
@@ -21,36 +21,36 @@ const REMOVE_FILE = 1 << 5;
 const MAKE_REG = 1 << 8;
 const MAKE_SOCK = 1 << 9;
 const MAKE_SYM = 1 << 12;
-const OF_ABI_1 = (1 << 13) - 1;
+const ABI_1_RIGHTS = (1 << 13) - 1;
 const REFER = 1 << 13; // 2
 const TRUNCATE = 1 << 14; // 3
 const IOCTL_DEV = 1 << 15; // 5
-/** LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET and LANDLOCK_SCOPE_SIGNAL, of ABI 6. */
+/** LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET and LANDLOCK_SCOPE_SIGNAL, ABI 6. */
 const SCOPES = 3;
-/** What a rule for a file may name; the rest is for folders. */
-const OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV;
+/** Rights that a rule for a file may contain; the others are for directories. */
+const FILE_RIGHTS = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV;
 const O_PATH = 0o10000000;
 
 const READ = READ_FILE | READ_DIR;
-const RIGHTS = { read: READ, run: READ | EXECUTE, keep: READ | WRITE_FILE | TRUNCATE | REMOVE_FILE | MAKE_REG | MAKE_SOCK | MAKE_SYM } as const;
+const RIGHTS = { read: READ, run: READ | EXECUTE, write: READ | WRITE_FILE | TRUNCATE | REMOVE_FILE | MAKE_REG | MAKE_SOCK | MAKE_SYM } as const;
 
-/** Paths of files and folders, each with all that is below it; those that are not there are passed over. */
-export interface Openings {
+/** Paths of files and directories, with everything below them. Missing ones are skipped. */
+export interface FileAccess {
   read: readonly string[];
-  /** Read, and run as programs. */
+  /** Readable, and executable as programs. */
   run: readonly string[];
   /**
-   * Files, sockets and links in it are read, written, made, moved and removed; a link leads to no more than what may be
-   * opened.
+   * Files, sockets and links below may be read, written, created, moved and removed. A link gives no access to its
+   * target.
    */
-  keep: readonly string[];
+  write: readonly string[];
 }
 
 /**
- * What every program of ours needs of the system: its libraries, and what they and Node look up. All of it is readable
- * by all users anyway.
+ * System files that each of our programs needs: libraries, and what they and Node read. All of them are readable by
+ * every user anyway.
  */
-export function systemOpenings(): Pick<Openings, 'read' | 'run'> {
+export function systemAccess(): Pick<FileAccess, 'read' | 'run'> {
   const mapped = new Set(readFileSync('/proc/self/maps', 'utf8').match(/\/.*$/gm) ?? []);
   return {
     run: ['/usr', '/lib', '/lib64', '/lib32', process.execPath, ...mapped],
@@ -59,18 +59,18 @@ export function systemOpenings(): Pick<Openings, 'read' | 'run'> {
 }
 
 /**
- * Puts the fence up around this thread, for good; false where the kernel has none. It needs `dropPrivilegeGain` before.
+ * Restricts this thread for good; false if Landlock is not available. Call `dropPrivilegeGain` before.
  */
-export function fence(openings: Openings): boolean {
+export function fence(access: FileAccess): boolean {
   const abi = landlockAbi();
   if (abi < 1) return false;
-  const handled = OF_ABI_1 | (abi >= 2 ? REFER : 0) | (abi >= 3 ? TRUNCATE : 0) | (abi >= 5 ? IOCTL_DEV : 0);
+  const handled = ABI_1_RIGHTS | (abi >= 2 ? REFER : 0) | (abi >= 3 ? TRUNCATE : 0) | (abi >= 5 ? IOCTL_DEV : 0);
   const ruleset = createLandlockRuleset(abi, handled, abi >= 6 ? SCOPES : 0);
   if (ruleset < 0) return false;
   try {
-    for (const [kind, paths] of Object.entries(openings)) {
+    for (const [right, paths] of Object.entries(access)) {
       for (const path of paths) {
-        if (!allow(ruleset, path, RIGHTS[kind as keyof Openings] & handled)) return false;
+        if (!allow(ruleset, path, RIGHTS[right as keyof FileAccess] & handled)) return false;
       }
     }
     return restrictByLandlock(ruleset);
@@ -84,10 +84,10 @@ function allow(ruleset: number, path: string, rights: number): boolean {
   try {
     fd = openSync(path, constants.O_RDONLY | O_PATH);
   } catch {
-    return true; // nothing there, nothing to be opened
+    return true; // does not exist
   }
   try {
-    return addLandlockRule(ruleset, fd, statSync(`/proc/self/fd/${fd}`).isDirectory() ? rights : rights & OF_FILES);
+    return addLandlockRule(ruleset, fd, statSync(`/proc/self/fd/${fd}`).isDirectory() ? rights : rights & FILE_RIGHTS);
   } finally {
     closeSync(fd);
   }

@@ -9,7 +9,7 @@
  * Limits: IPv4. Four other addresses of a NIC are probed in a poll.
  */
 import { probeAddress } from '../../../host/arp-probe.ts';
-import { forgetNeighbour, type Neighbour, readNeighbours } from '../../../host/netlink/neighbours.ts';
+import { deleteNeighbour, type Neighbour, readNeighbours } from '../../../host/netlink/neighbours.ts';
 import { readAddressSet } from '../../../host/nft.ts';
 import { broadcastOf, formatIpv4, gatewayOf, subnetContains } from '../../../wire/address.ts';
 import type { DesiredNetwork, DesiredNic, DesiredState } from '../../engine.ts';
@@ -80,7 +80,7 @@ export class GuestAddresses {
   ): Promise<void> {
     const dev = BRIDGES[nic.type];
     // a NIC whose VM was started again has another outside MAC: the host must not send to the old one
-    if (now !== null && arp.some((n) => n.ip === now && n.dev === dev && n.mac !== nic.outsideMac)) forgetNeighbour(now, dev);
+    if (now !== null && arp.some((n) => n.ip === now && n.dev === dev && n.mac !== nic.outsideMac)) deleteNeighbour(now, dev);
     const others = neighbours.filter((n) => n.mac === nic.outsideMac && n.dev === dev && n.ip !== now).slice(0, MAX_PROBES);
     if (others.length === 0) return;
     const answers = async (ip: number): Promise<boolean> => (await probeAddress(ip, dev)) === nic.outsideMac;

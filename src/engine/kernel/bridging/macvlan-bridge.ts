@@ -12,8 +12,8 @@
  * its VMs cannot reach each other. MAC translation and VLANs need eBPF at the tap here, too.
  */
 import { createHash } from 'node:crypto';
+import { listOwnEntries, removeOwnEntry } from '../../../host/bridge-entries.ts';
 import { ipBatch, type Link, listLinks } from '../../../host/links.ts';
-import { listOwnEntries, removeOwnEntry } from '../../../host/netlink/bridge-entries.ts';
 import { AnkaError } from '../../../lib/errors.ts';
 import { formatMac } from '../../../wire/address.ts';
 import type { DesiredNic } from '../../engine.ts';

@@ -1,7 +1,7 @@
 /** The engine's side of its service process (service-main.ts): configures it, and knows its last status. */
 import { join } from 'node:path';
-import { INTERFACE_FOLDERS } from '../../../host/ethernet.ts';
-import { RESOLVER_FOLDERS } from '../../../host/resolvers.ts';
+import { INTERFACE_DIRECTORIES } from '../../../host/ethernet.ts';
+import { RESOLVER_DIRECTORIES } from '../../../host/resolvers.ts';
 import type { DnsForwarderProcess } from '../../doctor/resolvers.ts';
 import type { DesiredState } from '../../engine.ts';
 import { ProcessClient } from '../../process/client.ts';
@@ -32,7 +32,7 @@ export class ServiceClient {
       leases: join(stateDir, 'service/leases.json'),
       log: join(stateDir, 'service/log'),
       arguments: asUser(PROCESS_UIDS.service),
-      fence: { read: [...RESOLVER_FOLDERS, ...INTERFACE_FOLDERS] },
+      fence: { read: [...RESOLVER_DIRECTORIES, ...INTERFACE_DIRECTORIES] },
       onChanged,
       onExit: () => {
         this.#config = '';

@@ -10,7 +10,7 @@
  */
 import { createSocket, type Socket } from 'node:dgram';
 import { closeSync } from 'node:fs';
-import { noWay, openTellingSocket, readSocketErrors, type SocketError, setTimeToLive } from '../../../host/datagram-sockets.ts';
+import { openErrorQueueSocket, readSocketErrors, type SocketError, setTimeToLive, unreachableCode } from '../../../host/datagram-sockets.ts';
 import { takesDatagrams } from '../../../lib/datagram-room.ts';
 import { TokenBucket } from '../../../net/token-bucket.ts';
 import { formatIpv4, parseIpv4 } from '../../../wire/address.ts';
@@ -100,7 +100,7 @@ export class PingSockets {
     if (!takesDatagrams(socket)) return 'queue_full';
     socket.send(message, 1, formatIpv4(destination), (error) => {
       if (!error || sockets.get(key)?.socket !== socket || tellErrors(fd, identifier, events)) return;
-      const code = noWay(error);
+      const code = unreachableCode(error);
       if (code === undefined) return;
       events.onLost({ type: IcmpType.unreachable, code, info: 0, offender: null, destination, port: 0, payload: new Uint8Array(message.subarray(0, 512)) });
     });
@@ -163,7 +163,7 @@ function end(sockets: Map<string, Pinger>, key: string): void {
 
 function openEcho(): { fd: number } | { error: string } {
   if (process.platform !== 'linux') return { error: 'echo sockets are used on Linux only' };
-  const opened = openTellingSocket('echo');
+  const opened = openErrorQueueSocket('echo');
   return 'fd' in opened ? opened : { error: `${opened.error}; see net.ipv4.ping_group_range` };
 }
 

@@ -11,7 +11,7 @@
  */
 import { createSocket, type Socket } from 'node:dgram';
 import { closeSync } from 'node:fs';
-import { forbidFragments, noWay, openTellingSocket, readSocketErrors, type SocketError, setTimeToLive } from '../../../host/datagram-sockets.ts';
+import { forbidFragments, openErrorQueueSocket, readSocketErrors, type SocketError, setTimeToLive, unreachableCode } from '../../../host/datagram-sockets.ts';
 import { takesDatagrams } from '../../../lib/datagram-room.ts';
 import type { HostDatagrams } from '../../../net/udp-nat.ts';
 import { formatIpv4, parseIpv4 } from '../../../wire/address.ts';
@@ -31,7 +31,7 @@ const noLookup = (host: string, _options: unknown, callback: (error: null, addre
 
 /** A bound socket, or null when there is none to be had. */
 export function openUdp(events: UdpEvents): HostDatagrams | null {
-  const fd = process.platform === 'linux' ? openTellingSocket('udp') : { fd: -1 };
+  const fd = process.platform === 'linux' ? openErrorQueueSocket('udp') : { fd: -1 };
   return 'fd' in fd ? new FlowSocket(fd.fd, events) : null;
 }
 
@@ -86,7 +86,7 @@ class FlowSocket implements HostDatagrams {
   #send(bytes: Buffer, ip: number, port: number, again: boolean): void {
     this.#socket.send(bytes, port, formatIpv4(ip), (error) => {
       if (!error || this.#closed) return;
-      const code = noWay(error);
+      const code = unreachableCode(error);
       if (this.#tellErrors() && code === undefined) {
         // that was about an earlier one, unless this one is too large itself
         if (again && !this.#closed && (error as NodeJS.ErrnoException).code !== 'EMSGSIZE') this.#send(bytes, ip, port, false);

@@ -1,12 +1,12 @@
 /**
- * Addresses that a bridge takes for its host's own, because one of its ports has them.
+ * Forwarding entries for the addresses of a bridge's ports.
  *
- * What comes for such an address goes up into the host, not to another port. The kernel makes an entry for a port's
- * address when the port is put in, or when its address changes.
+ * Frames to such an address are delivered to the host instead of being forwarded. The kernel adds the entry when a port
+ * is added to the bridge, or when its address changes.
  */
-import { run } from '../exec.ts';
+import { run } from './exec.ts';
 
-/** Whether there is such an entry, by port. Addresses are written as the kernel does. */
+/** All such entries, with addresses as the kernel prints them. */
 export async function listOwnEntries(): Promise<{ port: string; mac: string }[]> {
   const entries = JSON.parse((await run('bridge', ['-j', 'fdb', 'show'])) || '[]') as { mac: string; ifname: string; master?: string; state?: string }[];
   return entries.flatMap((e) => (e.master !== undefined && e.state === 'permanent' ? [{ port: e.ifname, mac: e.mac }] : []));
