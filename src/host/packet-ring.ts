@@ -120,8 +120,8 @@ export class PacketRing {
 }
 
 /**
- * Compiles a filter in tcpdump's syntax, by tcpdump, for an interface, or for any Ethernet if it is null (which needs no
- * rights). Throws `missingProgram`, or `badValue` with tcpdump's message.
+ * Compiles a filter in tcpdump's syntax, by tcpdump, for an interface, or for any Ethernet if it is null (which needs
+ * no rights). Throws `missingProgram`, or `badValue` with tcpdump's message.
  */
 export async function compileFilter(interfaceName: string | null, filter: string): Promise<BpfInstruction[]> {
   let text: string;

@@ -7,8 +7,9 @@ import { run } from './exec.ts';
 const PF_EXITING = 0x4;
 
 /**
- * True while the process runs and has `word` among its arguments. An exiting process loses its arguments with its memory
- * long before it releases its files, locks and taps: it counts as running until its last thread has released them.
+ * True while the process runs and has `word` among its arguments. An exiting process loses its arguments with its
+ * memory long before it releases its files, locks and taps: it counts as running until its last thread has released
+ * them.
  */
 export async function runsWith(pid: number, word: string): Promise<boolean> {
   if (process.platform !== 'linux') {

@@ -1,9 +1,9 @@
 /**
  * Traffic control: eBPF programs at an interface's clsact hooks, in direct action mode.
  *
- * Theory of operation: a filter is identified by its direction, chain and preference. The kernel keeps the origin of its
- * program (`bpf_name`: the object file's name and the section) and a digest of its instructions (`tag`). Replacing a
- * filter is atomic: no frame passes between the old program and the new. Removing an interface removes all of it.
+ * Theory of operation: a filter is identified by its direction, chain and preference. The kernel keeps the origin of
+ * its program (`bpf_name`: the object file's name and the section) and a digest of its instructions (`tag`). Replacing
+ * a filter is atomic: no frame passes between the old program and the new. Removing an interface removes all of it.
  *
  * Limits: clsact is shared with others (a CNI, a tracer), so callers remove it only if nobody else uses it.
  */
