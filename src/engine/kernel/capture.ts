@@ -1,12 +1,13 @@
 /**
- * A capture of one card, before or after the translation of its MAC address (B93).
+ * A capture of one NIC, inside or outside of the translation of its MAC address (B93).
  *
- * Theory of operation: the tap shows the card's frames as the guest knows them: a packet socket gets what comes in
- * before tc's ingress, and what goes out behind tc's egress, so that a translation by tc lies beyond it. Without
- * `--mac` that is the outside as well. With it, the outside is what passes the bridge with the outside MAC, or to
- * everybody: there a promiscuous socket on the bridge is asked. Limits: frames that the guard drops are seen inside
- * only; outside (with `--mac`) drops of frames between other cards are counted too. A capture ends when the card is
- * unplugged or plugged in elsewhere.
+ * Theory of operation: the tap shows the NIC's frames as the guest sees them. A packet socket receives inbound frames
+ * before tc's ingress and outbound ones after tc's egress, so translation by tc is not visible. Without `--mac`, inside
+ * and outside are the same. With `--mac`, the outside is what passes the bridge from or to the outside MAC, or to a
+ * group. It is captured by a promiscuous socket on the bridge.
+ *
+ * Limits: frames that the guard drops are captured inside only. Outside, with `--mac`, drops of frames between other
+ * NICs are counted too. A capture ends when the NIC is detached or attached elsewhere.
  */
 import { readlinkSync } from 'node:fs';
 import { basename } from 'node:path';
@@ -19,13 +20,14 @@ import type { Capture, CaptureSide, DesiredNic } from '../engine.ts';
 import { tapName } from './names.ts';
 
 const IDLE_MS = 10;
-const PLACE_CHECK_MS = 500;
+/** Between two checks that the NIC is still attached where it was. */
+const ATTACHED_CHECK_MS = 500;
 
 function masterOf(interfaceName: string): string | null {
   try {
     return basename(readlinkSync(`/sys/class/net/${interfaceName}/master`));
   } catch {
-    return null; // in no bridge
+    return null; // it is in no bridge
   }
 }
 
@@ -36,31 +38,28 @@ function macAt(data: Uint8Array, at: number): number {
   return mac;
 }
 
-/** The frame as one of this card's, seen from the bridge; null when it is not. */
+/** A frame captured at the bridge, if it is from or to this NIC; else null. */
 export function outsideFrame(f: HostFrame, mac: number): CapturedFrame | null {
   if (f.data.length < 12) return null;
   const outbound = macAt(f.data, 6) === mac;
-  const forAll = ((f.data[0] as number) & 1) === 1;
-  return outbound || forAll || macAt(f.data, 0) === mac ? { time: f.time, outbound, data: f.data, length: f.length } : null;
+  const toGroup = ((f.data[0] as number) & 1) === 1;
+  return outbound || toGroup || macAt(f.data, 0) === mac ? { time: f.time, outbound, data: f.data, length: f.length } : null;
 }
 
-/**
- * Begins a capture. Throws `network` when the card has no interface, `badValue` or `missingProgram` because of the
- * filter.
- */
+/** Starts a capture. Throws `network` when the NIC has no interface; `badValue` or `missingProgram` for the filter. */
 export async function openCapture(nic: DesiredNic, side: CaptureSide, filter: string): Promise<Capture> {
   const tap = tapName(nic.id);
   const index = interfaceIndex(tap);
   const master = masterOf(tap);
-  if (index === null) throw new AnkaError('network', `the card of ${nic.vmName} has no interface on this host`);
+  if (index === null) throw new AnkaError('network', `the network card of ${nic.vmName} has no interface on this host`);
   const atBridge = side === 'outside' && nic.insideMac !== nic.outsideMac && master !== null;
-  const where = atBridge ? (master as string) : tap;
-  const ring = new PacketRing(where, { promiscuous: atBridge, filter: filter === '' ? [] : await compileFilter(where, filter) });
+  const device = atBridge ? (master as string) : tap;
+  const ring = new PacketRing(device, { promiscuous: atBridge, filter: filter === '' ? [] : await compileFilter(device, filter) });
   let closed = false;
-  let checked = Date.now();
-  const inPlace = (): boolean => interfaceIndex(tap) === index && masterOf(tap) === master;
+  let checkedAt = Date.now();
+  const isUnchanged = (): boolean => interfaceIndex(tap) === index && masterOf(tap) === master;
   return {
-    description: `${side} of ${nic.vmName}'s card, at ${where}`,
+    description: `${side} of ${nic.vmName}'s card, at ${device}`,
     snapLength: SNAP_LENGTH,
     async next() {
       while (!closed) {
@@ -71,9 +70,9 @@ export async function openCapture(nic: DesiredNic, side: CaptureSide, filter: st
           );
           if (own.length > 0) return own;
         }
-        if (Date.now() - checked >= PLACE_CHECK_MS) {
-          checked = Date.now();
-          if (!inPlace()) break;
+        if (Date.now() - checkedAt >= ATTACHED_CHECK_MS) {
+          checkedAt = Date.now();
+          if (!isUnchanged()) break;
         }
         await sleep(frames === null ? IDLE_MS : 0);
       }

@@ -1,10 +1,12 @@
 /**
- * Cues that something on the host's network may have changed: `ip monitor`, `nft monitor` and `tc monitor`.
+ * Cues that something on the host's network may have changed, from `ip monitor`, `nft monitor` and `tc monitor`.
  *
- * Theory of operation: what they print is not read, only that they print. A monitor that ends, or cannot be started, is
- * started again a second later. A second after each start there is a cue, as what changed before it listened was not
- * told. A daemon that is killed takes its monitors with it. Limits: a change may cause many cues, and one may get lost
- * where a monitor takes longer to listen: whoever listens gathers them, and looks by itself now and then.
+ * Theory of operation: any output is a cue; its content is not parsed. A monitor that exits, or cannot be started, is
+ * started again after one second. One second after each start there is a cue for what changed before the monitor
+ * listened. Monitors are killed with the daemon (PR_SET_PDEATHSIG).
+ *
+ * Limits: one change may cause many cues, and a change is missed where a monitor takes longer to listen. So the
+ * receiver merges cues, and also checks periodically.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 
@@ -40,7 +42,7 @@ export class ChangeMonitors {
   }
 
   #start(command: readonly string[]): void {
-    // util-linux is on every Debian
+    // setpriv is part of util-linux, which every Debian has
     const child = spawn('setpriv', ['--pdeathsig', 'KILL', ...command], {
       stdio: ['ignore', 'pipe', 'ignore'],
       env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` },
@@ -50,15 +52,15 @@ export class ChangeMonitors {
     setTimeout(() => {
       if (this.#children.includes(child)) this.#cue();
     }, LISTENS_MS).unref();
-    const again = (): void => {
+    const restart = (): void => {
       if (!this.#children.includes(child)) return;
       this.#children = this.#children.filter((c) => c !== child);
       setTimeout(() => {
         if (this.#running) this.#start(command);
       }, RESTART_MS).unref();
     };
-    child.on('error', again); // not even started: whoever listens looks without cues, too
-    child.on('exit', again);
+    child.on('error', restart); // it was not started: the receiver's periodic check has to do
+    child.on('exit', restart);
     child.unref();
     (child.stdout as unknown as { unref(): void }).unref();
   }

@@ -20,17 +20,21 @@ const PROGRAMS: RequiredProgram[] = [
   ['nft', ['--version'], 'nftables'],
 ];
 
-/** `seen` are the cards as the engine observes them. */
-export async function examineHost(desired: DesiredState, seen: readonly ObservedNic[], forwarders: readonly DnsForwarderProcess[]): Promise<DoctorFinding[]> {
+/** `observed`: the NICs as the engine observes them. */
+export async function examineHost(
+  desired: DesiredState,
+  observed: readonly ObservedNic[],
+  forwarders: readonly DnsForwarderProcess[],
+): Promise<DoctorFinding[]> {
   return [
     ...(await programFindings(PROGRAMS)),
     rights(),
     ...(await firewalls()),
     ...subnetFindings(desired.networks, await foreignRoutes()),
     ...(await forwarding(desired)),
-    ...ports(desired, seen),
+    ...ports(desired, observed),
     ...(await resolverFindings(desired, forwarders)),
-    ...interfaces(desired, seen),
+    ...interfaces(desired, observed),
     ...ebpf(),
     ...(await leftovers(desired)),
   ];
@@ -86,9 +90,9 @@ async function forwarding(desired: DesiredState): Promise<DoctorFinding[]> {
 }
 
 /** Port forwarding rules whose host port cannot be opened. */
-function ports(desired: DesiredState, seen: readonly ObservedNic[]): DoctorFinding[] {
+function ports(desired: DesiredState, observed: readonly ObservedNic[]): DoctorFinding[] {
   const taken = desired.nics.flatMap((nic) => {
-    const rules = seen.find((s) => s.id === nic.id)?.rules ?? [];
+    const rules = observed.find((s) => s.id === nic.id)?.rules ?? [];
     return nic.rules.flatMap((rule) => {
       const reason = rules.find((r) => r.name === rule.name)?.reason ?? '';
       return /^another program holds|^no right to open|^this host has no address/.test(reason) ? [{ nic, rule, reason }] : [];
@@ -117,10 +121,10 @@ function ebpf(): DoctorFinding[] {
 }
 
 /** Interfaces with bridged VMs whose frames the network beyond may drop. */
-function interfaces(desired: DesiredState, seen: readonly ObservedNic[]): DoctorFinding[] {
+function interfaces(desired: DesiredState, observed: readonly ObservedNic[]): DoctorFinding[] {
   const names = new Set(desired.nics.flatMap((n) => (n.type === 'bridge' && n.bridge ? [n.bridge] : [])));
   const limited = desired.nics.flatMap((n): DoctorFinding[] => {
-    const limit = seen.find((s) => s.id === n.id)?.limit;
+    const limit = observed.find((s) => s.id === n.id)?.limit;
     const remedy = `add ${n.bridge} to a bridge and run 'anka modify ${n.vmName} set network-card -b BRIDGE', or allow eBPF`;
     return limit ? [{ id: 'bridge.macvlan', level: 'warning', message: `${n.vmName} is ${limit}`, remedy }] : [];
   });

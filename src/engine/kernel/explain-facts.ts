@@ -10,7 +10,7 @@ import type { Attachments } from './bridging/uplinks.ts';
 import { BRIDGES, bridgeMac, DHCP_PORTS, DNS_PORT } from './names.ts';
 import { findFirewalls } from './rules/firewalls.ts';
 
-/** `ipOf`: the current address of a guest, by the id of its card. */
+/** `ipOf`: the current address of a guest, by the id of its NIC. */
 export async function gatherFacts(desired: DesiredState, attachments: Attachments, ipOf: (id: string) => number | null): Promise<KernelHostState> {
   const routes = await listRoutes();
   const forwardingOff: string[] = [];
@@ -48,7 +48,7 @@ async function hostAddresses(): Promise<KernelHostState['addresses']> {
   );
 }
 
-/** Global addresses; those of one link need the interface's name, too. */
+/** Global IPv6 addresses. Link-local ones are ambiguous without the interface. */
 function hostAddresses6(): string[] {
   return Object.values(networkInterfaces()).flatMap((all) =>
     (all ?? []).flatMap((a) => {

@@ -1,19 +1,18 @@
 /**
- * Names and labels of everything that the kernel engine makes on a host, so that it is known again, adopted, and
- * removed.
+ * Names and labels of everything that the kernel engine creates on a host, by which it is found, adopted and removed.
  */
 
 import { createHash } from 'node:crypto';
 
-/** Alias that every interface of ours carries, followed by what it is for. */
+/** Prefix of the alias of every interface of ours; its purpose follows. */
 export const LABEL = 'anka:v1:';
-/** Interface group of ours ("an"). */
+/** Group of every interface of ours: "an" in ASCII. */
 export const GROUP = 24_942;
 export const BRIDGES = { shared: 'anka-shared', host: 'anka-host' } as const;
-/** Ports that UDP 67 of each bridge is rewritten to, and that DNS is redirected to; below the default portfwd_base. */
+/** The service's ports, to which DHCP and DNS are redirected; below the default portfwd_base. */
 export const DHCP_PORTS = { shared: 9967, host: 9968 } as const;
 export const DNS_PORT = 9953;
-/** nft tables of ours, by family. */
+/** Our nft tables: family and name. */
 export const TABLES = [
   ['ip', 'anka'],
   ['ip6', 'anka'],
@@ -21,7 +20,7 @@ export const TABLES = [
   ['netdev', 'anka'],
 ] as const;
 
-/** What is made for one interface of the host that VMs are bridged to without putting it into a bridge. */
+/** Interfaces of a segment: what a host's interface gets when VMs are bridged to it and it is in no bridge. */
 export interface SegmentNames {
   /** The bridge with the VMs' taps. */
   bridge: string;
@@ -35,23 +34,23 @@ export function segmentNames(uplink: string): SegmentNames {
   return { bridge: `${SEGMENT_PREFIX}${key}`, bridgePort: `${BRIDGE_PORT_PREFIX}${key}`, uplinkPort: `anka-pt${key}` };
 }
 
-/** What is made for one card that is bridged by a macvlan: a bridge with the card's tap and the macvlan in it. */
+/** Interfaces of a NIC that is bridged by macvlan: a bridge, with the NIC's tap and the macvlan as its ports. */
 export function cardBridgeNames(id: string): { bridge: string; bridgePort: string } {
   const { bridge, bridgePort } = segmentNames(`card ${id}`);
   return { bridge, bridgePort };
 }
 
-/** Begins the name of every bridge for type bridge. */
+/** Prefix of every bridge for type bridge. */
 export const SEGMENT_PREFIX = 'anka-br';
-/** Begins the name of every bridge port for type bridge. */
+/** Prefix of every bridge port for type bridge. */
 export const BRIDGE_PORT_PREFIX = 'anka-pl';
 
-/** Interface of a VM's card on the host: at most 15 bytes. */
+/** Interface of a NIC on the host; at most 15 bytes. */
 export function tapName(id: string): string {
   return `anka${id.replaceAll('-', '').slice(0, 8)}`;
 }
 
-/** MAC address of a bridge of ours: fixed, so that guests keep their ARP entries over a repair. */
+/** MAC address of a network's bridge: fixed, so that guests' ARP entries stay valid after a repair. */
 export function bridgeMac(name: 'shared' | 'host'): string {
   return name === 'shared' ? '5a:45:45:00:40:01' : '5a:45:45:00:80:01';
 }

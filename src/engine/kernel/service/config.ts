@@ -1,7 +1,7 @@
 /**
- * The contract between the kernel engine and its service process (`service-main.ts`), which holds the sockets of DHCP,
- * DNS and the forwarding listeners. One service process per host; it outlives the daemon, and is re-attached to by its
- * control socket.
+ * The interface between the kernel engine and its service process (`service-main.ts`), which holds the sockets of DHCP,
+ * DNS and the forwarding listeners. There is one service process per host. It outlives the daemon, which reconnects to
+ * its control socket.
  *
  * Control protocol: newline-delimited JSON over a unix socket (0600). Each request `{id, method, params}` has one
  * answer `{id, result}` or `{id, error}`. The service also sends `{event: 'changed'}` when leases or listeners changed.
@@ -10,45 +10,43 @@ import type { DesiredRule, DesiredState, Subnet } from '../../engine.ts';
 import type { HelperMethods } from '../../process/client.ts';
 import { BRIDGES, DHCP_PORTS, DNS_PORT } from '../names.ts';
 
-/** One network that is served. */
+/** A network with DHCP and DNS. */
 export interface ServiceNetwork {
   name: 'shared' | 'host';
-  /** Bridge interface that carries it. */
+  /** Its bridge. */
   interface: string;
   subnet: Subnet;
-  /** Local UDP port that packets to port 67 of this bridge are rewritten to. */
+  /** Local UDP port to which packets to port 67 from this bridge are redirected. */
   dhcpPort: number;
-  /** Local port (TCP and UDP) that DNS to the gateway is redirected to. */
+  /** Local port (TCP and UDP) to which DNS queries to the gateway are redirected. */
   dnsPort: number;
-  /** host network: only our own names are answered, nothing is forwarded outside. */
+  /** False on the host network: only our own names are resolved, and no query is forwarded. */
   dnsForward: boolean;
 }
 
-/** One card known to DHCP and DNS. */
+/** A NIC known to DHCP and DNS. */
 export interface ServiceNic {
   id: string;
   vmName: string;
   network: 'shared' | 'host';
-  /** chaddr on the network. */
+  /** The DHCP client's hardware address. */
   mac: number;
-  /** Told to the guest by option 26, when not 1500. */
+  /** Sent to the guest in DHCP option 26, unless it is 1500. */
   mtu: number;
   reservedIp?: number;
-  /** Address the guest took by itself, learned by the engine; never leased to another. */
+  /** Address that the guest has set by itself, as the engine learned; never leased to another NIC. */
   staticIp?: number;
   rules: DesiredRule[];
 }
 
-/** The whole of what the service shall do. */
+/** The whole configuration of the service. */
 export interface ServiceConfig {
   networks: ServiceNetwork[];
   nics: ServiceNic[];
   dnsServers: string[];
 }
 
-/**
- * What the service has to do for a desired state. `staticOf` gives the address that a card's guest has set by itself.
- */
+/** The configuration for a desired state. `staticOf`: the address that a NIC's guest has set by itself, by its id. */
 export function serviceConfigOf(desired: DesiredState, staticOf: (id: string) => number | null): ServiceConfig {
   return {
     dnsServers: desired.dnsServers,
@@ -79,7 +77,7 @@ export function serviceConfigOf(desired: DesiredState, staticOf: (id: string) =>
   };
 }
 
-/** What the service reports of one card. */
+/** What the service reports about a NIC. */
 export interface ServiceNicStatus {
   id: string;
   ip: number | null;

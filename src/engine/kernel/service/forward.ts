@@ -1,10 +1,12 @@
 /**
- * One forwarding rule's listener: it reserves the port on the host, and carries the connections that the kernel's DNAT
- * does not (B63): from the host's loopback, and from VMs.
+ * The listener of one forwarding rule: it reserves the port on the host, and carries the connections that the kernel's
+ * DNAT does not (B63), from the host's loopback and from VMs.
  *
- * Theory of operation: bytes are piped both ways with back-pressure; an end on one side half-closes the other, an error
- * resets it. UDP keeps one socket per client and gives it up after a minute of silence. Limits: 512 TCP connections and
- * 512 UDP clients per rule; what comes beyond is refused, so that one rule cannot use up the process.
+ * Theory of operation: bytes are piped both ways with back-pressure. A FIN on one side half-closes the other, an error
+ * resets it. UDP has one socket per client, which is closed after 60 s idle.
+ *
+ * Limits: 512 TCP connections and 512 UDP clients per rule, so that one rule cannot exhaust the process. Further TCP
+ * connections are reset; a further UDP client replaces the oldest.
  */
 import { createSocket, type RemoteInfo, type Socket as UdpSocket } from 'node:dgram';
 import { createConnection, type Socket } from 'node:net';
@@ -14,27 +16,27 @@ import type { DesiredRule } from '../../engine.ts';
 import { RulePort } from '../../port-forwarding/rule-port.ts';
 
 const MAX_FLOWS = 512;
-const UDP_SILENCE_MS = 60_000;
+const UDP_IDLE_MS = 60_000;
 
 export class RuleListener extends RulePort {
   #target: () => number | null;
-  /** Address that the flows lead to. */
-  #carriedTo: number | null = null;
+  /** Address of the guest's end of all flows. */
+  #flowTarget: number | null = null;
   #flows = new Set<Socket>();
   #clients = new Map<string, { socket: UdpSocket; timer: NodeJS.Timeout }>();
 
-  /** `target` gives the guest's address now, or null while it has none. */
+  /** `target`: the current address of the guest; null while it has none. */
   constructor(rule: DesiredRule, target: () => number | null, onChange: () => void) {
     super(rule, onChange);
     this.#target = target;
   }
 
-  /** Ends all flows when the guest's address is another than they lead to. */
+  /** Resets all flows when the guest has another address now. */
   follow(): void {
     const ip = this.#target();
-    if (ip === this.#carriedTo) return;
+    if (ip === this.#flowTarget) return;
     this.cutFlows();
-    this.#carriedTo = ip;
+    this.#flowTarget = ip;
   }
 
   override cutFlows(): void {
@@ -59,15 +61,16 @@ export class RuleListener extends RulePort {
       client.pipe(guest);
       guest.pipe(client);
     });
-    const tie = (a: Socket, b: Socket): void => {
+    // an abnormal close of one side resets the other
+    const resetWith = (a: Socket, b: Socket): void => {
       a.once('close', (hadError) => {
         this.#flows.delete(a);
         if (b.destroyed) return;
         if (hadError || !a.readableEnded) b.resetAndDestroy();
       });
     };
-    tie(client, guest);
-    tie(guest, client);
+    resetWith(client, guest);
+    resetWith(guest, client);
   }
 
   protected override onDatagram(bytes: Buffer, from: RemoteInfo): void {
@@ -82,11 +85,11 @@ export class RuleListener extends RulePort {
       socket.on('message', (answer, peer) => {
         if (peer.port === this.rule.guestPort) this.answer(answer, from.port, from.address);
       });
-      c = { socket, timer: setTimeout(() => this.#dropClient(key), UDP_SILENCE_MS) };
+      c = { socket, timer: setTimeout(() => this.#dropClient(key), UDP_IDLE_MS) };
       this.#clients.set(key, c);
     }
     c.timer.refresh();
-    // an unreachable guest is silence to a UDP client
+    // UDP clients get no error for an unreachable guest
     if (takesDatagrams(c.socket)) c.socket.send(bytes, this.rule.guestPort, formatIpv4(ip), () => {});
   }
 
