@@ -1,20 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Translation of one guest's MAC address, at the clsact hooks of its interface (B41): the guest knows `inside`, the network knows `outside`.
+ * Translation of one guest's MAC address, at the clsact hooks of its tap (B41): the guest knows `inside`, the network
+ * knows `outside`.
  *
- * Theory of operation: `from_guest` puts outside for inside, `to_guest` inside for outside, wherever an address of the link layer stands in a frame:
- * Ethernet header, ARP and RARP, DHCP (chaddr, client identifier), DHCPv6 (DUIDs, client link-layer address), neighbour discovery (link-layer options).
- * Up to three VLAN tags and the extension headers of IPv6 are stepped over. Checksums over a replaced address are corrected by the difference; one that
- * the card has yet to compute (CHECKSUM_PARTIAL) is left alone by the kernel. The two addresses are constants of the instructions, which
- * src/engine/kernel/ebpf/mac-translation.ts writes into a copy of the object: no maps, and the program's tag tells which addresses are in force.
- * Everything is read by helpers, so that it does not matter where the kernel keeps the bytes (jumbo and GSO frames).
+ * Theory of operation: `from_guest` replaces inside by outside, `to_guest` outside by inside, wherever a frame contains
+ * a link-layer address: Ethernet header, ARP and RARP, DHCP (chaddr, client identifier), DHCPv6 (DUIDs, client
+ * link-layer address), neighbour discovery (link-layer options). It skips up to three VLAN tags and IPv6 extension
+ * headers. Checksums over a replaced address are corrected by the difference; the kernel leaves one that the card has
+ * yet to compute (CHECKSUM_PARTIAL) alone. The two addresses are operands of instructions, which
+ * src/engine/kernel/ebpf/mac-translation.ts writes into a copy of the object: no maps, and the program's tag proves
+ * which addresses are in force. All bytes are read by helpers, so it does not matter where the kernel keeps them (jumbo
+ * and GSO frames).
  *
- * A frame that could not be rewritten is dropped: better none than one with the wrong address. So is one for a foreign station that has the inside address.
- * Neighbour discovery from the guest that names a third address gets the mark MARK_FORGED, and one whose options do not fit it exactly (RFC 4861, 4.6) the mark
- * MARK_MALFORMED; the guard (nft) drops and counts it (B91).
+ * A frame that could not be rewritten is dropped, as it would carry the wrong address. So is a frame from a foreign
+ * station that has the inside address. Neighbour discovery from the guest that contains a third address gets the mark
+ * MARK_FORGED; if its options do not fit the message exactly (RFC 4861, 4.6), the mark MARK_MALFORMED. The guard (nft)
+ * drops and counts both (B91).
  *
- * Limits: of a fragmented message only what is in the first fragment; options of DHCP that overflow into sname and file (option 52) are not searched;
- * addresses made from the MAC (EUI-64) are the guest's own business. Little-endian. Linux 5.3 and later (bounded loops).
+ * Limits: of a fragmented message only the first fragment is translated. DHCP options in sname and file (option 52) are
+ * not searched. IPv6 addresses derived from the MAC address (EUI-64) are not translated. Little-endian. Linux 5.3 and
+ * later (bounded loops).
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
@@ -33,7 +38,7 @@ typedef __u64 u64;
 #define MARK_FORGED 0x616e6b61
 #define MARK_MALFORMED 0x616e6b62
 
-/* What is wrong with a message of neighbour discovery: results of the functions below. */
+/* Verdicts on a neighbour discovery message: results of the functions below. */
 #define FORGED 1
 #define MALFORMED 2
 
@@ -44,21 +49,22 @@ typedef __u64 u64;
 #define DHCP6_OPTIONS 24
 #define ND_OPTIONS 24
 #define IP6_EXTENSIONS 6
-/* no frame is longer; keeps what the verifier knows of an offset the same in every round of a loop */
+/* No frame is longer. Keeps the verifier's bounds of an offset the same in every iteration of a loop. */
 #define OFFSET_MASK 0x1ffff
 
 #define loop_not_unrolled _Pragma("clang loop unroll(disable)")
 
 /*
- * Notes in the context's scratch space, of whose content the verifier knows nothing. Were they ordinary variables, every way that leads to a round of a loop
- * (tags, headers, options seen before) would be walked again through all rounds that follow, which takes a second at each load.
+ * Notes in the context's scratch space, whose content the verifier does not track. With ordinary variables it would
+ * follow every path to an iteration (tags, headers, options seen before) through all later iterations, which takes a
+ * second per load.
  */
 #define NOTE_OFFSET 0
 #define NOTE_FIRST 1
 #define NOTE_SECOND 2
 #define NOTE_VERDICT 3
 
-/* In assembly, as the compiler would compute the place, and the context is read and written at constant places only. */
+/* In assembly, as compilers compute the address, and the context may only be accessed at constant offsets. */
 #define write_note(skb, n, value)                                                                                                        \
 	asm volatile("*(u32 *)(%[c] + %[o]) = %[v]" ::[c] "r"(skb), [o] "i"(offsetof(struct __sk_buff, cb) + 4 * (n)), [v] "r"((u32)(value)) : "memory")
 #define read_note(skb, n)                                                                                                                \
@@ -71,26 +77,26 @@ typedef __u64 u64;
 		value_;                                                                                                                  \
 	})
 
-/* The same offset, of which the verifier knows its bound only. */
+/* The same offset, of which the verifier knows only the bound. */
 static __always_inline u32 blur(struct __sk_buff *skb, u32 offset)
 {
 	write_note(skb, NOTE_OFFSET, offset);
 	return read_note(skb, NOTE_OFFSET) & OFFSET_MASK;
 }
 
-/* What is exchanged, and over what the message's checksum goes. */
+/* The address to replace, and the message's checksum. */
 struct exchange {
 	u64 from;
 	u64 to;
 	/* offset of the checksum in the frame; 0 = none */
 	u32 checksum;
-	/* offset at which the words of the sum begin */
+	/* offset of the first word that the checksum covers */
 	u32 start;
 	/* for bpf_l4_csum_replace */
 	u32 flags;
 };
 
-/* Six bytes as a number whose lowest byte comes first in the frame. */
+/* Six bytes as a number whose lowest byte is the first of the frame. */
 static __always_inline u64 inside_mac(void)
 {
 	u64 mac;
@@ -107,7 +113,7 @@ static __always_inline u64 outside_mac(void)
 	return mac;
 }
 
-/* Replaces the address at an offset (0 = nowhere) when it is the one. Negative when that failed. */
+/* Replaces the address at an offset (0 = none) if it is `from`. Negative on failure. */
 static __always_inline int exchange_at(struct __sk_buff *skb, const struct exchange *x, u32 at)
 {
 	u64 found = 0;
@@ -118,7 +124,7 @@ static __always_inline int exchange_at(struct __sk_buff *skb, const struct excha
 	if (at == 0 || x->from == x->to || bpf_skb_load_bytes(skb, at, &found, MAC_SIZE) < 0 || found != x->from)
 		return 0;
 	if (x->checksum) {
-		/* at an odd distance the address stands in the words of the sum moved by a byte */
+		/* at an odd distance the address is shifted by a byte in the words of the checksum */
 		u32 shift = ((at - x->start) & 1) * 8;
 		u64 old_words = x->from << shift;
 		u64 new_words = x->to << shift;
@@ -126,13 +132,13 @@ static __always_inline int exchange_at(struct __sk_buff *skb, const struct excha
 
 		if (difference < 0 || bpf_l4_csum_replace(skb, x->checksum, 0, difference, x->flags) < 0)
 			return -1;
-		/* the sum over the whole is as it was */
+		/* the sum over the whole frame is unchanged */
 		recompute = 0;
 	}
 	return bpf_skb_store_bytes(skb, at, &to, MAC_SIZE, recompute);
 }
 
-/* RFC 826, 903: sender's and target's hardware address, whatever the length of the protocol addresses. */
+/* RFC 826, 903: hardware addresses of sender and target, for any length of the protocol addresses. */
 static __always_inline int arp(struct __sk_buff *skb, const struct exchange *x, u32 at)
 {
 	u8 sizes[2];
@@ -144,7 +150,7 @@ static __always_inline int arp(struct __sk_buff *skb, const struct exchange *x, 
 	return exchange_at(skb, x, at + 8 + MAC_SIZE + sizes[1]);
 }
 
-/* RFC 8415, 11: where the address is in a DUID-LLT or DUID-LL of Ethernet: at its end; 0 = it has none. */
+/* RFC 8415, 11: offset of the address, the end of an Ethernet DUID-LLT or DUID-LL; 0 = none. */
 static __always_inline u32 mac_of_duid(struct __sk_buff *skb, u32 at, u32 size)
 {
 	u16 head[2]; /* type, hardware type */
@@ -156,7 +162,7 @@ static __always_inline u32 mac_of_duid(struct __sk_buff *skb, u32 at, u32 size)
 	return 0;
 }
 
-/* RFC 2132, 9.14 and RFC 4361: where the address is in option 61, whose code is at `at`; 0 = it has none. */
+/* RFC 2132, 9.14 and RFC 4361: offset of the address in option 61, whose code is at `at`; 0 = none. */
 static __always_inline u32 mac_of_client_identifier(struct __sk_buff *skb, u32 at)
 {
 	u8 head[3]; /* code, size, type */
@@ -204,7 +210,7 @@ static __always_inline int dhcp(struct __sk_buff *skb, const struct exchange *x,
 	return exchange_at(skb, x, mac_of_client_identifier(skb, at));
 }
 
-/* Where the address is in an option of DHCPv6; 0 = it has none, or there is no such option. */
+/* Offset of the address in a DHCPv6 option; 0 = none, or no such option. */
 static __always_inline u32 mac_of_dhcp6_option(struct __sk_buff *skb, u32 at)
 {
 	u16 head[2]; /* code, size */
@@ -216,7 +222,7 @@ static __always_inline u32 mac_of_dhcp6_option(struct __sk_buff *skb, u32 at)
 	return mac_of_duid(skb, at + 4, bpf_ntohs(head[1]));
 }
 
-/* RFC 8415 (client's and server's DUID) and RFC 6939 (client link-layer address, from relays). */
+/* RFC 8415 (DUIDs of client and server) and RFC 6939 (client link-layer address, from relays). */
 static __always_inline int dhcp6(struct __sk_buff *skb, const struct exchange *x, u32 at)
 {
 	u8 type;
@@ -262,8 +268,8 @@ static __always_inline int udp(struct __sk_buff *skb, struct exchange *x, u32 at
 }
 
 /*
- * RFC 4861: link-layer options of RS, RA, NS, NA and redirect; `end` is where the message ends. FORGED when the guest names an address that is not its own, MALFORMED
- * when an option has no length, or does not end within the message.
+ * RFC 4861: link-layer options of RS, RA, NS, NA and redirect, up to `end`. FORGED if the guest sends an address that
+ * is not its own, MALFORMED if an option has length zero or exceeds the message.
  */
 static __always_inline int neighbour_discovery(struct __sk_buff *skb, struct exchange *x, u32 at, u32 end)
 {
@@ -287,7 +293,7 @@ static __always_inline int neighbour_discovery(struct __sk_buff *skb, struct exc
 		if (at == end)
 			break;
 		if (i == ND_OPTIONS) {
-			write_note(skb, NOTE_VERDICT, FORGED); /* more options than an honest guest has */
+			write_note(skb, NOTE_VERDICT, FORGED); /* more options than any real guest sends */
 			break;
 		}
 		if (bpf_skb_load_bytes(skb, at, head, sizeof(head)) < 0 || head[1] == 0 || at + head[1] * 8 > end) {
@@ -295,7 +301,7 @@ static __always_inline int neighbour_discovery(struct __sk_buff *skb, struct exc
 			break;
 		}
 		if ((head[0] == 1 || head[0] == 2) && bpf_skb_load_bytes(skb, at + 2, &mac, MAC_SIZE) == 0) {
-			/* the source's or the target's; each once */
+			/* source or target link-layer address; each once */
 			if (mac == x->from && head[0] == 1)
 				write_note(skb, NOTE_FIRST, at + 2);
 			else if (mac == x->from)
@@ -316,7 +322,7 @@ static __always_inline int ip4(struct __sk_buff *skb, struct exchange *x, u32 at
 
 	if (bpf_skb_load_bytes(skb, at, head, sizeof(head)) < 0)
 		return 0;
-	/* UDP, and not a later fragment */
+	/* UDP, and the first fragment */
 	if (head[9] != 17 || (head[6] & 0x1f) || head[7])
 		return 0;
 	return udp(skb, x, at + (head[0] & 15) * 4, false);
@@ -364,7 +370,7 @@ static __always_inline int translate(struct __sk_buff *skb, u64 from, u64 to, bo
 
 	if (bpf_skb_load_bytes(skb, 0, &destination, MAC_SIZE) < 0 || bpf_skb_load_bytes(skb, MAC_SIZE, &source, MAC_SIZE) < 0)
 		return TC_ACT_SHOT;
-	/* Here no sum is kept up to date: the kernel's covers what follows the Ethernet header. */
+	/* No checksum to correct here: the kernel's starts behind the Ethernet header. */
 	if (from != to) {
 		if (!from_guest && destination == to)
 			return TC_ACT_SHOT;
@@ -394,7 +400,7 @@ static __always_inline int translate(struct __sk_buff *skb, u64 from, u64 to, bo
 		return TC_ACT_SHOT;
 	if (result > 0 && from_guest)
 		skb->mark = result == FORGED ? MARK_FORGED : MARK_MALFORMED;
-	/* further filters, if any, see the frame too */
+	/* on to the next filter, if any */
 	return TC_ACT_UNSPEC;
 }
 
@@ -410,5 +416,5 @@ int to_guest(struct __sk_buff *skb)
 	return translate(skb, outside_mac(), inside_mac(), false);
 }
 
-/* no helper used here asks for the GPL */
+/* no helper used here requires the GPL */
 char _license[] SEC("license") = "Apache-2.0";

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * One guest in a VLAN, at the clsact hooks of its interface: `from_guest` tags what it sends, `to_guest` lets through what has that tag, without it.
+ * Puts one guest into a VLAN, at the clsact hooks of its tap: `from_guest` tags frames, `to_guest` passes frames with
+ * that tag, without it, and drops the others.
  *
- * Theory of operation: the guest sees an untagged network, and the bridge that its interface is in sees tagged frames, whatever bridge that is; nothing of the
- * bridge is configured. The number of the VLAN is a constant that src/engine/kernel/ebpf/vlan-tags.ts writes into a copy of the object.
- * Limits: a guest in a VLAN cannot tag by itself (no QinQ): such frames are dropped. 802.1Q only.
+ * Theory of operation: the guest sees an untagged network, and the bridge of its tap sees tagged frames; nothing on the
+ * bridge is configured. The VLAN's number is a constant, which src/engine/kernel/ebpf/vlan-tags.ts writes into a copy
+ * of the object.
+ *
+ * Limits: a guest in a VLAN cannot send tagged frames (no QinQ): they are dropped. 802.1Q only.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -37,5 +40,5 @@ int to_guest(struct __sk_buff *skb)
 	return bpf_skb_vlan_pop(skb) < 0 ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
-/* no helper used here asks for the GPL */
+/* no helper used here requires the GPL */
 char _license[] SEC("license") = "Apache-2.0";

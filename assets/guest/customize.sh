@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the plain Debian tree $1 the built-in guest: user anka (password admin), sudo, ssh, DHCP on every Ethernet card, a serial console.
-# $2 is the public ssh key that user anka accepts besides the password.
+# Turns the plain Debian tree $1 into the built-in guest: user anka (password admin), sudo, ssh, DHCP on every
+# Ethernet card, a serial console. $2: public ssh key of user anka, in addition to the password.
 set -e
 R=$1
 KEY=$2
@@ -31,7 +31,7 @@ UseMTU=yes
 [Link]
 RequiredForOnline=no
 N
-# Host keys are made at the first boot, so that no two VMs share one.
+# Host keys are created at the first boot, so that no two VMs share them.
 rm -f "$R"/etc/ssh/ssh_host_*
 cat >"$R/etc/systemd/system/ssh-host-keys.service" <<'N'
 [Unit]
@@ -49,7 +49,7 @@ N
 printf 'PasswordAuthentication yes\nUseDNS no\nHostKey /etc/ssh/ssh_host_ed25519_key\n' >"$R/etc/ssh/sshd_config.d/anka.conf"
 chroot "$R" systemctl -q enable systemd-networkd systemd-resolved ssh ssh-host-keys serial-getty@ttyS0
 chroot "$R" systemctl -q mask systemd-networkd-wait-online.service e2scrub_reap.service apt-daily.timer apt-daily-upgrade.timer systemd-update-utmp.service systemd-firstboot.service
-# The disk is thin and as large as was asked for; the file system grows into it at every boot.
+# The disk is thin, of the requested size; the file system grows to it at every boot.
 echo '/dev/vda / ext4 rw,relatime,x-systemd.growfs 0 0' >"$R/etc/fstab"
 printf 'button\nevdev\n' >"$R/etc/modules-load.d/power-button.conf"
 : >"$R/etc/machine-id"

@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# Loads the virtio modules in the order given, mounts the root disk, and hands over to its init.
+# Loads the virtio modules in the given order, mounts the root disk, and runs its init.
 b=/bin/busybox
 $b mount -t proc p /proc
 $b mount -t devtmpfs d /dev
