@@ -20,7 +20,7 @@ const SOAKS = {
   },
   services: { file: 'test/fuzz/services.test.ts', project: 'unit', env: { ANKA_FUZZ_TALKS: ['50000', '3000'] } },
   crash: { file: 'test/vm/crash.test.ts', project: 'world', seed: 'ANKA_CRASH_SEED', env: { ANKA_CRASH_ROUNDS: ['500', '60'] } },
-  connections: { file: 'test/contract/tcp-path.test.ts', project: 'world', name: 'half-open and', env: { ANKA_SOAK_CONNECTIONS: ['1000000', '100000'] } },
+  connections: { file: 'test/contract/tcp-path.test.ts', project: 'world', name: '10,000 half-open', env: { ANKA_SOAK_CONNECTIONS: ['1000000', '100000'] } },
 };
 
 const { values } = parseArgs({ options: { short: { type: 'boolean' }, only: { type: 'string' }, help: { type: 'boolean', short: 'h' } } });

@@ -1,7 +1,6 @@
 /**
- * The contract of an engine, in network namespaces: what a guest, the host and the outside can do, statement by
- * statement. Guests are namespaces; DHCP is asked for by udhcpc, names by dig, connections are made by the kernel's own
- * TCP.
+ * The contract of an engine in network namespaces: what a guest, the host and the outside can do. Guests are namespaces
+ * that use udhcpc, dig and the kernel's own TCP.
  */
 import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -13,7 +12,7 @@ import { shimmedGuest } from '../world/shim.ts';
 import { answered, missing, type Namespace, until, World } from '../world/world.ts';
 import { dhcp, greet, greeting, guest, ipv4Hex, ipv4Packet, macText, nic, rule, sendFrames, serve, state, throughStream, vmId } from './guest-tools.ts';
 
-/** Where the engines differ, and why. */
+/** The differences between the engines. */
 const ENGINES = [
   { kind: 'kernel' as const, needs: missing('root', 'netns'), service: 'service-main[.]', hairpin: '192.168.64.1', noListener: ['refused'] },
   {
@@ -21,7 +20,7 @@ const ENGINES = [
     needs: missing('root', 'netns', 'tun', 'cc'),
     service: 'network-main[.]',
     hairpin: '192.168.64.1',
-    // the client is connected to the process already when the guest refuses
+    // the client is already connected to the network process when the guest refuses
     noListener: ['reset', 'closed'],
   },
 ];
@@ -41,11 +40,11 @@ describe.each(SUITES)('%s', (_name, t) => {
   let vm4: Namespace;
   let ip1 = '';
   let ip2 = '';
-  let ip3 = '';
+  const ip3 = '';
 
   const rules = [rule(10001, 8080), rule(10001, 8080, 'udp'), rule(10002, 8080, 'tcp', 0x0a090002), rule(10003, 9999)];
   const desired = () => state(nic(1, 'shared', { rules }), nic(2), nic(3, 'host', { rules: [rule(10005, 8080)] }), nic(4, 'host'));
-  /** Processes of the engine that outlive it. */
+  /** The engine's helper processes, which outlive it. */
   const servicePids = (): number[] =>
     w.host
       .run(`ip netns pids ${w.host.name} | while read p; do tr '\\0' ' ' </proc/$p/cmdline | grep -q '${t.service}' && echo $p; done; true`)
@@ -91,7 +90,7 @@ describe.each(SUITES)('%s', (_name, t) => {
     w.close();
   });
 
-  test('B11: shared gives .2 to .254 with mask, router, DNS and server of the gateway', async () => {
+  test('B11: shared leases .2 to .254; mask, router, DNS and server are the gateway's', async () => {
     const a = await dhcp(w, vm1);
     expect(a).toMatchObject({ router: GW, dns: GW, server: GW, mask: '24' });
     ip1 = a?.ip ?? '';
@@ -104,7 +103,7 @@ describe.each(SUITES)('%s', (_name, t) => {
     expect(await observedNic(1)).toMatchObject({ source: 'lease' });
   });
 
-  test('B11, B23: dhclient, with a client identifier of its own, gets the address that the card has', async () => {
+  test('B11, B23: dhclient, with its own client identifier, gets the card's address', async () => {
     const lease = join(w.dir, 'dhclient.leases');
     writeFileSync(lease, '');
     const out = await vm2.ask(
@@ -117,15 +116,15 @@ describe.each(SUITES)('%s', (_name, t) => {
     expect(out).toContain('option dhcp-server-identifier 192.168.64.1;');
   });
 
-  test('B15: host gives 192.168.128.x', async () => {
+  test('B15: host leases 192.168.128.x', async () => {
     const a = await dhcp(w, vm3);
     expect(a).toMatchObject({ router: '192.168.128.1', dns: '192.168.128.1' });
     ip3 = a?.ip ?? '';
     await dhcp(w, vm4);
-    await until('leases of the host network', async () => (await observedNic(3))?.ip && (await observedNic(4))?.ip);
+    await until('both cards of the host network have leases', async () => (await observedNic(3))?.ip && (await observedNic(4))?.ip);
   });
 
-  test('B12: from a shared guest: the host at .1, outside by TCP, UDP and ping through NAT', async () => {
+  test('B12: a shared guest reaches the host at .1, and the outside through NAT by TCP, UDP and ping', async () => {
     await vm1.reaches(GW);
     await vm1.reaches(INTERNET);
     expect(await greeting(vm1, 'tcp', INTERNET, 8080)).toBe(`outside sees ${HOST}`);
@@ -142,7 +141,7 @@ describe.each(SUITES)('%s', (_name, t) => {
     expect(await Promise.all(said)).toEqual(['timeout', 'timeout']);
   });
 
-  test('B15: host guests reach each other and the host, and nothing beyond, by no trick', async () => {
+  test('B15: host guests reach each other and the host, and nothing else (enforced)', async () => {
     await vm3.reaches('192.168.128.1');
     expect(await greeting(vm3, 'tcp', '192.168.128.1', 8081)).toBe(`host sees ${kernel ? ip3 : HOST}`);
     const ip4 = await until('vm4 has an address', async () => (await observedNic(4))?.ip);
@@ -161,13 +160,13 @@ describe.each(SUITES)('%s', (_name, t) => {
     expect(await udp).toBe('timeout');
   });
 
-  test('B13: shared and host networks are apart', async () => {
+  test('B13: the shared and the host network are isolated from each other', async () => {
     const tcp = greet(vm1, 'tcp', ip3, 8080);
     expect(await answered([vm1, ip3])).toEqual([]);
     expect(await tcp).not.toMatch(/sees/);
   });
 
-  test('B25: names of VMs and host, forward and reverse, by UDP and TCP; others through the host’s resolver, which may change', async () => {
+  test('B25: VM and host names resolve, forward and reverse, by UDP and TCP; others through the host’s current resolver', async () => {
     const dig = async (g: Namespace, args: string) => ((await g.ask(`dig +short +time=5 +tries=9 @${GW} ${args}`)) ?? 'failed').trim();
     expect(await dig(vm1, 'vm2.anka.internal')).toBe(ip2);
     expect(await dig(vm1, '+tcp VM2.anka.internal')).toBe(ip2);
@@ -207,21 +206,21 @@ describe.each(SUITES)('%s', (_name, t) => {
     expect(await greeting(vm1, p, HOST, 10001), 'itself').toBe(`vm1 sees ${t.hairpin}`);
   });
 
-  test('B63: a rule for one address of the host answers there only', async () => {
+  test('B63: a rule for one host address listens on that address only', async () => {
     expect(await greeting(w.outside, 'tcp', HOST, 10002)).toBe('vm1 sees 10.9.0.1');
     expect(await greeting(w.host, 'tcp', '127.0.0.1', 10002)).toBe('refused');
   });
 
-  test('B66: forwarding works for type host, from outside too', async () => {
+  test('B66: port forwarding works for type host, from outside as well', async () => {
     expect(await greeting(w.outside, 'tcp', HOST, 10005)).toBe('vm3 sees 10.9.0.1');
   });
 
-  test('B65: no listener in the guest is a refusal', async () => {
+  test('B65: without a listener in the guest the connection is refused', async () => {
     expect(t.noListener).toContain(await greeting(w.outside, 'tcp', HOST, 10003));
     expect(['refused', 'reset', 'closed']).toContain(await greeting(w.host, 'tcp', '127.0.0.1', 10003));
   });
 
-  test('B67: half-close and 64 MiB pass unchanged, from outside and through the listener', async () => {
+  test('B67: half-close and 64 MiB pass unchanged, from outside and through the host's listener', async () => {
     for (const [ns, address] of [
       [w.outside, HOST],
       [w.host, '127.0.0.1'],
@@ -231,7 +230,7 @@ describe.each(SUITES)('%s', (_name, t) => {
     }
   });
 
-  test('B60: removing a rule frees the port, cuts its flows, and touches no other', async () => {
+  test('B60: deleting a rule frees its port and cuts its flows, and no others', async () => {
     const hold = (port: number) => {
       const child = w.outside.spawn([
         process.execPath,
@@ -248,25 +247,25 @@ describe.each(SUITES)('%s', (_name, t) => {
     const kept = hold(10002);
     await until('both flow', () => cut().includes('data') && kept().includes('data'));
     await e.apply(state(nic(1, 'shared', { rules: rules.slice(1) }), nic(2), nic(3, 'host', { rules: [rule(10005, 8080)] }), nic(4, 'host')));
-    await until('the flow of the rule ends', () => /ECONNRESET|closed/.test(cut()));
+    await until('the flow of the rule is cut', () => /ECONNRESET|closed/.test(cut()));
     expect(await greeting(w.outside, 'tcp', HOST, 10001)).toBe('refused');
     const before = kept().length;
-    await until('the other flow goes on', () => kept().length > before);
+    await until('the other flow continues', () => kept().length > before);
     expect(kept()).not.toMatch(/closed|ECONN/);
     expect(await e.apply(desired())).toEqual([]);
     await until('it is back', async () => (await greet(w.outside, 'tcp', HOST, 10001)).includes('vm1'));
   });
 
-  test('B62: a port that another program holds is told', async () => {
+  test('B62: a port that another program holds is reported', async () => {
     await serve(w.host, 10007, 'squatter');
     await e.apply(state(nic(1, 'shared', { rules: [...rules, rule(10007, 8080)] }), nic(2), nic(3, 'host', { rules: [rule(10005, 8080)] }), nic(4, 'host')));
-    await until('the conflict is seen', async () =>
+    await until('the conflict is reported', async () =>
       (await observedNic(1))?.rules.some((r) => r.name === 'tcp10007' && r.reason.includes('another program holds tcp port 10007')),
     );
     await e.apply(desired());
   });
 
-  test('B92: no guest reaches what listens on the host’s loopback', async () => {
+  test('B92: no guest reaches a listener on the host’s loopback', async () => {
     w.host.spawn([process.execPath, '-e', "require('net').createServer(c=>c.end('secret')).listen(8099,'127.0.0.1')"]);
     await until('it listens', async () => (await greet(w.host, 'tcp', '127.0.0.1', 8099)) === 'secret');
     expect(await greeting(vm1, 'tcp', GW, 8099)).toBe('refused');
@@ -278,7 +277,7 @@ describe.each(SUITES)('%s', (_name, t) => {
     await until('it is counted', async () => (await dropped()) > before);
   });
 
-  describe('B91: a guest speaks only as itself', () => {
+  describe('B91: a guest sends only with its own addresses', () => {
     const bc = 'ffffffffffff';
     const me = macText(1).replaceAll(':', '');
     const hex = ipv4Hex;
@@ -286,8 +285,8 @@ describe.each(SUITES)('%s', (_name, t) => {
     const arp = (sha: string, spa: string, tpa: string): string => `0806000108000604 0002${sha}${hex(spa)}${bc}${hex(tpa)}`.replaceAll(' ', '');
     const cases: [reason: string, what: string, frame: () => string][] = [
       ['mac_spoof', 'another’s MAC address', () => `${bc}020000000099${arp('020000000099', ip1, ip2)}`],
-      ['arp_spoof', 'ARP in the gateway’s name', () => `${bc}${me}${arp(me, GW, ip2)}`],
-      ['arp_spoof', 'ARP in another VM’s name', () => `${bc}${me}${arp(me, ip2, GW)}`],
+      ['arp_spoof', 'ARP with the gateway’s address', () => `${bc}${me}${arp(me, GW, ip2)}`],
+      ['arp_spoof', 'ARP with another VM’s address', () => `${bc}${me}${arp(me, ip2, GW)}`],
       ['arp_spoof', 'ARP with a foreign hardware address inside', () => `${bc}${me}${arp('020000000099', ip1, ip2)}`],
       ['arp_spoof', 'ARP for an address outside the subnet', () => `${bc}${me}${arp(me, '10.9.0.1', ip2)}`],
       ['arp_spoof', 'ARP for the broadcast address', () => `${bc}${me}${arp(me, '192.168.64.255', ip2)}`],
@@ -318,13 +317,13 @@ describe.each(SUITES)('%s', (_name, t) => {
       await sendFrames(vm1, [frame()]);
       await until(`${reason} is counted`, async () => ((await observedNic(1))?.drops[reason] ?? 0) === before + 1);
     });
-    test('an honest guest goes on working', () => vm1.reaches(GW));
+    test('the guest’s valid traffic still passes', () => vm1.reaches(GW));
   });
 
-  test('B50: a guest that sets its address by itself: traffic passes, it is seen, forwarding follows, nobody else gets it', async () => {
+  test('B50: a self-set address passes traffic, is reported, forwarding follows it, and it is leased to nobody else', async () => {
     vm2.run('ip -4 addr flush dev eth0; ip addr add 192.168.64.77/24 dev eth0; ip route replace default via 192.168.64.1');
     await vm2.reaches(INTERNET);
-    await until('it is seen', async () => (await observedNic(2))?.ip === 0xc0a8404d);
+    await until('the address is reported', async () => (await observedNic(2))?.ip === 0xc0a8404d);
     expect((await observedNic(2))?.source).toBe('static');
     await e.apply(state(nic(1, 'shared', { rules }), nic(2, 'shared', { rules: [rule(10008, 8080)] }), nic(3, 'host'), nic(4, 'host')));
     await until('forwarding reaches it', async () => (await greet(w.outside, 'tcp', HOST, 10008)).includes('vm2 sees'));
@@ -335,7 +334,7 @@ describe.each(SUITES)('%s', (_name, t) => {
     await e.apply(desired());
   });
 
-  test('B91: --no-local parts a VM from VMs and host; outside and forwarding still work', async () => {
+  test('B91: --no-local isolates a VM from VMs and the host; outside and forwarding still work', async () => {
     await e.apply(state(nic(1, 'shared', { rules, isolated: true }), nic(2), nic(3, 'host', { rules: [rule(10005, 8080)] }), nic(4, 'host')));
     const now = (await dhcp(w, vm1))?.ip as string;
     expect(now).toBe(ip1);
@@ -344,20 +343,20 @@ describe.each(SUITES)('%s', (_name, t) => {
     expect(await greeting(w.outside, 'tcp', HOST, 10001)).toBe('vm1 sees 10.9.0.1');
     expect((await vm1.ask(`dig +short +time=5 +tries=9 @${GW} host.anka.internal`))?.trim()).toBe(GW);
     await e.apply(desired());
-    await until('local again', () => vm2.pings(ip1));
+    await until('no longer isolated', () => vm2.pings(ip1));
   });
 
-  test('B20: a disconnected card hears and says nothing', async () => {
+  test('B20: a disconnected card receives and sends nothing', async () => {
     await e.apply(state(nic(1, 'shared', { rules }), nic(2, 'disconnected'), nic(3, 'host', { rules: [rule(10005, 8080)] }), nic(4, 'host')));
     expect(await answered([vm2, GW], [vm1, ip2])).toEqual([]);
     await e.apply(desired());
     await until('connected again', () => vm2.pings(GW));
   });
 
-  test('B23: after an application and a new daemon the same guest gets the same address', async () => {
+  test('B23: after another apply and a new daemon the guest gets the same address', async () => {
     expect((await dhcp(w, vm1))?.ip).toBe(ip1);
     await e.kill();
-    await vm1.reaches(INTERNET, 'the network goes on without the engine');
+    await vm1.reaches(INTERNET, 'the network works without the engine');
     expect((await dhcp(w, vm1))?.ip, 'so does DHCP').toBe(ip1);
     e = new RemoteEngine(w, t.kind);
     const flow = w.outside.spawn([
@@ -371,20 +370,20 @@ describe.each(SUITES)('%s', (_name, t) => {
     });
     expect(await e.apply(desired())).toEqual([]);
     expect((await observedNic(1))?.ip).toBe(0xc0a84000 + Number(ip1.split('.')[3]));
-    expect(closed, 'adopting disturbs no flow').toBe(false);
+    expect(closed, 'adoption interrupts no flow').toBe(false);
     flow.kill();
   });
 
-  test.skipIf(!kernel)('B14, B40: a VM that starts again with another outside address is reached by the host, which had noted the one before', async () => {
+  test.skipIf(!kernel)('B14, B40: the host reaches a VM that restarts with another outside MAC, despite its neighbour entry for the old one', async () => {
     const other = '56:45:45:00:00:0a';
-    // what the host has noted stays good for a day, so that only forgetting it helps; the guest says nothing by itself
+    // the host's neighbour entry stays valid for a day, so it must be deleted; the guest sends nothing by itself
     const reachable = (ms: number) => w.host.run(`sysctl -qw net.ipv4.neigh.anka-shared.base_reachable_time_ms=${ms}`);
     const become = (mac: string) => vm2.run(`ip link set eth0 down; ip link set eth0 address ${mac}; ip link set eth0 up`);
     reachable(86_400_000);
     w.host.run(`ip neigh replace ${ip2} lladdr ${macText(2)} dev anka-shared nud reachable`);
     await w.host.reaches(ip2);
     become(other);
-    expect(w.host.pings(ip2), 'the host sends to the old address').toBe(false);
+    expect(w.host.pings(ip2), 'the host sends to the old MAC address').toBe(false);
     const rest = [nic(3, 'host', { rules: [rule(10005, 8080)] }), nic(4, 'host')];
     const again = nic(2, 'shared', { outsideMac: 0x56454500000a, insideMac: 0x56454500000a });
     expect(await e.apply(state(nic(1, 'shared', { rules }), again, ...rest))).toEqual([]);
@@ -397,7 +396,7 @@ describe.each(SUITES)('%s', (_name, t) => {
     await until('all is as before', () => w.host.pings(ip2) && vm2.pings(INTERNET));
   });
 
-  describe('B90: the network heals itself within two seconds', () => {
+  describe('B90: the network recovers by itself within two seconds', () => {
     const damages: [string, string][] = !kernel
       ? []
       : [
@@ -421,17 +420,17 @@ describe.each(SUITES)('%s', (_name, t) => {
       const took = Date.now() - since;
       await until('forwarding works again', async () => (await greet(w.outside, 'tcp', HOST, 10001)).includes('vm1 sees'));
       traffic.kill();
-      console.log(`    healed in ${took} ms`);
-      await until('nothing is wrong any more', async () => (await e.observe()).problems.length === 0);
+      console.log(`    recovered in ${took} ms`);
+      await until('no problem is left', async () => (await e.observe()).problems.length === 0);
     });
 
-    test('the service killed: DHCP, DNS and listeners are back', async () => {
-      // for an instant a process that is about to become another looks like its parent
+    test('the service is killed: DHCP, DNS and listeners recover', async () => {
+      // between fork and exec a child shows its parent's command line
       const pids = await until('the processes', () => (servicePids().length === (kernel ? 1 : 2) ? servicePids() : null));
       for (const pid of pids) process.kill(pid, 'SIGKILL');
       const since = Date.now();
       await until('outside is reached again', () => vm1.pings(INTERNET));
-      console.log(`    healed in ${Date.now() - since} ms`);
+      console.log(`    recovered in ${Date.now() - since} ms`);
       await until('names resolve again', async () => (await vm1.ask(`dig +short +time=1 +tries=1 @${GW} host.anka.internal`))?.trim() === GW);
       expect((await dhcp(w, vm1))?.ip).toBe(ip1);
       await until('the listener is back', async () => (await greet(w.host, 'tcp', '127.0.0.1', 10001)).includes('vm1 sees'));
@@ -448,11 +447,11 @@ describe.each(SUITES)('%s', (_name, t) => {
     w.host.run('sysctl -qw net.bridge.bridge-nf-call-iptables=0');
   });
 
-  test.skipIf(!kernel)('B93: other firewalls that drop by policy are found, allowed through once, and our accept goes with us', async () => {
+  test.skipIf(!kernel)('B93: a foreign firewall with policy drop is detected and gets one accept rule of ours, which reset removes', async () => {
     w.host.run(
       "nft 'table inet fw { chain input { type filter hook input priority 0; policy drop; iifname lo accept; ct state established,related accept; }; chain forward { type filter hook forward priority 0; policy drop; ct state established,related accept; }; }'",
     );
-    w.host.run('ip link set anka-host down'); // a cue, as a reloaded firewall gives one too
+    w.host.run('ip link set anka-host down'); // an event, as a reload of the firewall causes
     await until('outside is reached', () => vm1.pings(INTERNET));
     expect((await dhcp(w, vm1))?.ip).toBe(ip1);
     const findings = await e.doctor();
@@ -464,7 +463,7 @@ describe.each(SUITES)('%s', (_name, t) => {
     expect(accepts()).toBe(once);
   });
 
-  test('B24: a subnet that clashes with a route of the host is refused, with a free one proposed', async () => {
+  test('B24: a subnet that clashes with a host route is refused, and a free one is proposed', async () => {
     const s = desired();
     const clash = { ...s, networks: [{ name: 'shared' as const, subnet: { base: 0x0a090000, prefix: 24 } }] };
     expect(await e.validate(clash)).toEqual([
@@ -476,12 +475,12 @@ describe.each(SUITES)('%s', (_name, t) => {
     ]);
   });
 
-  test.skipIf(!kernel)('B17: bridge type is refused on what cannot be bridged, naming it', async () => {
+  test.skipIf(!kernel)('B17: bridge type names the interface that it refuses', async () => {
     const problems = await e.validate(state(nic(1, 'bridge', { bridge: 'lo' }), nic(2, 'bridge', { bridge: 'nosuch0' })));
     expect(problems.map((p) => p.message.split(';')[0])).toEqual(['interface lo is the loopback interface', 'interface nosuch0 does not exist']);
   });
 
-  test.skipIf(kernel)('B16: bridge type is refused with the reason and the way out', async () => {
+  test.skipIf(kernel)('B16: bridge type is refused with the reason and the remedy', async () => {
     const refusal = [
       {
         object: `nic:${vmId(1)}`,
@@ -491,7 +490,7 @@ describe.each(SUITES)('%s', (_name, t) => {
     expect(await e.validate(state(nic(1, 'bridge', { bridge: 'en0' })))).toEqual(refusal);
   });
 
-  test.skipIf(kernel)('B93: a capture without rights, filtered, with both directions', async () => {
+  test.skipIf(kernel)('B93: an unprivileged capture with a filter, in both directions', async () => {
     const capture = await openCapture((await e.streamSocket(vmId(1))) as string, nic(1), 'inside', 'icmp');
     await vm1.reaches(GW);
     const frames: CapturedFrame[] = [];
@@ -503,7 +502,7 @@ describe.each(SUITES)('%s', (_name, t) => {
     ]);
   });
 
-  test.skipIf(kernel)('B22: the type is changed while it runs, there and back', async () => {
+  test.skipIf(kernel)('B22: the type changes while the VM runs, and back', async () => {
     await e.apply(state(nic(1, 'host'), nic(2), nic(3, 'host'), nic(4, 'host')));
     expect((await dhcp(w, vm1))?.ip).toMatch(/^192\.168\.128\./);
     expect(vm1.pings(INTERNET)).toBe(false);
@@ -512,7 +511,7 @@ describe.each(SUITES)('%s', (_name, t) => {
     await vm1.reaches(INTERNET);
   });
 
-  test.skipIf(kernel)('it runs without any right', () => {
+  test.skipIf(kernel)('it runs without privileges', () => {
     for (const pid of servicePids()) {
       const status = w.host.run(`cat /proc/${pid}/status`);
       expect(status).toMatch(/^Uid:\t65534\t65534\t65534/m);
@@ -521,10 +520,10 @@ describe.each(SUITES)('%s', (_name, t) => {
     }
   });
 
-  test('statistics count both ways', async () => {
-    // they begin when a card is plugged in: with the last change of type, or of the process
+  test('statistics count both directions', async () => {
+    // they start at zero when a card is attached, by a change of type or a new process
     vm1.run(`ping -q -f -c 1200 -s 1400 ${GW}`);
-    await until('a megabyte is counted each way', async () => {
+    await until('a megabyte is counted in each direction', async () => {
       const s = (await e.stats()).find((x) => x.id === vmId(1));
       return (s?.rxBytes ?? 0) > 1 << 20 && (s?.txBytes ?? 0) > 1 << 20;
     });

@@ -1,4 +1,4 @@
-/** What a program of ours behind the fence may open (host/sandbox/fence.ts), tried by each kind of its threads. */
+/** What a fenced program may open (host/sandbox/fence.ts), tried by each kind of its threads. */
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
@@ -13,7 +13,8 @@ const abi = landlockAbi();
 const dist = fileURLToPath(new URL('../../dist/', import.meta.url));
 
 /**
- * Arguments: the home, the folder that is kept. The first thread, libuv's, and a worker each say what they could do.
+ * Arguments: the home directory, the kept directory. The first thread, libuv's threads and a worker report what they
+ * could do.
  */
 const PROBE = `
 import { mkdirSync, openSync, readFileSync, renameSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
@@ -55,7 +56,7 @@ if (isMainThread) {
 } else parentPort.postMessage(seen);
 `;
 
-describe.skipIf(abi < 1)(`a program behind the fence${abi < 1 ? ' (needs Landlock)' : ''}`, () => {
+describe.skipIf(abi < 1)(`a fenced program${abi < 1 ? ' (needs Landlock)' : ''}`, () => {
   const dir = realpathSync(mkdtempSync(join(tmpdir(), 'anka-fence-')));
   const [home, keep, probe] = [join(dir, 'home'), join(dir, 'keep'), join(dir, 'probe.js')];
   type Said = Record<string, string>;
@@ -79,7 +80,7 @@ describe.skipIf(abi < 1)(`a program behind the fence${abi < 1 ? ' (needs Landloc
     rmSync(dir, { recursive: true, force: true });
   });
 
-  test.each(['first', 'worker'] as const)('its %s thread opens, makes, cuts off and removes nothing of its user’s', (thread) => {
+  test.each(['first', 'worker'] as const)('its %s thread opens, creates, truncates and removes none of its user’s files', (thread) => {
     const said = thread === 'first' ? seen.first : seen.worker.first;
     expect(said).toEqual({
       ...{ secret: 'EACCES', disk: 'EACCES', made: 'EACCES', cut: abi < 3 ? expect.any(String) : 'EACCES', removed: 'EACCES' },
@@ -89,11 +90,11 @@ describe.skipIf(abi < 1)(`a program behind the fence${abi < 1 ? ' (needs Landloc
     expect(existsSync(join(home, 'made'))).toBe(false);
   });
 
-  test('libuv’s threads neither, asked by the first thread and by a worker', () => {
+  test('nor do libuv’s threads, used by the first thread and by a worker', () => {
     for (const said of [seen.pool, seen.worker.pool]) expect(said).toEqual({ secret: 'EACCES', disk: 'EACCES' });
   });
 
-  test('its own folder and the resolvers are as open as ever; abstract sockets and signals from ABI 6 on are not', () => {
+  test('its own directory and the resolvers stay open; abstract sockets and signals are closed from ABI 6 on', () => {
     expect(seen.usual).toMatchObject({ kept: 'donekept', resolvers: 'done', socket: 'done' });
     if (abi >= 6) expect(seen.usual).toMatchObject({ abstract: 'EPERM', signal: 'EPERM' });
   });

@@ -1,10 +1,8 @@
 /**
- * One guest asks for all there is of what the gateway serves, addresses and names, and another gets what it needs all
- * the same. Both engines.
+ * One guest exhausts what the gateway serves, addresses and names, and another is still served. Both engines.
  *
- * The greedy one speaks by packet sockets (greedy.py), or is a source of frames that takes no kernel's time
- * (bench/frames.c); the other by udhcpc and dig, with tries enough for what is lost in the queues of two guests that
- * share one kernel.
+ * The greedy guest uses packet sockets (greedy.py) or a frame generator (bench/frames.c); the other udhcpc and dig,
+ * with enough tries for losses in the queues of two guests that share one kernel.
  */
 import type { ChildProcess } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
@@ -25,7 +23,7 @@ const GW = '192.168.64.1';
 const OUTSIDE = '198.51.100.1';
 const GREEDY = fileURLToPath(new URL('greedy.py', import.meta.url));
 
-/** Answers names that begin with `quick`, by UDP and TCP, and no others. */
+/** A resolver that answers only names that begin with `quick`, by UDP and TCP. */
 const UPSTREAM = `
   const answer = (q) => { const end = q.indexOf(0, 12) + 5; if (q.subarray(13, 18).toString() !== 'quick') return null;
     const a = Buffer.concat([q.subarray(0, end), Buffer.from('c00c000100010000003c0004cb007107', 'hex')]); a.writeUInt16BE(0x8180, 2); a.writeUInt16BE(1, 6); a.writeUInt32BE(0, 8); return a; };
@@ -33,7 +31,7 @@ const UPSTREAM = `
   require('net').createServer((c) => { c.on('error', () => {}); c.on('data', (d) => { const a = answer(d.subarray(2)); if (!a) return; const n = Buffer.alloc(2); n.writeUInt16BE(a.length); c.write(Buffer.concat([n, a])); }); })
     .listen(53, '10.9.0.1', () => u.bind(53, '10.9.0.1', () => console.log('ready')));`;
 
-describe.each(SUITES)('one guest wants everything: %s', (_name, t) => {
+describe.each(SUITES)('one guest exhausts the services: %s', (_name, t) => {
   let w: World;
   let e: RemoteEngine;
   const vms: Namespace[] = [];
@@ -70,8 +68,8 @@ describe.each(SUITES)('one guest wants everything: %s', (_name, t) => {
   });
 
   /**
-   * The first guest wants all of something, until the test is over. Resolves when it has had enough of it that others
-   * could be without.
+   * The first guest exhausts a service until the test ends. Resolves when it has taken so much that others could be
+   * starved.
    */
   const want = async (what: string): Promise<void> => {
     said = '';
@@ -85,19 +83,19 @@ describe.each(SUITES)('one guest wants everything: %s', (_name, t) => {
   const dig = async (n: number, args: string): Promise<string> =>
     ((await (vms[n] as Namespace).ask(`dig +short @${GW} ${args}`)) ?? 'failed').replaceAll(/^;.*\n/gm, '').trim();
 
-  /** The second guest makes connections to the outside, one after the other, and pings it. */
+  /** The second guest makes connections to the outside in sequence, and pings it. */
   const othersConnect = async (what: string): Promise<void> => {
     const program = `const took = []; const one = () => { const from = performance.now(); const s = require('net').connect(8080, '${OUTSIDE}'); s.on('error', (e) => { console.log(e.code); process.exit(); });
       s.once('data', () => { took.push(performance.now() - from); s.destroy(); if (took.length < 50) one(); else console.log('connected', took.sort((a, b) => a - b).filter((_, i) => i === 24 || i === 49).map((ms) => ms.toFixed(0)).join(' ms, at most ')); }); }; one();`;
     const connected = await (vms[1] as Namespace).ask(`${process.execPath} -e "${program}"`);
     console.info(`${what}: half of 50 connections took ${connected?.slice(10).trim()} ms`);
     expect(connected).toMatch(/^connected/);
-    // in a flood some are lost in the queues of the kernel, which has only one for both guests
+    // a flood loses some in the queues of the kernel that both guests share
     const received = Number(/(\d+) received/.exec((await (vms[1] as Namespace).ask(`ping -c20 -i0.2 -W5 -q ${OUTSIDE}; true`)) ?? '')?.[1]);
     expect(received).toBeGreaterThanOrEqual(10);
   };
 
-  test('names, by UDP: as many queries as it can send, which nobody answers', async () => {
+  test('names by UDP: as many unanswered queries as it can send', async () => {
     expect(await dig(1, '+time=5 +tries=9 quick0.test')).toBe('203.0.113.7');
     await want('names');
     const got: string[] = [];
@@ -106,7 +104,7 @@ describe.each(SUITES)('one guest wants everything: %s', (_name, t) => {
     expect(await dig(1, '+time=2 +tries=9 host.anka.internal')).toBe(GW);
   });
 
-  test('names, by TCP: hundreds of connections that say nothing', async () => {
+  test('names by TCP: hundreds of silent connections', async () => {
     await want('connections');
     const got: string[] = [];
     for (let i = 1; i <= 10; i++) got.push(await dig(1, `+tcp +time=5 +tries=3 quick${i}.test`));
@@ -125,7 +123,7 @@ describe.each(SUITES)('one guest wants everything: %s', (_name, t) => {
     await othersConnect(what);
   });
 
-  test('connections and echoes, while millions of small frames a second are sent for that other guest (user engine)', async (test) => {
+  test('connections and echoes, while the other guest is flooded with small frames (user engine)', async (test) => {
     test.skip(t.kind !== 'user');
     const program = compiled(new URL('../../bench/frames.c', import.meta.url));
     const other = (await e.observe()).nics.find((x) => x.id === vmId(2))?.ip as number;
@@ -141,12 +139,12 @@ describe.each(SUITES)('one guest wants everything: %s', (_name, t) => {
     expect(await dhcp(w, vms[1] as Namespace)).not.toBeNull();
   });
 
-  test('addresses: it declines whatever it is offered', async () => {
+  test('addresses: it declines every offer', async () => {
     await want('declines');
     expect(await dhcp(w, vms[2] as Namespace)).not.toBeNull();
   });
 
-  test('addresses: it answers that all of them are its own', async () => {
+  test('addresses: it claims every address by ARP', async () => {
     await want('claims');
     expect(await dhcp(w, vms[3] as Namespace)).not.toBeNull();
   });

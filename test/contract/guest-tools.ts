@@ -66,7 +66,7 @@ export async function dhcp(
   return m ? { ip: m[1] as string, router: m[2] as string, dns: m[3] as string, server: m[4] as string, mask: m[5] as string } : null;
 }
 
-/** A server that tells every TCP and UDP client its address and echoes what it says; ready when this resolves. */
+/** A TCP and UDP server that sends each client its address and echoes its data; listening when this resolves. */
 export async function serve(ns: Namespace, port: number, name: string, address = '0.0.0.0'): Promise<void> {
   const program = `
     const net = require('net'), dgram = require('dgram');

@@ -1,7 +1,7 @@
 /**
- * UDP of a guest to outside, on both engines: which port it comes from, how large it may be, what stays on the network;
- * and what a guest is told by ICMP about what did not arrive (by its own kernel's error queue). Behind the outside
- * machine there is one more network with a small MTU, where nobody answers.
+ * Outbound UDP of a guest, on both engines: source ports, sizes, what stays on the network, and the ICMP errors that
+ * the guest gets (from its kernel's error queue). Behind the outside machine is another network with a small MTU, where
+ * nobody answers.
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -23,7 +23,7 @@ const FAR = '203.0.113.9';
 const CLOSED = 9;
 
 /**
- * argv: udp|echo ttl whole(0|1) size destination port seconds. Prints type, code, who says so, and the MTU; or
+ * argv: udp|echo ttl whole(0|1) size destination port seconds. Prints type, code, sender and MTU of the error; or
  * `answered`, or `silent`.
  */
 const PROBE = `
@@ -41,8 +41,8 @@ except OSError:
 `;
 
 /**
- * Answers each datagram by itself and, in front, the address and port that it came from; what says "quiet" is kept, and
- * told to who asks "heard". Three ports, and a group.
+ * Echoes each datagram behind the address and port that it came from; "quiet" is stored silently, and "heard" returns
+ * what was stored. Three ports, and a group.
  */
 const ECHO = `
 import select, socket
@@ -71,7 +71,7 @@ describe.each(SUITES)('%s', (_suite, { kind, why }) => {
   beforeAll(async () => {
     if (why !== null) return;
     w = new World('ic-');
-    // a host tells each station six errors a second and no more, unless it is asked to
+    // Linux limits ICMP errors to six a second for each destination by default
     w.host.run('sysctl -qw net.ipv4.ping_group_range="0 2147483647" net.ipv4.icmp_ratelimit=0');
     w.outside.run(
       'ip link add far0 type veth peer name far1 && ip link set far1 up && ip link set far0 mtu 1300 up && ip route add 203.0.113.0/24 dev far0 && sysctl -qw net.ipv4.conf.all.forwarding=1 net.ipv4.icmp_ratelimit=0',
@@ -96,10 +96,10 @@ describe.each(SUITES)('%s', (_suite, { kind, why }) => {
     w.close();
   });
 
-  const told = async (what: 'udp' | 'echo', to: string, { ttl = 64, whole = false, size = 20, port = CLOSED, seconds = 60 } = {}): Promise<string> =>
+  const icmpError = async (what: 'udp' | 'echo', to: string, { ttl = 64, whole = false, size = 20, port = CLOSED, seconds = 60 } = {}): Promise<string> =>
     ((await vm1.ask(`python3 ${probe} ${what} ${ttl} ${whole ? 1 : 0} ${size} ${to} ${port} ${seconds}`)) ?? 'the probe failed').trim();
 
-  /** Runs a program of Python in the guest, with sockets at hand: what it prints. */
+  /** Runs a Python program with sockets in the guest, and returns its output. */
   const python = async (program: string): Promise<string> => {
     const path = join(w.dir, 'program.py');
     writeFileSync(
@@ -109,7 +109,7 @@ describe.each(SUITES)('%s', (_suite, { kind, why }) => {
     return ((await vm1.ask(`python3 ${path}`)) ?? 'the program failed').trim();
   };
 
-  test('RFC 4787 REQ-1: a guest’s port comes from one port of the host, whatever it talks to; another one from another', async () => {
+  test('RFC 4787 REQ-1: a guest’s port maps to one host port for all destinations; another port to another', async () => {
     const seen = await python(`
 a, b = udp(), udp()
 def seen(s, to):
@@ -122,7 +122,7 @@ print(seen(a, ('${OUT}', 7777)), seen(a, ('${INTERNET}', 7777)), seen(a, ('${OUT
     expect(other).not.toBe(first);
   });
 
-  test('datagrams of up to 65,507 bytes, there and back, byte for byte', async () => {
+  test('datagrams of up to 65,507 bytes return byte for byte', async () => {
     const got = await python(`
 s = udp()
 for n in (1472, 1473, 9000, 60000, 65507):
@@ -130,7 +130,7 @@ for n in (1472, 1473, 9000, 60000, 65507):
     expect(got.split('\n')).toEqual([1472, 1473, 9000, 60_000, 65_507].map((n) => `${n} True`));
   });
 
-  test('groups and broadcasts stay on the network', async () => {
+  test('multicast and broadcast stay on the network', async () => {
     const heard = await python(`
 s = udp(); s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1); s.setsockopt(0, 33, 8)
 for to in ('${OUT}', '239.1.2.3', '224.0.0.1', '255.255.255.255', '192.168.64.255', '10.9.0.255'):
@@ -140,43 +140,43 @@ s.sendto(b'heard', ('${OUT}', 7779)); print(s.recv(999).decode())`);
     expect(heard, 'only what was for outside is heard there').toBe(`quiet ${OUT}`);
   });
 
-  test('a closed port: port unreachable, at once, outside and at the gateway', async () => {
-    expect(await told('udp', INTERNET)).toBe(`3 3 ${INTERNET} 0`);
-    expect(await told('udp', GW)).toBe(`3 3 ${GW} 0`);
+  test('a closed port, outside and at the gateway: port unreachable at once', async () => {
+    expect(await icmpError('udp', INTERNET)).toBe(`3 3 ${INTERNET} 0`);
+    expect(await icmpError('udp', GW)).toBe(`3 3 ${GW} 0`);
   });
 
-  test('after an error the same flow goes on to who answers', async () => {
+  test('after an error the same flow still reaches peers that answer', async () => {
     const both = `import socket\\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\\ns.settimeout(60)\\ns.bind(('',5001))\\nfor i in range(3): s.sendto(b'x',('${OUT}',${CLOSED}))\\ns.sendto(b'x',('${OUT}',8080))\\nprint(s.recv(99).decode())`;
     expect((await vm1.ask(`printf "${both.replaceAll("'", '\\047')}" | python3`))?.trim()).toBe('outside sees 10.9.0.2');
   });
 
-  test('nobody has the address: host unreachable', async () => {
-    expect(await told('udp', '10.9.0.77')).toMatch(/^3 1 /);
-    expect(await told('echo', '10.9.0.77')).toMatch(/^3 1 /);
+  test('an address that nobody has: host unreachable', async () => {
+    expect(await icmpError('udp', '10.9.0.77')).toMatch(/^3 1 /);
+    expect(await icmpError('echo', '10.9.0.77')).toMatch(/^3 1 /);
   });
 
-  test('the time to live ends at the gateway, and at the router beyond: traceroute, by UDP and by echo', async () => {
+  test('the TTL expires at the gateway and at the next router: traceroute by UDP and by echo', async () => {
     for (const what of ['udp', 'echo'] as const) {
-      expect(await told(what, FAR, { ttl: 1 }), what).toBe(`11 0 ${GW} 0`);
-      expect(await told(what, FAR, { ttl: 2 }), what).toBe(`11 0 10.9.0.1 0`);
+      expect(await icmpError(what, FAR, { ttl: 1 }), what).toBe(`11 0 ${GW} 0`);
+      expect(await icmpError(what, FAR, { ttl: 2 }), what).toBe(`11 0 10.9.0.1 0`);
     }
-    expect(await told('udp', INTERNET, { ttl: 2 })).toBe(`3 3 ${INTERNET} 0`);
-    expect(await told('echo', INTERNET, { ttl: 2 })).toBe('answered');
-    // no answer to what is no question: an error would come at once
-    expect(await told('udp', GW, { ttl: 1, port: 53, seconds: 2 })).not.toMatch(/^11/);
+    expect(await icmpError('udp', INTERNET, { ttl: 2 })).toBe(`3 3 ${INTERNET} 0`);
+    expect(await icmpError('echo', INTERNET, { ttl: 2 })).toBe('answered');
+    // no reply to a malformed query: an error would arrive at once
+    expect(await icmpError('udp', GW, { ttl: 1, port: 53, seconds: 2 })).not.toMatch(/^11/);
   });
 
-  test('by TCP too: a SYN whose time ends at the gateway', async () => {
+  test('a SYN whose TTL expires at the gateway', async () => {
     const tcp = `python3 -c "import socket; s=socket.socket(); s.setsockopt(0,2,1); s.setsockopt(0,11,1); s.settimeout(60)\ntry: s.connect(('${INTERNET}',8080)); print('connected')\nexcept OSError as e: print(e.errno)"`;
     expect((await vm1.ask(tcp))?.trim()).toBe('113');
   });
 
-  test('too large for a link beyond, and not to be cut: fragmentation needed with that link’s MTU, the second time too', async () => {
-    expect(await told('udp', FAR, { whole: true, size: 1400 })).toMatch(/^3 4 \S+ 1300$/);
-    expect(await told('udp', FAR, { whole: true, size: 1400 })).toMatch(/^3 4 \S+ 1300$/);
+  test('a datagram with DF too large for a later link: fragmentation needed with that link’s MTU, each time', async () => {
+    expect(await icmpError('udp', FAR, { whole: true, size: 1400 })).toMatch(/^3 4 \S+ 1300$/);
+    expect(await icmpError('udp', FAR, { whole: true, size: 1400 })).toMatch(/^3 4 \S+ 1300$/);
   });
 
-  test('what may be cut is cut: 8000 bytes there and back', async () => {
+  test('a datagram without DF is fragmented: 8000 bytes return', async () => {
     const program = `python3 -c "import socket; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.settimeout(60); s.setsockopt(0,10,0); s.sendto(b'x'*8000,('${OUT}',8080)); print(s.recv(99).decode())"`;
     expect((await vm1.ask(program))?.trim()).toBe('outside sees 10.9.0.2');
   });

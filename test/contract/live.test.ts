@@ -1,6 +1,6 @@
 /**
- * Changes of cards while traffic flows (B22, B91), tricks of host guests (B15), and self-set addresses (B50): on the
- * engine, in namespaces. Each test leaves the cards as `desired` has them.
+ * Changes of cards under traffic (B22, B91), escape attempts of host guests (B15), and self-set addresses (B50): on the
+ * engine, in namespaces. Each test restores the cards of `desired`.
  */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { RemoteEngine } from '../world/remote-engine.ts';
@@ -32,7 +32,7 @@ describe.skipIf(why !== null)(`live changes${why ? ` (${why})` : ''}`, () => {
     return f;
   };
   /**
-   * A flow goes on without a pause that `control`, which has no part of ours in its way, did not make on a busy
+   * Checks that a flow has no pause beyond those of `control`, a flow that does not pass through anka, on a busy
    * machine.
    */
   const undisturbed = async (f: Flow, control: Flow): Promise<void> => {
@@ -69,7 +69,7 @@ describe.skipIf(why !== null)(`live changes${why ? ` (${why})` : ''}`, () => {
     w.close();
   });
 
-  test('B22: a change of network ends the connections inside the old one, of every kind, and disturbs nobody else’s', async () => {
+  test('B22: a change of network resets the VM's connections of every kind, and no others', async () => {
     const control = await begin(w.outside, INTERNET, 8080);
     const neighbours = [await begin(vm2, INTERNET, 8080), await begin(w.host, ip2, 8080)];
     const mine = {
@@ -98,7 +98,7 @@ describe.skipIf(why !== null)(`live changes${why ? ` (${why})` : ''}`, () => {
     expect(await address(vm1), 'the same address again').toBe(ip1);
   });
 
-  test('B20, B22: a pulled cable ends the connections, and the other way round', async () => {
+  test('B20, B22: a link down resets connections, in both directions', async () => {
     const f = await begin(w.outside, HOST, 10001);
     await e.apply(desired({}, 'disconnected'));
     await until('it ends', () => f.end());
@@ -107,7 +107,7 @@ describe.skipIf(why !== null)(`live changes${why ? ` (${why})` : ''}`, () => {
     expect(await address(vm1)).toBe(ip1);
   });
 
-  test('B91: --no-local, live: near connections end, far ones go on; no way round by the gateway, IPv6, multicast', async () => {
+  test('B91: --no-local, live: local connections are reset, outside ones continue; no bypass by the gateway, IPv6 or multicast', async () => {
     const far = [await begin(vm1, INTERNET, 8080), await begin(w.outside, HOST, 10001)];
     const near = await begin(w.host, ip1, 8080);
     const link = (g: Namespace) => /inet6 (fe80\S+)\//.exec(g.run('ip -6 addr show dev eth0'))?.[1] ?? '';
@@ -118,7 +118,7 @@ describe.skipIf(why !== null)(`live changes${why ? ` (${why})` : ''}`, () => {
     expect(await e.apply(desired({ isolated: true }))).toEqual([]);
     await until('the near one ends', () => near.end());
     expect(await answered([vm2, ip1], [vm1, ip2], [vm1, GW], [vm1, HOST], [w.host, ip1])).toEqual([]);
-    // by way of the gateway: the host would route it back
+    // through the gateway: the host would route it back
     await Promise.all(
       (
         [
@@ -136,7 +136,7 @@ describe.skipIf(why !== null)(`live changes${why ? ` (${why})` : ''}`, () => {
     expect(await answered([vm1, of2], [vm2, of1], [vm1, `${bridge}%eth0`], [w.host, `${link(vm1)}%anka-shared`])).toEqual([]);
     expect((await groups[0]) ?? '').not.toContain(link(vm1));
     expect((await groups[1]) ?? '').not.toContain(`from ${ip1}`);
-    // an address that it sets by hand does not get round it either
+    // a self-set address does not bypass it either
     vm1.run('ip addr add 192.168.64.99/24 dev eth0');
     for (let i = 0; i < 2; i++) expect(vm1.attempt(`ping -c1 -W1 -q -I 192.168.64.99 ${GW}`)).toBeNull();
     vm1.run('ip addr del 192.168.64.99/24 dev eth0');
@@ -154,11 +154,11 @@ describe.skipIf(why !== null)(`live changes${why ? ` (${why})` : ''}`, () => {
     const shown = (ip: string) => until(`${ip} is seen`, async () => (await observed(2))?.ip === number(ip));
     const number = (ip: string) => ip.split('.').reduce((n, b) => n * 256 + Number(b), 0);
 
-    test('seen within two seconds, however it speaks; there and back again; forwarding follows', async () => {
+    test('reported within two seconds, whatever the guest sends; and back again; forwarding follows', async () => {
       await e.apply(state(nic(1, 'shared', { rules }), nic(2, 'shared', { rules: [rule(10008, 8080)] }), nic(3, 'host')));
       for (const ip of ['192.168.64.77', '192.168.64.78', '192.168.64.77', ip2, '192.168.64.78', ip2]) {
         set(vm2, ip);
-        // to another VM only, as a guest without need of the outside does
+        // to another VM only, as a guest without outside traffic
         vm2.attempt(`ping -c1 -W1 -q ${ip1}`);
         const since = Date.now();
         await shown(ip);
@@ -169,7 +169,7 @@ describe.skipIf(why !== null)(`live changes${why ? ` (${why})` : ''}`, () => {
       await e.apply(desired());
     });
 
-    test('DHCP with a manual address (INFORM) is answered with the options, and no address', async () => {
+    test('DHCPINFORM gets the options and no address (RFC 2131 3.4)', async () => {
       set(vm2, '192.168.64.79');
       const program = `
 import socket,struct
@@ -185,7 +185,7 @@ print(socket.inet_ntoa(a[16:20]), o[53][0], socket.inet_ntoa(o[3]), socket.inet_
       await vm2.reaches(INTERNET);
     });
 
-    test('the address of another VM, of the gateway, or a reservation cannot be taken; whose it is goes on', async () => {
+    test('the address of another VM, the gateway or a reservation cannot be taken; its owner keeps it', async () => {
       const control = await begin(w.outside, INTERNET, 8080);
       const f = await begin(w.host, ip1, 8080);
       await e.apply(state(nic(1, 'shared', { rules, reservedIp: number('192.168.64.50') }), nic(2), nic(3, 'host')));
@@ -201,7 +201,7 @@ print(socket.inet_ntoa(a[16:20]), o[53][0], socket.inet_ntoa(o[3]), socket.inet_
       ip1 = await address(vm1);
     });
 
-    test('an address that answers by ARP is not offered, though nobody knows whose it is', async () => {
+    test('an address that answers ARP is not offered, even without a known owner', async () => {
       const stranger = w.guest('x', 'stranger0', '02:00:00:00:00:99');
       w.host.run('ip link set stranger0 master anka-shared up');
       const free = [4, 5].map((n) => `192.168.64.${n}`);
@@ -218,8 +218,8 @@ print(socket.inet_ntoa(a[16:20]), o[53][0], socket.inet_ntoa(o[3]), socket.inet_
     });
   });
 
-  describe('B15: no trick leads a host guest beyond the host', () => {
-    /** Counts what the outside hears while something is tried. */
+  describe('B15: a host guest reaches nothing beyond the host (enforced)', () => {
+    /** Counts the packets that reach the outside during an attempt. */
     const heard = async (attempt: () => Promise<unknown> | unknown): Promise<string> => {
       const dump = w.outside.spawn([
         'tcpdump',
@@ -234,7 +234,7 @@ print(socket.inet_ntoa(a[16:20]), o[53][0], socket.inet_ntoa(o[3]), socket.inet_
       dump.stdout?.on('data', (d: Buffer) => {
         out += d.toString();
       });
-      // what the host itself sends is heard: it listens
+      // the host's own packets are counted: the counter works
       await until('the outside listens', async () => {
         w.host.attempt('ping -c1 -W1 -q -s 11 10.9.0.1');
         return out.includes('length 19');
@@ -259,7 +259,7 @@ print(socket.inet_ntoa(a[16:20]), o[53][0], socket.inet_ntoa(o[3]), socket.inet_
       for (const source of [HOST, '10.9.0.1', ip2, GW, '192.168.128.1', '127.0.0.1', '0.0.0.0', '255.255.255.255', '198.51.100.77'])
         frames.push(frame(source, INTERNET, 17, udp), frame(source, '10.9.0.1', 17, udp));
       for (const to of ['224.0.0.251', '239.1.2.3', '255.255.255.255', '10.9.0.255']) frames.push(frame(ip, to, 17, udp));
-      // loose source route by the host to the outside
+      // loose source route through the host to the outside
       const routed = Buffer.from(ipv4Packet(ip, HOST, 17, `830704c633640100${udp}`), 'hex');
       routed[0] = 0x47;
       frames.push(`5a4545008001${macText(3).replaceAll(':', '')}0800${fixedHeader(routed, 28)}`);
@@ -274,7 +274,7 @@ print(socket.inet_ntoa(a[16:20]), o[53][0], socket.inet_ntoa(o[3]), socket.inet_
       w.host.run('ip -6 addr del 2001:db8:80::1/64 dev anka-host');
     });
 
-    test('names of outside: not by the gateway, by any address of the host, by TCP or IPv6', async () => {
+    test('outside names resolve neither by the gateway nor by any host address, TCP or IPv6', async () => {
       const resolver = w.host.spawn([
         'dnsmasq',
         '-k',
@@ -300,14 +300,14 @@ print(socket.inet_ntoa(a[16:20]), o[53][0], socket.inet_ntoa(o[3]), socket.inet_
       resolver.kill();
     });
 
-    test('by a shared VM or its gateway: not reached at all', async () => {
+    test('through a shared VM or its gateway: not reachable', async () => {
       const before = own();
-      const ways = [ip1, ip2, GW, '192.168.64.255'];
-      for (const to of ways) vm3.run(`ip route replace ${to}/32 via 192.168.128.1`);
+      const hops = [ip1, ip2, GW, '192.168.64.255'];
+      for (const to of hops) vm3.run(`ip route replace ${to}/32 via 192.168.128.1`);
       const udp = greet(vm3, 'udp', ip1, 8080);
-      expect(await answered(...ways.map((to) => [vm3, to] as const))).toEqual([]);
+      expect(await answered(...hops.map((to) => [vm3, to] as const))).toEqual([]);
       expect(await udp).toBe('timeout');
-      // a shared VM that routes, and says that it is the way
+      // a shared VM that forwards and announces itself as the router
       vm1.run(`sysctl -qw net.ipv4.ip_forward=1; ip route replace 192.168.128.0/24 via ${GW}`);
       expect(await heard(() => vm3.attempt(`ip route replace ${INTERNET}/32 via ${ip1} dev eth0 onlink; ping -c1 -W1 -q ${INTERNET}`))).toBe('');
       vm3.attempt(`ip route del ${INTERNET}/32`);
@@ -316,7 +316,7 @@ print(socket.inet_ntoa(a[16:20]), o[53][0], socket.inet_ntoa(o[3]), socket.inet_
   });
 });
 
-/** The same packet with the checksum of its header of that length right. */
+/** The packet with its header checksum corrected for that header length. */
 function fixedHeader(packet: Buffer, length: number): string {
   packet.writeUInt16BE(0, 10);
   let sum = 0;

@@ -1,7 +1,7 @@
 /**
- * The TCP path of the user engine over 200 ms of round-trip time outside: 200 Mbit/s need 5 MB under way, so that is
- * what is looked for, whatever the speed of the machine; what was moved in each second is printed (ANKA_LONG_PATH: for
- * so many seconds). Also what the host's kernel keeps for guests that do not read.
+ * The TCP path of the user engine with 200 ms of round-trip time outside. 200 Mbit/s need 5 MB in flight, which is
+ * asserted at any machine speed; the rate of each second is printed (ANKA_LONG_PATH: seconds). Also the memory that the
+ * host's kernel holds for guests that do not read.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
@@ -16,8 +16,7 @@ const FAR = '10.77.0.2';
 const WANTED = 5_000_000;
 
 /**
- * A program that connects, says one letter, and then sends all it can or reads all that comes, and says each second how
- * much of it was moved.
+ * A program that connects, sends one letter, then sends or reads as fast as it can, and prints its rate each second.
  */
 const CLIENT = (port: number, address: string, what: 'send' | 'read'): string => `
   const s = require('net').connect(${port}, '${address}', () => { let last = 0;
@@ -35,7 +34,7 @@ describe.skipIf(why !== null)(`a long path outside, with a Linux kernel as the g
   });
 
   /**
-   * The host joined to one more machine, with this much delay each way; the buffers of both are large enough for that.
+   * Connects the host to another machine with this one-way delay; the buffers of both are large enough.
    */
   const outside = async (delayMs: number): Promise<Namespace> => {
     const { host } = lab!;
@@ -57,7 +56,7 @@ describe.skipIf(why !== null)(`a long path outside, with a Linux kernel as the g
     ['upload', 'send', false],
     ['upload to a forwarded port', 'send', true],
     ['download from a forwarded port', 'read', true],
-  ] as const)('issue 4: 200 ms of round-trip time: 5 MB are under way in a %s', async (name, what, forwarded) => {
+  ] as const)('200 ms of round-trip time: 5 MB in flight in a %s', async (name, what, forwarded) => {
     lab = new Lab(1500, [], '15000:7000');
     await lab.ready();
     const outer = await outside(100);
@@ -66,10 +65,10 @@ describe.skipIf(why !== null)(`a long path outside, with a Linux kernel as the g
     const program = client.spawn([process.execPath, '-e', forwarded ? CLIENT(15_000, '10.77.0.1', what) : CLIENT(7000, FAR, what)]);
     const speeds: number[] = [];
     program.stdout?.on('data', (d: Buffer) => speeds.push(...d.toString().trim().split('\n').map(Number)));
-    // who sends over the long way
+    // the sender over the long path
     const sender = (what === 'send') === forwarded ? outer : lab.host;
     let most = 0;
-    await until('5 MB are under way', () => {
+    await until('5 MB are in flight', () => {
       for (const [, queued, info] of sender
         .run(`ss -Htinm state established '( sport = :7000 or sport = :15000 or dport = :7000 or dport = :15000 )' | paste - -`)
         .matchAll(/^\d+ +(\d+) .*\t(.*)$/gm)) {
@@ -79,7 +78,7 @@ describe.skipIf(why !== null)(`a long path outside, with a Linux kernel as the g
       return most >= WANTED;
     });
     if (process.env['ANKA_LONG_PATH']) await until('some seconds more', () => speeds.length >= Number(process.env['ANKA_LONG_PATH']));
-    console.info(`${name} over 200 ms: ${(most / 1e6).toFixed(1)} MB under way; Mbit/s each second ${speeds.join(' ')}`);
+    console.info(`${name} over 200 ms: ${(most / 1e6).toFixed(1)} MB in flight; Mbit/s each second ${speeds.join(' ')}`);
     expect(most).toBeGreaterThanOrEqual(WANTED);
   });
 
@@ -101,7 +100,7 @@ describe.skipIf(why !== null)(`a long path outside, with a Linux kernel as the g
       });
       await until('all have stopped', () => said !== '');
       const kept = (): number[] => [...lab!.host.run('ss -Htmn state established dport = :7000').matchAll(/skmem:\(r(\d+)/g)].map((m) => Number(m[1]));
-      // until nothing more comes in
+      // until no more data arrives
       let before = -1;
       let now = 0;
       await until('they are full', async () => {
@@ -114,7 +113,7 @@ describe.skipIf(why !== null)(`a long path outside, with a Linux kernel as the g
         `kept for 60 connections that are not read, by ${sockets}: ${(now / 1e6).toFixed(0)} MB, the largest ${(Math.max(...kept()) / 1e6).toFixed(1)} MB`,
       );
       expect(kept()).toHaveLength(60);
-      // what they share, and one step of one that nobody saw coming
+      // their shared limit, and one step of growth between two checks
       expect(now).toBeLessThan((64 << 20) + 2 * 33_554_432);
     },
   );

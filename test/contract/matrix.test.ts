@@ -1,7 +1,6 @@
 /**
- * Who reaches whom: every type of card, every peer, by TCP, UDP and ICMP (B12–B16, B20, B91). The table below is the
- * whole of what is allowed; each of its cells is tried by real packets. A card that is parted (`--no-local`) is marked
- * by `-`.
+ * Reachability: every type of card to every peer, by TCP, UDP and ICMP (B12–B16, B20, B91). The table below lists all
+ * that is allowed; each cell is tried with real packets. An isolated card (`--no-local`) is marked by `-`.
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { RemoteEngine } from '../world/remote-engine.ts';
@@ -59,7 +58,7 @@ describe.skipIf(why !== null)(`the matrix${why ? ` (${why})` : ''}`, () => {
     ['outside', '10.9.0.1'],
     ['host', '10.9.0.2'],
   ]);
-  /** What each beginner reached: `to` → protocols. */
+  /** Per source: destination → protocols that were answered. */
   const reached = new Map<string, Map<string, string>>();
 
   const addressOf = (from: string, to: string): string => {
@@ -68,7 +67,7 @@ describe.skipIf(why !== null)(`the matrix${why ? ` (${why})` : ''}`, () => {
     return type === 'host' ? '192.168.128.1' : type === 'shared' || from === 'the-host' || from === 'outside' ? '192.168.64.1' : '10.9.0.2';
   };
 
-  /** Tries all of one row at once; again what failed, so that a slow machine is no verdict. */
+  /** Tries all of one row at once, and failures again, so that a slow machine does not decide. */
   async function row(from: string): Promise<Map<string, string>> {
     const targets = Object.fromEntries(head.map((to) => [to, addressOf(from, to)]));
     const program = `
@@ -89,7 +88,7 @@ describe.skipIf(why !== null)(`the matrix${why ? ` (${why})` : ''}`, () => {
 
   beforeAll(async () => {
     w = new World('tm-');
-    // the outside interface is in a bridge of the user's own already
+    // the outside interface is already in a bridge of the user
     w.host.run(
       'ip link add br0 type bridge stp_state 0 forward_delay 0; ip link set en0 master br0; ip addr flush dev en0; ip addr add 10.9.0.2/24 dev br0; ip link set br0 up; ip route replace default via 10.9.0.1',
     );
@@ -99,7 +98,7 @@ describe.skipIf(why !== null)(`the matrix${why ? ` (${why})` : ''}`, () => {
     const nics = Object.values(CARDS).map((c) => nic(c.n, c.type, { isolated: c.isolated ?? false, ...(c.type === 'bridge' ? { bridge: 'br0' } : {}) }));
     expect(await e.apply(state(...nics))).toEqual([]);
     await Promise.all([
-      // each by its own address, so that answers by UDP come from where they were asked
+      // one socket per address, so that UDP answers leave from the address that was asked
       serve(w.outside, 8080, 'outside', '10.9.0.1'),
       serve(w.outside, 8080, 'internet', '198.51.100.1'),
       ...[...spaces].filter(([name]) => name !== 'outside').map(([name, ns]) => serve(ns, 8080, name)),
@@ -127,7 +126,7 @@ describe.skipIf(why !== null)(`the matrix${why ? ` (${why})` : ''}`, () => {
     w.close();
   });
 
-  test('every type is tried against every peer', () => {
+  test('the table has every type and every peer', () => {
     expect(new Set(rows.map((r) => r.length))).toEqual(new Set([head.length + 1]));
     expect(cells).toHaveLength(9 * 14);
   });

@@ -1,6 +1,6 @@
 /**
- * Cards of different MTUs on one network, on every engine: what each guest is told, that TCP, datagrams and pings of
- * every size pass or are told why not, and that what leaves the host fits the way out. Guests are namespaces with the
+ * Cards of different MTUs on one network, on every engine: the MTU that DHCP advertises, TCP, datagrams and pings of
+ * every size (delivered, or an ICMP error), and outbound packets that fit the uplink. Guests are namespaces with the
  * kernel's own TCP.
  */
 import { writeFileSync } from 'node:fs';
@@ -20,8 +20,7 @@ const GW = '192.168.64.1';
 const OUTSIDE = '10.9.0.1';
 
 /**
- * Answers each connection with the largest segment that it may send, and takes what comes; each datagram with its
- * length.
+ * Answers each connection with its maximum segment size and discards the data; answers each datagram with its length.
  */
 const SINK = `
 import socket, threading
@@ -84,7 +83,7 @@ describe.each(ENGINES)('%s', (_name, kernel, why) => {
     const child = ns.spawn(['python3', file]);
     await new Promise<void>((resolve, reject) => {
       child.stdout?.once('data', () => resolve());
-      child.once('exit', () => reject(new Error('the sink ended')));
+      child.once('exit', () => reject(new Error('the sink exited')));
     });
   };
 
@@ -111,15 +110,15 @@ describe.each(ENGINES)('%s', (_name, kernel, why) => {
     w.close();
   });
 
-  test("DHCP tells each card's own MTU", async () => {
+  test("DHCP advertises each card's own MTU", async () => {
     const script = join(w.dir, 'mtu.sh');
     writeFileSync(script, '#!/bin/sh\n[ "$1" = bound ] && echo "MTU $mtu"\nexit 0\n', { mode: 0o755 });
-    const told = [];
-    for (const ns of g) told.push(/MTU (\d*)/.exec((await ns.ask(`udhcpc -f -q -n -t 6 -T 1 -i eth0 -O mtu -s ${script} 2>/dev/null`)) ?? '')?.[1]);
-    expect(told).toEqual(['65520', '', '9000']);
+    const advertised = [];
+    for (const ns of g) advertised.push(/MTU (\d*)/.exec((await ns.ask(`udhcpc -f -q -n -t 6 -T 1 -i eth0 -O mtu -s ${script} 2>/dev/null`)) ?? '')?.[1]);
+    expect(advertised).toEqual(['65520', '', '9000']);
   });
 
-  test('TCP between every two, with the host and with the outside: the segments of each pair fit the smaller', async () => {
+  test('TCP between all pairs, the host and the outside: segments fit the smaller MTU', async () => {
     for (const from of [0, 1, 2])
       for (const to of [0, 1, 2]) {
         if (from === to) continue;
@@ -130,16 +129,16 @@ describe.each(ENGINES)('%s', (_name, kernel, why) => {
     for (const ns of g) for (const to of [GW, OUTSIDE]) expect(await python(ns, SEND(to)), to).toMatch(/^\d+ 3000000 \d+$/);
   });
 
-  test('datagrams that may be fragmented pass both ways, however large', async () => {
+  test('datagrams that may be fragmented pass in both directions at every size', async () => {
     for (const to of [GW, OUTSIDE])
       for (const ns of g) for (const size of [1400, 9500, 65_400]) expect(await python(ns, DATAGRAM(to, size, false)), to).toBe(`${size}`);
-    // between guests of the kernel engine this is the guest's virtio card's work, which a namespace does not have
+    // between guests of the kernel engine this is done by the guest's virtio card, which a namespace lacks
     if (!kernel)
       for (const [a, b] of PAIRS)
         for (const size of [1400, 9500, 65_400]) expect(await python(g[a] as Namespace, DATAGRAM(ip[b] as string, size, false))).toBe(`${size}`);
   });
 
-  test.skipIf(kernel)('what must not be fragmented, and is too large for its receiver, is told of at once: datagrams and pings', async () => {
+  test.skipIf(kernel)('a datagram or ping with DF that exceeds the receiver's MTU gets fragmentation needed at once (RFC 1191)', async () => {
     expect(await python(g[0] as Namespace, DATAGRAM(ip[1] as string, 5000, true))).toBe('EMSGSIZE 1500');
     expect(await python(g[0] as Namespace, DATAGRAM(ip[2] as string, 20_000, true))).toBe('EMSGSIZE 9000');
     expect(await python(g[1] as Namespace, DATAGRAM(ip[0] as string, 1472, true))).toBe('1472');
@@ -154,7 +153,7 @@ describe.each(ENGINES)('%s', (_name, kernel, why) => {
   });
 
   test.skipIf(!kernel)(
-    'the bridge has the smallest MTU, so that the host fits every guest, each tap the largest; a narrower way out makes segments smaller',
+    'the bridge has the smallest MTU, so that the host fits every guest, each tap the largest; a smaller uplink MTU lowers segments',
     async () => {
       const mtu = (name: string): number => Number(w.host.run(`cat /sys/class/net/${name}/mtu`));
       expect([1, 2, 3].map((n) => mtu(`anka0000000${n}`))).toEqual([65_520, 65_520, 65_520]);
@@ -166,7 +165,7 @@ describe.each(ENGINES)('%s', (_name, kernel, why) => {
     },
   );
 
-  test("a card's MTU is changed while others have flows, which go on", async () => {
+  test("a change of a card's MTU leaves other cards' flows alone", async () => {
     await serve(g[1] as Namespace, 7200, 'vm2');
     const flow = (g[2] as Namespace).spawn(['python3', '-c', FLOW(ip[1] as string)]);
     const ended = new Promise((resolve) => flow.once('close', resolve));
@@ -190,7 +189,7 @@ const PAIRS = [
   [2, 1],
 ] as const;
 
-/** Echoes through a server, and for half a second more when its standard input has ended. */
+/** Echoes through a server until half a second after the end of its standard input. */
 const FLOW = (to: string): string => `
 import select, socket, sys, time
 s = socket.create_connection(('${to}', 7200), 60); s.recv(100); rounds = 0; left = 25

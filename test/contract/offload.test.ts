@@ -1,6 +1,6 @@
 /**
- * The card of the bench's guests (test/world/offload.c), against a card without offloads: two kernels, a stream socket
- * between them. What it cuts, the other kernel verifies; what it joins, its own kernel takes on trust.
+ * The card of the bench's guests (test/world/offload.c) against a card without offloads: two kernels with a stream
+ * socket between them. The other kernel verifies the segments that it cuts.
  */
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
@@ -15,7 +15,7 @@ const LARGE = '10.77.0.1';
 const PLAIN = '10.77.0.2';
 const PORT = 7000;
 
-/** What is sent: each MiB is another, and none of it repeats within a segment. */
+/** The data sent: every MiB differs, and nothing repeats within a segment. */
 const BLOCK = `const block=n=>{const b=Buffer.alloc(1<<20);let x=n*2654435761>>>0;for(let i=0;i<b.length;i+=4){x=(x*1664525+1013904223)>>>0;b.writeUInt32LE(x,i)}return b};`;
 
 const SINK = `${BLOCK}const h=require('crypto').createHash('sha256');let n=0;
@@ -70,7 +70,7 @@ describe.skipIf(why !== null)(`a card with offloads${why ? ` (${why})` : ''}`, (
     return said.split('\n')[1] as string;
   }
 
-  it('cuts large packets into frames of the MTU that another kernel finds right', async () => {
+  it('segments large packets into frames of the MTU that another kernel accepts', async () => {
     const [packets, bytes, sent] = [card(plain, 'rx_packets'), card(plain, 'rx_bytes'), card(large, 'tx_packets')];
     expect(await move(large, plain, PLAIN)).toBe(expected());
     expect(count(plain, 'TcpInCsumErrors')).toBe(0);
@@ -79,7 +79,7 @@ describe.skipIf(why !== null)(`a card with offloads${why ? ` (${why})` : ''}`, (
     expect((card(plain, 'rx_bytes') - bytes) / frames).toBeLessThanOrEqual(MTU + 14);
   });
 
-  it('joins frames to large packets that are the same stream', async () => {
+  it('merges frames into large packets of the same stream', async () => {
     const [received, sent] = [card(large, 'rx_packets'), card(plain, 'tx_packets')];
     expect(await move(plain, large, LARGE)).toBe(expected());
     expect(count(large, 'TcpInCsumErrors')).toBe(0);

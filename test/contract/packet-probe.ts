@@ -6,7 +6,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Namespace, until, type World } from '../world/world.ts';
 
-/** What came out somewhere. A source port is only told where the packet has one. */
+/** A packet as received somewhere. The source port is present only where the packet has one. */
 export interface Seen {
   at: string;
   protocol: number;
@@ -150,7 +150,7 @@ export class Observers {
     await until(`the observer in ${at}`, () => ready);
   }
 
-  /** Sends one packet; what its sender is told within `wait` seconds: `silent`, `answered` or `refused`. */
+  /** Sends one packet and returns the response within `wait` seconds: `silent`, `answered` or `refused`. */
   async send(ns: Namespace, kind: string, token: string, source: string, destination: string, sport: number, dport: number, wait: number): Promise<string> {
     return ((await ns.ask(`python3 ${this.#sender} ${kind} ${token} ${source} ${destination} ${sport} ${dport} ${wait}`)) ?? 'the sender failed').trim();
   }

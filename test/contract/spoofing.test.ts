@@ -1,9 +1,9 @@
 /**
- * B91, B92, B15: what a guest may not say reaches nobody, and is counted by name; the same said as it should be
- * arrives. Both engines, frame by frame (spoofs.ts).
+ * B91, B92, B15: a forbidden frame reaches nobody and is counted by reason; its valid counterpart arrives. Both
+ * engines, frame by frame (spoofs.ts).
  *
- * After each frame its sender says something honest: once another guest of the network has seen that, whatever was to
- * come of the frame before has come.
+ * After each frame its sender sends a valid one: once another guest has received that, the frame before has had its
+ * effect.
  */
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
@@ -24,14 +24,14 @@ const GATEWAYS = { shared: { mac: '5a4545004001', ip: '192.168.64.1' }, host: { 
 const macHex = (n: number): string => macText(n).replaceAll(':', '');
 const newToken = (): string => randomBytes(8).toString('hex');
 
-describe.each(SUITES)('a guest speaks only as itself: %s', (_name, t) => {
+describe.each(SUITES)('a guest sends only with its own addresses: %s', (_name, t) => {
   let w: World;
   let e: RemoteEngine;
   const vms = new Map<number, Namespace>();
   const ips = new Map<number, string>();
   const sniffers = new Map<string, Sniffer>();
   const senders = new Map<number, FrameSender>();
-  /** At the host's interface to the outside. */
+  /** Sends on the host's uplink. */
   let uplink: FrameSender;
   const send = (n: number, ...frames: string[]): void => senders.get(n)?.send(frames);
 
@@ -55,11 +55,11 @@ describe.each(SUITES)('a guest speaks only as itself: %s', (_name, t) => {
     const hostDevices = t.kind === 'kernel' ? ['anka-shared', 'anka-host', 'en0', 'lo'] : ['en0', 'lo'];
     for (const device of hostDevices) sniffers.set(`host ${device}`, await Sniffer.start(w, w.host, device));
     sniffers.set('outside', await Sniffer.start(w, w.outside, 'ext0'));
-    // the second guest of the shared network takes an address that is made of no MAC
+    // the second shared guest takes an IPv6 address that is not derived from a MAC
     const token = newToken();
     const held = `60000000001011ff${HELD}ff02${'0'.repeat(27)}10fa00fa100100000${token}`;
     send(2, `333300000001${macHex(2)}86dd${held}`);
-    await until('its address is seen', () => sniffers.get('vm1')?.sees(token));
+    await until('its address is received', () => sniffers.get('vm1')?.sees(token));
   });
 
   afterAll(async () => {
@@ -69,14 +69,14 @@ describe.each(SUITES)('a guest speaks only as itself: %s', (_name, t) => {
   });
 
   const drops = async (n: number): Promise<Record<string, number>> => (await e.observe()).nics.find((x) => x.id === vmId(n))?.drops ?? {};
-  /** Something that a guest may say to all, with a token. */
+  /** A valid broadcast with a token. */
   const honest = (n: number, token: string): string => {
     const broadcast = `${(ips.get(n) as string).split('.').slice(0, 3).join('.')}.255`;
     const payload = `0fa00fa10010${'0000'}${token}`;
     return `ffffffffffff${macHex(n)}0800${ipv4Packet(ips.get(n) as string, broadcast, 17, payload)}`;
   };
 
-  /** `toGateway`: it may come as far as the gateway's interface, which is the host's. */
+  /** `toGateway`: the frame may reach the gateway's interface on the host. */
   async function attempt(s: Spoof, n: number, neighbour: number, world: SpoofWorld, toGateway = false): Promise<void> {
     const reason = typeof s.reason === 'string' ? s.reason : s.reason[t.kind];
     const [lie, truth, end, last] = [newToken(), newToken(), newToken(), newToken()];
@@ -109,7 +109,7 @@ describe.each(SUITES)('a guest speaks only as itself: %s', (_name, t) => {
   test.each(NOT_CARRIED)('B91, B92: shared: $what', (s) => attempt(s, 1, 2, world(1, 2), true));
   test.each([...NOT_CARRIED, ...NOT_LEAVING])('B15, B92: host: $what', (s) => attempt(s, 3, 4, world(3, 4), true));
 
-  test('B91: nothing was seen because everything would be: an honest packet reaches the outside, and is seen on its way', async () => {
+  test('B91: the sniffers work: a valid packet to the outside is captured on its whole path', async () => {
     const token = newToken();
     const packet = ipv4Packet(ips.get(1) as string, OUTSIDE, 17, `0fa00fa10010${'0000'}${token}`);
     send(1, `${GATEWAYS.shared.mac}${macHex(1)}0800${packet}`);
@@ -117,7 +117,7 @@ describe.each(SUITES)('a guest speaks only as itself: %s', (_name, t) => {
       await until(`${name} sees it`, () => sniffers.get(name)?.sees(token));
   });
 
-  test('B91, B92, B20: what passes no bridge reaches no program of the host either', async () => {
+  test('B91, B92, B20: frames that no bridge forwards reach no program on the host either', async () => {
     if (t.kind === 'user') return; // there the host's stack never has a guest's frame
     const program = `for (const type of ['udp4', 'udp6']) { const s = require('dgram').createSocket({ type, ipv6Only: type === 'udp6' }); s.on('message', (m) => console.log(m.toString('hex'))); s.bind(4001, () => console.log('ready')); }`;
     const listener = w.host.spawn([process.execPath, '-e', program]);
@@ -147,7 +147,7 @@ describe.each(SUITES)('a guest speaks only as itself: %s', (_name, t) => {
     listener.kill('SIGKILL');
   });
 
-  test('B91: one guest cannot take so many IPv6 addresses that another finds none, and keeps its own', async () => {
+  test('B91: one guest cannot exhaust IPv6 addresses for another, and keeps its own', async () => {
     const speak = (n: number, address: string, token: string): string =>
       `333300000001${macHex(n)}86dd60000000001011ff${address}ff02${'0'.repeat(27)}10fa00fa100100000${token}`;
     const before = (await drops(1))['address_limit'] ?? 0;
@@ -160,7 +160,7 @@ describe.each(SUITES)('a guest speaks only as itself: %s', (_name, t) => {
     await until('its own is its own', () => sniffers.get('vm2')?.sees(own));
   });
 
-  test('B91, B90: new rules take over what is held and what was counted; who is unplugged holds nothing', async () => {
+  test('B91, B90: new rules keep held addresses and counters; a detached card holds nothing', async () => {
     const before = await drops(1);
     expect(await e.apply(state(nic(1), nic(2, 'shared', { isolated: true }), nic(3, 'host'), nic(4, 'host')))).toEqual([]);
     const taken = SPOOFS.find((s) => s.what === 'an IPv6 address that another VM holds') as Spoof;
@@ -173,5 +173,5 @@ describe.each(SUITES)('a guest speaks only as itself: %s', (_name, t) => {
     expect(w.host.run(`nft list set bridge anka own6_shared`)).not.toContain(HELD);
   });
 
-  test('B91: an honest guest works on', () => (vms.get(1) as Namespace).reaches('192.168.64.1'));
+  test('B91: the guest’s valid traffic still passes', () => (vms.get(1) as Namespace).reaches('192.168.64.1'));
 });

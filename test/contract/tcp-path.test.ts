@@ -1,7 +1,7 @@
 /**
- * The TCP path of the user engine against real TCPs: a Linux kernel as the guest (a namespace whose tap is joined to
- * the path's stream socket by test/world/shim.c, which may lose, double and reorder frames), Linux and Node as the
- * outside. Needs root for the namespace; the path itself runs without any right.
+ * The TCP path of the user engine against real TCPs: a Linux kernel as the guest (a namespace whose tap
+ * test/world/shim.c connects to the path's stream socket; it can lose, duplicate and reorder frames), Linux and Node as
+ * the outside. Needs root for the namespace; the path itself runs without privileges.
  */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -14,12 +14,12 @@ import { missing, Namespace, until } from '../world/world.ts';
 const why = missing('root', 'netns', 'tun', 'cc');
 const prefix = process.env['ANKA_TEST_WORLD'] ?? '';
 
-/** Connections over which memory must stay flat; a million takes four minutes. */
+/** Connections during which memory must stay flat; a million takes about four minutes. */
 const CONNECTIONS = Number(process.env['ANKA_SOAK_CONNECTIONS'] ?? 10_000);
 
 /**
- * 10,000 SYNs of the guest to addresses where nobody answers, past its own TCP. Its arguments: the first address, the
- * step to the next, how many addresses.
+ * Sends 10,000 raw SYNs from the guest to addresses where nobody answers. Arguments: first address, step, number of
+ * addresses.
  */
 const SYNS = `
 import socket, struct, sys, time
@@ -41,8 +41,8 @@ print('sent')
 `;
 
 /**
- * Connects again and again for two seconds, to one end or to a new address each time; tells how many there were, how
- * many failed, and the slowest in ms.
+ * Connects repeatedly for two seconds, to one address or to a new one each time; prints the number of connections, of
+ * failures, and the slowest in ms.
  */
 const KNOCK = (fresh: boolean): string => `
 const net = require('net'); let n = 0, live = 0, bad = 0, slowest = 0; const begin = performance.now();
@@ -76,7 +76,7 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
     expect(stats).toMatchObject({ malformed: 0, badChecksum: 0, queued: 0 });
   });
 
-  test('answers of every size around a segment, at MTU 65520, never wait for a timer, with large windows and small', async () => {
+  test('at MTU 65520, answers of all sizes around a segment never wait for a timer, with large and small windows', async () => {
     lab = new Lab(65_520, [], '15000:7100');
     await lab.ready();
     lab.guest.spawn([process.execPath, '-e', SERVER.replace('7000', '7100')]);
@@ -114,14 +114,14 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
     ['2 % reordered', ['reorder=20000', 'seed=2']],
     ['2 % twice', ['dup=20000', 'seed=3']],
     ['all of it', ['loss=3000', 'reorder=5000', 'dup=5000', 'seed=4']],
-  ])('B67: %s on the way: still byte for byte', async (_name, damage) => {
+  ])('B67: %s: still byte for byte', async (_name, damage) => {
     lab = new Lab(1500, damage);
     await lab.ready();
     expect(await lab.node(UP(4_000_000))).toBe('same\n');
     await down(4_000_000);
   });
 
-  test('B67: an echo of 64 MiB through a guest whose own queue drops bursts: what is lost is sent again at once, and what the guest cannot take is not sent', async () => {
+  test('B67: echo of 64 MiB through a guest whose queue drops bursts: losses are retransmitted at once, within the guest's window', async () => {
     lab = new Lab(1500, [], '15000:7000');
     await lab.ready();
     lab.guest.run('ip link set tap0 txqueuelen 100');
@@ -137,7 +137,7 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
         const { retransmissions = 0, timeouts = 0 } = await lab!.stats();
         return { retransmissions, timeouts };
       },
-      // of thousands of lost frames: were it not sent again at once, there would be hundreds
+      // thousands of frames are lost: without fast retransmission there would be hundreds
       10,
     );
     expect(Number(lab.guest.run('cat /sys/class/net/tap0/statistics/tx_dropped')), 'frames were lost').toBeGreaterThan(0);
@@ -165,7 +165,7 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
     expect(stats).toMatchObject({ flows: 0, queued: 0 });
   });
 
-  test.each(SOCKETS)('a peer that does not read stops the guest, and memory stays bounded, by %s', async (sockets) => {
+  test.each(SOCKETS)('a peer that does not read stalls the guest, and memory stays bounded, by %s', async (sockets) => {
     lab = new Lab(1500, [], '', sockets);
     await lab.ready();
     const before = (await lab.stats())['rss'];
@@ -177,23 +177,23 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
     const stats = await lab.stats();
     expect(stats['queued']).toBeLessThan(48 << 20);
     expect(stats['rss'] - before).toBeLessThan(220 << 20);
-    // nor does the host's kernel keep more than half a megabyte of each that it has not sent
+    // nor does the host's kernel hold more than half a megabyte of unsent data for each
     const kept = [...lab.host.run('ss -Htmn state established dport = :7000').matchAll(/,w(\d+)/g)].map((m) => Number(m[1]));
     expect(kept.length).toBeGreaterThan(0);
     expect(Math.max(...kept)).toBeLessThan(1 << 20);
-    // and the next connection is served as if nothing were
+    // and the next connection is served normally
     await down(5_000_000);
   });
 
-  test('10,000 half-open and 5,000 reset connections do not delay the next one, and leave nothing behind; memory stays flat', async () => {
+  test('10,000 half-open and 5,000 reset connections neither delay the next one nor leak; memory stays flat', async () => {
     lab = new Lab(1500);
     await lab.ready();
-    // nobody answers there: a cable that ends nowhere
+    // nobody answers there: a link without a peer
     lab.host.run('ip link add d0 type veth peer name d1; ip link set d1 up; ip link set d0 arp off up; ip addr add 203.0.113.254/24 dev d0');
     writeFileSync(join(lab.dir, 'syn.py'), SYNS);
     expect(await lab.guest.ask(`python3 ${join(lab.dir, 'syn.py')} 203.0.113.1 1 250`)).toBe('sent\n');
     await until('all have come', async () => (await lab!.stats())['opened'] > 10_000);
-    // no segment of a good connection is sent twice
+    // no segment of a healthy connection is retransmitted
     const download = () =>
       lab!.withoutTimers(
         () => down(1_000_000),
@@ -232,10 +232,10 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
     expect(stats['opened'] - before, 'each of them was begun once: none was pushed out').toBe(10_000 + count!);
   });
 
-  test('B67: an idle guest whose kernel is gone gives its connection and host socket back; one that lives keeps them', async () => {
+  test('B67: a vanished idle guest frees its connection and host socket; a live one keeps them', async () => {
     lab = new Lab(1500, [], '', 'handles', { KEEP_ALIVE: '{"idle":200,"interval":100,"probes":3}' });
     await lab.ready();
-    // else the kernel answers only one such probe in half a second
+    // otherwise the kernel answers one such probe in half a second (RFC 5961)
     lab.guest.run('sysctl -qw net.ipv4.tcp_invalid_ratelimit=0');
     const served = (): boolean => lab!.host.attempt('ss -Htn state established sport = :7000 | grep -q .') !== null;
     lab.guest.spawn([process.execPath, '-e', "require('net').connect(7000,'192.168.64.1',function(){this.write('Ehello');this.on('error',()=>{})})"]);
@@ -244,14 +244,14 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
       return stats['probes'] >= 5 && stats['flows'] === 1;
     });
     expect([(await lab.stats())['silent'], served()]).toEqual([0, true]);
-    // from now on nobody there answers to that address, and nobody says so
+    // from now on nothing answers for that address, without an error
     lab.guest.run('ip addr del 192.168.64.2/24 dev tap0');
-    await until('the flow is gone', async () => (await lab!.stats())['flows'] === 0);
+    await until('the flow is removed', async () => (await lab!.stats())['flows'] === 0);
     expect((await lab.stats())['silent']).toBe(1);
-    await until('the host socket is gone', () => !served());
+    await until('the host socket is closed', () => !served());
   });
 
-  test('B67: an idle peer that is gone is found out by the host’s keep-alive, and the guest hears of it', async () => {
+  test('B67: the host’s keep-alive detects a vanished idle peer, and the guest's connection is reset', async () => {
     lab = new Lab(1500);
     await lab.ready();
     const far = new Namespace(`${prefix}tpfar`);
@@ -261,19 +261,19 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
       lab.host.run('sysctl -qw net.ipv4.tcp_keepalive_time=1 net.ipv4.tcp_keepalive_intvl=1 net.ipv4.tcp_keepalive_probes=2');
       far.spawn([process.execPath, '-e', SERVER]);
       await until('it listens', () => far.attempt('ss -Htln sport = :7000') !== '');
-      const told = lab.node(
+      const output = lab.node(
         "const s=require('net').connect(7000,'10.77.0.2',()=>s.write('Ehello'));s.on('data',(d)=>console.log(String(d)));s.on('error',(e)=>console.log(e.code));",
       );
       await until('they have spoken', () => lab!.host.attempt('ss -Htno dst 10.77.0.2 | grep keepalive') !== null);
       far.run('ip addr del 10.77.0.2/24 dev f1');
-      expect(await told).toBe('hello\nECONNRESET\n');
+      expect(await output).toBe('hello\nECONNRESET\n');
       await until('nothing is left', async () => (await lab!.stats())['flows'] === 0);
     } finally {
       far.close();
     }
   });
 
-  test('no descriptor is to be had: what is open goes on, and the rest come when the guest tries again', async () => {
+  test('without free descriptors, open connections continue, and others succeed when the guest retries', async () => {
     lab = new Lab(1500);
     await lab.ready();
     const pid = lab.pid();
@@ -285,17 +285,17 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
     expect((await lab.stats())['noSocket']).toBeGreaterThan(0);
   });
 
-  test('1,000 downloads at the same time', async () => {
+  test('1,000 concurrent downloads', async () => {
     lab = new Lab(1500);
     await lab.ready();
     const got = await lab.node(`
       const net = require('net'); let done = 0, bad = 0;
       for (let i = 0; i < 1000; i++) { let n = 0; const s = net.connect(7000, '192.168.64.1', () => s.write('G100000\\n')); s.on('data', (d) => n += d.length); s.on('error', () => {}); s.on('close', () => { if (n !== 100000) bad++; if (++done === 1000) console.log(done, bad); }); }`);
     expect(got).toBe('1000 0\n');
-    await until('all flows are gone', async () => (await lab!.stats())['flows'] === 0);
+    await until('all flows are removed', async () => (await lab!.stats())['flows'] === 0);
   });
 
-  test.each(SOCKETS)('B63, B67: forwarded connections reach the guest, and 500 resets by clients disturb nobody, by %s', async (sockets) => {
+  test.each(SOCKETS)('B63, B67: forwarded connections reach the guest, and 500 client resets disturb no other, by %s', async (sockets) => {
     lab = new Lab(1500, [], '15000:7100', sockets);
     await lab.ready();
     lab.guest.spawn([process.execPath, '-e', "require('net').createServer((s)=>{s.on('error',()=>{});s.end(s.remoteAddress+'\\n')}).listen(7100,'0.0.0.0')"]);

@@ -1,6 +1,6 @@
 /**
- * The network process of the user engine when root is its user: what it may, whom it belongs to, and that it outlives
- * the daemon with its flows (docs/decisions/0012).
+ * The network process of root's user engine: its user, its rights, and that it outlives the daemon with its flows
+ * (docs/decisions/0012).
  */
 import { execFileSync } from 'node:child_process';
 import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
@@ -16,11 +16,11 @@ const why = missing('root', 'netns', 'tun', 'cc');
 const HOST = '10.9.0.2';
 const OUT = '10.9.0.1';
 const HOST_GATEWAY = '192.168.128.1';
-/** Bytes of a transfer. */
+/** Bytes of one transfer. */
 const MOVED = 32 << 20;
 /**
- * Arguments: an echo server's address, and how many bytes it is sent (0: without an end). Says when the first came
- * back, and then how many did; the server greets with a line.
+ * Arguments: an echo server's address, and the number of bytes to send (0: endless). Prints when the first byte
+ * returns, then how many did; the server greets with a line.
  */
 const TRANSFER = `
   const [host, n] = process.argv.slice(1); let sent = 0, got = -1;
@@ -72,7 +72,7 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
     w.close();
   });
 
-  test.each(['shared', 'host'])('the %s network’s process is a user of its own, who may listen on low ports, and nothing else', (name) => {
+  test.each(['shared', 'host'])('the %s network’s process has its own user, who may listen on low ports, and nothing else', (name) => {
     const status = readFileSync(`/proc/${pidOf(name)}/status`, 'utf8');
     const uid = name === 'shared' ? 1_639_999_001 : 1_639_999_002;
     expect(status).toMatch(new RegExp(`^Uid:\\t${uid}\\t${uid}\\t${uid}\\t${uid}$`, 'm'));
@@ -84,7 +84,7 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
     expect(status).toMatch(/^NoNewPrivs:\t1$/m);
   });
 
-  test.each(['shared', 'host'])('every thread of the %s network’s process is confined; it leaves no memory, makes no process, and knows no secret', (name) => {
+  test.each(['shared', 'host'])('every thread of the %s network’s process is confined: no core dump, no child process, no inherited secret', (name) => {
     const pid = pidOf(name);
     const of = (file: string): string => readFileSync(`/proc/${pid}/${file}`, 'utf8');
     const threads = readdirSync(`/proc/${pid}/task`).map((t) => of(`task/${t}/status`));
@@ -105,14 +105,14 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
     expect(environment.filter((l) => /^(SECRET_OF_TEST|NODE_OPTIONS)=/.test(l))).toEqual([]);
   });
 
-  test.skipIf(landlockAbi() < 1).each(['shared', 'host'])('the %s network’s process is behind a fence, and nothing was left to it', async (name) => {
+  test.skipIf(landlockAbi() < 1).each(['shared', 'host'])('the %s network’s process is fenced and inherits no descriptor', async (name) => {
     const log = readFileSync(join(w.dir, `state/net-${name}/log`), 'utf8');
     expect(log).toContain('network process started');
     expect(log).not.toContain('did not let us give up');
     expect((await e.doctor()).find((f) => f.id === 'rights.files')?.level).toBe('ok');
   });
 
-  test.each(['shared', 'host'])('the %s network’s process holds its log, its sockets, and nothing of the daemon’s', (name) => {
+  test.each(['shared', 'host'])('the %s network’s process holds its log and its sockets, and no descriptor of the daemon', (name) => {
     const open = (pid: number): string[] => readdirSync(`/proc/${pid}/fd`).map((fd) => `${fd} ${readlinkSync(`/proc/${pid}/fd/${fd}`)}`);
     const mine = open(pidOf(name));
     expect(mine.filter((l) => /^[012] /.test(l))).toEqual(['0 /dev/null', '1 /dev/null', '2 /dev/null']);
@@ -129,13 +129,13 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
     expect(theirs, 'its shell gave the daemon a descriptor').toContain('/etc/services');
   });
 
-  test('a disk that is full costs no flow: the leases are saved when there is room again', async () => {
+  test('a full disk interrupts no flow: leases are saved when there is room again', async () => {
     const dir = join(w.dir, 'state/net-shared');
-    // the process sees mounts of the daemon's, and may open only the folder that was there when it began
+    // the process has the daemon's mounts, and may open only the directory that existed at its start
     const another = async (): Promise<number> => {
       const before = pidOf('shared');
       process.kill(before, 'SIGKILL');
-      // its command line is empty for an instant, while it puts itself behind its fence
+      // its command line is empty for an instant, while it executes itself behind the fence
       const pid = await until('there is another process', () => processes().find((p) => p.line.includes('net-shared/') && p.pid !== before)?.pid);
       await until('its cable is in', async () => (await e.observe()).nics.every((n) => n.healthy));
       return pid;
@@ -174,7 +174,7 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
   ])('B91: a guest sends more datagrams %s than the host’s link takes: they are dropped by name, and the process stays as it is', async (_what, to) => {
     const pid = pidOf('shared');
     const lost = async (): Promise<number> => (await e.observe()).nics.find((n) => n.id === vmId(1))?.drops['queue_full'] ?? 0;
-    // a queue that holds all that the kernel lets a socket have
+    // a queue as large as the kernel allows
     w.host.run('tc qdisc add dev en0 root tbf rate 10mbit burst 32k limit 100m');
     try {
       const [before, lostBefore] = [memoryOf(pid), await lost()];
@@ -201,7 +201,7 @@ print(n)'`);
     expect(await greeting(vm1, 'tcp', OUT, 8080)).toBe(`outside sees ${HOST}`);
   });
 
-  test('B60: a rule for a port below 1024 works, one that comes later too', async () => {
+  test('B60: rules for ports below 1024 work, also when added later', async () => {
     expect(await greeting(w.outside, 'tcp', HOST, 80)).toBe(`vm1 sees ${OUT}`);
     const more = state(nic(1, 'shared', { ownerUid: VM_UID, rules: [rule(80, 8080), rule(443, 8080)] }), nic(2, 'host', { ownerUid: VM_UID + 1 }));
     expect(await e.apply(more)).toEqual([]);
@@ -209,7 +209,7 @@ print(n)'`);
     expect(await e.apply(desired())).toEqual([]);
   });
 
-  test('B6: its flows go on over the daemon’s death, and over the next one, which finds it again', async () => {
+  test('B6: its flows survive the daemon’s death, and the next daemon adopts it', async () => {
     const [before, out, inwards] = [pidOf('shared'), await flow(vm1, OUT, 8080), await flow(w.outside, HOST, 80)];
     await e.kill();
     const died = [await out.echoed(), await inwards.echoed()];
@@ -229,7 +229,7 @@ print(n)'`);
     inwards.stop();
   });
 
-  test('a link in its folder leads root nowhere: neither the next process nor the daemon follows it', async () => {
+  test('a symbolic link in its directory is followed neither by the next process nor by the daemon', async () => {
     const precious = join(w.dir, 'precious');
     writeFileSync(precious, 'precious');
     expect(await e.apply({ ...state(), networks: [] })).toEqual([]);
@@ -253,7 +253,7 @@ print(n)'`);
     expect([readFileSync(precious, 'utf8'), statSync(precious).uid]).toEqual(['precious', 0]);
   });
 
-  test('B90: killed in the middle of a change, which is made all the same', async () => {
+  test('B90: killed during a change, which is still made', async () => {
     for (const port of [443, 444, 445]) {
       const before = pidOf('shared');
       const more = state(nic(1, 'shared', { ownerUid: VM_UID, rules: [rule(80, 8080), rule(port, 8080)] }), nic(2, 'host', { ownerUid: VM_UID + 1 }));
@@ -265,7 +265,7 @@ print(n)'`);
     expect(await e.apply(desired())).toEqual([]);
   });
 
-  test('B90: while one network’s process is stopped, the other’s flows go on and new ones begin; afterwards its own go on too', async () => {
+  test('B90: while one network’s process is stopped, the other’s flows continue and new ones start; later its own resume', async () => {
     const [stopped, going] = [await flow(vm1, OUT, 8080), await flow(vm2, HOST_GATEWAY, 8080)];
     const pid = pidOf('shared');
     process.kill(pid, 'SIGSTOP');
@@ -283,7 +283,7 @@ print(n)'`);
     going.stop();
   });
 
-  test('B67, B90: while a guest of one network sends all it can, a transfer of the other comes whole', async () => {
+  test('B67, B90: while a guest floods one network, a transfer on the other is complete', async () => {
     const load = vm1.spawn([process.execPath, '-e', TRANSFER, OUT, '0']);
     await new Promise((resolve) => load.stdout?.once('data', resolve));
     expect(await vm2.ask(`${process.execPath} -e "${TRANSFER}" ${HOST_GATEWAY} ${MOVED}`)).toContain(`echoed ${MOVED}`);
@@ -291,7 +291,7 @@ print(n)'`);
     load.kill('SIGKILL');
   });
 
-  test('B90: killed, it is back with its cables, its leases and its rules; the other network is not touched', async () => {
+  test('B90: killed, it recovers with its links, leases and rules; the other network is unaffected', async () => {
     const other = pidOf('host');
     process.kill(pidOf('shared'), 'SIGKILL');
     const since = Date.now();

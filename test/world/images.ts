@@ -1,4 +1,6 @@
-/** Guest images for tests, built once and kept in a cache directory (`ANKA_TEST_CACHE`, else `.cache` of the checkout). */
+/**
+ * Guest images for tests, built once and kept in a cache directory (`ANKA_TEST_CACHE`, else `.cache` of the checkout).
+ */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync } from 'node:fs';

@@ -28,7 +28,8 @@ export const WITHOUT_EBPF = ['setpriv', '--bounding-set=-sys_admin,-bpf,-perfmon
 const WITHOUT_TCX = ['sh', '-c', 'mount -t bpf bpf /sys/fs/bpf && exec setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin "$@"', 'sh'];
 
 /**
- * Runs a program with open descriptors and environment variables of a user's shell, which no helper process may inherit.
+ * Runs a program with open descriptors and environment variables of a user's shell, which no helper process may
+ * inherit.
  */
 const FROM_A_SHELL = ['env', 'SECRET_OF_TEST=1', 'NODE_OPTIONS=--trace-warnings', 'bash', '-c', 'exec 9</etc/services 251</etc/services; exec "$@"', 'bash'];
 

@@ -7,8 +7,8 @@ import { vlanObject } from '../../src/engine/kernel/ebpf/vlan-tags.ts';
 import type { Namespace, World } from './world.ts';
 
 /**
- * Tags all outbound frames of `device`, and accepts inbound frames of that VLAN only. Undone by `tc qdisc del dev DEVICE
- * clsact`.
+ * Tags all outbound frames of `device`, and accepts inbound frames of that VLAN only. Undone by `tc qdisc del dev
+ * DEVICE clsact`.
  */
 export function putInVlan(world: World, ns: Namespace, device: string, vlan: number): void {
   const object = join(world.dir, 'vlan.o');

@@ -23,7 +23,9 @@ export interface NetworkProcessOptions {
   stateDir: string;
   log: { warn(o: object, m: string): void };
   onChanged: () => void;
-  /** It exited, and was not asked to. `ranMs`: how long after its first configuration; large when another daemon did. */
+  /**
+   * It exited, and was not asked to. `ranMs`: how long after its first configuration; large when another daemon did.
+   */
   onExit: (ranMs: number) => void;
 }
 

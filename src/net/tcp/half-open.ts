@@ -9,8 +9,8 @@
  * Endpoints that have answered before are kept in lanes of their own. The smaller of the two groups is spared, so a
  * known server stays reachable through a burst of any width.
  *
- * Limits. MAX_KNOWN answering endpoints are remembered, the oldest is forgotten first. A burst wider than the limit that
- * sends one SYN per network evicts the oldest connections to endpoints that were never reached before.
+ * Limits. MAX_KNOWN answering endpoints are remembered, the oldest is forgotten first. A burst wider than the limit
+ * that sends one SYN per network evicts the oldest connections to endpoints that were never reached before.
  */
 
 /** Answering endpoints remembered per guest. */
@@ -100,7 +100,9 @@ export class HalfOpenTable<F> {
     return this.#unknownLanes.size + this.#knownLanes.size;
   }
 
-  /** `address` selects the lane; `endpoint` is any number that identifies who is to answer. Returns its DialPriority. */
+  /**
+   * `address` selects the lane; `endpoint` is any number that identifies who is to answer. Returns its DialPriority.
+   */
   add(entry: HalfOpenEntry<F>, address: number, endpoint: number): number {
     const known = this.#known.has(endpoint);
     const group = known ? this.#knownLanes : this.#unknownLanes;

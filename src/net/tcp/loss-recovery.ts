@@ -6,7 +6,9 @@
 import { TcpResent } from './resent.ts';
 import { TcpScoreboard } from './scoreboard.ts';
 
-/** Largest congestion window, bytes. It is also the initial one: the guest's link is local, so only losses reduce it. */
+/**
+ * Largest congestion window, bytes. It is also the initial one: the guest's link is local, so only losses reduce it.
+ */
 export const MAX_CWND = 4 << 20;
 
 export class LossRecovery {

@@ -1,4 +1,6 @@
-/** Loss recovery with selective acknowledgements: traces on a manual clock of each way a loss is detected (RFC 8985). */
+/**
+ * Loss recovery with selective acknowledgements: traces on a manual clock of each way a loss is detected (RFC 8985).
+ */
 import { describe, expect, test } from 'vitest';
 import { TcpRig } from '../../../test/sim/tcp-rig.ts';
 

@@ -165,7 +165,9 @@ export class TcpMachine {
 
   // ---- the host's side
 
-  /** Opens a connection to the guest for a forwarded client; the caller sets `flow.host`. Null when a limit is reached. */
+  /**
+   * Opens a connection to the guest for a forwarded client; the caller sets `flow.host`. Null when a limit is reached.
+   */
   accept(port: GuestPort, addresses: InboundAddresses, now: number): TcpFlow | null {
     this.#context.now = now;
     return this.#open.accept(this.#state(port), addresses);

@@ -1,9 +1,9 @@
 /**
  * How connections open, until both SYNs are acknowledged.
  *
- * Theory of operation. Outbound: a guest's SYN requests a host socket, and is answered once that is connected. A refusal
- * becomes a RST, an unreachable host an ICMP error that quotes the SYN. Inbound: a forwarded client causes a SYN to the
- * guest. Either SYN is retransmitted with backoff until it is acknowledged or given up.
+ * Theory of operation. Outbound: a guest's SYN requests a host socket, and is answered once that is connected. A
+ * refusal becomes a RST, an unreachable host an ICMP error that quotes the SYN. Inbound: a forwarded client causes a
+ * SYN to the guest. Either SYN is retransmitted with backoff until it is acknowledged or given up.
  *
  * Limits. Data in a SYN is ignored; the guest retransmits it. Simultaneous open is not supported: a SYN for a flow that
  * was opened towards the guest is dropped.
@@ -94,7 +94,10 @@ export class TcpOpen {
     return false;
   }
 
-  /** A SYN of the guest that belongs to no flow. Positional arguments: a burst of SYNs allocates nothing before the limits. */
+  /**
+   * A SYN of the guest that belongs to no flow. Positional arguments: a burst of SYNs allocates nothing before the
+   * limits.
+   */
   open(state: TcpPortState, d: number, guestIp: number, peerIp: number, ports: number, seq: number, window: number): void {
     const to = this.#options.resolve(state.port, peerIp >>> 0, ports & 0xffff);
     if (to === 'drop') return;
@@ -224,7 +227,9 @@ export class TcpOpen {
     onAnswer?.(why);
   }
 
-  /** Opens a connection to the guest for a forwarded client; the caller sets `flow.host`. Null when a limit is reached. */
+  /**
+   * Opens a connection to the guest for a forwarded client; the caller sets `flow.host`. Null when a limit is reached.
+   */
   accept(state: TcpPortState, { guestIp, guestPort, sourceIp, sourcePort }: InboundAddresses): TcpFlow | null {
     const port = state.port;
     const ports = (guestPort << 16) | sourcePort;

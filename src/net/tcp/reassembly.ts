@@ -1,8 +1,8 @@
 /**
  * Out-of-order payload of the guest.
  *
- * Theory of operation. Runs of bytes in chunks of packet memory, sorted by sequence number. Payload that continues a run
- * is appended to it. Overlaps are kept, and trimmed on `take`.
+ * Theory of operation. Runs of bytes in chunks of packet memory, sorted by sequence number. Payload that continues a
+ * run is appended to it. Overlaps are kept, and trimmed on `take`.
  *
  * Limits. A flow keeps at most MAX_BYTES in MAX_RUNS runs. What exceeds that is dropped, and the guest retransmits it.
  */

@@ -5,9 +5,9 @@
  * contiguous run at a time. The congestion window starts at MAX_CWND, as the link is local. A loss reduces it: three
  * duplicate ACKs halve it, a timeout sets it to one segment. Acknowledged bytes raise it again.
  *
- * Losses are detected by selective acknowledgements. Recovery first retransmits the holes while less than the congestion
- * window is in flight (RFC 6675), then sends new data. A retransmission is lost again when enough of what was sent later
- * has been received (resent.ts).
+ * Losses are detected by selective acknowledgements. Recovery first retransmits the holes while less than the
+ * congestion window is in flight (RFC 6675), then sends new data. A retransmission is lost again when enough of what
+ * was sent later has been received (resent.ts).
  *
  * Silence after the last segments triggers a probe after two round trips instead of a timeout (RFC 8985 7). It repeats
  * the last segment, whose selective acknowledgement shows what is missing before it; during recovery it repeats the
@@ -49,7 +49,9 @@ export interface KeepAlive {
 
 /** The defaults of Linux. RFC 5382 5 requires an idle connection to be kept for at least 2 h 4 min. */
 export const KEEP_ALIVE: KeepAlive = { idle: 7_200_000, interval: 75_000, probes: 9 };
-/** Consecutive timeouts without a segment of the guest after which a connection with unacknowledged data is abandoned. */
+/**
+ * Consecutive timeouts without a segment of the guest after which a connection with unacknowledged data is abandoned.
+ */
 const MAX_SILENT = 12;
 
 export class TcpSender {

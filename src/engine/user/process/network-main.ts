@@ -4,8 +4,8 @@
  *
  * Theory of operation: `configure` gives it the whole configuration; what is already as wanted is left alone, so flows,
  * leases and links continue. The process holds only the privileges that it needs: root's becomes an ordinary user who
- * may listen on low ports (docs/decisions/0012). Start and shutdown: engine/process/helper-process.ts. Limits: a changed
- * subnet starts the network anew.
+ * may listen on low ports (docs/decisions/0012). Start and shutdown: engine/process/helper-process.ts. Limits: a
+ * changed subnet starts the network anew.
  */
 import { createServer } from 'node:net';
 import { CAPABILITY } from '../../../host/ffi/process.ts';

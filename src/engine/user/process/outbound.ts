@@ -261,8 +261,8 @@ export class Outbound implements Carriers<Port> {
   }
 
   /**
-   * The address that an ICMP error to a guest comes from, about a packet that it sent to `destination`: the host appears
-   * as the gateway, or as the address that the guest sent to.
+   * The address that an ICMP error to a guest comes from, about a packet that it sent to `destination`: the host
+   * appears as the gateway, or as the address that the guest sent to.
    */
   #errorSource(error: SocketError, destination: number): number {
     const { offender } = error;
