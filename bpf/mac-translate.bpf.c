@@ -65,16 +65,18 @@ typedef __u64 u64;
 #define NOTE_VERDICT 3
 
 /* In assembly, as compilers compute the address, and the context may only be accessed at constant offsets. */
-#define write_note(skb, n, value)                                                                                                        \
-	asm volatile("*(u32 *)(%[c] + %[o]) = %[v]" ::[c] "r"(skb), [o] "i"(offsetof(struct __sk_buff, cb) + 4 * (n)), [v] "r"((u32)(value)) : "memory")
-#define read_note(skb, n)                                                                                                                \
-	({                                                                                                                               \
-		u32 value_;                                                                                                              \
-		asm volatile("%[v] = *(u32 *)(%[c] + %[o])"                                                                              \
-			     : [v] "=r"(value_)                                                                                          \
-			     : [c] "r"(skb), [o] "i"(offsetof(struct __sk_buff, cb) + 4 * (n))                                           \
-			     : "memory");                                                                                                \
-		value_;                                                                                                                  \
+#define write_note(skb, n, value)                                                                                \
+	asm volatile("*(u32 *)(%[c] + %[o]) = %[v]" ::[c] "r"(skb),                                              \
+		     [o] "i"(offsetof(struct __sk_buff, cb) + 4 * (n)), [v] "r"((u32)(value))                    \
+		     : "memory")
+#define read_note(skb, n)                                                                                        \
+	({                                                                                                       \
+		u32 value_;                                                                                      \
+		asm volatile("%[v] = *(u32 *)(%[c] + %[o])"                                                      \
+			     : [v] "=r"(value_)                                                                  \
+			     : [c] "r"(skb), [o] "i"(offsetof(struct __sk_buff, cb) + 4 * (n))                   \
+			     : "memory");                                                                        \
+		value_;                                                                                          \
 	})
 
 /* The same offset, of which the verifier knows only the bound. */
