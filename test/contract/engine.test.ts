@@ -90,7 +90,7 @@ describe.each(SUITES)('%s', (_name, t) => {
     w.close();
   });
 
-  test('B11: shared leases .2 to .254; mask, router, DNS and server are the gateway's', async () => {
+  test('B11: shared leases .2 to .254; mask, router, DNS and server are the gateway’s', async () => {
     const a = await dhcp(w, vm1);
     expect(a).toMatchObject({ router: GW, dns: GW, server: GW, mask: '24' });
     ip1 = a?.ip ?? '';
@@ -103,7 +103,7 @@ describe.each(SUITES)('%s', (_name, t) => {
     expect(await observedNic(1)).toMatchObject({ source: 'lease' });
   });
 
-  test('B11, B23: dhclient, with its own client identifier, gets the card's address', async () => {
+  test('B11, B23: dhclient, with its own client identifier, gets the card’s address', async () => {
     const lease = join(w.dir, 'dhclient.leases');
     writeFileSync(lease, '');
     const out = await vm2.ask(
@@ -220,7 +220,7 @@ describe.each(SUITES)('%s', (_name, t) => {
     expect(['refused', 'reset', 'closed']).toContain(await greeting(w.host, 'tcp', '127.0.0.1', 10003));
   });
 
-  test('B67: half-close and 64 MiB pass unchanged, from outside and through the host's listener', async () => {
+  test('B67: half-close and 64 MiB pass unchanged, from outside and through the host’s listener', async () => {
     for (const [ns, address] of [
       [w.outside, HOST],
       [w.host, '127.0.0.1'],

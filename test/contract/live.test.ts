@@ -69,7 +69,7 @@ describe.skipIf(why !== null)(`live changes${why ? ` (${why})` : ''}`, () => {
     w.close();
   });
 
-  test('B22: a change of network resets the VM's connections of every kind, and no others', async () => {
+  test('B22: a change of network resets the VM’s connections of every kind, and no others', async () => {
     const control = await begin(w.outside, INTERNET, 8080);
     const neighbours = [await begin(vm2, INTERNET, 8080), await begin(w.host, ip2, 8080)];
     const mine = {

@@ -138,7 +138,7 @@ describe.each(ENGINES)('%s', (_name, kernel, why) => {
         for (const size of [1400, 9500, 65_400]) expect(await python(g[a] as Namespace, DATAGRAM(ip[b] as string, size, false))).toBe(`${size}`);
   });
 
-  test.skipIf(kernel)('a datagram or ping with DF that exceeds the receiver's MTU gets fragmentation needed at once (RFC 1191)', async () => {
+  test.skipIf(kernel)('a datagram or ping with DF that exceeds the receiver’s MTU gets fragmentation needed at once (RFC 1191)', async () => {
     expect(await python(g[0] as Namespace, DATAGRAM(ip[1] as string, 5000, true))).toBe('EMSGSIZE 1500');
     expect(await python(g[0] as Namespace, DATAGRAM(ip[2] as string, 20_000, true))).toBe('EMSGSIZE 9000');
     expect(await python(g[1] as Namespace, DATAGRAM(ip[0] as string, 1472, true))).toBe('1472');

@@ -121,7 +121,7 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
     await down(4_000_000);
   });
 
-  test('B67: echo of 64 MiB through a guest whose queue drops bursts: losses are retransmitted at once, within the guest's window', async () => {
+  test('B67: echo of 64 MiB through a guest whose queue drops bursts: losses are retransmitted at once, within the guest’s window', async () => {
     lab = new Lab(1500, [], '15000:7000');
     await lab.ready();
     lab.guest.run('ip link set tap0 txqueuelen 100');
@@ -251,7 +251,7 @@ describe.skipIf(why !== null)(`the TCP path with a Linux kernel as the guest${wh
     await until('the host socket is closed', () => !served());
   });
 
-  test('B67: the host’s keep-alive detects a vanished idle peer, and the guest's connection is reset', async () => {
+  test('B67: the host’s keep-alive detects a vanished idle peer, and the guest’s connection is reset', async () => {
     lab = new Lab(1500);
     await lab.ready();
     const far = new Namespace(`${prefix}tpfar`);
