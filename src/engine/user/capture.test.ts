@@ -1,4 +1,4 @@
-/** Records of a capture, from a process that may not be whole. */
+/** Records of a capture; the process that sends them is not trusted. */
 import { expect, test } from 'vitest';
 import { RecordReader } from './capture.ts';
 
@@ -8,12 +8,12 @@ function record(length: number, bytes: number): Buffer {
   return r;
 }
 
-test('records are whole however they are cut', () => {
+test('records split at every byte are read completely', () => {
   const reader = new RecordReader();
   const frames = [...Buffer.concat([record(60, 60), record(0, 0), record(1514, 1514)])].flatMap((byte) => reader.read(Buffer.of(byte)));
   expect(frames.map((f) => f.length)).toEqual([60, 0, 1514]);
 });
 
-test.each([65_601, 0x7fffffff, 0xffffffff])('a record of %i bytes is none: nothing is kept for it', (length) => {
+test.each([65_601, 0x7fffffff, 0xffffffff])('a record that claims %i bytes is refused before its bytes are read', (length) => {
   expect(() => new RecordReader().read(record(length, 10))).toThrow(/claims/);
 });

@@ -1,11 +1,12 @@
 /**
- * A capture of one card: the frames that its network process copies to us, before or after the translation of the MAC
+ * A capture of one NIC: the frames that its network process copies to us, before or after the translation of the MAC
  * address (B93).
  *
- * Theory of operation: the process writes records into a stream (config.ts) and drops what that does not take; here the
- * stream is always read, filtered (net/bpf), and kept until `next` asks. No rights are needed for any of it. Limits: 4
- * MiB are kept, what comes above that is dropped and counted; what the process itself drops is not counted. It ends
- * when the card is unplugged.
+ * Theory of operation: the process writes records into a stream (process/config.ts) and drops frames while the stream
+ * is full. Here the stream is always read, filtered (net/capture-filter), and kept until `next`. No privileges are
+ * needed. The capture ends when the NIC is detached.
+ *
+ * Limits: 4 MiB are kept, further frames are dropped and counted; frames that the process drops are not counted.
  */
 import { compileFilter } from '../../host/packet-ring.ts';
 import { beginStream } from '../../lib/begin-stream.ts';
@@ -17,14 +18,14 @@ import type { StreamRequest } from './process/config.ts';
 
 const KEPT_BYTES = 4 << 20;
 const RECORD = { length: 0, time: 4, direction: 12, frame: 13 } as const;
-/** No frame of a user network is longer (port.ts): 64 KiB of IP packet, its Ethernet header, and a little room. */
+/** Longest frame of a user network (port/port-memory.ts): 64 KiB of IP packet, its Ethernet header, and some room. */
 const SNAP_LENGTH = 65_600;
 
-/** Splits the stream's bytes into records, however they are cut. */
+/** Splits the stream's bytes into records, at any chunking. */
 export class RecordReader {
   #rest: Buffer = Buffer.alloc(0);
 
-  /** Frames that are whole now; copied. Throws `internal` on what is no record. */
+  /** Complete frames, copied. Throws `internal` on an invalid record. */
   read(chunk: Buffer): CapturedFrame[] {
     const bytes = this.#rest.length === 0 ? chunk : Buffer.concat([this.#rest, chunk]);
     const frames: CapturedFrame[] = [];
@@ -46,10 +47,7 @@ export class RecordReader {
   }
 }
 
-/**
- * Begins a capture at the process whose stream socket this is. Throws `network`, or `badValue` or `missingProgram`
- * because of the filter.
- */
+/** `path`: the process's stream socket. Throws `network`, or `badValue` or `missingProgram` because of the filter. */
 export async function openCapture(path: string, nic: DesiredNic, side: CaptureSide, filter: string): Promise<Capture> {
   const program = filter === '' ? [] : await compileFilter(null, filter);
   const socket = await beginStream(path, { capture: { id: nic.id, side } } satisfies StreamRequest);
@@ -68,7 +66,7 @@ export async function openCapture(path: string, nic: DesiredNic, side: CaptureSi
     try {
       return reader.read(chunk);
     } catch {
-      socket.destroy(); // a process that is not whole; the capture ends
+      socket.destroy(); // invalid data ends the capture
       return [];
     }
   };

@@ -1,4 +1,4 @@
-/** Gathers the state of this host from which `explain` answers. */
+/** Facts about this host for `explain`, gathered at each request. */
 import { networkInterfaces } from 'node:os';
 import type { UserHostState } from '../../net/explain/user-engine.ts';
 import { isLoopback } from '../../net/policy/addresses.ts';

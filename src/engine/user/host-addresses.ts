@@ -1,28 +1,28 @@
 /**
- * The addresses of the host itself, as guests may meet them (B92).
+ * The addresses of the host itself, as guests may reach them (B92).
  *
- * Theory of operation: the gateway's address stands for the host's primary one, from which packets to outside leave:
- * asked of the kernel by connecting a UDP socket, which sends nothing. Services bound to that address or to all are so
- * reached, those bound to the loopback are not. Looked at every two seconds.
+ * Theory of operation: the gateway's address stands for the host's primary one, the source address of packets to
+ * outside. Connecting a UDP socket finds it, and sends nothing. Guests so reach services bound to that address or to
+ * all, and none bound to the loopback. Refreshed every two seconds.
  */
 import { createSocket } from 'node:dgram';
 import { networkInterfaces } from 'node:os';
 import { isLoopback } from '../../net/policy/addresses.ts';
 import { parseIpv4 } from '../../wire/address.ts';
 
-const LOOK_MS = 2000;
-/** Any address outside will do (TEST-NET-3 is routed nowhere, but has a route). */
-const SOMEWHERE = '203.0.113.1';
+const REFRESH_MS = 2000;
+/** Any address outside: TEST-NET-3 (RFC 5737) matches the default route. */
+const OUTSIDE_ADDRESS = '203.0.113.1';
 
 export class HostAddresses {
   #own = new Set<number>();
-  #first: number | null = null;
+  #firstExternal: number | null = null;
   #uplink: number | null = null;
   #timer: NodeJS.Timeout;
 
   constructor() {
-    this.#look();
-    this.#timer = setInterval(() => this.#look(), LOOK_MS);
+    this.#refresh();
+    this.#timer = setInterval(() => this.#refresh(), REFRESH_MS);
   }
 
   close(): void {
@@ -34,20 +34,20 @@ export class HostAddresses {
     return this.#own.has(ip);
   }
 
-  /** The one that the gateway stands for; null while the host has none but the loopback. */
+  /** The one that the gateway stands for; null while the host has only the loopback. */
   primary(): number | null {
-    return this.#uplink !== null && this.#own.has(this.#uplink) ? this.#uplink : this.#first;
+    return this.#uplink !== null && this.#own.has(this.#uplink) ? this.#uplink : this.#firstExternal;
   }
 
-  #look(): void {
+  #refresh(): void {
     this.#own = new Set();
-    this.#first = null;
+    this.#firstExternal = null;
     for (const addresses of Object.values(networkInterfaces())) {
       for (const a of addresses ?? []) {
         const ip = a.family === 'IPv4' ? parseIpv4(a.address) : null;
         if (ip === null || isLoopback(ip)) continue;
         this.#own.add(ip);
-        if (!a.internal) this.#first ??= ip;
+        if (!a.internal) this.#firstExternal ??= ip;
       }
     }
     const probe = createSocket('udp4');
@@ -55,7 +55,7 @@ export class HostAddresses {
       this.#uplink = null; // no route to outside
       probe.close();
     });
-    probe.connect(53, SOMEWHERE, () => {
+    probe.connect(53, OUTSIDE_ADDRESS, () => {
       this.#uplink = parseIpv4(probe.address().address);
       probe.close();
     });

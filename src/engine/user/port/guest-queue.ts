@@ -1,17 +1,20 @@
 /**
- * What is on its way to one guest.
+ * Frames on their way to one guest.
  *
- * Theory of operation. A run of another guest's frames is written from where it lies, if the stream is idle; what
- * cannot be written at once, and what the gateway says, waits in a queue and leaves at the end of the turn, in one
- * write. Memory under a write that the kernel has not finished is pinned; where too many buffers are pinned already,
- * bytes are copied. In the queue the gateway and the other guests have a share each, so that neither keeps the other
- * out. Other guests are held back for a moment when theirs is full; if it still is after 100 ms, they go on, and what
- * they send beyond it is dropped as `queue_full` until the receiver has caught up. For such a slow receiver their share
- * is small, and the kernel's buffer too, until it has taken 128 MiB in a second: what waits is taken in milliseconds,
- * so that a guest that is flooded still hears the gateway. QEMU keeps any number of frames that its guest does not
- * take: after each that is taken it reads up to 68 KiB again. That is 45 frames of 1514 bytes, of which a guest takes
- * as many at once, but up to a thousand smaller ones; so while there are many of those the kernel is given a few dozen
- * at a time, and what the guest does not take waits here, where it is bounded.
+ * Theory of operation: a run of another guest's frames is written from where it lies if the stream is idle. What cannot
+ * be written at once, and every frame of the gateway, waits in a queue, which is written once at the end of the turn.
+ * Memory under a write that the kernel has not finished is pinned; where too many buffers are pinned, bytes are copied.
+ *
+ * Fairness: the gateway and the other guests each have a share of the queue, so that neither locks the other out. When
+ * the share of the other guests is full, their reading is paused. If it is still full after 100 ms, the receiver counts
+ * as stalled: they resume, and frames beyond the share are dropped as `queue_full` until the receiver has caught up.
+ * For such a slow receiver the share and the kernel's buffer are small, until it takes 128 MiB in a second. A flooded
+ * guest thus still receives the gateway's frames within milliseconds.
+ *
+ * Small frames: QEMU buffers any number of frames that its guest does not take; after each that the guest takes, QEMU
+ * reads up to 68 KiB again. That is 45 frames of 1514 bytes, which a guest takes at once, but up to a thousand small
+ * ones. While there are many small frames, the kernel therefore gets only a few dozen at a time; the rest waits here,
+ * where the queue is bounded.
  *
  * Limits: at most 1.5 MiB is queued.
  */
@@ -24,36 +27,34 @@ import { get32 } from '../../../wire/bytes.ts';
 import type { HostStream } from '../sockets/host-stream.ts';
 import { MAX_FRAME, type PortMemory, QUEUE_SIZE, READ_SIZE, type ReadBuffer } from './port-memory.ts';
 
-/** Bytes that the gateway may queue of payload; that it, and that the other guests may queue of all. */
-const PAYLOAD = 512 << 10;
+/** Bytes that the gateway may queue of segments with payload. */
+const PAYLOAD_SHARE = 512 << 10;
+/** Bytes that the gateway may queue in all; the same for the other guests together. */
 const SHARE = 768 << 10;
-/**
- * Bytes of other guests in the queue above which they are held back, and those for a slow receiver; a quarter is when
- * they go on.
- */
+/** Bytes of other guests in the queue above which they are paused; they resume at a quarter of it. */
 const HIGH_WATER = 512 << 10;
 const SLOW_HIGH_WATER = 128 << 10;
-/** Room for a frame without payload. */
-const TOLD = 128;
-const DEAF_AFTER_MS = 100;
-/** What the kernel holds for a guest, bytes; it doubles that. What lies in there is before all that we might say. */
+/** Room for a frame without payload, bytes. */
+const CONTROL_ROOM = 128;
+const STALL_MS = 100;
+/** The kernel's send buffer for a guest, bytes; Linux doubles it. Its contents delay every later frame. */
 const SEND_BUFFER = { fast: 4 << 20, slow: 64 << 10, small: 2304 } as const;
-/** A slow receiver is one until it takes so many bytes in a second. */
-const FAST = 128 << 20;
+/** A receiver counts as slow until it takes so many bytes in a second. */
+const FAST_BYTES = 128 << 20;
+/** Runs whose frames are shorter on average, bytes, count as small frames. */
+const SMALL_FRAME = 1200;
 /**
- * Frames that are shorter than this on an average, bytes, are small ones; they are many when more than these come in a
- * time, ms, and until there are fewer than that in a second.
+ * There are many small frames from so many within so many ms on, until there are fewer than `FEW_SMALL` in a second.
  */
-const SMALL = 1200;
 const MANY_SMALL = 1000;
 const MANY_SMALL_MS = 50;
 const FEW_SMALL = 10_000;
 
 /** Another guest's port, whose frames are forwarded. */
 export interface Sender extends SwitchPort {
-  /** Its run lies in it. */
+  /** The buffer that holds its current run. */
   readonly reading: ReadBuffer;
-  /** Reads from its guest no more until `release`, once for each call. */
+  /** Pauses reading from its guest until `release`; calls are counted. */
   hold(): void;
   release(): void;
 }
@@ -61,74 +62,75 @@ export interface Sender extends SwitchPort {
 /** The port whose guest the frames are for. */
 export interface Receiver {
   readonly drops: DropCounts;
-  /** Whether frames go to it as they are: nothing is translated, and no capture sees them. */
+  /** True when frames go to it unchanged: no MAC translation, no capture. */
   readonly plain: boolean;
-  /** Translates the frames in [start, end), and shows them to captures. */
+  /** Translates the frames in [start, end), and passes them to captures. */
   translate(start: number, end: number): void;
-  /** The gateway was told that there is no room, and there is again. */
+  /** After `room` or `mayTell` reported none: there is room again. */
   onRoom(): void;
 }
 
 export class GuestQueue {
-  /** To the guest. */
+  /** Frames to the guest, and their bytes. */
   readonly counts = { packets: 0, bytes: 0 };
   readonly #receiver: Receiver;
   readonly #memory: PortMemory;
-  readonly #at: number;
+  readonly #memoryAt: number;
   readonly #queue: FrameQueue;
   #stream: HostStream | null = null;
-  /** A write that the kernel has not finished; memory that it reads from, where that is not the queue's. */
+  /** The kernel has not finished a write. */
   #writing = false;
+  /** Memory under that write, where it is not the queue's. */
   #pinned: ReadBuffer | null = null;
   #flushPlanned = false;
-  /** The gateway was told that there is no room. */
+  /** The gateway waits for room. */
   #starved = false;
   /** The last `reserve` found no room. */
   #spilling = false;
-  readonly #held = new Set<Sender>();
-  #deaf = false;
-  #deafTimer: NodeJS.Timeout | null = null;
-  /** How much the kernel is given at a time. */
+  readonly #paused = new Set<Sender>();
+  #stalled = false;
+  #stallTimer: NodeJS.Timeout | null = null;
+  /** Selects the size of the kernel's send buffer. */
   #pace: keyof typeof SEND_BUFFER = 'fast';
   #paceTimer: NodeJS.Timeout | null = null;
-  /** Small frames since then, ms. */
   #small = 0;
+  /** Start of the count of small frames, ms. */
   #smallSince = 0;
 
   constructor(receiver: Receiver, memory: PortMemory) {
     this.#receiver = receiver;
     this.#memory = memory;
-    this.#at = memory.takeQueue();
-    this.#queue = new FrameQueue(this.#at, QUEUE_SIZE);
+    this.#memoryAt = memory.takeQueue();
+    this.#queue = new FrameQueue(this.#memoryAt, QUEUE_SIZE);
   }
 
-  /** The guest's stream has come. */
+  /** The guest's stream is connected. */
   open(stream: HostStream): void {
     this.#stream = stream;
     setSendBuffer(stream.fd, SEND_BUFFER.fast);
   }
 
-  /** It is gone: so is all that waits. */
+  /** The stream was closed: drops everything that waits. */
   clear(): void {
     this.#setPace('fast');
     this.#stream = null;
     this.#writing = false;
     this.#unpin();
     this.#queue.clear();
-    this.#letGo();
+    this.#resumeSenders();
   }
 
-  /** Its memory serves another. */
+  /** Returns its memory. */
   free(): void {
-    this.#memory.giveQueue(this.#at);
+    this.#memory.giveQueue(this.#memoryAt);
   }
 
-  // ---- the gateway's
+  // ---- from the gateway
 
-  /** As `GuestPort` has it. */
+  /** See `SegmentQueue`. */
   room(): number {
     if (!this.#stream) return 0;
-    const room = Math.min(this.#queue.room(), PAYLOAD - this.#queue.own);
+    const room = Math.min(this.#queue.room(), PAYLOAD_SHARE - this.#queue.own);
     if (room >= MAX_FRAME + 4) return room;
     this.#starved = true;
     return 0;
@@ -136,14 +138,14 @@ export class GuestQueue {
 
   canSendControl(): boolean {
     if (!this.#stream) return false;
-    if (Math.min(this.#queue.room(), SHARE - this.#queue.own) >= TOLD) return true;
+    if (Math.min(this.#queue.room(), SHARE - this.#queue.own) >= CONTROL_ROOM) return true;
     this.#starved = true;
     return false;
   }
 
   /**
-   * For who asked for `room` before; what goes beyond it is written to a place from which it is dropped. At most 256
-   * KiB then.
+   * For callers that asked for `room` before. Without room, the bytes go to a discard area and are dropped; 256 KiB at
+   * most.
    */
   reserve(bytes: number): number {
     const at = this.tryReserve(bytes);
@@ -152,7 +154,7 @@ export class GuestQueue {
     return at < 0 ? this.#memory.spillAt() : at;
   }
 
-  /** As `reserve`, but gives -1 when there is no room. */
+  /** As `reserve`, but returns -1 when there is no room. */
   tryReserve(bytes: number): number {
     this.#spilling = false;
     return this.#stream && this.#queue.own + bytes <= SHARE ? this.#queue.reserve(bytes) : -1;
@@ -164,12 +166,12 @@ export class GuestQueue {
     else this.#enqueue(bytes, true);
   }
 
-  /** Writes what was committed, without waiting for the end of the turn. */
+  /** Writes what was committed now, not at the end of the turn. */
   flushPlanned(): void {
     if (this.#flushPlanned) this.#flush();
   }
 
-  // ---- other guests'
+  // ---- from other guests
 
   /** A run of another guest's frames. */
   forward(start: number, end: number, from: Sender): void {
@@ -183,21 +185,21 @@ export class GuestQueue {
       return;
     }
     const length = end - start;
-    const at = this.#deaf || this.#others + length > SHARE ? -1 : this.#queue.reserve(length);
+    const at = this.#stalled || this.#otherBytes + length > SHARE ? -1 : this.#queue.reserve(length);
     if (at < 0) this.#copyWhatFits(start, end, from);
     else {
       this.#memory.mem.u8.copyWithin(at, start, end);
       this.#enqueue(length, false);
     }
-    if (this.#others > this.#highWater && !this.#deaf) this.#holdBack(from);
+    if (this.#otherBytes > this.#highWater && !this.#stalled) this.#pauseSender(from);
   }
 
   #copyWhatFits(start: number, end: number, from: Sender): void {
     const b = this.#memory.mem.u8;
-    const most = this.#deaf ? this.#highWater : SHARE;
+    const most = this.#stalled ? this.#highWater : SHARE;
     for (let p = start; p < end; ) {
       const next = p + 4 + get32(b, p);
-      const at = this.#others + next - p > most ? -1 : this.#queue.reserve(next - p);
+      const at = this.#otherBytes + next - p > most ? -1 : this.#queue.reserve(next - p);
       if (at < 0) from.drops.add('queue_full');
       else {
         b.copyWithin(at, p, next);
@@ -208,7 +210,7 @@ export class GuestQueue {
   }
 
   /** Bytes of other guests in the queue. */
-  get #others(): number {
+  get #otherBytes(): number {
     return this.#queue.used - this.#queue.own;
   }
 
@@ -216,27 +218,27 @@ export class GuestQueue {
     return this.#pace === 'fast' ? HIGH_WATER : SLOW_HIGH_WATER;
   }
 
-  /** The receiver is behind: its sender waits, but not for ever. */
-  #holdBack(from: Sender): void {
-    if (this.#held.has(from)) return;
-    this.#held.add(from);
+  /** Pauses a sender because the receiver is behind; for `STALL_MS` at most. */
+  #pauseSender(from: Sender): void {
+    if (this.#paused.has(from)) return;
+    this.#paused.add(from);
     from.hold();
-    this.#deafTimer ??= setTimeout(() => {
-      this.#letGo();
-      this.#deaf = true;
+    this.#stallTimer ??= setTimeout(() => {
+      this.#resumeSenders();
+      this.#stalled = true;
       if (this.#pace === 'fast') this.#setPace('slow');
-    }, DEAF_AFTER_MS);
+    }, STALL_MS);
   }
 
-  #letGo(): void {
-    if (this.#deafTimer) clearTimeout(this.#deafTimer);
-    this.#deafTimer = null;
-    this.#deaf = false;
-    for (const p of this.#held) p.release();
-    this.#held.clear();
+  #resumeSenders(): void {
+    if (this.#stallTimer) clearTimeout(this.#stallTimer);
+    this.#stallTimer = null;
+    this.#stalled = false;
+    for (const p of this.#paused) p.release();
+    this.#paused.clear();
   }
 
-  /** Has the kernel hold so much for the guest, until there is no reason for it any more. */
+  /** Sets the kernel's buffer, and returns to `fast` when the reason is over. */
   #setPace(pace: keyof typeof SEND_BUFFER): void {
     if (!this.#stream || pace === this.#pace) return;
     this.#pace = pace;
@@ -250,12 +252,12 @@ export class GuestQueue {
       before += took;
       const small = this.#small;
       this.#small = 0;
-      if (pace === 'slow' ? took >= FAST : small < FEW_SMALL) this.#setPace('fast');
+      if (pace === 'slow' ? took >= FAST_BYTES : small < FEW_SMALL) this.#setPace('fast');
     }, 1000);
   }
 
-  /** Many small frames are given to the kernel a few at a time. */
-  #noteSmall(frames: number): void {
+  /** Switches to a tiny kernel buffer when there are many small frames. */
+  #countSmall(frames: number): void {
     const now = performance.now();
     if (this.#pace !== 'small' && now - this.#smallSince > MANY_SMALL_MS) {
       this.#smallSince = now;
@@ -267,10 +269,10 @@ export class GuestQueue {
 
   // ---- to the stream
 
-  /** What was reserved last. `own`: the gateway's. */
-  #enqueue(bytes: number, own: boolean): void {
+  /** Queues what was reserved last. */
+  #enqueue(bytes: number, fromGateway: boolean): void {
     const at = this.#queue.lastReserved;
-    this.#queue.commit(bytes, own);
+    this.#queue.commit(bytes, fromGateway);
     this.#count(at, at + bytes);
     if (!this.#receiver.plain) this.#receiver.translate(at, at + bytes);
     if (this.#flushPlanned) return;
@@ -292,10 +294,10 @@ export class GuestQueue {
     const frames = this.#framesIn(start, end);
     this.counts.packets += frames;
     this.counts.bytes += end - start - 4 * frames;
-    if (end - start < SMALL * frames) this.#noteSmall(frames);
+    if (end - start < SMALL_FRAME * frames) this.#countSmall(frames);
   }
 
-  /** Writes; true when the kernel took all of it at once. */
+  /** Returns true when the kernel took everything at once. */
   #write(at: number, length: number): boolean {
     const stream = this.#stream as HostStream;
     stream.write(this.#memory.mem.buffer(at, length));
@@ -307,13 +309,13 @@ export class GuestQueue {
     while (this.#stream && !this.#writing && this.#queue.next((at, length) => this.#write(at, length))) {
       if (!this.#writing) this.#queue.done();
     }
-    if ((this.#held.size > 0 || this.#deaf) && this.#others <= this.#highWater / 4) this.#letGo();
-    if (!this.#starved || !this.#stream || this.#queue.own > PAYLOAD / 4) return;
+    if ((this.#paused.size > 0 || this.#stalled) && this.#otherBytes <= this.#highWater / 4) this.#resumeSenders();
+    if (!this.#starved || !this.#stream || this.#queue.own > PAYLOAD_SHARE / 4) return;
     this.#starved = false;
     this.#receiver.onRoom();
   }
 
-  /** The oldest of the writes that the kernel had not finished is finished. */
+  /** The kernel has finished the oldest pending write. */
   onWritten(): void {
     if (!this.#writing || (this.#stream?.queued ?? 0) > 0) return;
     this.#writing = false;

@@ -1,27 +1,27 @@
 /**
- * Packet memory of the ports of a network process: what they read into, and their queues. Buffers of ports that are
- * gone serve those that come, as packet memory is never given back. Limits: 256 buffers are pinned at most (80 MiB).
+ * Packet memory of a network process's ports: read buffers and queues. A detached port's buffers are reused, as packet
+ * memory is never freed. Limits: at most 256 buffers are pinned (80 MiB).
  */
 import type { PacketMemory } from '../../../net/memory/packet-memory.ts';
 
-/** Bytes of the longest frame that is taken from a guest, or made for one. */
+/** Bytes of the longest frame, in either direction. */
 export const MAX_FRAME = 65_600;
-/** Before each read's place: room for an unfinished frame and its length. */
+/** Bytes before each read: room for an unfinished frame and its length. */
 const TAIL_ROOM = 65_664;
 /** Bytes of one read, and of a queue. */
 export const READ_SIZE = 256 << 10;
 export const QUEUE_SIZE = 1536 << 10;
 const MAX_PINNED = 256;
 
-/** A place to read into. Pinned while a write from it is not finished. */
+/** A read buffer. Pinned while a write from it is not finished. */
 export class ReadBuffer {
   readonly at: number;
   readonly view: Buffer;
   pins = 0;
-  /** Of those, for host sockets of the port that reads into it. */
+  /** Pins by host sockets of the port that reads into it. */
   kept = 0;
-  /** No port reads into it any more; it goes back to the pool with its last pin. */
-  left = false;
+  /** No port reads into it any more; its last `unpin` returns it to the pool. */
+  abandoned = false;
 
   constructor(mem: PacketMemory) {
     this.at = mem.alloc(TAIL_ROOM + READ_SIZE) + TAIL_ROOM;
@@ -45,7 +45,7 @@ export class PortMemory {
   }
 
   giveRead(r: ReadBuffer): void {
-    r.left = false;
+    r.abandoned = false;
     this.#reads.push(r);
   }
 
@@ -53,7 +53,7 @@ export class PortMemory {
     return this.#queues.pop() ?? this.mem.alloc(QUEUE_SIZE);
   }
 
-  /** Where bytes go that nobody will see. */
+  /** A discard area of `READ_SIZE` bytes. */
   spillAt(): number {
     this.#spill ||= this.mem.alloc(READ_SIZE);
     return this.#spill;
@@ -63,7 +63,7 @@ export class PortMemory {
     this.#queues.push(at);
   }
 
-  /** Whether one more buffer may be pinned. */
+  /** True while one more buffer may be pinned. */
   get mayPin(): boolean {
     return this.#pinned < MAX_PINNED;
   }
@@ -75,6 +75,6 @@ export class PortMemory {
   unpin(r: ReadBuffer): void {
     if (--r.pins > 0) return;
     this.#pinned--;
-    if (r.left) this.giveRead(r);
+    if (r.abandoned) this.giveRead(r);
   }
 }

@@ -1,16 +1,18 @@
 /**
- * One card's port: the stream to QEMU, frames in and frames out.
+ * The port of one NIC: the stream to QEMU, frames in and frames out.
  *
- * Theory of operation: QEMU listens on a unix socket, and each frame on it has four bytes of length before it
- * (big-endian). The port dials it, and dials again every 50 ms while it is gone. What is read lands in packet memory;
- * the unfinished frame at the end is moved to stand before the place of the next read, and the run of whole frames is
- * given to the network in one call. While somebody still writes from the memory of a run, it is pinned, and the port
- * reads into another buffer. A guest that sends more than can be handled in `TURN_MS` waits until the others had their
- * turn: with what is left of a read, as small frames for the gateway cost some microseconds each, and with more reads.
- * What goes to the guest is guest-queue.ts.
+ * Theory of operation: QEMU listens on a unix socket, where each frame has a prefix of four bytes with its length
+ * (big-endian). The port connects, and reconnects every 50 ms while it is disconnected. Reads land in packet memory.
+ * The unfinished frame at the end is moved in front of the next read, and the run of whole frames goes to the network
+ * in one call. While somebody still writes from the memory of a run, it is pinned, and the port reads into another
+ * buffer.
  *
- * Limits: at most 16 buffers are pinned for host sockets of one card; a stream that is no framing (a length below 14 or
- * above 65,600) is closed and dialled again.
+ * Fairness: a guest that sends more than the network handles in `TURN_MS` yields to the others. The rest of a read, as
+ * small frames to the gateway take microseconds each, and further reads wait for the next turn. Frames to the guest:
+ * guest-queue.ts.
+ *
+ * Limits: at most 16 buffers are pinned for host sockets of one NIC; a stream with invalid framing (a length below 14
+ * or above 65,600) is closed and connected again.
  */
 import { createConnection, type Socket } from 'node:net';
 import { DropCounts } from '../../../net/drop-reasons.ts';
@@ -25,24 +27,23 @@ import { GuestQueue, type Receiver, type Sender } from './guest-queue.ts';
 import { MAX_FRAME, type PortMemory, READ_SIZE, type ReadBuffer } from './port-memory.ts';
 import { stayAwake } from './stay-awake.ts';
 
-const REDIAL_MS = 50;
+const RECONNECT_MS = 50;
 const MIN_FRAME = 14;
-/**
- * Small frames after which the clock is looked at (a read has few large ones), and how long one guest's are handled
- * while others wait, ms.
- */
+/** Small frames between two looks at the clock; a read has few large ones. */
 const SLICE = 64;
-const SMALL = 512;
+/** Shorter frames count as small, bytes. */
+const SMALL_FRAME = 512;
+/** Longest time for one guest's frames while others wait. */
 const TURN_MS = 1;
-/** Read buffers that wait for host sockets. */
+/** Read buffers that host sockets may pin. */
 const MAX_KEPT = 16;
 
-/** What a port tells its network. */
+/** Events of a port. */
 export interface PortOwner {
   onRun(port: Port, start: number, end: number): void;
-  /** The queue has drained. */
+  /** Its queue has room again. */
   onRoom(port: Port): void;
-  /** The stream came or went. */
+  /** The stream was connected or lost. */
   onLink(port: Port): void;
 }
 
@@ -55,7 +56,7 @@ export interface PortConfig {
   socket: string;
 }
 
-/** A frame as a capture sees it. `toGuest`: its direction. */
+/** Receives each frame of a capture. */
 export type FrameTap = (frame: Uint8Array, toGuest: boolean) => void;
 
 export class Port implements GuestPort, SwitchPort, Sender, Receiver {
@@ -70,27 +71,27 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
   mtu: number;
   connected = false;
   readonly fromGuest = { packets: 0, bytes: 0 };
-  /** Captures of what the guest sees, and of what the network sees. */
+  /** Captures, by side of the MAC translation. */
   readonly taps = { inside: new Set<FrameTap>(), outside: new Set<FrameTap>() };
-  /** Called when the card is pulled out for good. */
+  /** Called when the NIC is detached. */
   readonly onClosed = new Set<() => void>();
   readonly #memory: PortMemory;
   readonly #owner: PortOwner;
-  readonly #mapped: boolean;
+  readonly #translates: boolean;
   /** Frames to the guest. */
   readonly queue: GuestQueue;
   #read: ReadBuffer;
-  /** Bytes of the unfinished frame, which stand just before `#read.at`. */
-  #rest = 0;
-  /** How long reads have been handled that came right after each other, ms. */
+  /** Bytes of the unfinished frame, just before `#read.at`. */
+  #partial = 0;
+  /** Time spent on consecutive reads, ms. */
   #busy = 0;
   #outOfTime = false;
-  /** While it dials, and then. */
-  #dialling: Socket | null = null;
+  /** While it connects. */
+  #connecting: Socket | null = null;
   #stream: HostStream | null = null;
-  #redial: NodeJS.Timeout | null = null;
+  #reconnectTimer: NodeJS.Timeout | null = null;
   #closed = false;
-  /** Buffers of this port that wait for host sockets. */
+  /** Buffers of this port that host sockets pin. */
   #kept = 0;
   #holders = 0;
 
@@ -103,35 +104,35 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
     this.isolated = config.isolated;
     this.mtu = config.mtu;
     this.socketPath = config.socket;
-    this.#mapped = config.insideMac !== config.card.mac;
+    this.#translates = config.insideMac !== config.card.mac;
     this.#memory = memory;
     this.#owner = owner;
     this.#read = memory.takeRead();
     this.queue = new GuestQueue(this, memory);
-    this.#dial();
+    this.#connect();
   }
 
   close(): void {
     this.#closed = true;
-    for (const tell of [...this.onClosed]) tell();
-    if (this.#redial) clearTimeout(this.#redial);
-    this.#dialling?.removeAllListeners('close').destroy();
-    if (this.#stream) this.#hangUp();
+    for (const notify of [...this.onClosed]) notify();
+    if (this.#reconnectTimer) clearTimeout(this.#reconnectTimer);
+    this.#connecting?.removeAllListeners('close').destroy();
+    if (this.#stream) this.#disconnect();
     this.#free();
   }
 
   #free(): void {
-    if (this.#read.pins > 0) this.#read.left = true;
+    if (this.#read.pins > 0) this.#read.abandoned = true;
     else this.#memory.giveRead(this.#read);
     this.queue.free();
   }
 
-  #dial(): void {
+  #connect(): void {
     const socket = createConnection({ path: this.socketPath });
-    this.#dialling = socket;
+    this.#connecting = socket;
     socket.on('connect', () => {
       socket.removeAllListeners('close');
-      this.#dialling = null;
+      this.#connecting = null;
       this.#stream = adoptStream(this, Port.#events, socket);
       this.queue.open(this.#stream);
       this.connected = true;
@@ -143,16 +144,16 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
 
   static readonly #events: StreamEvents<Port> = {
     readBuffer: (port) => port.#read.view,
-    onConnect: () => {}, // it was connected before
+    onConnect: () => {}, // already connected
     onData: (port, bytes) => port.#onRead(bytes),
-    onCopied: () => {}, // nothing was read before
-    onEnd: (port) => port.#hangUp(),
+    onCopied: () => {}, // only for sockets that were read before
+    onEnd: (port) => port.#disconnect(),
     onWritten: (port) => port.queue.onWritten(),
     onFailed: (port) => port.#onClose(),
     onClosed: (port) => port.#onClose(),
   };
 
-  #hangUp(): void {
+  #disconnect(): void {
     this.#stream?.reset();
     this.#onClose();
   }
@@ -160,11 +161,11 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
   #onClose(): void {
     const was = this.connected;
     this.connected = false;
-    this.#dialling = this.#stream = null;
-    this.#rest = 0;
+    this.#connecting = this.#stream = null;
+    this.#partial = 0;
     this.#holders = 0;
     this.queue.clear();
-    if (!this.#closed) this.#redial = setTimeout(() => this.#dial(), REDIAL_MS);
+    if (!this.#closed) this.#reconnectTimer = setTimeout(() => this.#connect(), RECONNECT_MS);
     if (was) this.#owner.onLink(this);
   }
 
@@ -176,32 +177,32 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
     if (n < READ_SIZE) this.#busy = 0;
     const read = this.#read;
     const end = read.at + n;
-    const stopped = this.#handle(read.at - this.#rest, end);
+    const stopped = this.#handle(read.at - this.#partial, end);
     const late = stopped >= 0 && this.#outOfTime;
-    // the stream reads into whatever stands here when this returns, and may be told so at no other time
+    // the stream takes its next buffer when this returns, and at no other time
     if (late || read.pins > 0) {
       this.#read = this.#memory.takeRead();
-      read.left = true;
+      read.abandoned = true;
     }
     if (stopped < 0) return;
     if (late) {
       this.#memory.pin(read);
       this.hold();
-      this.#goOnLater(read, stopped, end);
+      this.#continueLater(read, stopped, end);
       return;
     }
-    this.#keepRest(stopped, end);
+    this.#savePartial(stopped, end);
     if (n < READ_SIZE) return;
-    // the guest would wait for its ACKs meanwhile
+    // else the guest would wait for its ACKs
     this.queue.flushPlanned();
     if (this.#busy < TURN_MS) return;
     this.hold();
-    this.#goOnLater(null, 0, 0);
+    this.#continueLater(null, 0, 0);
   }
 
   /**
-   * Handles the frames in [start, end) of `#read`, or as many as there is time for: then `#outOfTime` is set. Gives
-   * where it stopped; -1 when the stream is closed now, as one is that is no framing.
+   * Handles the frames in [start, end) of `#read` until `TURN_MS` is over: then `#outOfTime` is set. Returns where it
+   * stopped; -1 when the stream is closed, also because of invalid framing.
    */
   #handle(start: number, end: number): number {
     const b = this.#memory.mem.u8;
@@ -218,13 +219,13 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
         const length = get32(b, p);
         if (length < MIN_FRAME || length > MAX_FRAME) {
           this.drops.add('malformed');
-          this.#hangUp();
+          this.#disconnect();
           return -1;
         }
         if (p + 4 + length > end) break;
         more = small === SLICE;
         if (more) break;
-        if (length < SMALL) small++;
+        if (length < SMALL_FRAME) small++;
         p += 4 + length;
         frames++;
       }
@@ -240,17 +241,14 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
     return p;
   }
 
-  /** An unfinished frame is put before the place of the next read. */
-  #keepRest(start: number, end: number): void {
-    this.#rest = end - start;
-    if (this.#rest > 0) this.#memory.mem.u8.copyWithin(this.#read.at - this.#rest, start, end);
+  /** Moves an unfinished frame in front of the next read. */
+  #savePartial(start: number, end: number): void {
+    this.#partial = end - start;
+    if (this.#partial > 0) this.#memory.mem.u8.copyWithin(this.#read.at - this.#partial, start, end);
   }
 
-  /**
-   * Reads no more in this turn of the event loop, and does in the next what is left in [start, end) of a buffer that is
-   * pinned for that.
-   */
-  #goOnLater(left: ReadBuffer | null, start: number, end: number): void {
+  /** Continues in the next turn with [start, end) of a pinned buffer; if `left` is null, only resumes reading. */
+  #continueLater(left: ReadBuffer | null, start: number, end: number): void {
     const stream = this.#stream;
     setImmediate(() => {
       this.#busy = 0;
@@ -264,29 +262,27 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
         this.#read = left;
         stopped = this.#handle(start, end);
         this.#read = next;
-        if (stopped >= 0 && this.#outOfTime) return this.#goOnLater(left, stopped, end);
-        if (stopped >= 0) this.#keepRest(stopped, end);
+        if (stopped >= 0 && this.#outOfTime) return this.#continueLater(left, stopped, end);
+        if (stopped >= 0) this.#savePartial(stopped, end);
       }
       this.#memory.unpin(left);
       if (stopped >= 0) this.release();
     });
   }
 
-  /** Translates a run from inside to outside, and shows it to captures. */
+  /** Translates a run from inside to outside, and passes it to captures. */
   #prepare(start: number, end: number): void {
     const b = this.#memory.mem.u8;
     for (let p = start; p < end; ) {
       const next = p + 4 + get32(b, p);
       for (const tap of this.taps.inside) tap(b.subarray(p + 4, next), false);
-      if (this.#mapped) translateFromGuest(b, p + 4, next, this.insideMac, this.card.mac);
+      if (this.#translates) translateFromGuest(b, p + 4, next, this.insideMac, this.card.mac);
       for (const tap of this.taps.outside) tap(b.subarray(p + 4, next), false);
       p = next;
     }
   }
 
-  /**
-   * Keeps the memory of the run that is being handled until the returned function is called; null when enough is kept.
-   */
+  /** Pins the memory of the current run until the returned function is called; null when too much is pinned. */
   pinRun(): (() => void) | null {
     const read = this.#read;
     if (read.kept === 0 && (this.#kept >= MAX_KEPT || !this.#memory.mayPin)) return null;
@@ -298,7 +294,7 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
     };
   }
 
-  /** Shows a frame that was put together as a run of this port's; `pinRun` holds for it too. */
+  /** Passes a reassembled frame on as a run of this port; `pinRun` works for it, too. */
   asRun(frame: Uint8Array, use: (start: number, end: number) => void): void {
     const own = this.#read;
     const r = this.#memory.takeRead();
@@ -307,16 +303,16 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
     this.#read = r;
     use(r.at, r.at + 4 + frame.length);
     this.#read = own;
-    if (r.pins > 0) r.left = true;
+    if (r.pins > 0) r.abandoned = true;
     else this.#memory.giveRead(r);
   }
 
-  /** Its run lies in it, while it is handled. */
+  /** The buffer that holds the current run. */
   get reading(): ReadBuffer {
     return this.#read;
   }
 
-  /** Stops reading from the guest until `release`, once for each call. */
+  /** Pauses reading from the guest until `release`; calls are counted. */
   hold(): void {
     if (this.#holders++ === 0) this.#stream?.pause();
   }
@@ -328,16 +324,16 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
   // ---- to the guest
 
   get plain(): boolean {
-    return !this.#mapped && this.taps.inside.size === 0 && this.taps.outside.size === 0;
+    return !this.#translates && this.taps.inside.size === 0 && this.taps.outside.size === 0;
   }
 
-  /** Translates a run from outside to inside, and shows it to captures. */
+  /** Translates a run from outside to inside, and passes it to captures. */
   translate(start: number, end: number): void {
     const b = this.#memory.mem.u8;
     for (let p = start; p < end; ) {
       const next = p + 4 + get32(b, p);
       for (const tap of this.taps.outside) tap(b.subarray(p + 4, next), true);
-      if (this.#mapped) translateToGuest(b, p + 4, next, this.insideMac, this.card.mac);
+      if (this.#translates) translateToGuest(b, p + 4, next, this.insideMac, this.card.mac);
       for (const tap of this.taps.inside) tap(b.subarray(p + 4, next), true);
       p = next;
     }

@@ -1,57 +1,56 @@
 /**
- * Keeps the process awake for a moment after each packet, when packets follow each other closely.
+ * Busy polling: keeps the process awake for a moment after each packet, while packets follow each other closely.
  *
- * Theory of operation. A sleeping process is woken by the kernel, and on a virtual machine by its hypervisor too: that
- * alone is a third of a round trip between guest and outside. So while each packet comes soon after the one before, the
- * event loop does not sleep in between, but looks again at once, as the kernel's own busy polling does. Whether it pays
- * is told by the gaps: a few short ones in a row begin it, a few long ones end it, and nothing at all ends it within
- * `AWAKE_MS`. A network with now and then a packet never stays awake, and one that moves much does not either: there a
- * moment's sleep gathers more for one read.
+ * Theory of operation: the kernel wakes a sleeping process, on a virtual machine the hypervisor has to as well. That is
+ * a third of a round trip between guest and outside. While each packet comes soon after the last, the event loop
+ * therefore polls instead of sleeping, as the kernel's own busy polling does. A few short gaps in a row start it, a few
+ * long ones stop it, and silence stops it within `AWAKE_MS`. An occasional packet does not start it, nor does a bulk
+ * transfer: there a short sleep gathers more for one read.
  *
  * Measured (bench/, 2 cores): a round trip of 64 bytes takes 60 to 70 µs instead of 110 to 120; throughput is the same.
  * docs/decisions/0013 has the figures.
  */
 
-/** Longest gap that is worth staying awake for, ms. */
+/** Longest gap that counts as short, ms. */
 export const AWAKE_MS = 0.1;
-/** A read of this many bytes is part of a transfer, not of a conversation. */
+/** A read of at least so many bytes belongs to a bulk transfer. */
 const BULK = 4096;
-/** Short gaps in a row after which it begins, and how many long ones undo that. */
-const BEGIN = 3;
-const MOST = 6;
+/** The score at which polling starts, and its maximum: a short gap adds 1, a long one subtracts 1. */
+const START_SCORE = 3;
+const MAX_SCORE = 6;
 
-/** The decision, without a clock. */
-export class Eagerness {
+/** Decides without a clock. */
+export class BusyPolling {
   #last = Number.NEGATIVE_INFINITY;
   #score = 0;
 
-  /** `bytes` came at `now` (ms). Whether to stay awake for what comes next. */
+  /** `bytes` were read at `now` (ms). Returns whether to poll for the next packet. */
   onPacket(bytes: number, now: number): boolean {
     if (bytes >= BULK) this.#score = 0;
-    else if (now - this.#last <= AWAKE_MS) this.#score = Math.min(MOST, this.#score + 1);
+    else if (now - this.#last <= AWAKE_MS) this.#score = Math.min(MAX_SCORE, this.#score + 1);
     else this.#score = Math.max(0, this.#score - 1);
     this.#last = now;
-    return this.#score >= BEGIN;
+    return this.#score >= START_SCORE;
   }
 
-  /** Nothing came for so long that the loop may sleep. */
+  /** True when the loop may sleep. */
   isOver(now: number): boolean {
     return now - this.#last > AWAKE_MS;
   }
 }
 
-const eagerness = new Eagerness();
+const polling = new BusyPolling();
 let awake = false;
 
-/** To be called when a read brought something from a guest or a host socket. */
+/** To be called after each read from a guest or a host socket. */
 export function stayAwake(bytes: number): void {
-  if (!eagerness.onPacket(bytes, performance.now()) || awake) return;
+  if (!polling.onPacket(bytes, performance.now()) || awake) return;
   awake = true;
-  setImmediate(look);
+  setImmediate(poll);
 }
 
-/** An event loop with something to do at once looks at its sockets and does not sleep. */
-function look(): void {
-  awake = !eagerness.isOver(performance.now());
-  if (awake) setImmediate(look);
+/** A pending immediate makes the event loop poll its sockets without sleeping. */
+function poll(): void {
+  awake = !polling.isOver(performance.now());
+  if (awake) setImmediate(poll);
 }

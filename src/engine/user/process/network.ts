@@ -1,8 +1,8 @@
 /**
  * One network of the user engine: NICs, switch, guard, gateway, and the host sockets behind it.
  *
- * Theory of operation: the machines of src/net decide; this class owns them, gives them the time, and tells them which
- * address each NIC has. What guests send to the gateway, and through it, is in outbound.ts.
+ * Theory of operation: the machines of src/net decide; this class owns them, gives them the time, and informs them
+ * which address each NIC has. What guests send to the gateway, and through it, is in outbound.ts.
  *
  * Limits: IPv6 stays on the switch.
  */

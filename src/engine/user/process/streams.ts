@@ -1,10 +1,9 @@
 /**
  * Streams into a network process: connections to guests' ports (`anka nc`, `anka ssh`), and captures (config.ts).
  *
- * Theory of operation: the first line says what is wanted and is answered by a line. A dialled stream then belongs to
- * the TCP path. A capture's frames are written as records; while its reader is behind by more than 4 MiB they are
- * dropped. Limits: a first line of at most 4 KiB, within ten seconds; a capture tells of dropped frames by not having
- * them.
+ * Theory of operation: the first line is a request, which is answered by a line. A dialled stream then belongs to the
+ * TCP path. A capture's frames are written as records; frames are dropped while its reader is behind by more than 4
+ * MiB. Limits: a first line of at most 4 KiB, within ten seconds; dropped frames of a capture are not reported.
  */
 import type { Socket } from 'node:net';
 import type { TcpRefusal } from '../../../net/tcp/interface.ts';
@@ -12,12 +11,12 @@ import type { FrameTap } from '../port/port.ts';
 import type { StreamAnswer, StreamRequest } from './config.ts';
 import type { UserNetwork } from './network.ts';
 
-/** Why a stream cannot be had, in words. */
+/** Messages for refusals. */
 const REFUSALS: Record<TcpRefusal['kind'], string> = {
   refused: 'connection refused',
   timeout: 'the guest does not answer',
-  'host-unreachable': 'the guest is not reached',
-  'net-unreachable': 'the network is not reached',
+  'host-unreachable': 'the guest is not reachable',
+  'net-unreachable': 'the network is not reachable',
   prohibited: 'too many connections to this VM',
 };
 const MAX_LINE = 4096;
@@ -25,7 +24,7 @@ const FIRST_LINE_MS = 10_000;
 const MAX_BEHIND = 4 << 20;
 const RECORD_HEADER = 13;
 
-/** Serves one connection, which came paused. */
+/** Serves one connection, accepted paused. */
 export function serveStream(socket: Socket, network: () => UserNetwork | null): void {
   const timer = setTimeout(() => socket.destroy(), FIRST_LINE_MS);
   let head = Buffer.alloc(0);
@@ -43,7 +42,7 @@ export function serveStream(socket: Socket, network: () => UserNetwork | null): 
     socket.pause();
     const rest = head.subarray(end + 1);
     if (rest.length > 0) socket.unshift(rest);
-    const error = begin(socket, head.subarray(0, end).toString(), network());
+    const error = serveRequest(socket, head.subarray(0, end).toString(), network());
     if (error !== null) socket.end(line({ error }));
   };
   socket.on('data', onData);
@@ -52,13 +51,13 @@ export function serveStream(socket: Socket, network: () => UserNetwork | null): 
 
 const line = (answer: StreamAnswer): string => `${JSON.stringify(answer)}\n`;
 
-/** Does what the first line asks for; why not, or null. */
-function begin(socket: Socket, text: string, network: UserNetwork | null): string | null {
+/** Carries out the request. Returns an error message, or null. */
+function serveRequest(socket: Socket, text: string, network: UserNetwork | null): string | null {
   let request: StreamRequest;
   try {
     request = Object(JSON.parse(text)) as StreamRequest;
   } catch {
-    return 'the first line is no JSON';
+    return 'the first line is not JSON';
   }
   if (!network) return 'the network is not configured';
   if ('dial' in request && request.dial) {
@@ -66,11 +65,11 @@ function begin(socket: Socket, text: string, network: UserNetwork | null): strin
     const answer = (why: TcpRefusal | null): void => void socket.write(line(why === null ? { ok: true } : { error: REFUSALS[why.kind] }));
     return network.dial({ id, ip, tcpPort: port }, socket, answer) ? null : 'the VM is not on this network, or has no address yet';
   }
-  if (!('capture' in request && request.capture)) return 'neither dial nor capture';
+  if (!('capture' in request && request.capture)) return 'the request is neither dial nor capture';
   const port = network.port(request.capture.id);
-  if (!port) return 'this network has no such card';
+  if (!port) return 'this network has no such network card';
   const taps = port.taps[request.capture.side];
-  if (!(taps instanceof Set)) return 'a card has an inside and an outside';
+  if (!(taps instanceof Set)) return 'side must be inside or outside';
   socket.write(line({ ok: true }));
   const tap: FrameTap = (frame, toGuest) => {
     if (socket.writableLength > MAX_BEHIND) return;

@@ -1,11 +1,12 @@
 /**
- * A forwarding rule of the user engine: who comes to its port on the host is led to the guest (B60 to B67).
+ * A forwarding rule of the user engine: forwards clients of a host port to the guest (B60 to B67).
  *
- * Theory of operation: a TCP client becomes a connection of the TCP path, a UDP client a row of datagrams; the guest
- * sees the client's own address as its peer, and its answers come back through the gateway. Clients from the host's
- * loopback appear as the gateway, since a guest has no way to 127.0.0.1. When the rule goes, its flows are cut. Limits:
- * 2048 TCP connections and 1024 UDP clients per rule; a UDP client is forgotten after five minutes of silence. Two
- * loopback clients with one port number (127.0.0.1 and 127.0.0.2) cannot both be led to one guest port by TCP.
+ * Theory of operation: a TCP client becomes a connection of the TCP path, a UDP client a series of datagrams. The guest
+ * sees the client's own address as its peer, and answers through the gateway. Clients from the host's loopback appear
+ * as the gateway, since a guest has no route to 127.0.0.1. Removing the rule cuts its flows.
+ *
+ * Limits: 2048 TCP connections and 1024 UDP clients per rule; a UDP client expires after five idle minutes. Two
+ * loopback clients with the same port (127.0.0.1 and 127.0.0.2) cannot both connect to one guest port by TCP.
  */
 import type { RemoteInfo } from 'node:dgram';
 import type { Server, Socket } from 'node:net';
@@ -21,21 +22,21 @@ import { takeClients } from './handle-stream.ts';
 
 const MAX_TCP = 2048;
 const MAX_UDP = 1024;
-const UDP_SILENCE_MS = 300_000;
+const UDP_IDLE_MS = 300_000;
 
 /** What a rule needs of its network. */
 export interface ForwardContext {
   gatewayIp: number;
   tcp: TcpPath;
   writer: PacketWriter;
-  /** The rule's card, and its guest's address now; null while it has none, or is unplugged. */
+  /** The rule's port, and its guest's address now; null while it has none or is disconnected. */
   target(): { port: Port; ip: number } | null;
 }
 
 interface UdpClient {
   address: string;
   port: number;
-  /** As the guest sees it. */
+  /** Its address as the guest sees it. */
   ip: number;
   lastAt: number;
 }
@@ -43,7 +44,7 @@ interface UdpClient {
 export class ForwardRule extends RulePort {
   readonly #context: ForwardContext;
   #flows = new Set<TcpFlowRef>();
-  /** By address and port as the guest sees them, in order of the last word. */
+  /** By address and port as the guest sees them; least recently heard first. */
   readonly #clients = new Map<number, UdpClient>();
 
   constructor(rule: DesiredRule, context: ForwardContext, onChange: () => void) {
@@ -59,19 +60,19 @@ export class ForwardRule extends RulePort {
 
   protected override onListening(server: Server): void {
     takeClients(server, (client, address, port) => {
-      if (!this.#begin(client, address, port)) client.reset();
+      if (!this.#accept(client, address, port)) client.reset();
     });
   }
 
-  /** Where clients are not taken as handles. */
+  /** Clients that are not taken as handles. */
   protected override onClient(client: Socket): void {
-    if (!this.#begin(client, client.remoteAddress ?? '', client.remotePort ?? 0)) client.resetAndDestroy();
+    if (!this.#accept(client, client.remoteAddress ?? '', client.remotePort ?? 0)) client.resetAndDestroy();
   }
 
-  /** False when there is nobody to take it, or there are too many. */
-  #begin(client: Socket | ClientHandle, address: string, port: number): boolean {
+  /** False when the guest is not reachable, or there are too many connections. */
+  #accept(client: Socket | ClientHandle, address: string, port: number): boolean {
     const target = this.#context.target();
-    const source = this.#seenAs(address);
+    const source = this.#addressForGuest(address);
     if (this.#flows.size >= MAX_TCP) this.#flows = new Set([...this.#flows].filter((f) => !f.closed));
     if (!target || source === null || this.#flows.size >= MAX_TCP) return false;
     const addresses = { guestIp: target.ip, guestPort: this.rule.guestPort, sourceIp: source, sourcePort: port };
@@ -81,7 +82,7 @@ export class ForwardRule extends RulePort {
 
   protected override onDatagram(bytes: Buffer, from: RemoteInfo): void {
     const target = this.#context.target();
-    const ip = this.#seenAs(from.address);
+    const ip = this.#addressForGuest(from.address);
     if (!target || ip === null) return;
     const key = ip * 65_536 + from.port;
     const known = this.#clients.get(key);
@@ -91,10 +92,7 @@ export class ForwardRule extends RulePort {
     this.#context.writer.udp(target.port, { source: ip, sourcePort: from.port, destination: target.ip, destinationPort: this.rule.guestPort }, bytes);
   }
 
-  /**
-   * A guest's datagram, if it answers a client of this rule: whether it was sent, or too much waits already. Null when
-   * it is for somebody else.
-   */
+  /** A guest's datagram: null if it is not for a client of this rule, else whether it was sent; false if dropped. */
   onAnswer(d: GuestDatagram): boolean | null {
     if (this.#clients.size === 0 || d.sourcePort !== this.rule.guestPort) return null;
     const c = this.#clients.get(d.destination * 65_536 + d.destinationPort);
@@ -103,13 +101,13 @@ export class ForwardRule extends RulePort {
     return this.answer(Buffer.from(d.payload), c.port, c.address);
   }
 
-  /** Forgets UDP clients that were silent for long. */
+  /** Expires idle UDP clients. */
   poll(now: number): void {
-    for (const [key, c] of this.#clients) if (now - c.lastAt >= UDP_SILENCE_MS) this.#clients.delete(key);
+    for (const [key, c] of this.#clients) if (now - c.lastAt >= UDP_IDLE_MS) this.#clients.delete(key);
   }
 
-  /** A client's address as the guest shall see it; null when it has none that a guest could answer. */
-  #seenAs(address: string): number | null {
+  /** A client's address as the guest sees it; null when it is not IPv4. */
+  #addressForGuest(address: string): number | null {
     const ip = parseIpv4(address.replace(/^::ffff:/, ''));
     if (ip === null) return null;
     return isLoopback(ip) ? this.#context.gatewayIp : ip;

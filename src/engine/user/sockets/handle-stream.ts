@@ -1,16 +1,15 @@
 /**
  * One TCP connection of the host below node:net: the handles that Node's own sockets are made of, by `process.binding`.
  *
- * Theory of operation. Half of what a new connection cost was node:net's: stream states, listeners, ticks, options. A
- * handle is a C++ object around libuv's stream, whose methods give error numbers, and whose answers come to functions
- * that all handles share. What a call tells beside its result (bytes read, whether a write was finished at once) stands
- * in one array that all streams use. A request object is used up only by what is not finished at once, so one serves
- * many writes. Clients of a server are taken as handles, before node:net makes sockets of them. A FIN that would be
- * followed by a close is left to the close; small segments are not held back (TCP_NODELAY) from the second write on, as
- * the first is never held back.
+ * Theory of operation: half of the cost of a new connection was node:net's: stream states, listeners, ticks, options. A
+ * handle is a C++ object around libuv's stream. Its methods return error numbers, and call back functions that all
+ * handles share. Further results of a call (bytes read, whether a write finished at once) are in one array that all
+ * streams use. A request object is only used up by a call that does not finish at once, so one serves many writes.
+ * Clients of a server are taken as handles, before node:net makes sockets of them. A FIN that a close would follow is
+ * left to the close. TCP_NODELAY is set at the second write, as the first is never delayed.
  *
- * Limits. The binding is inside Node, and deprecated in its documentation (DEP0111): it is used in those releases of
- * Node for which the tests were run (`RELEASES`), and only when it looks as it does there; elsewhere node:net serves.
+ * Limits: the binding is internal to Node and deprecated (DEP0111). It is used only in releases of Node that the tests
+ * have run with (`RELEASES`), and only when it has the expected shape; otherwise node:net serves.
  * docs/decisions/0014 has the figures and the risk. IPv4 only.
  */
 import type { Server, Socket } from 'node:net';
@@ -19,12 +18,12 @@ import { keepAlive, limitUnsent } from '../../../host/ffi/sockets.ts';
 import type { ClientHandle } from '../../../net/tcp/interface.ts';
 import { type HostStream, isFresh, NetStream, type StreamEvents, takeHandle } from './host-stream.ts';
 
-/** Major releases of Node whose handles are known to behave as is expected here. */
+/** Major releases of Node whose handles were tested. */
 const RELEASES = ['20', '22', '24'];
 
 interface Handle {
   onread: (this: Handle) => Uint8Array | undefined;
-  /** Ours: whose it is. */
+  /** Ours: its stream. */
   stream?: HandleStream<unknown>;
   readonly fd: number;
   connect(request: Request, address: string, port: number): number;
@@ -40,7 +39,7 @@ interface Handle {
   close(): void;
 }
 
-/** What a listening socket is made of. */
+/** The handle of a listening socket. */
 interface ListenHandle {
   onconnection: (this: ListenHandle, status: number, client: Handle) => void;
   readonly fd: number;
@@ -49,7 +48,7 @@ interface ListenHandle {
 
 interface Request {
   oncomplete: (this: Request, status: number, handle: Handle) => void;
-  /** Ours: what is being written, which must not be collected. */
+  /** Ours: bytes of the write, kept from garbage collection. */
   bytes?: Uint8Array;
 }
 
@@ -64,30 +63,30 @@ interface Binding {
 }
 
 const METHODS = ['connect', 'readStart', 'readStop', 'useUserBuffer', 'writeBuffer', 'shutdown', 'setNoDelay', 'getpeername', 'reset', 'close'] as const;
-/** `TCP`'s argument: a socket, not a server. */
+/** Argument of `TCP`: a socket, not a server. */
 const SOCKET = 0;
-/** libuv's number for the end of a stream, the same on all systems. */
+/** UV_EOF of libuv, the same on all systems. */
 const UV_EOF = -4095;
 
-/** The binding, or null where there is none that we know. */
+/** The binding, or null if it is not as expected. */
 function load(): Binding | null {
   const { binding } = process as { binding?: (name: string) => object };
   if (!RELEASES.includes(process.versions.node.split('.')[0] as string) || !binding || process.permission) return null;
   const b = { ...binding('tcp_wrap'), ...binding('stream_wrap') } as Partial<Binding>;
   const made = [b.TCP, b.TCPConnectWrap, b.WriteWrap, b.ShutdownWrap].every((c) => typeof c === 'function');
-  const told = b.streamBaseState instanceof Int32Array && typeof b.kReadBytesOrError === 'number' && typeof b.kLastWriteWasAsync === 'number';
-  if (!made || !told) return null;
+  const hasState = b.streamBaseState instanceof Int32Array && typeof b.kReadBytesOrError === 'number' && typeof b.kLastWriteWasAsync === 'number';
+  if (!made || !hasState) return null;
   const methods = b.TCP?.prototype as Record<string, unknown>;
   return METHODS.every((m) => typeof methods[m] === 'function') ? (b as Binding) : null;
 }
 
 const native = load();
 
-/** Whether `HandleStream` may be used. */
+/** True if `HandleStream` may be used. */
 export const hasHandles = native !== null;
 
 const { TCP, TCPConnectWrap, WriteWrap, ShutdownWrap, streamBaseState, kReadBytesOrError, kLastWriteWasAsync } = native ?? ({} as Binding);
-let spare: Request | null = null;
+let spareRequest: Request | null = null;
 
 function onRead(this: Handle): Uint8Array | undefined {
   return this.stream?.onRead(streamBaseState[kReadBytesOrError] as number);
@@ -117,23 +116,25 @@ export class HandleStream<Owner> implements HostStream {
   readonly #owner: Owner;
   readonly #events: StreamEvents<Owner>;
   #buffer: Uint8Array | null = null;
-  /** Closed, or failed: nothing more is told. */
-  #over = false;
+  /** Closed or failed: no more events. */
+  #closed = false;
   #connected: boolean;
-  /** The peer sends no more; we shall send no more. */
+  /** The peer has sent FIN. */
   #peerEnded = false;
+  /** `end` was called. */
   #ended = false;
-  /** A FIN is on its way to the kernel, and what to do then. */
-  #shutting = false;
-  #resetLater = false;
-  #undelayed: boolean;
+  /** A FIN is on its way to the kernel. */
+  #shutdownPending = false;
+  /** `reset` was called meanwhile. */
+  #resetAfterShutdown = false;
+  #noDelay: boolean;
   #wrote = false;
 
   private constructor(handle: Handle, owner: Owner, events: StreamEvents<Owner>, adopted: boolean) {
     this.#handle = handle;
     this.#owner = owner;
     this.#events = events;
-    this.#connected = this.#undelayed = adopted;
+    this.#connected = this.#noDelay = adopted;
     handle.stream = this as HandleStream<unknown>;
     handle.onread = onRead;
   }
@@ -145,13 +146,13 @@ export class HandleStream<Owner> implements HostStream {
     request.oncomplete = onConnect;
     const error = handle.connect(request, host, port);
     if (error !== 0) process.nextTick(() => stream.#fail(error));
-    // at once: libuv then asks the kernel for both events in one call, and does not try in vain to add the socket anew
-    // when it is connected
+    // at once: libuv then registers both events in one call, and makes no failing attempt to add the socket again once
+    // it is connected
     else stream.#begin();
     return stream;
   }
 
-  /** A handle that was taken out of a socket from outside, or that `takeClients` gave. */
+  /** `handle`: of an accepted socket, or from `takeClients`. */
   static adopt<Owner>(owner: Owner, events: StreamEvents<Owner>, handle: object): HostStream {
     const h = handle as Handle;
     const stream = new HandleStream(h, owner, events, true);
@@ -166,7 +167,7 @@ export class HandleStream<Owner> implements HostStream {
   }
 
   onConnect(status: number): void {
-    if (this.#over) return;
+    if (this.#closed) return;
     if (status !== 0) {
       this.#fail(status);
       return;
@@ -175,12 +176,12 @@ export class HandleStream<Owner> implements HostStream {
     this.#events.onConnect(this.#owner);
   }
 
-  /** Bytes read, or an error number. Gives a buffer for the next read when it is another. */
+  /** `bytes`: bytes read, or an error number. Returns a new buffer for the next read, if it changes. */
   onRead(bytes: number): Uint8Array | undefined {
-    if (this.#over || bytes === 0) return;
+    if (this.#closed || bytes === 0) return;
     if (bytes > 0) {
       this.#events.onData(this.#owner, bytes);
-      if (this.#over) return;
+      if (this.#closed) return;
       const next = this.#events.readBuffer(this.#owner);
       if (next === this.#buffer) return;
       this.#buffer = next;
@@ -196,7 +197,7 @@ export class HandleStream<Owner> implements HostStream {
 
   onWritten(status: number, bytes: number): void {
     this.queued -= bytes;
-    if (this.#over) return;
+    if (this.#closed) return;
     if (status !== 0) {
       this.#fail(status);
       return;
@@ -206,8 +207,8 @@ export class HandleStream<Owner> implements HostStream {
   }
 
   onShutdown(): void {
-    this.#shutting = false;
-    if (this.#resetLater) this.#reset();
+    this.#shutdownPending = false;
+    if (this.#resetAfterShutdown) this.#reset();
   }
 
   get fd(): number {
@@ -215,20 +216,20 @@ export class HandleStream<Owner> implements HostStream {
   }
 
   write(bytes: Uint8Array): void {
-    if (this.#over) return;
-    if (!this.#undelayed && this.#wrote) {
-      this.#undelayed = true;
+    if (this.#closed) return;
+    if (!this.#noDelay && this.#wrote) {
+      this.#noDelay = true;
       this.#handle.setNoDelay(true);
     }
     this.#wrote = true;
-    spare ??= writeRequest();
-    const request = spare;
+    spareRequest ??= writeRequest();
+    const request = spareRequest;
     const error = this.#handle.writeBuffer(request, bytes);
     if (error !== 0) {
-      spare = null;
+      spareRequest = null;
       process.nextTick(() => this.#fail(error));
     } else if (streamBaseState[kLastWriteWasAsync] !== 0) {
-      spare = null;
+      spareRequest = null;
       request.bytes = bytes;
       this.queued += bytes.length;
     }
@@ -248,15 +249,15 @@ export class HandleStream<Owner> implements HostStream {
     this.#finish();
   }
 
-  /** What is to be done when we shall send no more and all that we had to send is with the kernel. */
+  /** After `end`, once nothing is queued: sends FIN, or closes if the peer has ended, too. */
   #finish(): void {
-    if (this.#over || !this.#ended || this.queued > 0) return;
+    if (this.#closed || !this.#ended || this.queued > 0) return;
     if (this.#peerEnded) {
-      this.#over = true;
+      this.#closed = true;
       this.#handle.close();
       this.#events.onClosed(this.#owner);
-    } else if (!this.#shutting) {
-      this.#shutting = true;
+    } else if (!this.#shutdownPending) {
+      this.#shutdownPending = true;
       const request = new ShutdownWrap();
       request.oncomplete = onShutdown;
       const error = this.#handle.shutdown(request);
@@ -265,17 +266,17 @@ export class HandleStream<Owner> implements HostStream {
   }
 
   pause(): void {
-    if (!this.#over) this.#handle.readStop();
+    if (!this.#closed) this.#handle.readStop();
   }
 
   resume(): void {
-    if (!this.#over && !this.#peerEnded) this.#handle.readStart();
+    if (!this.#closed && !this.#peerEnded) this.#handle.readStart();
   }
 
   reset(): void {
-    if (this.#over) return;
-    this.#over = true;
-    if (this.#shutting) this.#resetLater = true;
+    if (this.#closed) return;
+    this.#closed = true;
+    if (this.#shutdownPending) this.#resetAfterShutdown = true;
     else this.#reset();
   }
 
@@ -285,26 +286,26 @@ export class HandleStream<Owner> implements HostStream {
   }
 
   #fail(error: number): void {
-    if (this.#over) return;
-    this.#over = true;
+    if (this.#closed) return;
+    this.#closed = true;
     this.#handle.close();
     this.#events.onFailed(this.#owner, getSystemErrorName(error));
   }
 }
 
-/** A stream out of a socket from outside, paused, by whatever serves it best. */
+/** A stream from an accepted, paused socket, by the cheapest means. */
 export function adoptStream<Owner>(owner: Owner, events: StreamEvents<Owner>, given: Socket): HostStream {
   if (!hasHandles || !isFresh(given)) return NetStream.adopt(owner, events, given);
   const handle = takeHandle(given) as Handle;
-  // pipes have no such thing
+  // pipes have none
   handle.setNoDelay?.(true);
   return HandleStream.adopt(owner, events, handle);
 }
 
 /**
- * Has the clients of a listening TCP server given as handles from now on, each with its address, so that no socket is
- * made around them only to be taken apart; what the kernel is to know of each it takes over from the server. Does
- * nothing where there are no handles: they come as sockets then, as those do that came before.
+ * Delivers the clients of a listening TCP server as handles with their addresses, so that no socket is made around
+ * them. They inherit socket options from the server. Does nothing where handles cannot be used; clients then come as
+ * sockets, as earlier ones do.
  */
 export function takeClients(server: Server, onClient: (client: ClientHandle, address: string, port: number) => void): void {
   const listening = (server as Server & { _handle: Partial<ListenHandle> | null })._handle;

@@ -1,74 +1,72 @@
 /**
  * One TCP connection of the host, as the TCP path uses it, by node:net.
  *
- * Theory of operation. `HostStream` is what a stream is told, `StreamEvents` what it tells: one set of functions for
- * all streams, each called with the owner that its stream was made for. It reads into memory that its owner names, and
- * writes from memory that has to stay as it is until `onWritten` where `write` left it queued. A stream closes itself
- * when both directions have ended; then, and after `onFailed`, nothing more is told. No event comes before the call
- * that leads to it has returned, but `onClosed`, which `end` may lead to at once.
+ * Theory of operation: `HostStream` is a stream's commands, `StreamEvents` its events: one set of functions for all
+ * streams, each called with the stream's owner. It reads into memory that its owner names. Memory of a write that is
+ * queued must not change until `onWritten`. A stream closes itself when both directions have ended; after that, and
+ * after `onFailed`, there are no more events. No event comes before the call that leads to it has returned, except
+ * `onClosed`, to which `end` may lead at once.
  *
- * Limits. handle-stream.ts is the same below node:net, and a good deal cheaper; it serves wherever it can. Here is what
- * serves elsewhere, and for sockets from which something has been read already.
+ * Limits: handle-stream.ts does the same below node:net at a fraction of the cost, and is preferred. This one serves
+ * elsewhere, and for sockets that were read before.
  */
 import { connect, Socket } from 'node:net';
 import { keepAlive, limitUnsent } from '../../../host/ffi/sockets.ts';
 
 export interface HostStream {
-  /** Bytes that were written and that the kernel has not taken yet. */
+  /** Bytes written that the kernel has not taken yet. */
   readonly queued: number;
   /** Its descriptor; -1 where there is none. */
   readonly fd: number;
   write(bytes: Uint8Array): void;
-  /** Has the kernel find out when the peer is gone. Those from outside have it from their listener. */
+  /** Turns on TCP keep-alive. Accepted sockets inherit it from their listener. */
   keepAlive(): void;
-  /** Has the kernel keep no more than `bytes` that it has not sent yet. */
+  /** Limits unsent bytes in the kernel (TCP_NOTSENT_LOWAT). */
   limitUnsent(bytes: number): void;
   /** FIN, after what is queued. */
   end(): void;
   pause(): void;
   resume(): void;
-  /** RST, where there is such a thing and a connection; what is queued is lost. Nothing more is told. */
+  /** Sends RST if it is a TCP connection; queued bytes are lost. No more events. */
   reset(): void;
 }
 
 export interface StreamEvents<Owner> {
-  /** Where the next read goes to. */
+  /** The buffer for the next read. */
   readBuffer(owner: Owner): Uint8Array;
   onConnect(owner: Owner): void;
-  /** Bytes are at the beginning of what `readBuffer` gave. */
+  /** `bytes` are at the start of the last `readBuffer`. */
   onData(owner: Owner, bytes: number): void;
-  /** Bytes that came elsewhere; they are the owner's. */
+  /** Bytes that were read elsewhere; the owner keeps them. */
   onCopied(owner: Owner, bytes: Buffer): void;
-  /** Its peer sends no more. */
+  /** The peer has sent FIN. */
   onEnd(owner: Owner): void;
-  /** The oldest of the writes that were queued is finished. */
+  /** The oldest queued write is finished. */
   onWritten(owner: Owner): void;
-  /** It ended by an error, such as ECONNREFUSED. */
+  /** It failed, e.g. with ECONNREFUSED. */
   onFailed(owner: Owner, code: string): void;
   /** Both directions have ended. */
   onClosed(owner: Owner): void;
 }
 
-/** What node:net keeps of a socket below itself. */
-export type SocketWithin = Socket & { _handle: (object & { reading?: boolean; fd?: number }) | null };
+/** The internal handle of a node:net socket. */
+export type SocketInternals = Socket & { _handle: (object & { reading?: boolean; fd?: number }) | null };
 
-/**
- * Whether the handle of a socket that came from outside, paused, may be taken out of it: nothing has been read from it.
- */
+/** True when the handle of an accepted, paused socket may be taken: nothing has been read from it. */
 export function isFresh(socket: Socket): boolean {
-  return (socket as SocketWithin)._handle !== null && socket.readableLength === 0 && socket.bytesRead === 0;
+  return (socket as SocketInternals)._handle !== null && socket.readableLength === 0 && socket.bytesRead === 0;
 }
 
-/** Takes it out; the socket is nothing any more. */
+/** Takes the handle; the socket is unusable afterwards. */
 export function takeHandle(socket: Socket): object {
-  const within = socket as SocketWithin;
+  const within = socket as SocketInternals;
   const handle = within._handle as object;
   within._handle = null;
   socket.destroy();
   return handle;
 }
 
-/** Ends a socket so that its peer notices: a reset, where there is such a thing. */
+/** Closes a socket with RST if it is a TCP connection. */
 export function resetSocket(socket: Socket): void {
   if (socket.remoteAddress === undefined) socket.destroy();
   else socket.resetAndDestroy();
@@ -78,28 +76,28 @@ export class NetStream<Owner> implements HostStream {
   readonly #socket: Socket;
   readonly #owner: Owner;
   readonly #events: StreamEvents<Owner>;
-  #over = false;
+  #closed = false;
 
   private constructor(make: (onread: object) => Socket, owner: Owner, events: StreamEvents<Owner>) {
     this.#owner = owner;
     this.#events = events;
     const callback = (bytes: number): boolean => {
-      if (!this.#over) events.onData(owner, bytes);
+      if (!this.#closed) events.onData(owner, bytes);
       return true;
     };
     const socket = make({ buffer: () => events.readBuffer(owner), callback });
     this.#socket = socket;
     socket.on('end', () => {
-      if (!this.#over) events.onEnd(owner);
+      if (!this.#closed) events.onEnd(owner);
     });
     socket.on('error', (error: NodeJS.ErrnoException) => {
-      if (this.#over) return;
-      this.#over = true;
+      if (this.#closed) return;
+      this.#closed = true;
       events.onFailed(owner, error.code ?? '');
     });
     socket.on('close', () => {
-      if (this.#over) return;
-      this.#over = true;
+      if (this.#closed) return;
+      this.#closed = true;
       events.onClosed(owner);
     });
   }
@@ -111,16 +109,14 @@ export class NetStream<Owner> implements HostStream {
     return stream;
   }
 
-  /**
-   * A socket from outside, paused: wrapped anew, so that it reads into our memory, unless something was read from it.
-   */
+  /** Wraps an accepted, paused socket anew, so that it reads into our memory, unless it was read before. */
   static adopt<Owner>(owner: Owner, events: StreamEvents<Owner>, given: Socket): HostStream {
     const fresh = isFresh(given);
     const stream = new NetStream((onread) => (fresh ? new Socket({ handle: takeHandle(given), allowHalfOpen: true, onread } as never) : given), owner, events);
     if (fresh) stream.#socket.setNoDelay(true);
     else
       given.on('data', (data: Buffer) => {
-        if (!stream.#over) events.onCopied(owner, data);
+        if (!stream.#closed) events.onCopied(owner, data);
       });
     stream.#socket.resume();
     return stream;
@@ -131,16 +127,16 @@ export class NetStream<Owner> implements HostStream {
   }
 
   get fd(): number {
-    return (this.#socket as SocketWithin)._handle?.fd ?? -1;
+    return (this.#socket as SocketInternals)._handle?.fd ?? -1;
   }
 
   write(bytes: Uint8Array): void {
     if (this.#socket.destroyed) return;
-    let atOnce = false;
+    let synchronous = false;
     this.#socket.write(bytes, () => {
-      if (!atOnce && !this.#over) this.#events.onWritten(this.#owner);
+      if (!synchronous && !this.#closed) this.#events.onWritten(this.#owner);
     });
-    atOnce = this.#socket.writableLength === 0;
+    synchronous = this.#socket.writableLength === 0;
   }
 
   keepAlive(): void {
@@ -164,9 +160,9 @@ export class NetStream<Owner> implements HostStream {
   }
 
   reset(): void {
-    this.#over = true;
+    this.#closed = true;
     const socket = this.#socket;
-    // a FIN on its way to the kernel is waited for: Node could not reset the socket, and would never close it
+    // wait for a FIN on its way to the kernel: until then Node cannot reset the socket, and would never close it
     if (socket.writableEnded && !socket.writableFinished && socket.writableLength === 0) socket.once('finish', () => resetSocket(socket));
     else if (socket.connecting) socket.destroy();
     else resetSocket(socket);

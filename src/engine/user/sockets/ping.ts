@@ -1,12 +1,13 @@
 /**
- * Echoes of guests to outside, by the kernel's echo sockets (icmp(7)), which need no privilege where
- * `net.ipv4.ping_group_range` has our group.
+ * Echo requests of guests to outside, by the kernel's echo sockets (icmp(7)), which need no privilege if
+ * `net.ipv4.ping_group_range` includes our group.
  *
- * Theory of operation: one socket per (card, guest address, identifier). The kernel gives it an identifier of its own;
- * answers get the guest's back. Node takes the descriptor as that of a datagram socket, which it is. Errors about
- * echoes (unreachable, time exceeded) are carried back, and the guest's time to live goes with its echo, so that
- * traceroute works. Limits: 64 sockets per card, the longest silent gives way, 30 s of silence each; 64 new ones at
- * once, and in each second.
+ * Theory of operation: one socket per NIC, guest address, destination and identifier. The kernel assigns an identifier
+ * of its own; replies get the guest's back. Node treats the descriptor as a datagram socket. ICMP errors about echoes
+ * (unreachable, time exceeded) are relayed, and the guest's time to live is used, so that traceroute works.
+ *
+ * Limits: 64 sockets per NIC, the least recently used is evicted, and one expires after 30 s without an echo; a burst
+ * of 64 new ones, and 64 a second.
  */
 import { createSocket, type Socket } from 'node:dgram';
 import { closeSync } from 'node:fs';
@@ -19,21 +20,21 @@ import { ICMP_HEADER, IcmpType, sealIcmp } from '../../../wire/icmp.ts';
 
 const MAX_SOCKETS = 64;
 const NEW_SOCKETS_MS = 1000;
-const SILENCE_MS = 30_000;
+const IDLE_MS = 30_000;
 const IDENTIFIER = 4;
 
-interface Pinger {
+interface EchoSocket {
   socket: Socket;
   fd: number;
   ttl: number;
   lastAt: number;
 }
 
-/** What a guest gets to hear of its echoes. */
+/** Answers to a guest's echo. */
 export interface EchoEvents {
-  /** A whole message with the guest's identifier. */
+  /** A whole reply, with the guest's identifier. */
   onReply(source: number, message: Uint8Array): void;
-  /** One did not arrive. Its beginning has the guest's identifier. */
+  /** It did not arrive; the error's payload has the guest's identifier. */
   onLost(error: SocketError): void;
 }
 
@@ -48,16 +49,16 @@ export interface EchoRequest {
   ttl: number;
 }
 
-/** What one card has. */
-interface CardPings {
-  /** By guest address, destination and identifier; in order of the last use. */
-  readonly sockets: Map<string, Pinger>;
+/** Echo sockets of one NIC. */
+interface NicEchoes {
+  /** By guest address, destination and identifier; least recently used first. */
+  readonly sockets: Map<string, EchoSocket>;
   readonly opened: TokenBucket;
 }
 
 export class PingSockets {
-  /** By the card's number. */
-  readonly #cards = new Map<number, CardPings>();
+  /** By the port's index. */
+  readonly #nics = new Map<number, NicEchoes>();
   #refused = '';
 
   /** Why the last echo to outside could not be sent; empty when it could. */
@@ -65,29 +66,26 @@ export class PingSockets {
     return this.#refused;
   }
 
-  /** Whether there is a right to send echoes now. */
+  /** True if this process may open echo sockets now. */
   allowed(): boolean {
     const opened = openEcho();
     if ('fd' in opened) closeSync(opened.fd);
     return 'fd' in opened;
   }
 
-  /**
-   * Sends a guest's echo request, or says why not: there is no right to, its card had too many sockets just now, or too
-   * much waits for the host's link already. `who` names the guest's address and the destination as it knows it.
-   */
-  send(card: number, echo: EchoRequest, events: EchoEvents): 'no_ping_right' | 'rate_limit' | 'queue_full' | null {
+  /** Sends a guest's echo request; returns the drop reason when it cannot. `nic`: the port's index. */
+  send(nic: number, echo: EchoRequest, events: EchoEvents): 'no_ping_right' | 'rate_limit' | 'queue_full' | null {
     const { who, destination, ttl } = echo;
     const message = Buffer.from(echo.message);
     const identifier = get16(message, IDENTIFIER);
     const key = `${who} ${identifier}`;
     const now = Date.now();
-    const { sockets, opened } = this.#of(card);
+    const { sockets, opened } = this.#socketsOf(nic);
     let p = sockets.get(key);
     if (p) sockets.delete(key);
     else {
       if (!opened.take(now)) return 'rate_limit';
-      if (sockets.size >= MAX_SOCKETS) end(sockets, sockets.keys().next().value as string);
+      if (sockets.size >= MAX_SOCKETS) closeSocket(sockets, sockets.keys().next().value as string);
       const pinger = this.#open(sockets, key, identifier, events);
       if (!pinger) return 'no_ping_right';
       p = pinger;
@@ -99,7 +97,7 @@ export class PingSockets {
     const { fd, socket } = p;
     if (!takesDatagrams(socket)) return 'queue_full';
     socket.send(message, 1, formatIpv4(destination), (error) => {
-      if (!error || sockets.get(key)?.socket !== socket || tellErrors(fd, identifier, events)) return;
+      if (!error || sockets.get(key)?.socket !== socket || reportErrors(fd, identifier, events)) return;
       const code = unreachableCode(error);
       if (code === undefined) return;
       events.onLost({ type: IcmpType.unreachable, code, info: 0, offender: null, destination, port: 0, payload: new Uint8Array(message.subarray(0, 512)) });
@@ -108,26 +106,26 @@ export class PingSockets {
   }
 
   poll(now: number): void {
-    for (const [card, { sockets }] of this.#cards) {
-      for (const [key, p] of sockets) if (now - p.lastAt >= SILENCE_MS) end(sockets, key);
-      if (sockets.size === 0) this.#cards.delete(card);
+    for (const [nic, { sockets }] of this.#nics) {
+      for (const [key, p] of sockets) if (now - p.lastAt >= IDLE_MS) closeSocket(sockets, key);
+      if (sockets.size === 0) this.#nics.delete(nic);
     }
   }
 
   close(): void {
-    for (const { sockets } of this.#cards.values()) for (const key of [...sockets.keys()]) end(sockets, key);
+    for (const { sockets } of this.#nics.values()) for (const key of [...sockets.keys()]) closeSocket(sockets, key);
   }
 
-  #of(card: number): CardPings {
-    let pings = this.#cards.get(card);
+  #socketsOf(nic: number): NicEchoes {
+    let pings = this.#nics.get(nic);
     if (!pings) {
       pings = { sockets: new Map(), opened: new TokenBucket(MAX_SOCKETS, NEW_SOCKETS_MS) };
-      this.#cards.set(card, pings);
+      this.#nics.set(nic, pings);
     }
     return pings;
   }
 
-  #open(sockets: Map<string, Pinger>, key: string, identifier: number, events: EchoEvents): Pinger | null {
+  #open(sockets: Map<string, EchoSocket>, key: string, identifier: number, events: EchoEvents): EchoSocket | null {
     const opened = openEcho();
     if ('error' in opened) {
       this.#refused = opened.error;
@@ -143,7 +141,7 @@ export class PingSockets {
       events.onReply(parseIpv4(from.address) ?? 0, bytes);
     });
     socket.on('error', () => {
-      if (sockets.get(key)?.socket === socket && !tellErrors(fd, identifier, events)) end(sockets, key);
+      if (sockets.get(key)?.socket === socket && !reportErrors(fd, identifier, events)) closeSocket(sockets, key);
     });
     try {
       socket.bind({ fd });
@@ -156,7 +154,7 @@ export class PingSockets {
   }
 }
 
-function end(sockets: Map<string, Pinger>, key: string): void {
+function closeSocket(sockets: Map<string, EchoSocket>, key: string): void {
   sockets.get(key)?.socket.close();
   sockets.delete(key);
 }
@@ -167,8 +165,10 @@ function openEcho(): { fd: number } | { error: string } {
   return 'fd' in opened ? opened : { error: `${opened.error}; see net.ipv4.ping_group_range` };
 }
 
-/** True when there were some. The kernel's identifier is exchanged for the guest's, with the checksum (RFC 1624). */
-function tellErrors(fd: number, identifier: number, events: EchoEvents): boolean {
+/**
+ * Returns true when there were errors. Replaces the kernel's identifier by the guest's, with the checksum (RFC 1624).
+ */
+function reportErrors(fd: number, identifier: number, events: EchoEvents): boolean {
   const errors = readSocketErrors(fd);
   for (const e of errors) {
     if (e.payload.length >= ICMP_HEADER) {

@@ -1,95 +1,96 @@
 /**
- * How much the host's kernel may keep of what guests do not read, in the receive buffers of their host sockets.
+ * Bounds what the host's kernel buffers for guests that do not read, in the receive buffers of their host sockets.
  *
- * Theory of operation. Linux lets a buffer grow to `tcp_rmem`'s maximum (6 or 32 MiB) once it was read fast, and a peer
- * fills it when the guest stops. A long path needs that growth (200 ms at 200 Mbit/s: 5 MB under way), many stuck
- * connections must not have it. So a card has an account: as long as its sockets' buffers are below `SHARED` together,
- * each grows as the kernel likes. When they come to more, all of them are held at once: at what they have
- * (SO_BUF_LOCK), or at `OWN` where that is more (SO_RCVBUF, which locks as well, and which SO_BUF_LOCK undoes). Each is
- * let go when it is read again and the account is below. A buffer that grows is looked at after each quarter of its
- * size that was read, as the kernel enlarges it by what was read within a round trip; most connections never come to
- * the first look.
+ * Theory of operation: Linux lets a receive buffer grow to `tcp_rmem`'s maximum (6 or 32 MiB) once it was read fast,
+ * and a peer fills it when the guest stops reading. A long path needs that growth (200 ms at 200 Mbit/s: 5 MB in
+ * flight); many stuck connections must not have it. So each NIC has an account. While its sockets' buffers are below
+ * `ACCOUNT_LIMIT` together, each grows as the kernel likes. Above it, all of them are frozen at once: at their size
+ * (SO_BUF_LOCK), or at `SOCKET_MINIMUM` where that is more (SO_RCVBUF, which locks as well, and which SO_BUF_LOCK
+ * undoes). Each is unfrozen when it is read again and the account is below the limit. A growing buffer is checked each
+ * time a quarter of its size was read, as the kernel enlarges it by what is read within a round trip. Most connections
+ * end before their first check.
  *
- * SO_RCVBUF alone would end the kernel's own tuning for good, at what an ordinary user may ask for; TCP_WINDOW_CLAMP is
- * moved away by that tuning.
+ * SO_RCVBUF alone would disable the kernel's tuning for good, at the size that an ordinary user may ask for. The
+ * kernel's tuning overwrites TCP_WINDOW_CLAMP.
  *
- * Limits. The read before a look may let one buffer grow far: the account is exceeded by one such step. Where an
- * ordinary user may ask for less than `OWN` (`net.core.rmem_max`), it is that. Linux 5.14 and later; elsewhere buffers
- * are the kernel's alone. Read first: socket(7), tcp(7).
+ * Limits: the read before a check may let one buffer grow far; the account is exceeded by one such step. If
+ * `net.core.rmem_max` is below `SOCKET_MINIMUM`, it is the minimum. Linux 5.14 and later; elsewhere the kernel alone
+ * decides. Read first: socket(7), tcp(7).
  */
 import { enlargeReceiveBuffer, holdReceiveBuffer, receiveBuffer } from '../../../host/ffi/sockets.ts';
 
-/** Bytes of receive buffers of one card's sockets, and what each of them may have in any case. */
-const SHARED = 64 << 20;
-const OWN = 512 << 10;
-/** Bytes read until the first look, which is also the least between two; and the most between two. */
-const LOOK_MIN = 64 << 10;
-const LOOK_MAX = 1 << 20;
+/** Bytes of receive buffers of one NIC's sockets. */
+const ACCOUNT_LIMIT = 64 << 20;
+/** Bytes that each socket may have in any case. */
+const SOCKET_MINIMUM = 512 << 10;
+/** Bytes read until the first check; also the minimum between two checks, and the maximum. */
+const CHECK_MIN = 64 << 10;
+const CHECK_MAX = 1 << 20;
 
-/** The receive buffers of one card's sockets. */
+/** The receive buffers of one NIC's sockets. */
 export interface ReceiveAccount {
-  /** Bytes of all that were looked at. */
+  /** Bytes of all that were checked. */
   buffers: number;
-  /** Those of them that the kernel may enlarge. */
+  /** Those that the kernel may enlarge. */
   readonly growing: Set<{ hold(): void }>;
 }
 
-/** What is known of one socket's receive buffer. */
+/** One socket's receive buffer. */
 export class ReceiveBuffer {
   readonly #account: ReceiveAccount;
   #socket: { readonly fd: number } | null = null;
   #read = 0;
-  #lookAt = LOOK_MIN;
+  #checkAt = CHECK_MIN;
   #size = 0;
-  #held = false;
+  #frozen = false;
 
-  /** `account` is the card's. */
+  /** `account`: that of its NIC. */
   constructor(account: ReceiveAccount) {
     this.#account = account;
   }
 
-  /** So many bytes have been read from the socket: whether it is time to look. */
+  /** So many bytes were read from the socket. Returns whether a check is due. */
   read(bytes: number): boolean {
     this.#read += bytes;
-    return this.#read >= this.#lookAt;
+    return this.#read >= this.#checkAt;
   }
 
-  /** Counts the buffer as it is now; lets the kernel enlarge it, or holds it with all others of the card. */
-  look(socket: { readonly fd: number }): void {
+  /** Measures the buffer; lets the kernel enlarge it, or freezes it with all others of the NIC. */
+  check(socket: { readonly fd: number }): void {
     const account = this.#account;
     this.#socket = socket;
-    this.#count();
-    this.#lookAt = this.#read + Math.min(LOOK_MAX, Math.max(LOOK_MIN, this.#size >> 2));
-    if (account.buffers > SHARED) {
-      if (!this.#held) account.growing.add(this);
+    this.#measure();
+    this.#checkAt = this.#read + Math.min(CHECK_MAX, Math.max(CHECK_MIN, this.#size >> 2));
+    if (account.buffers > ACCOUNT_LIMIT) {
+      if (!this.#frozen) account.growing.add(this);
       for (const one of account.growing) one.hold();
     } else {
-      if (this.#held) holdReceiveBuffer(socket.fd, false);
-      this.#held = false;
+      if (this.#frozen) holdReceiveBuffer(socket.fd, false);
+      this.#frozen = false;
       account.growing.add(this);
     }
   }
 
-  /** The kernel shall not enlarge it any more, until a later look. */
+  /** Keeps the kernel from enlarging it until a later check. */
   hold(): void {
     const fd = this.#socket?.fd ?? -1;
-    this.#held = true;
+    this.#frozen = true;
     this.#account.growing.delete(this);
-    if (this.#size < OWN) enlargeReceiveBuffer(fd, OWN);
+    if (this.#size < SOCKET_MINIMUM) enlargeReceiveBuffer(fd, SOCKET_MINIMUM);
     else holdReceiveBuffer(fd, true);
-    this.#count();
+    this.#measure();
   }
 
-  /** The socket is gone. */
+  /** The socket was closed. */
   release(): void {
     this.#account.growing.delete(this);
     this.#account.buffers -= this.#size;
     this.#size = 0;
     this.#socket = null;
-    this.#lookAt = Number.POSITIVE_INFINITY;
+    this.#checkAt = Number.POSITIVE_INFINITY;
   }
 
-  #count(): void {
+  #measure(): void {
     const size = receiveBuffer(this.#socket?.fd ?? -1);
     this.#account.buffers += size - this.#size;
     this.#size = size;

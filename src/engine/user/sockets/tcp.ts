@@ -1,22 +1,21 @@
 /**
  * Host sockets of the TCP path: the host's streams (host-stream.ts, handle-stream.ts) on one side, the machine of
- * src/net/nat on the other.
+ * src/net/tcp on the other.
  *
- * Theory of operation. Streams read into packet memory. A socket that trickles reads into one buffer that all share,
- * from where payload is copied into its flow's send buffer; one that fills its reads gets chunks of its own, into which
- * the kernel writes what will later be sent and sent again, without a copy. Writes go from the guest's run straight to
- * the kernel when nothing is queued; when the kernel takes only a part, the run's memory is pinned until it has taken
- * the rest, and so is that of large writes behind it: copies of them were so much memory outside V8's heap that it
- * collected garbage all the time. Where it cannot be pinned, payload is copied first.
+ * Theory of operation: streams read into packet memory. A socket with small reads uses one buffer that all share;
+ * payload is copied from it into the flow's send buffer. One that fills its reads gets chunks of its own: the kernel
+ * writes into them what is later sent and retransmitted, without a copy. Writes go from the guest's run straight to the
+ * kernel when nothing is queued. When the kernel takes only a part, the run's memory is pinned until it has taken the
+ * rest, and so is the memory of large writes behind it: copies would be so much memory outside V8's heap that it would
+ * collect garbage all the time. Where memory cannot be pinned, payload is copied first.
  *
- * At most 64 are dialled in one turn of the event loop, so that a guest's burst of SYNs does not keep the others
- * waiting; dial-queue.ts says which go first. When the process has no descriptor left, or the host no port, the guest
- * hears nothing, and tries again.
+ * At most 64 connections are opened in one turn of the event loop, so that a guest's burst of SYNs does not delay the
+ * others; dial-queue.ts sets the order. When the process has no descriptor left, or the host no port, the SYN is
+ * dropped, and the guest retransmits it.
  *
- * Limits. Sockets that come from outside are re-wrapped, so that they too read into packet memory; one from which
- * something has been read already is left as it is, and copied from. SO_SNDBUF and SO_RCVBUF stay the kernel's: its own
- * tuning goes further than an unprivileged process may ask for; but what it keeps unsent is bounded, and what it keeps
- * unread (receive-buffers.ts).
+ * Limits: accepted sockets are wrapped anew, so that they too read into packet memory; one that was read before is left
+ * as it is, and its reads are copied. SO_SNDBUF and SO_RCVBUF are left to the kernel: its tuning goes further than an
+ * unprivileged process may ask for. What it keeps unsent is bounded, and what it keeps unread (receive-buffers.ts).
  */
 import { Socket } from 'node:net';
 import { openFilesLimit } from '../../../host/process.ts';
@@ -44,30 +43,25 @@ import { type HostStream, NetStream, resetSocket, type StreamEvents } from './ho
 import { ReceiveBuffer } from './receive-buffers.ts';
 import { socketsWithin } from './socket-limit.ts';
 
-/** A read of at least this many bytes earns a socket chunks of its own. */
+/** A socket gets chunks of its own from a read of so many bytes on. */
 const BUSY_READ = 16 << 10;
 /**
- * What the kernel may keep unsent of a socket, bytes: else each whose peer stops reading leaves 4 MiB there
- * (docs/endurance.md). Told once more than `SMALL` was written: most connections never come to that.
+ * Unsent bytes that the kernel may keep of a socket; otherwise each whose peer stops reading leaves 4 MiB there
+ * (docs/endurance.md).
  */
-const UNSENT = 512 << 10;
-const SMALL = 64 << 10;
-/**
- * A write behind others keeps the guest's memory from this many bytes on; fewer are copied, as a whole read buffer is
- * kept for them.
- */
-const WORTH_PINNING = 32 << 10;
-/** A chunk with less room than this is not read into again. */
+const MAX_UNSENT = 512 << 10;
+/** That limit is set after so many bytes; most connections send less. */
+const LIMIT_UNSENT_AFTER = 64 << 10;
+/** Shorter writes behind others are copied, bytes: pinning them would keep a whole read buffer. */
+const MIN_PINNED = 32 << 10;
+/** A chunk with less room, bytes, is not read into again. */
 const MIN_READ = 16 << 10;
-/** New host sockets in one turn of the event loop: each costs 40–100 µs. */
+/** New host sockets in one turn of the event loop; each costs 40–100 µs. */
 const DIALS_PER_TURN = 64;
-/**
- * How long at most a connection goes without the kernel's keep-alive, ms, which begins after hours: most are over
- * before, and are not asked for it.
- */
-const YOUNG = 10_000;
-/** No fault of the peer's. */
-const NO_SOCKET = new Set(['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM', 'EADDRNOTAVAIL']);
+/** The kernel's keep-alive, which starts after hours, is turned on so late, ms: most connections end before. */
+const KEEP_ALIVE_AFTER_MS = 10_000;
+/** Failures on this host: the peer is not to blame. */
+const LOCAL_FAILURES = new Set(['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM', 'EADDRNOTAVAIL']);
 
 const REFUSALS: Record<string, TcpRefusal['kind']> = {
   ECONNREFUSED: 'refused',
@@ -89,7 +83,7 @@ export interface TcpGatewayOptions {
   /** At least 16 random bytes, for initial sequence numbers. */
   secret: Buffer;
   limits?: Partial<TcpLimits>;
-  /** Host sockets by node:net even where there is something cheaper. */
+  /** Use node:net even where handles can be used. */
   plainSockets?: boolean;
   keepAlive?: KeepAlive;
 }
@@ -99,19 +93,16 @@ class HostSocket {
   stream: HostStream | null = null;
   readonly flow: TcpFlow;
   readonly received: ReceiveBuffer;
-  /** The chunk that the kernel writes into, or null for the shared buffer. */
+  /** The chunk that the kernel reads into; null: the shared buffer. */
   chunk: Chunk | null = null;
   /** Payload for which there was no packet memory. */
   spill: Buffer | null = null;
   connected = false;
-  /** Bytes written, up to the first more than `SMALL`. */
+  /** Bytes written; not counted beyond `LIMIT_UNSENT_AFTER`. */
   sent = 0;
   /** The machine has forgotten the flow; what is queued still goes out. */
   detached = false;
-  /**
-   * Gives back the guest's memory that a queued write uses, for each of those, the oldest first; null for one of a
-   * copy.
-   */
+  /** For each queued write, the oldest first: unpins the guest's memory; null if the write uses a copy. */
   unpins: ((() => void) | null)[] = [];
 
   constructor(flow: TcpFlow) {
@@ -137,12 +128,13 @@ export class TcpGateway implements TcpPath {
     onFailed: (h, code) => this.#onFailed(h, code),
     onClosed: (h) => this.#onClosed(h),
   };
-  /** Host sockets opened in this turn of the loop, and those that wait for the next. */
+  /** Host sockets opened in this turn of the loop. */
   #dialled = 0;
-  readonly #toDial = new TcpDialQueue();
-  /** Connected lately, and not under keep-alive yet. */
-  readonly #young = new Set<HostSocket>();
-  #growUp: NodeJS.Timeout | null = null;
+  /** Those that wait for the next turn. */
+  readonly #dialQueue = new TcpDialQueue();
+  /** Connected, and without keep-alive until the timer. */
+  readonly #withoutKeepAlive = new Set<HostSocket>();
+  #keepAliveTimer: NodeJS.Timeout | null = null;
   #run: GuestPort | null = null;
   #timer: NodeJS.Timeout | null = null;
   #timerAt = Number.POSITIVE_INFINITY;
@@ -165,7 +157,7 @@ export class TcpGateway implements TcpPath {
     this.#machine = new TcpMachine({ ...o, host, limits, now: performance.now() });
   }
 
-  // ---- what the network process calls
+  // ---- TcpPath
 
   onRun(port: GuestPort, start: number, end: number): void {
     this.#run = port;
@@ -223,11 +215,11 @@ export class TcpGateway implements TcpPath {
     this.#closed = true;
     this.#machine.close();
     for (const h of [...this.#detached]) this.#reset(h);
-    for (const timer of [this.#timer, this.#growUp]) if (timer) clearTimeout(timer);
-    this.#timer = this.#growUp = null;
+    for (const timer of [this.#timer, this.#keepAliveTimer]) if (timer) clearTimeout(timer);
+    this.#timer = this.#keepAliveTimer = null;
   }
 
-  /** One real timer for all deadlines: moved when an earlier one comes up, left when they move later. */
+  /** One real timer for all deadlines: set anew for an earlier one, not for a later one. */
   #arm(): void {
     const at = this.#machine.nextAt();
     if (at >= this.#timerAt || this.#closed) return;
@@ -247,18 +239,18 @@ export class TcpGateway implements TcpPath {
   // ---- sockets
 
   /**
-   * Dials, but not too often in a turn: a burst of SYNs must not keep the other cards waiting. What the machine evicts
-   * meanwhile costs no socket.
+   * Connects at most `DIALS_PER_TURN` sockets in a turn: a burst of SYNs must not delay the other NICs. Flows that the
+   * machine evicts meanwhile cost no socket.
    */
   #connect(dial: Dial, priority: number): void {
     if (this.#dialled === 0) setImmediate(() => this.#dialMore());
     if (this.#dialled++ < DIALS_PER_TURN) this.#dial(dial);
-    else this.#toDial.push(dial, priority);
+    else this.#dialQueue.push(dial, priority);
   }
 
   #dialMore(): void {
     this.#dialled = 0;
-    for (let dial = this.#toDial.next(); dial; dial = this.#toDial.next()) {
+    for (let dial = this.#dialQueue.next(); dial; dial = this.#dialQueue.next()) {
       this.#dial(dial);
       if (++this.#dialled >= DIALS_PER_TURN) break;
     }
@@ -273,16 +265,16 @@ export class TcpGateway implements TcpPath {
 
   #onConnect(h: HostSocket): void {
     h.connected = true;
-    this.#young.add(h);
-    this.#growUp ??= setTimeout(() => this.#keepAlive(), YOUNG);
+    this.#withoutKeepAlive.add(h);
+    this.#keepAliveTimer ??= setTimeout(() => this.#keepAlive(), KEEP_ALIVE_AFTER_MS);
     this.#machine.onConnected(h.flow, performance.now());
     this.#arm();
   }
 
   #keepAlive(): void {
-    this.#growUp = null;
-    for (const h of this.#young) h.stream?.keepAlive();
-    this.#young.clear();
+    this.#keepAliveTimer = null;
+    for (const h of this.#withoutKeepAlive) h.stream?.keepAlive();
+    this.#withoutKeepAlive.clear();
   }
 
   #onEnd(h: HostSocket): void {
@@ -291,26 +283,26 @@ export class TcpGateway implements TcpPath {
   }
 
   #onFailed(h: HostSocket, code: string): void {
-    this.#letGo(h);
+    this.#release(h);
     if (h.detached) return;
     const now = performance.now();
     if (h.connected) this.#machine.onHostReset(h.flow, now);
-    else if (NO_SOCKET.has(code)) this.#machine.onNoSocket(h.flow, now);
+    else if (LOCAL_FAILURES.has(code)) this.#machine.onNoSocket(h.flow, now);
     else this.#machine.onNotConnected(h.flow, { kind: REFUSALS[code] ?? 'host-unreachable' }, now);
     this.#arm();
   }
 
   #onClosed(h: HostSocket): void {
-    this.#letGo(h);
-    // without an end: whatever was the cause, nothing more will pass
+    this.#release(h);
+    // closed without FIN: no more data passes in either direction
     if (!h.detached && !h.flow.has(TcpEvents.hostFin)) this.#machine.onHostReset(h.flow, performance.now());
   }
 
-  /** It is over: gives back what it borrowed. */
-  #letGo(h: HostSocket): void {
+  /** Returns the memory that it borrowed. */
+  #release(h: HostSocket): void {
     h.stream = null;
     h.received.release();
-    this.#young.delete(h);
+    this.#withoutKeepAlive.delete(h);
     this.#detached.delete(h);
     for (const unpin of h.unpins) unpin?.();
     h.unpins.length = 0;
@@ -325,7 +317,7 @@ export class TcpGateway implements TcpPath {
     h.chunk = null;
     if (!chunk) return;
     chunk.reading = false;
-    // with payload in it, it is in the send buffer, which gives it back
+    // with payload, it is in the send buffer, which returns it
     if (chunk.start === chunk.end) this.#machine.pool.give(chunk);
   }
 
@@ -335,7 +327,7 @@ export class TcpGateway implements TcpPath {
     const chunk = h.chunk;
     if (!chunk) return this.#sharedView;
     if (chunk.end === chunk.at && chunk.size % h.flow.mss === 0) return chunk.view(this.#memory);
-    // whole segments, so that no small one follows each read
+    // whole segments, so that no read ends in a short one
     const room = chunk.free;
     return this.#memory.buffer(chunk.end, room > h.flow.mss ? room - (room % h.flow.mss) : room);
   }
@@ -344,7 +336,7 @@ export class TcpGateway implements TcpPath {
     stayAwake(bytes);
     const flow = h.flow;
     if (h.detached) return;
-    if (h.received.read(bytes) && h.stream) h.received.look(h.stream);
+    if (h.received.read(bytes) && h.stream) h.received.check(h.stream);
     const chunk = h.chunk;
     if (chunk) {
       flow.send.grow(chunk, bytes);
@@ -368,7 +360,7 @@ export class TcpGateway implements TcpPath {
     h.chunk = chunk;
   }
 
-  /** From a socket that could not be re-wrapped. */
+  /** From a socket that could not be wrapped anew. */
   #onCopied(h: HostSocket, data: Buffer): void {
     if (h.detached) return;
     const all = h.spill ? Buffer.concat([h.spill, data]) : data;
@@ -378,7 +370,7 @@ export class TcpGateway implements TcpPath {
     this.#arm();
   }
 
-  /** Puts as much as there is memory for into the send buffer, and keeps the rest. */
+  /** Moves as much as packet memory allows into the send buffer, and keeps the rest. */
   #unspill(h: HostSocket, data: Buffer): void {
     for (let done = 0; done < data.length; ) {
       const part = Math.min(LARGE_CHUNK, data.length - done);
@@ -415,12 +407,12 @@ export class TcpGateway implements TcpPath {
     const h = flow.host as HostSocket;
     const stream = h.stream;
     if (!stream) return;
-    if (h.sent <= SMALL) {
+    if (h.sent <= LIMIT_UNSENT_AFTER) {
       h.sent += length;
-      if (h.sent > SMALL) stream.limitUnsent(UNSENT);
+      if (h.sent > LIMIT_UNSENT_AFTER) stream.limitUnsent(MAX_UNSENT);
     }
     const before = stream.queued;
-    const unpin = queued || (before > 0 && length < WORTH_PINNING) ? null : (this.#run?.pinRun?.() ?? null);
+    const unpin = queued || (before > 0 && length < MIN_PINNED) ? null : (this.#run?.pinRun?.() ?? null);
     stream.write(unpin ? this.#memory.buffer(at, length) : Buffer.from(this.#memory.u8.subarray(at, at + length)));
     if (stream.queued > before) h.unpins.push(unpin);
     else unpin?.();
@@ -440,9 +432,9 @@ export class TcpGateway implements TcpPath {
     if (!h.detached) this.#machine.onDrained(h.flow, performance.now());
   }
 
-  // ---- ends
+  // ---- closing
 
-  /** Both directions are done: what is queued goes out, and the stream closes itself after its FIN. */
+  /** Both directions have ended: queued bytes leave, and the stream closes itself after its FIN. */
   #close(flow: TcpFlow): void {
     const h = flow.host as HostSocket | null;
     if (!h) return;
@@ -459,7 +451,7 @@ export class TcpGateway implements TcpPath {
     if (!h) return;
     h.detached = true;
     const stream = h.stream;
-    this.#letGo(h);
+    this.#release(h);
     stream?.reset();
   }
 }

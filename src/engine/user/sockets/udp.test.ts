@@ -18,7 +18,7 @@ afterEach(() => {
   far = nat = null;
 });
 
-test('RFC 4787 REQ-5: a flow ends after its silence, one that only asks DNS servers sooner; until then it has one port, which an answer keeps open', async () => {
+test('RFC 4787 REQ-5: an idle flow expires, one to DNS servers only sooner; until then it keeps its port, and an answer refreshes it', async () => {
   const card = {};
   const heard: number[] = [];
   nat = new UdpNat<object>((flow: UdpFlow<object>) => {

@@ -1,13 +1,12 @@
 /**
  * Host sockets of guests' UDP flows (net/udp-nat).
  *
- * Theory of operation: one unconnected socket per flow, on a port that the kernel chooses, whatever the guest talks to
- * by it (RFC 4787, endpoint-independent mapping). On Linux the kernel tells such a socket, too, of ICMP errors about
- * what it sent (host/datagram-sockets): they are read when a call fails, never per packet, and are carried back to the
- * guest. A datagram that was not sent since an earlier one's error came up is sent again. The guest's time to live and
- * its bit against fragments are the socket's own, so that traceroute and path MTU discovery work through it. Bytes are
- * copied on their way out, since the kernel may take them later than the call. Limits: where there is no Linux, a guest
- * that asks a closed port outside gets silence.
+ * Theory of operation: one unconnected socket per flow, on a port that the kernel chooses, for all destinations of the
+ * flow (RFC 4787, endpoint-independent mapping). On Linux such a socket also receives ICMP errors about what it sent
+ * (host/datagram-sockets). They are read when a call fails, never per packet, and relayed to the guest. A datagram that
+ * failed only because of an earlier one's error is sent again. The guest's time to live and don't-fragment bit are set
+ * on the socket, so that traceroute and path MTU discovery work. Bytes are copied, since the kernel may take them after
+ * the call. Limits: on systems other than Linux, a guest that sends to a closed port outside gets no error.
  */
 import { createSocket, type Socket } from 'node:dgram';
 import { closeSync } from 'node:fs';
@@ -17,19 +16,19 @@ import type { HostDatagrams } from '../../../net/udp-nat.ts';
 import { formatIpv4, parseIpv4 } from '../../../wire/address.ts';
 import { IcmpType, Unreachable } from '../../../wire/icmp.ts';
 
-/** What a flow's socket tells. */
+/** Events of a flow's socket. */
 export interface UdpEvents {
   onMessage(bytes: Uint8Array, ip: number, port: number): void;
-  /** What was sent did not arrive. */
+  /** A datagram did not arrive. */
   onLost(error: SocketError): void;
-  /** The socket is of no use any more. */
+  /** The socket is unusable. */
   onFailed(): void;
 }
 
-/** Addresses are numbers already: there is nothing to look up, and nothing to wait for. */
+/** Addresses are numeric: avoids a lookup, which would delay each datagram. */
 const noLookup = (host: string, _options: unknown, callback: (error: null, address: string, family: number) => void): void => callback(null, host, 4);
 
-/** A bound socket, or null when there is none to be had. */
+/** A bound socket, or null when none can be opened. */
 export function openUdp(events: UdpEvents): HostDatagrams | null {
   const fd = process.platform === 'linux' ? openErrorQueueSocket('udp') : { fd: -1 };
   return 'fd' in fd ? new FlowSocket(fd.fd, events) : null;
@@ -38,7 +37,7 @@ export function openUdp(events: UdpEvents): HostDatagrams | null {
 class FlowSocket implements HostDatagrams {
   readonly #events: UdpEvents;
   readonly #socket: Socket;
-  /** -1 where errors are not told. */
+  /** -1 where errors cannot be read. */
   readonly #fd: number;
   #closed = false;
   #ttl = 0;
@@ -50,7 +49,7 @@ class FlowSocket implements HostDatagrams {
     this.#socket = createSocket({ type: 'udp4', lookup: noLookup as never });
     this.#socket.on('message', (bytes, from) => events.onMessage(bytes, parseIpv4(from.address) ?? 0, from.port));
     this.#socket.on('error', () => {
-      if (this.#closed || this.#tellErrors()) return;
+      if (this.#closed || this.#reportErrors()) return;
       this.close();
       events.onFailed();
     });
@@ -87,21 +86,21 @@ class FlowSocket implements HostDatagrams {
     this.#socket.send(bytes, port, formatIpv4(ip), (error) => {
       if (!error || this.#closed) return;
       const code = unreachableCode(error);
-      if (this.#tellErrors() && code === undefined) {
-        // that was about an earlier one, unless this one is too large itself
+      if (this.#reportErrors() && code === undefined) {
+        // the error was about an earlier datagram, unless this one is too large itself
         if (again && !this.#closed && (error as NodeJS.ErrnoException).code !== 'EMSGSIZE') this.#send(bytes, ip, port, false);
       } else if (code !== undefined)
         this.#events.onLost({ type: IcmpType.unreachable, code, info: 0, offender: null, destination: ip, port, payload: bytes.subarray(0, 512) });
     });
   }
 
-  /** True when there were some. */
-  #tellErrors(): boolean {
+  /** Returns true when there were errors. */
+  #reportErrors(): boolean {
     const errors = this.#fd < 0 ? [] : readSocketErrors(this.#fd);
     for (const e of errors) {
-      // who lets it be cut is told of no size: the kernel cuts the next ones
-      const cut = e.type === IcmpType.unreachable && e.code === Unreachable.fragmentationNeeded && !this.#whole;
-      if (!cut && !this.#closed) this.#events.onLost(e);
+      // a guest that allows fragments needs no MTU: the kernel fragments the next datagrams
+      const fragmentable = e.type === IcmpType.unreachable && e.code === Unreachable.fragmentationNeeded && !this.#whole;
+      if (!fragmentable && !this.#closed) this.#events.onLost(e);
     }
     return errors.length > 0;
   }
