@@ -8,8 +8,8 @@
  * (docs/decisions/0009). Their other IPv4 addresses are up to their network and are only recorded. IPv6 addresses
  * belong to the NIC that used them first, on every network (ipv6-guard.ts).
  *
- * Limits: where nft would look at the EtherType behind the addresses, a frame in a VLAN has the tag's there; hence
- * `meta protocol arp` and `meta protocol ip`.
+ * Limits: a frame in a VLAN has the tag's EtherType behind the addresses, where nft would look. `meta protocol arp` and
+ * `meta protocol ip` match with and without a tag.
  */
 import { CLAIMS_MOST, CLAIMS_MS } from '../../../net/gateway/service-rates.ts';
 import { networkAddresses } from '../../../net/policy/addresses.ts';

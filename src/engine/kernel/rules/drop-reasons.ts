@@ -3,6 +3,7 @@
  * NIC, as nft has no counters per interface. Tables bridge and netdev count by the NIC's interface. Tables ip and ip6
  * see only the bridge's interface and count by MAC address.
  */
+import type { Drop } from '../../../net/drop-reasons.ts';
 import { dynamicSet } from './nft-text.ts';
 
 /** Reasons of the guard (table bridge), in the order of its sets. */
@@ -18,12 +19,12 @@ export const GUARD_REASONS = [
   'malformed',
   'ethertype',
   'isolated',
-] as const;
+] as const satisfies readonly Drop[];
 
 /**
  * All reasons: `prohibited` is what may not cross between networks, `rate_limit` what the gateway's services refuse.
  */
-export const DROP_REASONS = [...GUARD_REASONS, 'prohibited', 'rate_limit'] as const;
+export const DROP_REASONS = [...GUARD_REASONS, 'prohibited', 'rate_limit'] as const satisfies readonly Drop[];
 
 export type DropReason = (typeof DROP_REASONS)[number];
 

@@ -228,7 +228,7 @@ function checkForwarded({ bridges }: Networks): string[] {
   ];
 }
 
-/** Isolated NICs reach no other NIC by way of the gateway. */
+/** Isolated NICs reach no other NIC through the gateway. */
 function isolateRouted({ bridges }: Networks): string[] {
   return [
     `iifname ${bridges} oifname ${bridges} ip saddr @isolated ${ISOLATED} comment "--no-local, routed"`,

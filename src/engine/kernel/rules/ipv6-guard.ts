@@ -11,11 +11,11 @@
  *
  * Headers behind extension headers are matched. Neighbour discovery in fragments (RFC 6980), and a first fragment
  * without its upper-layer header (RFC 7112), are dropped. bpf/mac-translate.bpf.c parses neighbour discovery options.
- * It marks a message that names another MAC address, or whose options do not fit it exactly: such a message must be
- * discarded by every receiver (RFC 4861, 4.6).
+ * It marks a message that names another MAC address. It also marks one whose options do not fit it exactly, which every
+ * receiver would discard (RFC 4861, 4.6).
  *
- * Where nft would look at the EtherType behind the addresses, a frame in a VLAN has the tag's there; hence `meta
- * protocol ip6`.
+ * A frame in a VLAN has the tag's EtherType behind the addresses, where nft would look. `meta protocol ip6` matches with
+ * and without a tag.
  *
  * Limits: nft 1.0.6 knows neither the target of an advertisement nor options, hence the raw offsets. Where eBPF is not
  * available, only a first option of length 0 is detected. The search stops at an authentication header, as in the

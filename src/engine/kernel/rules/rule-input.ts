@@ -11,7 +11,7 @@ export interface RuledNic {
 
 /** What the guard has to know about NICs of type bridge. */
 export interface Segments {
-  /** NICs (ids) attached to a bridge that anka made, which is no network of the host. */
+  /** NICs (ids) attached to a bridge that anka created, which is no network of the host. */
   nics: ReadonlySet<string>;
   /** The host's own addresses on the bridged interfaces: no guest may claim them. */
   hostAddresses: readonly string[];

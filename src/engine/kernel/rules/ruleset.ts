@@ -7,7 +7,7 @@
  * | ----------- | --------------- | ------------------------------------------------------------------- |
  * | netdev anka | netdev-table.ts | drops frames that the bridge would not show to table bridge         |
  * | bridge anka | bridge-table.ts | the guard: a NIC sends only from its own addresses; isolation       |
- * | ip anka     | ip-table.ts     | NAT, forwarding rules, isolation from outside, DHCP and DNS ports    |
+ * | ip anka     | ip-table.ts     | NAT, forwarding rules, isolation from outside, DHCP and DNS ports   |
  * | ip6 anka    | ip6-table.ts    | IPv6 does not leave its network                                     |
  *
  * Limits: nft 1.0.6 garbles concatenated maps in its JSON output, so they are only ever written.
