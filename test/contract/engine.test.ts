@@ -40,7 +40,7 @@ describe.each(SUITES)('%s', (_name, t) => {
   let vm4: Namespace;
   let ip1 = '';
   let ip2 = '';
-  const ip3 = '';
+  let ip3 = '';
 
   const rules = [rule(10001, 8080), rule(10001, 8080, 'udp'), rule(10002, 8080, 'tcp', 0x0a090002), rule(10003, 9999)];
   const desired = () => state(nic(1, 'shared', { rules }), nic(2), nic(3, 'host', { rules: [rule(10005, 8080)] }), nic(4, 'host'));
