@@ -14,8 +14,8 @@
  * It marks a message that names another MAC address. It also marks one whose options do not fit it exactly, which every
  * receiver would discard (RFC 4861, 4.6).
  *
- * A frame in a VLAN has the tag's EtherType behind the addresses, where nft would look. `meta protocol ip6` matches with
- * and without a tag.
+ * A frame in a VLAN has the tag's EtherType behind the addresses, where nft would look. `meta protocol ip6` matches
+ * with and without a tag.
  *
  * Limits: nft 1.0.6 knows neither the target of an advertisement nor options, hence the raw offsets. Where eBPF is not
  * available, only a first option of length 0 is detected. The search stops at an authentication header, as in the
