@@ -114,7 +114,7 @@ describe.each(ENGINES)('%s', (_name, kernel, why) => {
     const script = join(w.dir, 'mtu.sh');
     writeFileSync(script, '#!/bin/sh\n[ "$1" = bound ] && echo "MTU $mtu"\nexit 0\n', { mode: 0o755 });
     const advertised = [];
-    for (const ns of g) advertised.push(/MTU (\d*)/.exec((await ns.ask(`udhcpc -f -q -n -t 6 -T 1 -i eth0 -O mtu -s ${script} 2>/dev/null`)) ?? '')?.[1]);
+    for (const ns of g) advertised.push(/MTU (\d*)/.exec((await ns.ask(`udhcpc -f -q -n -t 300 -T 1 -i eth0 -O mtu -s ${script} 2>/dev/null`)) ?? '')?.[1]);
     expect(advertised).toEqual(['65520', '', '9000']);
   });
 
