@@ -1,4 +1,4 @@
-/** What the daemon's parts share. */
+/** What all parts of the daemon share. */
 import type { Engine } from '../engine/engine.ts';
 import type { Paths } from '../host/paths.ts';
 import type { RuleStore } from '../store/rules.ts';
@@ -17,12 +17,12 @@ export interface Context {
   runner: MachineRunner;
   /** Running machines, by UUID. */
   machines: Map<string, Machine>;
-  /** VMs whose card must be there although their machine does not run yet. */
+  /** VMs that are being started: the engine attaches their cards before their machines run. */
   starting: Set<string>;
   events: EventLog;
-  /** The engine that the setting asks for; made at first use. */
+  /** The engine of the setting `engine`, created on first use. */
   engine(): Promise<Engine>;
 }
 
-/** What an event or a message calls a VM. */
+/** How events refer to a VM. */
 export const vmName = (vm: VmRow): { uuid: string; name: string } => ({ uuid: vm.uuid, name: vm.name });

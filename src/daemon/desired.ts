@@ -1,4 +1,4 @@
-/** From stored rows and running machines to the engine's desired state: pure but for the stores it reads. */
+/** The engine's desired state, from stored rows and running machines: pure but for the stores it reads. */
 
 import type { CallSettings } from '../api/service.ts';
 import type { BridgeMethod, DesiredNic, DesiredState } from '../engine/engine.ts';
@@ -8,21 +8,21 @@ import type { Context } from './context.ts';
 import { settingValue } from './settings.ts';
 import { guestMtu } from './vms/card-mtu.ts';
 
-/** First user id of VMs when the daemon is root's: far above what distributions and containers give out. */
+/** First user id of VMs under root's daemon: far above those that distributions and containers assign. */
 const VM_UID_BASE = 1_640_000_000;
 
 /** The user that a VM's QEMU runs as. */
 export function vmUid(vm: VmRow): number {
-  const own = process.getuid?.() ?? 0;
-  return own === 0 ? VM_UID_BASE + vm.number : own;
+  const uid = process.getuid?.() ?? 0;
+  return uid === 0 ? VM_UID_BASE + vm.number : uid;
 }
 
-/** What the guest has on its card, or will have when it starts. */
+/** MAC address of the guest's card, now or at its next start. */
 export function guestMac(vm: VmRow): number {
   return vm.guestMac ?? vm.insideMac ?? (vm.outsideMac as number);
 }
 
-/** The model of its card, as `guestMac`. */
+/** Model of the guest's card, now or at its next start. */
 export function guestController(vm: VmRow): VmRow['controller'] {
   return vm.guestController ?? vm.controller;
 }
@@ -49,7 +49,7 @@ export function desiredNic(ctx: Context, vm: VmRow): DesiredNic | null {
   };
 }
 
-/** The two networks as the settings want them. */
+/** The shared and the host network, by the settings. */
 export function desiredNetworks(ctx: Context, overrides: CallSettings = {}): DesiredState['networks'] {
   return (['shared', 'host'] as const).map((name) => ({
     name,
@@ -57,7 +57,7 @@ export function desiredNetworks(ctx: Context, overrides: CallSettings = {}): Des
   }));
 }
 
-/** Everything. `change` replaces one VM's row, to ask what would be. Networks exist while a card needs them. */
+/** `change` replaces one VM's row, to validate a change before it is made. Networks exist only while a card needs them. */
 export function desiredState(ctx: Context, change?: VmRow): DesiredState {
   const rows = ctx.vms.all().map((v) => (change && v.uuid === change.uuid ? change : v));
   const nics = rows.filter((v) => ctx.machines.has(v.uuid) || ctx.starting.has(v.uuid) || v.uuid === change?.uuid).flatMap((v) => desiredNic(ctx, v) ?? []);

@@ -7,6 +7,7 @@ import type { VmRow } from '../store/vms.ts';
 import { parseIpv4 } from '../wire/address.ts';
 import { parseIpv6 } from '../wire/address6.ts';
 import type { Context } from './context.ts';
+import { demandCard } from './vms/card-request.ts';
 
 const PROTOCOLS: readonly string[] = ['tcp', 'udp', 'icmp', 'other'];
 
@@ -24,7 +25,7 @@ export function parseEndpoint(text: string, addressOfVm: (name: string) => numbe
 
 export async function explainPacket(ctx: Context, vm: VmRow, question: ExplainQuestion, observed: () => Promise<ObservedState | null>): Promise<Explanation> {
   if (!PROTOCOLS.includes(question.protocol)) throw new AnkaError('badValue', `protocol '${question.protocol}' must be tcp, udp, icmp or other`);
-  if (!vm.hasCard) throw new AnkaError('cardNotFound', `${vm.name} has no network card; run 'anka modify ${vm.name} add network-card' to add one`);
+  demandCard(vm);
   if (!ctx.machines.has(vm.uuid)) throw new AnkaError('vmNotRunning', `${vm.name} has no network while it is ${vm.status}; run 'anka start ${vm.name}' first`);
   const nics = (await observed())?.nics ?? [];
   const addressOfVm = (name: string): number | null => {

@@ -1,6 +1,6 @@
-/** The structured log that the daemon's parts write to. */
+/** The daemon's log: structured fields, then a message. */
 export interface Log {
-  info(o: object, m: string): void;
-  warn(o: object, m: string): void;
-  error(o: object, m: string): void;
+  info(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+  error(fields: object, message: string): void;
 }

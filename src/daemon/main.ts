@@ -2,19 +2,17 @@
 /**
  * `ankad`: the daemon.
  *
- * Theory of operation: takes the lock, opens the database, adopts what runs, and serves the API. Ending it, by a signal
- * or by kill -9, stops no VM and no network. Limits: one per state folder; a second one ends at once.
+ * Theory of operation: it takes the lock, opens the database, adopts running VMs, and serves the API. VMs and networks
+ * keep running when it exits, by a signal or by kill -9. Limits: one per state directory; a second one exits at once.
  */
-import { accessSync, constants, mkdirSync, statSync } from 'node:fs';
+import { mkdirSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import pino from 'pino';
 import { EXIT_ALREADY_RUNNING } from '../api/client.ts';
 import { createApp } from '../api/routes.ts';
 import { serveApi } from '../api/server.ts';
-import type { Engine } from '../engine/engine.ts';
-import { run } from '../host/exec.ts';
 import { LogFile } from '../host/log-file.ts';
-import { resolvePaths } from '../host/paths.ts';
+import { type Paths, resolvePaths } from '../host/paths.ts';
 import { AnkaError } from '../lib/errors.ts';
 import { version } from '../lib/version.ts';
 import { openDb } from '../store/db.ts';
@@ -23,16 +21,19 @@ import { SettingStore } from '../store/settings.ts';
 import { VmStore } from '../store/vms.ts';
 import { createMachineRunner } from '../vm/launch.ts';
 import type { Context } from './context.ts';
+import { CurrentEngine } from './current-engine.ts';
 import { EventLog } from './events.ts';
 import { takeLock } from './lock.ts';
+import type { Log } from './log.ts';
 import { Reconciler } from './reconcile.ts';
 import { createService } from './service.ts';
-import { settingValue } from './settings.ts';
-import { Vms } from './vms/vms.ts';
+import type { VmContext } from './vms/context.ts';
+import { VmQueue } from './vms/queue.ts';
+import { recoverVms } from './vms/recover.ts';
 
 const HELP = `Usage: ankad [OPTIONS]
 
-The daemon behind the anka command; anka starts it by itself.
+The daemon of the anka command. anka starts it when it is needed.
 
 Options:
   --foreground  Log to standard output.
@@ -40,46 +41,50 @@ Options:
   --help        Show this message.
 `;
 
-/** Why the kernel engine cannot run here; null when it can. */
-async function kernelObstacle(): Promise<AnkaError | null> {
-  if (process.getuid?.() !== 0) return new AnkaError('noRights', "the kernel engine needs root: run anka as root (sudo anka …), or 'anka config engine user'");
-  try {
-    accessSync('/dev/net/tun', constants.R_OK | constants.W_OK);
-  } catch {
-    return new AnkaError('noRights', "/dev/net/tun cannot be opened: run 'modprobe tun' as root, or 'anka config engine user'");
-  }
-  return run('nft', ['--version']).then(
-    () => null,
-    () => new AnkaError('missingProgram', "nftables is not installed: run 'apt-get install nftables', or 'anka config engine user'"),
-  );
-}
-
-/** The engine for that setting, where it can run; `auto` is the kernel engine wherever that can. */
-async function makeEngine(setting: string, options: { runDir: string; stateDir: string; log: pino.Logger }): Promise<Engine> {
-  const obstacle = setting === 'user' ? null : await kernelObstacle();
-  if (setting === 'kernel' && obstacle) throw obstacle;
-  if (setting === 'user' || obstacle) {
-    if (obstacle) options.log.info({ reason: obstacle.message }, 'the user engine is used');
-    const { createUserEngine } = await import('../engine/user/index.ts');
-    return createUserEngine(options);
-  }
-  const { createKernelEngine } = await import('../engine/kernel/index.ts');
-  return createKernelEngine(options);
-}
-
-/** The engine's setting changes only while no VM runs: the one before takes all away that it had made. */
-async function replaceEngine(before: Promise<Engine> | undefined, make: () => Promise<Engine>): Promise<Engine> {
-  const old = await before?.catch(() => null);
-  await old?.reset();
-  await old?.close();
-  return make();
-}
-
-/** An ordinary user's run folder may lie in /tmp, where others could have made it first. */
-function demandOwnFolder(path: string): void {
+/** The run directory of an ordinary user may be in /tmp, where another user could have created it first. */
+function demandOwnDirectory(path: string): void {
   const s = statSync(path);
   if (s.uid !== process.getuid?.() || (s.mode & 0o022) !== 0)
-    throw new AnkaError('noRights', `the folder ${path} must belong to you, and be writable by nobody else; remove it, or set XDG_RUNTIME_DIR`);
+    throw new AnkaError('noRights', `the directory ${path} must belong to you and be writable by you only; remove it, or set XDG_RUNTIME_DIR`);
+}
+
+/** Creates the directories of state and sockets. VMs' own users pass through them (mode 0711). */
+function createDirectories(paths: Paths): void {
+  mkdirSync(paths.state, { recursive: true, mode: 0o711 });
+  mkdirSync(join(paths.state, 'vms'), { recursive: true, mode: 0o711 });
+  mkdirSync(paths.run, { recursive: true, mode: 0o711 });
+  if (!process.env['ANKA_HOME'] && process.getuid?.() !== 0) for (const dir of [dirname(paths.run), paths.run]) demandOwnDirectory(dir);
+  mkdirSync(join(paths.run, 'vm'), { recursive: true, mode: 0o711 });
+}
+
+function createContext(paths: Paths, log: Log): { ctx: VmContext; engine: CurrentEngine } {
+  const db = openDb(paths.database);
+  const settings = new SettingStore(db);
+  const vms = new VmStore(db);
+  const engine = new CurrentEngine(settings, { runDir: paths.run, stateDir: paths.state, log });
+  const context: Context = {
+    paths,
+    log,
+    vms,
+    rules: new RuleStore(db),
+    settings,
+    runner: createMachineRunner(paths.state),
+    machines: new Map(),
+    starting: new Set(),
+    events: new EventLog(log),
+    engine: () => engine.get(),
+  };
+  const ctx = Object.assign(context, { reconciler: new Reconciler(context), queue: new VmQueue(vms), stopping: new Set<string>() });
+  return { ctx, engine };
+}
+
+/** Stops the daemon: 50 ms later, so that the answer to a shutdown request is sent, and after 3 s at the latest. */
+function shutdown(ctx: VmContext, engine: CurrentEngine): void {
+  ctx.log.info({}, 'the daemon stops; VMs and networks keep running');
+  for (const m of ctx.machines.values()) m.detach();
+  const closed = engine.close().catch(() => {});
+  void Promise.all([closed, new Promise((resolve) => setTimeout(resolve, 50))]).then(() => process.exit(0));
+  setTimeout(() => process.exit(0), 3000).unref();
 }
 
 async function main(): Promise<void> {
@@ -88,60 +93,23 @@ async function main(): Promise<void> {
   if (args.includes('--version')) return void process.stdout.write(`${version()}\n`);
   const foreground = args.includes('--foreground');
   const paths = resolvePaths();
-  mkdirSync(paths.state, { recursive: true, mode: 0o711 });
-  mkdirSync(join(paths.state, 'vms'), { recursive: true, mode: 0o711 });
-  mkdirSync(paths.run, { recursive: true, mode: 0o711 });
-  if (!process.env['ANKA_HOME'] && process.getuid?.() !== 0) for (const dir of [dirname(paths.run), paths.run]) demandOwnFolder(dir);
-  mkdirSync(join(paths.run, 'vm'), { recursive: true, mode: 0o711 });
+  createDirectories(paths);
   const log = pino({ level: process.env['ANKA_DEBUG'] ? 'debug' : 'info' }, foreground ? pino.destination({ dest: 1, sync: true }) : new LogFile(paths.log));
   const other = takeLock(join(paths.state, 'ankad.lock'));
   if (other !== null) {
-    process.stderr.write(`ankad: another daemon runs already (pid ${other})\n`);
+    process.stderr.write(`ankad: another daemon is running (pid ${other})\n`);
     process.exit(EXIT_ALREADY_RUNNING);
   }
-  const db = openDb(paths.database);
-  const settings = new SettingStore(db);
-  let engine: { setting: string; made: Promise<Engine> } | null = null;
-  const ctx: Context = {
-    paths,
-    log,
-    vms: new VmStore(db),
-    rules: new RuleStore(db),
-    settings,
-    runner: createMachineRunner(paths.state),
-    machines: new Map(),
-    starting: new Set(),
-    events: new EventLog(log),
-    engine() {
-      const setting = settingValue(settings, 'engine').value;
-      if (!engine || engine.setting !== setting) {
-        const before = engine?.made;
-        engine = { setting, made: replaceEngine(before, () => makeEngine(setting, { runDir: paths.run, stateDir: paths.state, log })) };
-        engine.made.catch(() => {
-          engine = null; // tried anew at the next call
-        });
-      }
-      return engine.made;
-    },
-  };
-  const reconciler = new Reconciler(ctx);
-  const vms = new Vms(ctx, reconciler);
-  await vms.recover();
-  const end = (): void => {
-    log.info({}, 'the daemon ends; VMs and networks go on');
-    for (const m of ctx.machines.values()) m.detach();
-    const closed = engine?.made.then((e) => e.close()).catch(() => {}) ?? Promise.resolve();
-    // the answer to a shutdown request leaves first
-    void Promise.all([closed, new Promise((resolve) => setTimeout(resolve, 50))]).then(() => process.exit(0));
-    setTimeout(() => process.exit(0), 3000).unref();
-  };
-  const service = createService(ctx, vms, reconciler, { version: version(), started: Date.now(), end });
+  const { ctx, engine } = createContext(paths, log);
+  await recoverVms(ctx);
+  const stop = (): void => shutdown(ctx, engine);
+  const service = createService(ctx, { version: version(), started: Date.now(), shutdown: stop });
   await serveApi(createApp(service, version()), paths.socket);
-  log.info({ pid: process.pid, socket: paths.socket }, 'ankad is ready');
-  process.on('SIGTERM', end);
-  process.on('SIGINT', end);
-  process.on('SIGHUP', () => {}); // a closing terminal is no reason to end
-  process.on('unhandledRejection', (cause) => log.error({ error: cause instanceof Error ? cause.stack : String(cause) }, 'unhandled'));
+  log.info({ pid: process.pid, socket: paths.socket }, 'the daemon is ready');
+  process.on('SIGTERM', stop);
+  process.on('SIGINT', stop);
+  process.on('SIGHUP', () => {}); // the daemon outlives the terminal that started it
+  process.on('unhandledRejection', (cause) => log.error({ error: cause instanceof Error ? cause.stack : String(cause) }, 'unhandled rejection'));
 }
 
 main().catch((cause: Error) => {

@@ -1,4 +1,4 @@
-/** Counters for Prometheus, as text. */
+/** Counters in Prometheus's text format. */
 import type { ObservedState } from '../engine/engine.ts';
 import type { Context } from './context.ts';
 

@@ -1,4 +1,4 @@
-/** The networks as `anka network list` tells them: ours, and the interfaces that running VMs are bridged to. */
+/** The networks of `anka network list`: shared, host, and the interfaces that running VMs are bridged to. */
 import type { NetworkStatus } from '../api/types.ts';
 import type { ObservedState } from '../engine/engine.ts';
 import type { VmRow } from '../store/vms.ts';
@@ -6,7 +6,7 @@ import { formatIpv4, formatSubnet, gatewayOf } from '../wire/address.ts';
 import type { Context } from './context.ts';
 import { desiredNetworks } from './desired.ts';
 
-/** Interfaces that running VMs are bridged to. Their addresses are the business of the network outside. */
+/** Interfaces that running VMs are bridged to. Their addresses are assigned by the network outside. */
 function bridges(running: readonly VmRow[], state: ObservedState | null): NetworkStatus[] {
   const bridged = running.filter((v) => v.type === 'bridge');
   const uplinkOf = (v: VmRow): string => v.bridge || v.uplink || '';
@@ -29,7 +29,7 @@ function bridges(running: readonly VmRow[], state: ObservedState | null): Networ
   });
 }
 
-/** `state`: what is seen; null while nothing runs. */
+/** `state`: what the engine observes; null while no VM runs. */
 export function networks(ctx: Context, state: ObservedState | null): NetworkStatus[] {
   const running = ctx.vms.all().filter((v) => v.hasCard && ctx.machines.has(v.uuid));
   const own = desiredNetworks(ctx).map((n) => {

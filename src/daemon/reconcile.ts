@@ -1,16 +1,15 @@
-/**
- * Keeps the engine's desired state equal to what is stored and running, one application at a time; bursts are joined.
- */
+/** Applies the desired state to the engine: one run at a time, and one more for all requests that arrive meanwhile. */
 import type { Engine, EngineProblem, ObservedState } from '../engine/engine.ts';
 import type { Context } from './context.ts';
 import { desiredState } from './desired.ts';
 
-const FRESH_MS = 150;
+/** Age up to which an observation is used again. */
+const OBSERVATION_AGE_MS = 150;
 
 export class Reconciler {
   #ctx: Context;
   #running: Promise<EngineProblem[]> | null = null;
-  #again: Promise<EngineProblem[]> | null = null;
+  #queued: Promise<EngineProblem[]> | null = null;
   #observed: { at: number; state: Promise<ObservedState> } | null = null;
   #addresses = new Map<string, number | null>();
   #watched: Engine | null = null;
@@ -19,7 +18,7 @@ export class Reconciler {
     this.#ctx = ctx;
   }
 
-  /** Applies the state as it is stored when the application begins. Resolves with what failed. */
+  /** Applies the state as it is stored when the run begins. Resolves with what failed. */
   apply(): Promise<EngineProblem[]> {
     this.#observed = null;
     if (!this.#running) {
@@ -28,18 +27,18 @@ export class Reconciler {
       });
       return this.#running;
     }
-    this.#again ??= this.#running
+    this.#queued ??= this.#running
       .catch(() => [])
       .then(() => {
-        this.#again = null;
+        this.#queued = null;
         return this.apply();
       });
-    return this.#again;
+    return this.#queued;
   }
 
-  /** When nothing is being applied, whatever became of it: what ended a moment ago has let go of its ports then. */
+  /** Resolves when no run is under way, failed or not: listeners of VMs that exited have closed their ports by then. */
   async settled(): Promise<void> {
-    await (this.#again ?? this.#running)?.catch(() => []);
+    await (this.#queued ?? this.#running)?.catch(() => []);
   }
 
   async #once(): Promise<EngineProblem[]> {
@@ -54,9 +53,9 @@ export class Reconciler {
     return problems;
   }
 
-  /** What is now; at most a moment old. */
+  /** What the engine observes, at most 150 ms old. */
   async observe(): Promise<ObservedState> {
-    if (!this.#observed || Date.now() - this.#observed.at > FRESH_MS) {
+    if (!this.#observed || Date.now() - this.#observed.at > OBSERVATION_AGE_MS) {
       this.#observed = { at: Date.now(), state: this.#ctx.engine().then((e) => e.observe()) };
     }
     return this.#observed.state;

@@ -4,17 +4,17 @@ import type { SettingValue } from '../api/types.ts';
 import { checkSetting, findSetting, SETTINGS } from '../lib/settings.ts';
 import type { SettingStore } from '../store/settings.ts';
 
-/** The value of a key. A bad value in the environment is refused, naming the variable's key. */
+/** Throws `badValue` for a bad value in the environment, and `unknownSetting`. */
 export function settingValue(store: SettingStore, key: string, overrides: CallSettings = {}): SettingValue {
   const s = findSetting(key);
   const stored = store.all().get(key);
-  const over = overrides[key];
-  const value = over !== undefined ? checkSetting(key, over) : (stored ?? s.default);
+  const override = overrides[key];
+  const value = override !== undefined ? checkSetting(key, override) : (stored ?? s.default);
   return {
     key,
     value,
     default: s.default,
-    source: over !== undefined ? 'environment' : stored !== undefined ? 'stored' : 'default',
+    source: override !== undefined ? 'environment' : stored !== undefined ? 'stored' : 'default',
     description: s.description,
   };
 }

@@ -1,9 +1,11 @@
 /**
- * Which accelerator really works here.
+ * Finds the accelerator that works on this host.
  *
- * Theory of operation: the presence of /dev/kvm proves nothing; on some nested hosts a guest entry hangs for ever. So a
- * QEMU without devices is started under KVM with firmware that runs at once, and asked over QMP a second later whether
- * its CPU has moved. What was found holds until the next boot.
+ * Theory of operation: /dev/kvm alone proves nothing, as a guest entry hangs on some nested hosts. A QEMU without
+ * devices is therefore started under KVM, and its monitor is asked whether the CPU has left the reset vector. The result
+ * is kept until the next boot.
+ *
+ * Limits: KVM counts as broken if the CPU has not moved after 4 s.
  */
 import { spawn } from 'node:child_process';
 import { access, constants, mkdir, readFile, writeFile } from 'node:fs/promises';
@@ -13,7 +15,7 @@ import type { Accelerator } from './machine.ts';
 
 const PROBE_LIMIT_MS = 4000;
 
-/** The best accelerator whose guest entry was seen to work; remembered in `cacheDir` per boot. */
+/** The fastest accelerator that works; cached in `cacheDir` per boot. */
 export async function probeAccelerator(cacheDir: string, qemu: string): Promise<Accelerator> {
   if (process.platform === 'darwin') return 'hvf';
   const boot = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8').catch(() => '')).trim();
@@ -30,26 +32,26 @@ export async function probeAccelerator(cacheDir: string, qemu: string): Promise<
   return accel;
 }
 
-/** Runs the firmware under KVM and looks whether the guest's instruction pointer leaves the reset vector. */
+/** Whether the guest's instruction pointer leaves the reset vector (0xfff0) under KVM. */
 async function entersGuest(qemu: string): Promise<boolean> {
   const args = ['-machine', 'q35', '-accel', 'kvm', '-cpu', 'host', '-m', '64M', '-nodefaults', '-display', 'none', '-monitor', 'stdio', '-S'];
   const child = spawn(qemu, args, { stdio: ['pipe', 'pipe', 'ignore'], detached: true });
   let text = '';
-  let ended = false;
+  let exited = false;
   child.stdout.on('data', (d: Buffer) => {
     text = (text + d.toString()).slice(-65_536);
   });
   child.stdin.on('error', () => {});
   child.on('error', () => {
-    ended = true;
+    exited = true;
   });
   child.on('exit', () => {
-    ended = true;
+    exited = true;
   });
   try {
     child.stdin.write('cont\n');
-    const until = Date.now() + PROBE_LIMIT_MS;
-    while (Date.now() < until && !ended) {
+    const deadline = Date.now() + PROBE_LIMIT_MS;
+    while (Date.now() < deadline && !exited) {
       await sleep(200);
       text = '';
       child.stdin.write('info registers\n');

@@ -1,15 +1,14 @@
 /**
- * The built-in Debian guest, built once per host.
+ * The built-in Debian guest, built once per host (B2).
  *
- * Theory of operation: mmdebstrap makes a root file system as a tar (no root needed: it uses a user namespace), which
- * is unpacked inside a user namespace and turned into an ext4 image by `mke2fs -d`, then into qcow2. No loop device, no
- * boot loader: QEMU gets the image's own kernel and an initrd of a megabyte that loads the virtio modules and mounts
- * the disk. The package source is the host's own apt configuration. Everything is built in a folder of its own and
- * renamed when complete, so an interrupted build is never taken for an image.
+ * Theory of operation: mmdebstrap creates a root file system as a tar, without root, in a user namespace. The tar is
+ * unpacked in a user namespace and converted to ext4 (`mke2fs -d`), then to qcow2. There is no loop device and no boot
+ * loader: QEMU loads the image's kernel and an initrd of 1 MB that loads the virtio modules and mounts the disk. The
+ * package sources are those of the host's apt. The image is built in another directory and renamed when complete, so an
+ * interrupted build is never used.
  *
- * Limits: Debian hosts only (apt must know a Debian suite); amd64 and arm64 kernels are named by the host's
- * architecture. `ANKA_BASE_IMAGE` names a folder with a `base.json` of one's own to be used instead (tests boot a tiny
- * guest so).
+ * Limits: Debian hosts only (apt must have a Debian suite), amd64 kernel only. `ANKA_BASE_IMAGE` names a directory with
+ * the `base.json` of another image to use instead; tests boot a tiny guest this way.
  */
 
 import { chmod, copyFile, mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
@@ -39,15 +38,15 @@ const PACKAGES = [
   'kmod',
   'curl',
 ];
-/** Modules that the root disk needs, each with what it depends on. */
+/** Kernel modules for the root disk and the card; their dependencies are added. */
 const BOOT_MODULES = ['virtio_pci', 'virtio_blk', 'virtio_net', 'virtio_rng', 'ext4'];
 const VERSION = 1;
-/** For so long a lock file may be without its owner's pid. */
-const YOUNG_MS = 5000;
-/** Size of the unpacked image before it grows to the VM's own disk size. */
+/** A lock file without a pid is taken over after this time. */
+const LOCK_WITHOUT_PID_MS = 5000;
+/** Size of the image's file system; the guest enlarges it to the VM's disk size. */
 const IMAGE_SIZE = '3G';
-/** Share of the whole time that each step takes, as measured. */
-const STEPS = { packages: 0.02, unpack: 0.7, disk: 0.8, compress: 0.92 } as const;
+/** Fraction of the build that is complete when each step begins, as measured. */
+const STEP_FRACTIONS = { packages: 0.02, unpack: 0.7, disk: 0.8, compress: 0.92 } as const;
 
 const PROGRAMS: [program: string, pkg: string][] = [
   ['mmdebstrap', 'mmdebstrap'],
@@ -59,9 +58,9 @@ const PROGRAMS: [program: string, pkg: string][] = [
   ['busybox', 'busybox-static'],
 ];
 
-/** mmdebstrap's words for people who do not know it. */
-const STEP_TEXTS: [start: string, text: string][] = [
-  ['running --customize-hook', 'setting up user, ssh and network'],
+/** Progress texts for mmdebstrap's messages. */
+const MMDEBSTRAP_STEPS: [start: string, text: string][] = [
+  ['running --customize-hook', 'configuring user, ssh and network'],
   ['chroot architecture', 'fetching Debian packages'],
   ['finding correct signed-by', 'fetching Debian packages'],
   ['using ', 'fetching Debian packages'],
@@ -80,33 +79,33 @@ interface BaseManifest {
   identityFile: string;
 }
 
-/** The image in that folder when it is complete, else null. */
+/** The complete image in this directory, or null. */
 export async function findBaseImage(dir: string): Promise<BaseImage | null> {
-  const folder = process.env['ANKA_BASE_IMAGE'] || dir;
-  const text = await readFile(join(folder, 'base.json'), 'utf8').catch(() => null);
+  const base = process.env['ANKA_BASE_IMAGE'] || dir;
+  const text = await readFile(join(base, 'base.json'), 'utf8').catch(() => null);
   if (text === null) {
-    if (folder !== dir) throw new AnkaError('badImage', `ANKA_BASE_IMAGE is '${folder}', but there is no base.json in it`);
+    if (base !== dir) throw new AnkaError('badImage', `ANKA_BASE_IMAGE is '${base}', which has no base.json`);
     return null;
   }
   const m = JSON.parse(text) as BaseManifest;
   if (m.version !== VERSION) return null;
   return {
-    disk: join(folder, m.disk),
-    kernel: join(folder, m.kernel),
-    initrd: join(folder, m.initrd),
+    disk: join(base, m.disk),
+    kernel: join(base, m.kernel),
+    initrd: join(base, m.initrd),
     append: m.append,
-    identityFile: join(folder, m.identityFile),
+    identityFile: join(base, m.identityFile),
   };
 }
 
-/** The image of that folder, built when it is not there yet. Two callers at once, in any process, build it once. */
+/** The image in this directory, built if it is missing. Concurrent callers, in any process, build it once. */
 export async function ensureBaseImage(dir: string, progress: Progress = () => {}): Promise<BaseImage> {
   for (;;) {
     const found = await findBaseImage(dir);
     if (found) return found;
     const release = await takeLock(`${dir}.lock`);
     if (!release) {
-      progress('waiting for another build of the base image');
+      progress('waiting for another process to build the base image');
       await new Promise((resolve) => setTimeout(resolve, 500));
       continue;
     }
@@ -118,7 +117,7 @@ export async function ensureBaseImage(dir: string, progress: Progress = () => {}
   }
 }
 
-/** A lock file that holds its owner's pid; one left by a process that is gone is taken over. */
+/** Takes a lock file, which holds its owner's pid. Null if another process holds it; that of an exited process is removed. */
 async function takeLock(path: string): Promise<(() => Promise<void>) | null> {
   try {
     const file = await open(path, 'wx', 0o600);
@@ -129,8 +128,8 @@ async function takeLock(path: string): Promise<(() => Promise<void>) | null> {
     if ((cause as NodeJS.ErrnoException).code !== 'EEXIST') throw wrap(`locking ${path}`, cause);
   }
   const owner = Number(await readFile(path, 'utf8').catch(() => '0'));
-  // one that is empty was made just now, by who is about to write its pid
-  if (owner === 0 && Date.now() - ((await stat(path).catch(() => null))?.mtimeMs ?? 0) < YOUNG_MS) return null;
+  // its owner has created it and not yet written its pid
+  if (owner === 0 && Date.now() - ((await stat(path).catch(() => null))?.mtimeMs ?? 0) < LOCK_WITHOUT_PID_MS) return null;
   if (owner <= 0 || !isAlive(owner)) await rm(path, { force: true });
   return null;
 }
@@ -145,13 +144,14 @@ async function checkPrograms(): Promise<void> {
     if (!there) missing.push(pkg);
   }
   if (missing.length > 0)
-    throw new AnkaError('missingProgram', `building the base image needs ${missing.join(', ')}: run 'apt-get install ${missing.join(' ')}'`);
+    throw new AnkaError('missingProgram', `building the base image requires ${missing.join(', ')}: run 'apt-get install ${missing.join(' ')}'`);
 }
 
 async function build(dir: string, progress: Progress): Promise<void> {
   await checkPrograms();
   const parent = join(dir, '..');
-  for (const left of await readdir(parent)) if (left.startsWith(`${basename(dir)}.build-`)) await rm(join(parent, left), { recursive: true, force: true });
+  const interrupted = (await readdir(parent)).filter((f) => f.startsWith(`${basename(dir)}.build-`));
+  for (const old of interrupted) await rm(join(parent, old), { recursive: true, force: true });
   const work = `${dir}.build-${process.pid}`;
   await mkdir(join(work, 'out'), { recursive: true, mode: 0o755 });
   try {
@@ -161,14 +161,14 @@ async function build(dir: string, progress: Progress): Promise<void> {
   } catch (cause) {
     const log = await readFile(join(work, 'mmdebstrap.log'), 'utf8').catch(() => '');
     if (/No space left/.test(log) || /No space left/.test(String((cause as Error).message)))
-      throw new AnkaError('diskFull', `building the base image: no space left in ${parent}`);
+      throw new AnkaError('diskFull', `building the base image: no space left in ${parent}; free some space`);
     throw wrap('building the base image', cause, 'badImage');
   } finally {
     await rm(work, { recursive: true, force: true });
   }
 }
 
-/** Makes an ssh key pair at that path, unless it is there. */
+/** Creates an ssh key pair at this path, unless it exists. */
 export async function ensureKey(path: string): Promise<void> {
   if (
     await readFile(path).then(
@@ -184,11 +184,11 @@ export async function ensureKey(path: string): Promise<void> {
 async function buildIn(work: string, progress: Progress): Promise<void> {
   const out = join(work, 'out');
   const key = join(out, 'id_ed25519');
-  progress('making the ssh key of this host', 0);
+  progress('creating the ssh key', 0);
   await ensureKey(key);
   const publicKey = (await readFile(`${key}.pub`, 'utf8')).trim();
   await fetchPackages(work, publicKey, progress);
-  progress('unpacking', STEPS.unpack);
+  progress('unpacking', STEP_FRACTIONS.unpack);
   await makeBootFiles(work);
   await makeDisk(work, progress);
   const manifest: BaseManifest = {
@@ -204,9 +204,9 @@ async function buildIn(work: string, progress: Progress): Promise<void> {
   progress('base image built', 1);
 }
 
-/** Runs mmdebstrap against the host's own package sources. */
+/** Runs mmdebstrap with the host's package sources. */
 async function fetchPackages(work: string, publicKey: string, progress: Progress): Promise<void> {
-  progress('fetching Debian packages', STEPS.packages);
+  progress('fetching Debian packages', STEP_FRACTIONS.packages);
   const { suite, sources } = await hostSources();
   const list = join(work, 'sources.list');
   await writeFile(list, `${sources.join('\n')}\n`);
@@ -227,13 +227,13 @@ async function fetchPackages(work: string, publicKey: string, progress: Progress
   ];
   const child = execa('mmdebstrap', args, { stdin: 'ignore', all: true, reject: false, env: { PATH: `${process.env['PATH']}:/usr/sbin:/sbin` } });
   const log = await open(join(work, 'mmdebstrap.log'), 'w');
-  let share: number = STEPS.packages;
+  let fraction: number = STEP_FRACTIONS.packages;
   for await (const line of child.iterable({ from: 'all' })) {
     await log.write(`${line}\n`);
     const step = /^I: (.*?)\.*$/.exec(line)?.[1];
     if (!step) continue;
-    share = Math.min(STEPS.unpack - 0.02, share + 0.06);
-    progress(STEP_TEXTS.find(([start]) => step.startsWith(start))?.[1] ?? step, share);
+    fraction = Math.min(STEP_FRACTIONS.unpack - 0.02, fraction + 0.06);
+    progress(MMDEBSTRAP_STEPS.find(([start]) => step.startsWith(start))?.[1] ?? step, fraction);
   }
   await log.close();
   const result = await child;
@@ -243,23 +243,23 @@ async function fetchPackages(work: string, publicKey: string, progress: Progress
   }
 }
 
-/** The host's Debian suite and one-line sources for it, security updates included. */
+/** The host's Debian suite, and its sources as lines of sources.list, with security updates. */
 async function hostSources(): Promise<{ suite: string; sources: string[] }> {
   const text = await run('apt-get', ['indextargets', '--format', '$(CREATED_BY)|$(REPO_URI)|$(CODENAME)|$(SUITE)|$(COMPONENT)|$(SIGNED_BY)']);
-  const seen = new Set<string>();
+  const lines = new Set<string>();
   let suite = '';
   for (const line of text.split('\n')) {
     const [kind, uri, codename, , component, signedBy] = line.split('|');
     if (kind !== 'Packages' || !uri || !codename || component !== 'main') continue;
     if (!/[-/]/.test(codename) && !suite) suite = codename;
     const keyring = signedBy?.startsWith('/') ? `[signed-by=${signedBy}] ` : '';
-    seen.add(`deb ${keyring}${uri} ${codename} main`);
+    lines.add(`deb ${keyring}${uri} ${codename} main`);
   }
-  if (!suite) throw new Error("apt knows no Debian suite on this host: run 'apt-get update' first");
-  return { suite, sources: [...seen].filter((s) => s.split(' ').some((w) => w === suite || w.startsWith(`${suite}-`))) };
+  if (!suite) throw new Error("apt has no Debian suite on this host; run 'apt-get update' first");
+  return { suite, sources: [...lines].filter((s) => s.split(' ').some((w) => w === suite || w.startsWith(`${suite}-`))) };
 }
 
-/** Kernel, and an initrd with the modules in the order in which they must be loaded. */
+/** Extracts the kernel, and builds an initrd with the modules in loading order. */
 async function makeBootFiles(work: string): Promise<void> {
   const tree = join(work, 'boot');
   const ramdisk = join(work, 'initrd');
@@ -276,13 +276,13 @@ async function makeBootFiles(work: string): Promise<void> {
   await run('sh', ['-c', '[ -e "$1/lib" ] || ln -s usr/lib "$1/lib"', 'sh', tree]);
   const version = kernel.slice('vmlinuz-'.length);
   await run('depmod', ['-b', tree, version]);
-  await packInitrd(tree, version, BOOT_MODULES, ramdisk, join(ASSETS, 'initrd-init.sh'), join(work, 'out', 'initrd.img'));
+  await packInitrd(tree, version, ramdisk, join(work, 'out', 'initrd.img'));
 }
 
-/** Puts busybox, the modules with all they depend on, and `init` into `ramdisk`, and packs it. */
-export async function packInitrd(tree: string, version: string, modules: string[], ramdisk: string, init: string, out: string): Promise<void> {
+/** Packs busybox, `init` and the boot modules with their dependencies into an initrd. */
+async function packInitrd(tree: string, version: string, ramdisk: string, out: string): Promise<void> {
   const order: string[] = [];
-  for (const module of modules) {
+  for (const module of BOOT_MODULES) {
     const text = await run('modprobe', ['-d', tree, '-S', version, '--show-depends', module]);
     for (const line of text.split('\n')) {
       const file = /^insmod (\S+)/.exec(line)?.[1];
@@ -294,18 +294,18 @@ export async function packInitrd(tree: string, version: string, modules: string[
   await writeFile(join(ramdisk, 'lib/mods/order'), `${order.join('\n')}\n`);
   await copyFile((await run('sh', ['-c', 'command -v busybox'])).trim(), join(ramdisk, 'bin/busybox'));
   await chmod(join(ramdisk, 'bin/busybox'), 0o755);
-  await copyFile(init, join(ramdisk, 'init'));
+  await copyFile(join(ASSETS, 'initrd-init.sh'), join(ramdisk, 'init'));
   await chmod(join(ramdisk, 'init'), 0o755);
   await run('sh', ['-c', '(find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --quiet | gzip -9) >"$1"', 'sh', out], { cwd: ramdisk });
   await chmod(out, 0o644);
 }
 
 async function makeDisk(work: string, progress: Progress): Promise<void> {
-  progress('making the disk', STEPS.disk);
+  progress('creating the disk', STEP_FRACTIONS.disk);
   const script = [
     'set -e',
     'mkdir "$1/tree"',
-    // device nodes cannot be made in a user namespace, and the guest makes its own
+    // device nodes cannot be created in a user namespace; the guest's /dev is a devtmpfs
     'tar -C "$1/tree" --numeric-owner --exclude="./dev/*" --xattrs --xattrs-include="*" -xpf "$1/root.tar"',
     'ln -sfn ../run/systemd/resolve/stub-resolv.conf "$1/tree/etc/resolv.conf"',
     'mke2fs -q -t ext4 -L anka-root -E lazy_itable_init=1 -d "$1/tree" "$1/root.img" "$2"',
@@ -314,7 +314,7 @@ async function makeDisk(work: string, progress: Progress): Promise<void> {
   const shell = ['sh', '-c', script, 'sh', work, IMAGE_SIZE];
   if (process.getuid?.() === 0) await run(shell[0] as string, shell.slice(1));
   else await run('unshare', ['--user', '--map-auto', '--map-root-user', '--setuid', '0', '--setgid', '0', '--mount', ...shell]);
-  progress('writing the disk', STEPS.compress);
+  progress('writing the disk', STEP_FRACTIONS.compress);
   const disk = join(work, 'out', 'disk.qcow2');
   await run('qemu-img', ['convert', '-O', 'qcow2', join(work, 'root.img'), disk]);
   await chmod(disk, 0o644);

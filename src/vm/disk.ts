@@ -1,4 +1,4 @@
-/** Disks: thin overlays of an image, and what may be such an image. */
+/** Disks: thin overlays of disk images, and checks of such images. */
 import { open, rename, rm, statfs } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { run } from '../host/exec.ts';
@@ -8,17 +8,15 @@ export interface ImageInfo {
   format: 'qcow2' | 'raw';
   /** Size that the guest sees, bytes. */
   virtualSize: number;
-  /** Bytes on the host. */
-  actualSize: number;
 }
 
-/** Bytes that must be free before a disk is made; an overlay takes 200 kB, and a guest needs room to boot. */
-const ROOM_NEEDED = 64 << 20;
-const ACCEPTED = 'accepted are qcow2 and raw disk images, cloud images included';
+/** Free space required for a new disk, bytes: an overlay takes 200 kB, and the guest writes while it boots. */
+const FREE_SPACE_NEEDED = 64 << 20;
+const ACCEPTED = 'use a qcow2 or raw disk image, such as a cloud image';
 
 /**
- * What a file is. Throws `badImage` for anything that is neither qcow2 nor a raw disk with a partition table or a file
- * system.
+ * Format and size of a disk image. Throws `badImage` for a file that is neither qcow2 nor a raw disk with a partition
+ * table or an ext file system, and for one that refers to another file.
  */
 export async function inspectImage(path: string): Promise<ImageInfo> {
   const head = Buffer.alloc(4096);
@@ -27,7 +25,7 @@ export async function inspectImage(path: string): Promise<ImageInfo> {
     const file = await open(path);
     try {
       const stat = await file.stat();
-      if (!stat.isFile() && !stat.isBlockDevice()) throw new AnkaError('badImage', `'${path}' is no disk image but a folder or device; ${ACCEPTED}`);
+      if (!stat.isFile() && !stat.isBlockDevice()) throw new AnkaError('badImage', `'${path}' is a directory or device, not a disk image; ${ACCEPTED}`);
       size = stat.size;
       await file.read(head, 0, head.length, 0);
     } finally {
@@ -38,19 +36,19 @@ export async function inspectImage(path: string): Promise<ImageInfo> {
     const code = (cause as NodeJS.ErrnoException).code;
     throw new AnkaError('badImage', code === 'ENOENT' ? `'${path}' does not exist; ${ACCEPTED}` : `'${path}' cannot be read: ${(cause as Error).message}`);
   }
-  const qcow = head.readUInt32BE(0) === 0x514649fb;
-  const partitioned = size >= 512 && head.readUInt16LE(510) === 0xaa55;
-  const ext = size >= 2048 && head.readUInt16LE(1080) === 0xef53;
-  if (!qcow && !partitioned && !ext) throw new AnkaError('badImage', `'${path}' is no disk image; ${ACCEPTED}`);
+  const isQcow2 = head.readUInt32BE(0) === 0x514649fb;
+  const hasPartitionTable = size >= 512 && head.readUInt16LE(510) === 0xaa55;
+  const isExt = size >= 2048 && head.readUInt16LE(1080) === 0xef53;
+  if (!isQcow2 && !hasPartitionTable && !isExt) throw new AnkaError('badImage', `'${path}' is not a disk image; ${ACCEPTED}`);
   try {
-    const info = JSON.parse(await run('qemu-img', ['info', '--output=json', '-f', qcow ? 'qcow2' : 'raw', path])) as Record<string, unknown>;
-    const refers = info['backing-filename'] ?? (info['format-specific'] as { data?: Record<string, unknown> } | undefined)?.data?.['data-file'];
-    if (refers !== undefined)
+    const info = JSON.parse(await run('qemu-img', ['info', '--output=json', '-f', isQcow2 ? 'qcow2' : 'raw', path])) as Record<string, unknown>;
+    const reference = info['backing-filename'] ?? (info['format-specific'] as { data?: Record<string, unknown> } | undefined)?.data?.['data-file'];
+    if (reference !== undefined)
       throw new AnkaError(
         'badImage',
-        `'${path}' refers to another file (${String(refers)}), which a guest must not reach; 'qemu-img convert -O qcow2 ${path} whole.qcow2' makes it stand alone`,
+        `'${path}' refers to another file (${String(reference)}), which a guest must not read; run 'qemu-img convert -O qcow2 ${path} whole.qcow2' and use whole.qcow2`,
       );
-    return { format: qcow ? 'qcow2' : 'raw', virtualSize: Number(info['virtual-size']), actualSize: Number(info['actual-size']) };
+    return { format: isQcow2 ? 'qcow2' : 'raw', virtualSize: Number(info['virtual-size']) };
   } catch (cause) {
     if (cause instanceof AnkaError && (cause.kind === 'missingProgram' || cause.kind === 'badImage')) throw cause;
     throw new AnkaError('badImage', `'${path}' is damaged: ${(cause as Error).message}; ${ACCEPTED}`);
@@ -58,18 +56,18 @@ export async function inspectImage(path: string): Promise<ImageInfo> {
 }
 
 /**
- * Makes `path` a qcow2 of `size` bytes that reads through to `backing`; written beside and renamed. A size below the
- * backing's is refused.
+ * Creates a qcow2 overlay of `size` bytes on `backing`, under another name first. Throws `badValue` for a size below the
+ * backing image's.
  */
 export async function createOverlay(path: string, backing: string, size: number): Promise<void> {
   const info = await inspectImage(backing);
   if (size < info.virtualSize)
-    throw new AnkaError('badValue', `a disk of ${size} bytes is smaller than its image, which has ${info.virtualSize}; give a larger --disk-size`);
-  const room = await statfs(dirname(path));
-  if (room.bavail * room.bsize < ROOM_NEEDED)
+    throw new AnkaError('badValue', `a disk of ${size} bytes is smaller than its image of ${info.virtualSize}; use a larger --disk-size`);
+  const space = await statfs(dirname(path));
+  if (space.bavail * space.bsize < FREE_SPACE_NEEDED)
     throw new AnkaError(
       'diskFull',
-      `no room for a disk in ${dirname(path)}: ${Math.floor((room.bavail * room.bsize) / 1048576)} MiB are free; delete a VM or free some space`,
+      `not enough space for a disk in ${dirname(path)}: ${Math.floor((space.bavail * space.bsize) / 1048576)} MiB free; delete a VM or free some space`,
     );
   const part = `${path}.part`;
   try {
@@ -77,7 +75,8 @@ export async function createOverlay(path: string, backing: string, size: number)
     await rename(part, path);
   } catch (cause) {
     await rm(part, { force: true });
-    if (/No space left/.test(String((cause as Error).message))) throw new AnkaError('diskFull', `no space left in ${dirname(path)}`);
-    throw wrap(`making the disk ${path}`, cause);
+    if (/No space left/.test(String((cause as Error).message)))
+      throw new AnkaError('diskFull', `no space left in ${dirname(path)}; delete a VM or free some space`);
+    throw wrap(`creating the disk ${path}`, cause);
   }
 }

@@ -1,27 +1,21 @@
-/**
- * The contract between the daemon and the code that runs guests: what a virtual machine process is made of, and what
- * can be done to it. Implemented by `launch.ts` (start, adopt) and `qmp.ts`; the daemon depends on this file only, so
- * that tests may stand in a fake machine.
- */
+/** The interface between the daemon and QEMU: a machine, its specification, and the runner (launch.ts). */
 import type { NicBackend } from '../engine/engine.ts';
 
-/** The accelerator that QEMU uses, probed by a real guest entry. */
+/** QEMU's accelerator. */
 export type Accelerator = 'kvm' | 'hvf' | 'tcg';
 
-/** How a guest is booted. */
 export type Boot =
-  /** Kernel and initrd given to QEMU; the disk has no boot loader. */
+  /** QEMU loads kernel and initrd; the disk has no boot loader. */
   | { kind: 'direct'; kernel: string; initrd: string; append: string }
-  /** The disk's own boot loader, through the firmware; `seed` is a NoCloud ISO. */
+  /** The firmware starts the disk's boot loader. `seed`: a NoCloud image. */
   | { kind: 'firmware'; seed?: string };
 
-/** All that is needed in order to start one guest. */
 export interface MachineSpec {
   uuid: string;
   name: string;
-  /** Folder of disk and saved memory; owned by `uid`. */
+  /** Directory of disk and saved memory; owned by `uid`. */
   stateDir: string;
-  /** Folder of sockets: qmp.sock, console.sock, console.log, qemu.pid, qemu.log. */
+  /** Directory of sockets, pid file and logs (`machineFiles`). */
   runDir: string;
   /** MiB. */
   ram: number;
@@ -29,74 +23,65 @@ export interface MachineSpec {
   /** qcow2 file. */
   disk: string;
   boot: Boot;
-  /** The card, or null for a guest without any. */
+  /** null: no card. MTU in bytes. */
   nic: { insideMac: number; controller: 'virtio-net' | 'e1000'; linkUp: boolean; mtu: number } | null;
-  /** User and group that QEMU runs as; the caller's own when not root. */
+  /** User and group that QEMU runs as; the caller's own if it is not root. */
   uid: number;
   gid: number;
   accel: Accelerator;
-  /** Saved memory to resume from; removed when it is loaded, before the CPUs run. */
+  /** Saved memory to resume from; removed once loaded, before the CPUs run. */
   resumeFrom?: string;
 }
 
-/** Why a guest's process ended. */
+/** Why QEMU exited. */
 export interface MachineExit {
-  /** `guest-shutdown` (powered off from inside or by ACPI), `quit` (we asked), `crash` (anything else). */
+  /** `guest-shutdown`: powered off by the guest. `quit`: stopped by the daemon. `crash`: anything else. */
   cause: 'guest-shutdown' | 'quit' | 'crash';
-  /** For `crash`: exit status or signal and the last lines of qemu.log. */
+  /** For `crash`: a sentence with the last lines of qemu.log. */
   reason: string;
 }
 
-/** A running guest. */
 export interface Machine {
   readonly uuid: string;
   readonly pid: number;
-  /** `running`, `paused` (also while saving), as QEMU says. */
+  /** QEMU's run state; `paused` also while memory is being saved. */
   status(): Promise<'running' | 'paused'>;
-  /** ACPI power button. Resolves when it was pressed, not when the guest is down. */
+  /** Presses the ACPI power button. Does not wait for the guest. */
   powerDown(): Promise<void>;
-  /** Ends the process at once. Resolves when it is gone. */
+  /** Stops QEMU at once. Resolves when it has exited. */
   quit(): Promise<void>;
   /** Hard reset. */
   reset(): Promise<void>;
-  /** Pulls or pushes in the cable: the guest's carrier. */
+  /** Sets the link of the guest's card up or down. */
   setLink(up: boolean): Promise<void>;
-  /** Takes the card out of the running guest (PCI hotplug), and lets go of its backend. */
+  /** Removes the card by PCI hotplug, and then its backend. */
   removeCard(): Promise<void>;
-  /** Puts a card with a new backend into the running guest, which has none; its cable as `linkUp` says. */
+  /** Adds a card with a new backend by PCI hotplug. The guest must have none. */
   addCard(nic: NonNullable<MachineSpec['nic']>, backend: NicBackend): Promise<void>;
-  /** Whether the guest has a card. */
   hasCard(): Promise<boolean>;
-  /** Saves memory to `file` (written beside and renamed) and ends the process. */
+  /** Saves memory to `file`, under another name first, and stops QEMU. */
   suspendTo(file: string, onProgress?: (fraction: number) => void): Promise<void>;
-  /**
-   * Copies the disk as it is at this moment into a new file beside it, which reads through to the same image. The guest
-   * goes on.
-   */
+  /** Copies the disk's present content into a new overlay of the same image. The guest keeps running. */
   copyDisk(file: string): Promise<void>;
-  /** Ends the copying and saving that a daemon which is gone had begun. The guest stays as it is, running or paused. */
-  settle(): Promise<void>;
-  /** Lets paused CPUs run. */
+  /** Cancels the copy or save that a previous daemon had started. The guest stays running or paused. */
+  cancelJobs(): Promise<void>;
+  /** Resumes a paused guest. */
   unpause(): Promise<void>;
-  /** Lets go of the QMP connection; the guest goes on. */
+  /** Closes the QMP connection; the guest keeps running. */
   detach(): void;
-  /** Resolves once, when the process is gone, however it went. */
+  /** Resolves when QEMU has exited, for any cause; never after `detach`. */
   readonly exited: Promise<MachineExit>;
 }
 
-/** Starts and adopts machines. */
 export interface MachineRunner {
   accelerator(): Promise<Accelerator>;
-  /**
-   * Starts QEMU; resolves when the guest's CPUs run (or the saved memory is back). Throws with the last lines of
-   * qemu.log.
-   */
+  /** Starts QEMU; resolves when the guest's CPUs run. Throws with the last lines of qemu.log. */
   launch(spec: MachineSpec, backend: NicBackend | null, onProgress?: (fraction: number) => void): Promise<Machine>;
-  /** Finds a running machine by its folder (pid file and QMP socket both checked); null when there is none. */
+  /** The machine that runs in this directory, by pid file and QMP socket; null if there is none. */
   adopt(uuid: string, runDir: string): Promise<Machine | null>;
 }
 
-/** Progress of long work: a sentence, and a fraction 0–1 where it is known. */
+/** Progress of a long operation: a step, and a fraction from 0 to 1 if it is known. */
 export type Progress = (step: string, fraction?: number) => void;
 
 /** The built-in guest. */
@@ -105,6 +90,6 @@ export interface BaseImage {
   kernel: string;
   initrd: string;
   append: string;
-  /** Private ssh key that user anka of the guest accepts; made once per host. */
+  /** Private ssh key for the guest's user anka; created with the image. */
   identityFile: string;
 }

@@ -1,13 +1,11 @@
-/**
- * The NoCloud seed: a small FAT image named `cidata` from which cloud-init learns of user anka, its password and key.
- */
+/** The NoCloud seed: a FAT image labelled `CIDATA` that configures user anka, its password and its key by cloud-init. */
 import { mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { run } from '../host/exec.ts';
 import { wrap } from '../lib/errors.ts';
 
-/** cloud-init's user-data for a VM of that name. Password login stays on, as the seed page promises. */
-export function userData(name: string, publicKey: string): string {
+/** cloud-init's user-data. Password login is enabled. */
+function userData(name: string, publicKey: string): string {
   return `#cloud-config
 hostname: ${name.replaceAll(/[^A-Za-z0-9-]/g, '-')}
 ssh_pwauth: true
@@ -26,7 +24,7 @@ chpasswd:
 `;
 }
 
-/** Writes the seed image to `path`. Needs mkfs.vfat and mcopy (Debian: dosfstools, mtools). */
+/** Writes the seed image to `path`. Requires mkfs.vfat and mcopy (Debian: dosfstools, mtools). */
 export async function writeSeed(path: string, uuid: string, name: string, publicKey: string): Promise<void> {
   const work = await mkdtemp(`${path}.`);
   try {
@@ -37,7 +35,7 @@ export async function writeSeed(path: string, uuid: string, name: string, public
     await run('mcopy', ['-i', image, join(work, 'user-data'), join(work, 'meta-data'), '::']);
     await rename(image, path);
   } catch (cause) {
-    throw wrap(`making the cloud-init seed of ${name}`, cause);
+    throw wrap(`creating the cloud-init seed of ${name}`, cause);
   } finally {
     await rm(work, { recursive: true, force: true });
   }

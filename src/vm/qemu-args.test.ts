@@ -33,7 +33,7 @@ test('B21: without a card there is no network device at all', () => {
   expect(line).not.toMatch(/netdev|virtio-net/);
 });
 
-test('other shapes: resume, firmware with a seed, KVM, e1000, jumbo MTU, a stream socket', () => {
+test('variants: resume, firmware with a seed, KVM, e1000, jumbo MTU, a stream socket', () => {
   expect(qemuArguments({ ...spec, resumeFrom: "/s/it's" }, tap)).toContain("exec:cat '/s/it'\\''s'");
   const line = qemuArguments(
     { ...spec, boot: { kind: 'firmware', seed: '/s/seed.img' }, accel: 'kvm' },

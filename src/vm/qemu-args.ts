@@ -1,16 +1,16 @@
-/** QEMU's command line for a machine: pure, from spec and backend to arguments. */
+/** QEMU's command line: pure, from specification and backend to arguments. */
 import { join } from 'node:path';
 import type { NicBackend } from '../engine/engine.ts';
 import type { MachineSpec } from './machine.ts';
 
-/** Device id of the card, and of the root port that it is plugged into. */
+/** Device ids of the card and of its root port. */
 export const NIC_ID = 'nic0';
 const NIC_PORT = 'port-nic';
 export const NETDEV = 'net0';
-/** The descriptor under which QEMU inherits its tap. */
-export const TAP_FD = 3;
+/** The descriptor that QEMU inherits its tap as. */
+const TAP_FD = 3;
 
-/** Files in a machine's run folder. */
+/** Files in a machine's run directory. */
 export function machineFiles(runDir: string): { qmp: string; console: string; consoleLog: string; pid: string; log: string } {
   return {
     qmp: join(runDir, 'qmp.sock'),
@@ -21,14 +21,14 @@ export function machineFiles(runDir: string): { qmp: string; console: string; co
   };
 }
 
-/** A value inside a QEMU option list: commas are doubled. */
+/** A value in a QEMU option list: commas are doubled. */
 const quoted = (value: string): string => value.replaceAll(',', ',,');
 
 function mac(value: number): string {
   return value.toString(16).padStart(12, '0').match(/../g)!.join(':');
 }
 
-/** The card as QEMU's `device_add` and `-device` want it. */
+/** The card's properties for `device_add` and `-device`. */
 export function cardProperties(nic: NonNullable<MachineSpec['nic']>): Record<string, string | number> {
   const virtio = nic.controller === 'virtio-net';
   return {
@@ -47,10 +47,7 @@ function netdev(backend: NicBackend): string {
   return `tap,id=${NETDEV},fd=${TAP_FD}`;
 }
 
-/**
- * All arguments after the program's name. The netdev is always there when there is a backend, so that the card alone is
- * plugged in and out.
- */
+/** The arguments after the program's name. */
 export function qemuArguments(spec: MachineSpec, backend: NicBackend | null): string[] {
   const files = machineFiles(spec.runDir);
   const args = [
@@ -85,7 +82,7 @@ export function qemuArguments(spec: MachineSpec, backend: NicBackend | null): st
   }
   if (spec.resumeFrom) args.push('-incoming', `exec:cat '${spec.resumeFrom.replaceAll("'", "'\\''")}'`);
   else args.push('-S');
-  // spawning stays allowed: memory is saved and restored through `exec:`
+  // `spawn` stays allowed: memory is saved and restored with `exec:`
   args.push('-sandbox', 'on,obsolete=deny,elevateprivileges=deny,resourcecontrol=deny');
   return args;
 }

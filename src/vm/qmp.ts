@@ -1,9 +1,9 @@
 /**
- * QEMU's machine protocol: JSON lines over a unix socket.
+ * QEMU Machine Protocol (QMP): JSON lines over a unix socket.
  *
- * Theory of operation: the parser takes chunks cut anywhere and gives whole messages; the client numbers its commands,
- * matches the answers, and hands events on. Limits: a line may have at most 1 MiB; beyond that the connection is given
- * up, as nothing that QEMU says is that long.
+ * Theory of operation: the parser assembles messages from chunks that are split anywhere. The client numbers its
+ * commands, matches the answers by number, and passes events to listeners. Limits: a line has at most 1 MiB; a longer
+ * one closes the connection.
  */
 import { createConnection, type Socket } from 'node:net';
 import { sendDescriptor } from '../host/ffi/unix-socket.ts';
@@ -20,25 +20,24 @@ export interface QmpMessage {
   id?: number;
 }
 
-/** Lines out of chunks. */
 export class LineParser {
   #rest = '';
 
-  /** The messages that this chunk completes. Throws when a line is no JSON, or too long. */
+  /** The messages that this chunk completes. Throws for a line that is not JSON or too long. */
   push(chunk: string): QmpMessage[] {
     const lines = (this.#rest + chunk).split('\n');
     this.#rest = lines.pop() ?? '';
-    if (this.#rest.length > MAX_LINE) throw new AnkaError('internal', 'QEMU sent a line that does not end');
+    if (this.#rest.length > MAX_LINE) throw new AnkaError('internal', 'QEMU sent a line of more than 1 MiB');
     return lines.filter((l) => l.trim() !== '').map((l) => JSON.parse(l) as QmpMessage);
   }
 }
 
-/** One QMP connection. `connect` resolves after the greeting and the capabilities. */
+/** One QMP connection. `connect` resolves after the greeting and the negotiation of capabilities. */
 export class Qmp {
   readonly closed: Promise<void>;
   #socket: Socket;
-  #next = 1;
-  #waiting = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
+  #nextId = 1;
+  #pending = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
   #listeners = new Set<(name: string, data: Record<string, unknown>) => void>();
 
   private constructor(socket: Socket, greeted: () => void) {
@@ -49,17 +48,17 @@ export class Qmp {
       try {
         for (const m of parser.push(chunk)) {
           if (m.QMP) greeted();
-          else this.#take(m);
+          else this.#receive(m);
         }
       } catch (cause) {
         socket.destroy(cause as Error);
       }
     });
-    socket.on('error', () => {}); // 'close' follows, and tells everybody who waits
+    socket.on('error', () => {}); // 'close' follows, and rejects all pending commands
     this.closed = new Promise((resolve) => {
       socket.on('close', () => {
-        for (const w of this.#waiting.values()) w.reject(new AnkaError('internal', 'QEMU closed its control socket'));
-        this.#waiting.clear();
+        for (const command of this.#pending.values()) command.reject(new AnkaError('internal', 'QEMU closed its QMP socket'));
+        this.#pending.clear();
         resolve();
       });
     });
@@ -71,7 +70,7 @@ export class Qmp {
     const greeting = new Promise<void>((resolve, reject) => {
       greeted = resolve;
       socket.once('error', reject);
-      socket.once('close', () => reject(new Error('closed before the greeting')));
+      socket.once('close', () => reject(new Error('QEMU closed its QMP socket before the greeting')));
     });
     const qmp = new Qmp(socket, greeted);
     await greeting;
@@ -79,29 +78,29 @@ export class Qmp {
     return qmp;
   }
 
-  /** Runs one command. Throws with QEMU's own description. */
+  /** Runs one command. Throws with QEMU's description of the error. */
   command(execute: string, args?: Record<string, unknown>): Promise<unknown> {
-    const id = this.#next++;
+    const id = this.#nextId++;
     return new Promise((resolve, reject) => {
-      if (this.#socket.destroyed) return reject(new AnkaError('internal', `QEMU is gone (${execute})`));
-      this.#waiting.set(id, { resolve, reject });
+      if (this.#socket.destroyed) return reject(new AnkaError('internal', `QEMU has exited (${execute})`));
+      this.#pending.set(id, { resolve, reject });
       this.#socket.write(`${JSON.stringify({ execute, ...(args ? { arguments: args } : {}), id })}\n`);
     });
   }
 
-  /** Gives QEMU a copy of an open descriptor, known to it by `name` until a netdev takes it. */
-  async handOver(name: string, fd: number): Promise<void> {
-    // what Node still has to write goes first; commands are small, so this is the rule
+  /** Passes an open descriptor to QEMU (`getfd`), under `name` until a netdev uses it. */
+  async passDescriptor(name: string, fd: number): Promise<void> {
+    // the descriptor is sent below Node's queue, so the queue must be empty
     while (this.#socket.writableLength > 0 && !this.#socket.destroyed) await new Promise((resolve) => this.#socket.once('drain', resolve));
-    const own = (this.#socket as unknown as { _handle?: { fd: number } | null })._handle?.fd ?? -1;
-    const id = this.#next++;
+    const socketFd = (this.#socket as unknown as { _handle?: { fd: number } | null })._handle?.fd ?? -1;
+    const id = this.#nextId++;
     await new Promise<unknown>((resolve, reject) => {
-      if (this.#socket.destroyed || own < 0) return reject(new AnkaError('internal', 'QEMU is gone (getfd)'));
-      this.#waiting.set(id, { resolve, reject });
+      if (this.#socket.destroyed || socketFd < 0) return reject(new AnkaError('internal', 'QEMU has exited (getfd)'));
+      this.#pending.set(id, { resolve, reject });
       try {
-        sendDescriptor(own, Buffer.from(`${JSON.stringify({ execute: 'getfd', arguments: { fdname: name }, id })}\n`), fd);
+        sendDescriptor(socketFd, Buffer.from(`${JSON.stringify({ execute: 'getfd', arguments: { fdname: name }, id })}\n`), fd);
       } catch (cause) {
-        this.#waiting.delete(id);
+        this.#pending.delete(id);
         reject(cause as Error);
       }
     });
@@ -112,8 +111,7 @@ export class Qmp {
     return () => this.#listeners.delete(listener);
   }
 
-  /** QEMU has closed the connection. */
-  get gone(): boolean {
+  get isClosed(): boolean {
     return this.#socket.destroyed;
   }
 
@@ -121,15 +119,15 @@ export class Qmp {
     this.#socket.destroy();
   }
 
-  #take(m: QmpMessage): void {
-    if (m.event) {
-      for (const l of this.#listeners) l(m.event, m.data ?? {});
+  #receive(message: QmpMessage): void {
+    if (message.event) {
+      for (const listener of this.#listeners) listener(message.event, message.data ?? {});
       return;
     }
-    const waiter = m.id === undefined ? undefined : this.#waiting.get(m.id);
-    if (!waiter) return;
-    this.#waiting.delete(m.id as number);
-    if (m.error) waiter.reject(new AnkaError('internal', `QEMU: ${m.error.desc}`));
-    else waiter.resolve(m.return);
+    const command = message.id === undefined ? undefined : this.#pending.get(message.id);
+    if (!command) return;
+    this.#pending.delete(message.id as number);
+    if (message.error) command.reject(new AnkaError('internal', `QEMU: ${message.error.desc}`));
+    else command.resolve(message.return);
   }
 }

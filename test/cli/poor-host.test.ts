@@ -33,7 +33,7 @@ describe.skipIf(why !== null)(`hosts that lack something${why ? ` (${why})` : ''
     execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=16m,mode=755', 'tmpfs', anka.home]);
     try {
       const r = await anka.run(['create', '-d', '1G', 'vm1']);
-      expect(r.stderr.trimEnd().split('\n').at(-1)).toMatch(/^anka: no room for a disk in \S+: 1\d MiB are free; delete a VM or free some space$/);
+      expect(r.stderr.trimEnd().split('\n').at(-1)).toMatch(/^anka: not enough space for a disk in \S+: 1\d MiB free; delete a VM or free some space$/);
       expect(r.status).toBe(21);
       expect(await anka.body('list')).toEqual([]);
       // so full that the database cannot grow either
@@ -81,7 +81,7 @@ describe.skipIf(why !== null)(`hosts that lack something${why ? ` (${why})` : ''
     anka = new Anka(w, tinyGuest(), { ordinary: true });
     expect((await anka.run(['start', 'nothing'])).stderr).toBe('anka: nothing: not found\n');
     const r = await anka.run(['config', 'engine', 'kernel']);
-    expect(r.stderr).toBe("anka: the kernel engine needs root: run anka as root (sudo anka …), or 'anka config engine user'\n");
+    expect(r.stderr).toBe("anka: the kernel engine requires root: run anka as root (sudo anka …), or run 'anka config engine user'\n");
     expect(r.status).toBe(20);
     expect(await anka.ok('config engine')).toBe('auto\n');
     expect(await anka.body('daemon status')).toMatchObject({ engine: 'user' });

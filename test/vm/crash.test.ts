@@ -304,7 +304,7 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
       for (const p of qemus()) process.kill(p.pid, 'SIGKILL');
       await until('QEMU is gone', () => qemus().length === 0);
       expect(await status()).toBe('failed');
-      expect((await anka.body<{ message: string }>('show keeper')).message).toBe('its saved memory is gone');
+      expect((await anka.body<{ message: string }>('show keeper')).message).toBe('its saved memory was lost');
       await anka.ok('start keeper');
       expect(await status()).toBe('running');
     });

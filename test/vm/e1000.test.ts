@@ -30,9 +30,9 @@ describe.each(ENGINES)(`an e1000 card, %s${asked ? ` (${asked})` : ''}`, (_name,
     await serve(w.outside, 8080, 'outside');
     for (const vm of ['vm1', 'vm2']) await anka.ok(`create -m 192M -c 1 -d 1G ${vm}`);
     expect(await anka.ok('modify vm1 set network-card -c e1000 --mac 52:54:00:e1:00:01')).toBe(
-      'the built-in Debian guest has no driver for an e1000 card, and will be without network\n',
+      'the built-in Debian guest has no driver for an e1000 card and will have no network\n',
     );
-    expect(await anka.ok('config mtu 9000')).toBe("vm1: an e1000 card stays at 1500; '-c virtio-net' makes it one that takes more\n");
+    expect(await anka.ok('config mtu 9000')).toBe("vm1: an e1000 card is limited to 1500; use '-c virtio-net' for a larger MTU\n");
     await Promise.all([anka.ok('start vm1'), anka.ok('start vm2')]);
     await Promise.all([anka.address('vm1'), anka.address('vm2')]);
   });

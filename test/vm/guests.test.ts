@@ -127,7 +127,7 @@ describe.skipIf(why !== null)(`real guests${why ? ` (${why})` : ''}`, () => {
     await anka.ok('stop -f vm1');
     expect((await anka.run(['modify', 'vm1', 'delete', 'network-card'])).stderr).toContain('vm1 has no network card');
     await anka.ok('modify vm1 add network-card -t shared');
-    expect((await anka.run(['modify', 'vm1', 'add', 'network-card'])).stderr).toContain('has a network card already');
+    expect((await anka.run(['modify', 'vm1', 'add', 'network-card'])).stderr).toContain('already has a network card');
     await anka.ok('start vm1');
     await anka.address('vm1');
   });
@@ -161,7 +161,7 @@ describe.skipIf(why !== null)(`real guests${why ? ` (${why})` : ''}`, () => {
     expect((await anka.run(['run', 'vm1', 'true'])).status).toBe(0);
     execFileSync('pkill', ['-9', '-f', (await anka.ok('show vm1 uuid')).trim()]);
     await until('it is failed', async () => (await anka.ok('show vm1 status')) === 'failed\n');
-    expect((await anka.body<{ message: string }>('show vm1')).message).toMatch(/^QEMU ended unexpectedly/);
+    expect((await anka.body<{ message: string }>('show vm1')).message).toMatch(/^QEMU exited unexpectedly/);
     await anka.ok('start vm1');
     await anka.address('vm1');
   });
@@ -193,7 +193,7 @@ describe.skipIf(why !== null)(`real guests${why ? ` (${why})` : ''}`, () => {
       { name: 'web', host_port: 10050 },
     ]);
     const clash = await anka.run(['start', 'vm2']);
-    expect(clash.stderr).toContain("tcp port 10050 is held by rule 'web' of VM vm1");
+    expect(clash.stderr).toContain("tcp port 10050 is in use by rule 'web' of VM vm1");
     await anka.ok('modify vm2 delete port web');
     await anka.ok('start vm2');
     expect(await anka.body('show vm2 port_forwarding')).toMatchObject([{ name: 'ssh', host_port: 10001 }]);
@@ -208,7 +208,7 @@ describe.skipIf(why !== null)(`real guests${why ? ` (${why})` : ''}`, () => {
     const squatter = w.host.spawn([process.execPath, '-e', "require('net').createServer().listen(10001, () => console.log('ready'))"]);
     await new Promise((resolve) => squatter.stdout?.once('data', resolve));
     const r = await anka.run(['start', 'vm2']);
-    expect(r.stderr).toMatch(/rule ssh: port 10001 was taken by another program, it is 1000\d now/);
+    expect(r.stderr).toMatch(/rule ssh: port 10001 is in use by another program; the rule now uses port 1000\d/);
     squatter.kill();
     await anka.ok('delete --yes vm2');
   });
@@ -245,16 +245,16 @@ describe.skipIf(why !== null)(`real guests${why ? ` (${why})` : ''}`, () => {
     await anka.ok('start vm1');
     const ends = () => told.match(/"vm\.status","message":"[^"]*/g)?.map((l) => l.replace(/.*"/, ''));
     await until('all is told', () => (ends()?.length ?? 0) >= 6);
-    expect(ends()).toEqual(['stopped', 'runs', 'stopped', 'runs', 'powered itself off', 'runs']);
+    expect(ends()).toEqual(['stopped', 'running', 'stopped', 'running', 'powered off by the guest', 'running']);
     shell.destroy();
     events.kill();
   });
 
-  test('B1: --app refuses what is no disk image, and says what is accepted', async () => {
+  test('B1: --app refuses a file that is not a disk image, and says what is accepted', async () => {
     const file = join(w.dir, 'installer.app');
     writeFileSync(file, 'not a disk'.repeat(1000));
     const r = await anka.run(['create', '--app', file, 'x']);
-    expect(r.stderr).toBe(`anka: '${file}' is no disk image; accepted are qcow2 and raw disk images, cloud images included\n`);
+    expect(r.stderr).toBe(`anka: '${file}' is not a disk image; use a qcow2 or raw disk image, such as a cloud image\n`);
     expect(r.status).toBe(11);
     expect(await anka.body('list')).toHaveLength(1);
   });

@@ -48,7 +48,7 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
     w.close();
   });
 
-  test('B21, B64: a card is put into a running guest that never had one, taken out, and put in again; rules are kept', async () => {
+  test('B21, B64: a card is added to a running guest that never had one, deleted, and added again; rules are kept', async () => {
     await until('it runs', async () => (await console_('vm1')).includes('TINY GUEST READY'));
     expect(await console_('vm1')).not.toContain('carrier eth');
     const ip = await anka.plug('modify vm1 add network-card', 'vm1', 'shared');
@@ -82,7 +82,7 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
     // another model is for the next start: what the guest has must be there when it resumes, and this one has no driver
     // for it
     expect(await anka.ok('modify vm1 set network-card -c e1000')).toBe(
-      'MAC address and controller change at the next start; the built-in Debian guest has no driver for an e1000 card, and will be without network\n',
+      'MAC address and controller change at the next start; the built-in Debian guest has no driver for an e1000 card and will have no network\n',
     );
     await anka.ok('suspend vm1');
     await anka.ok('start vm1');
@@ -203,7 +203,7 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
     await change('192.168.64.77');
     expect((await show('vm1')).network?.address_source).toBe('static');
     const refused = await anka.run(['modify', 'vm1', 'set', 'network-card', '--ip', '192.168.64.1']);
-    expect(refused.stderr).toContain("is the gateway's own address");
+    expect(refused.stderr).toContain("is the gateway's address");
     await change('192.168.64.78');
     await change(lease);
     expect((await show('vm1')).network?.address_source).toBe('lease');

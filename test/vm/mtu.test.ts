@@ -46,7 +46,7 @@ describe.each(ENGINES)('the MTU of real guests, %s', (_name, ordinary, why) => {
   test('a change is told whom it waits for, and reaches a guest at its next start; a suspended one keeps what it has', async () => {
     expect(await mtu('vm1')).toBe('1500\n');
     expect(await anka.ok('config mtu 65520')).toBe(
-      "takes effect at the next start of vm1 (now 1500)\nvm3: an e1000 card stays at 1500; '-c virtio-net' makes it one that takes more\n",
+      "takes effect at the next start of vm1 (now 1500)\nvm3: an e1000 card is limited to 1500; use '-c virtio-net' for a larger MTU\n",
     );
     await anka.ok('suspend vm1');
     await anka.ok('start vm1');

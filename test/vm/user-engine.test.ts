@@ -104,7 +104,7 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
     await until('the port answers', async () => (await w.outside.ask(`${ssh}10.9.0.2 whoami`))?.trim() === 'anka');
     expect((await w.host.ask(`${ssh}127.0.0.1 whoami`))?.trim()).toBe('anka');
     expect((await anka.run(['modify', 'vm1', 'add', 'port-forwarding', '-g', '80', '-p', '80', 'low'])).stderr).toMatch(
-      /port 80 needs root; choose one from 1024 up/,
+      /port 80 requires root; choose a port from 1024 up/,
     );
   });
 
@@ -113,10 +113,7 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
     expect(await reachesOutside(5)).toBe(false);
     expect(await anka.ok('modify vm1 set network-card 0 -t disconnected')).toBe('vm1 is disconnected\n');
     const cut = await anka.run(['run', 'vm1', 'true']);
-    expect([cut.status, cut.stderr]).toEqual([
-      125,
-      expect.stringMatching(/^anka: vm1 is disconnected, and so has no address; 'anka console vm1' leads into it$/m),
-    ]);
+    expect([cut.status, cut.stderr]).toEqual([125, expect.stringMatching(/^anka: vm1 is disconnected and has no address; run 'anka console vm1' to log in$/m)]);
     await anka.plug('modify vm1 set network-card -t shared', 'vm1', 'shared');
     expect(await reachesOutside()).toBe(true);
   });
@@ -130,7 +127,7 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
 
   test('the engine is not changed under a VM', async () => {
     const r = await anka.run(['config', 'engine', 'kernel']);
-    expect(r.stderr).toBe("anka: running or suspended: vm1; stop them before the engine is changed ('anka stop vm1')\n");
+    expect(r.stderr).toBe("anka: the engine cannot be changed while VMs run or are suspended: vm1; run 'anka stop vm1' first\n");
     expect(await anka.ok('config engine')).toBe('auto\n');
   });
 

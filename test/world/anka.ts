@@ -103,7 +103,7 @@ export class Anka {
    */
   async plug(line: string, vm: string, type: 'shared' | 'host', ip = type === 'host' ? '192.168.128.' : '192.168.64.'): Promise<string> {
     const said = await this.ok(line);
-    const told = /(?:^|; )(\w+) is on (\w+)(?: with address (\S+)|; its guest has not asked for an address \(it may have a manual one\))\n$/.exec(said);
+    const told = /(?:^|; )(\w+) is on (\w+)(?: with address (\S+)|; its guest has not requested an address \(it may use a static one\))\n$/.exec(said);
     if (told?.[1] !== vm || told[2] !== type) throw new Error(`anka ${line}: ${said}`);
     if (told[3] === undefined) return until(`${vm} has an address of ${type}`, async () => ((await this.address(vm)).startsWith(ip) ? this.address(vm) : null));
     if (!told[3].startsWith(ip)) throw new Error(`anka ${line}: ${said}`);

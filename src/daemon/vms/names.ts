@@ -1,9 +1,9 @@
-/** What VMs and rules may be called. */
+/** Valid names of VMs, rules and guests. */
 import { AnkaError } from '../../lib/errors.ts';
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
-/** Throws `badValue` with what is allowed. */
+/** Throws `badValue` with the reason. */
 export function checkVmName(name: string): void {
   const bad = (why: string): never => {
     throw new AnkaError('badValue', `'${name.slice(0, 80)}' cannot be a VM's name: ${why}`);
@@ -24,10 +24,7 @@ export function checkRuleName(name: string): void {
   }
 }
 
-/**
- * The host name that a guest of that VM gets: a DNS label, so at most 63 characters, of letters, digits and inner
- * hyphens (RFC 1123).
- */
+/** The guest's host name: a DNS label of at most 63 letters, digits and inner hyphens (RFC 1123). */
 export function hostName(vm: string): string {
   return (
     vm

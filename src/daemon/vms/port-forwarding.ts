@@ -1,30 +1,31 @@
-/** Port forwarding rules (B60–B66): added, removed, and their ports settled before a start. */
-import type { CallSettings, OnProgress } from '../../api/service.ts';
+/** Port forwarding rules (B60–B66): add, delete, and settle their host ports before a start. */
+import type { CallSettings } from '../../api/service.ts';
 import type { RuleRequest } from '../../api/types.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import type { RuleRow } from '../../store/rules.ts';
 import type { VmRow } from '../../store/vms.ts';
 import { parseIpv4 } from '../../wire/address.ts';
 import { type Context, vmName } from '../context.ts';
-import type { Reconciler } from '../reconcile.ts';
 import { settingValue } from '../settings.ts';
+import { demandCard } from './card-request.ts';
+import type { Call, VmContext } from './context.ts';
 import { checkRuleName } from './names.ts';
 import { choosePort, demandPort, portIsFree } from './port-choice.ts';
 
-const base = (ctx: Context, settings: CallSettings): number => Number(settingValue(ctx.settings, 'portfwd_base', settings).value);
+const lowestPort = (ctx: Context, settings: CallSettings): number => Number(settingValue(ctx.settings, 'portfwd_base', settings).value);
 
-/** Checks a request and stores the rule, its port settled. */
-export async function addRule(ctx: Context, reconciler: Reconciler, vm: VmRow, request: RuleRequest, settings: CallSettings): Promise<RuleRow> {
+/** Checks a request and stores the rule with its host port. */
+export async function addRule(ctx: VmContext, vm: VmRow, request: RuleRequest, settings: CallSettings): Promise<RuleRow> {
   checkRuleName(request.name);
-  if (!vm.hasCard) throw new AnkaError('cardNotFound', `${vm.name} has no network card; 'anka modify ${vm.name} add network-card' brings one back`);
+  demandCard(vm);
   if (ctx.rules.of(vm.uuid).some((r) => r.name === request.name)) {
     throw new AnkaError(
       'ruleExists',
-      `${vm.name} has a rule named '${request.name}' already; 'anka modify ${vm.name} delete port-forwarding ${request.name}' removes it`,
+      `${vm.name} already has a rule '${request.name}'; run 'anka modify ${vm.name} delete port-forwarding ${request.name}' to delete it`,
     );
   }
   const hostIp = request.host_ip === undefined ? 0 : parseIpv4(request.host_ip);
-  if (hostIp === null) throw new AnkaError('badValue', `host address '${request.host_ip}' is no IPv4 address; leave -l out for every address`);
+  if (hostIp === null) throw new AnkaError('badValue', `host address '${request.host_ip}' is not an IPv4 address; omit -l to listen on every address`);
   const rule: RuleRow = {
     vm: vm.uuid,
     name: request.name,
@@ -34,36 +35,36 @@ export async function addRule(ctx: Context, reconciler: Reconciler, vm: VmRow, r
     hostPort: request.host_port ?? 0,
     automatic: (request.host_port ?? 0) === 0,
   };
-  await reconciler.settled(); // what ended a moment ago still listens, and is no other program
-  if (rule.automatic) rule.hostPort = await choosePort(ctx, rule, base(ctx, settings));
+  await ctx.reconciler.settled(); // else a listener of a VM that just exited counts as another program
+  if (rule.automatic) rule.hostPort = await choosePort(ctx, rule, lowestPort(ctx, settings));
   else await demandPort(ctx, rule);
   ctx.rules.put(rule);
-  ctx.events.emit('rule.added', `${rule.protocol} port ${rule.hostPort} leads to guest port ${rule.guestPort}`, vmName(vm));
+  ctx.events.emit('rule.added', `${rule.protocol} port ${rule.hostPort} is forwarded to guest port ${rule.guestPort}`, vmName(vm));
   return rule;
 }
 
 export function deleteRule(ctx: Context, vm: VmRow, name: string): void {
   if (!ctx.rules.delete(vm.uuid, name)) {
     const names = ctx.rules.of(vm.uuid).map((r) => r.name);
-    throw new AnkaError('ruleNotFound', `${vm.name} has no rule named '${name}'${names.length > 0 ? `; it has ${names.join(', ')}` : ''}`);
+    throw new AnkaError('ruleNotFound', `${vm.name} has no rule '${name}'${names.length > 0 ? `; its rules are ${names.join(', ')}` : ''}`);
   }
-  ctx.events.emit('rule.removed', `rule ${name} removed`, vmName(vm));
+  ctx.events.emit('rule.removed', `rule ${name} was deleted`, vmName(vm));
 }
 
 /**
- * Before a start: automatic ports that somebody took are chosen anew and told; explicit ones are refused, naming who
- * has them.
+ * Settles host ports before a start. An automatic port that another program uses is replaced, which is reported. Throws
+ * `portTaken` for a configured one.
  */
-export async function settlePorts(ctx: Context, reconciler: Reconciler, vm: VmRow, settings: CallSettings, progress: OnProgress): Promise<void> {
+export async function settlePorts(ctx: VmContext, vm: VmRow, { settings, progress }: Call): Promise<void> {
   if (vm.type === 'bridge' || vm.type === 'disconnected') return;
-  await reconciler.settled(); // the guest may just have powered itself off: its own listeners are no other program
+  await ctx.reconciler.settled(); // else a listener of this VM, which may have just powered off, counts as another program
   for (const rule of ctx.rules.of(vm.uuid)) {
     if (!rule.automatic) await demandPort(ctx, rule);
     else if (rule.hostPort === 0 || !(await portIsFree(rule))) {
-      const hostPort = await choosePort(ctx, rule, base(ctx, settings));
+      const hostPort = await choosePort(ctx, rule, lowestPort(ctx, settings));
       ctx.rules.put({ ...rule, hostPort });
       if (rule.hostPort !== 0) {
-        const text = `rule ${rule.name}: port ${rule.hostPort} was taken by another program, it is ${hostPort} now`;
+        const text = `rule ${rule.name}: port ${rule.hostPort} is in use by another program; the rule now uses port ${hostPort}`;
         progress(text);
         ctx.events.emit('rule.moved', text, vmName(vm));
       }

@@ -1,14 +1,12 @@
-/** What `list`, `show` and `describe` say of a VM (B82). */
+/** VMs as `list`, `show` and `describe` print them (B82). */
 import { stat } from 'node:fs/promises';
-import { join } from 'node:path';
 import type { VmDescribe, VmListEntry, VmShow } from '../../api/types.ts';
 import type { ObservedNic, ObservedState } from '../../engine/engine.ts';
 import { formatSize } from '../../lib/sizes.ts';
 import type { VmRow } from '../../store/vms.ts';
 import { formatIpv4, formatMac } from '../../wire/address.ts';
 import type { Context } from '../context.ts';
-
-export const diskFile = (ctx: Context, uuid: string): string => join(ctx.paths.vmState(uuid), 'disk.qcow2');
+import { diskFile } from './files.ts';
 
 /** Only a running VM has an address. */
 function liveNic(vm: VmRow, state: ObservedState | null): ObservedNic | null {
@@ -62,10 +60,10 @@ export async function show(ctx: Context, vm: VmRow, state: ObservedState | null)
   };
 }
 
-/** Why a running VM's network is not well; empty when it is. */
+/** The fault of a running VM's network; empty if there is none. */
 function networkMessage(vm: VmRow, nic: ObservedNic | null, state: ObservedState | null): string {
   if (vm.status !== 'running' || !vm.hasCard) return '';
-  if (state === null) return 'the network engine does not answer';
+  if (state === null) return 'the network engine does not respond';
   const problem = state.problems.find((p) => p.object === `nic:${vm.uuid}`) ?? state.problems.find((p) => p.object === 'host' || p.object === 'service');
   if (problem) return problem.message;
   if (nic && nic.ip === null) return state.networks.find((n) => n.name === vm.type)?.message ?? '';

@@ -1,0 +1,38 @@
+/** From a stored VM to the machine that QEMU runs. */
+import { stat } from 'node:fs/promises';
+import type { VmRow } from '../../store/vms.ts';
+import { ensureBaseImage } from '../../vm/base-image.ts';
+import type { Boot, MachineSpec } from '../../vm/machine.ts';
+import type { Context } from '../context.ts';
+import { vmUid } from '../desired.ts';
+import { nicSpec } from './card-spec.ts';
+import { diskFile, memoryFile, seedFile } from './files.ts';
+import { hostName } from './names.ts';
+
+/** `resume`: from saved memory, and with the link down. */
+export async function machineSpec(ctx: Context, vm: VmRow, resume: boolean): Promise<MachineSpec> {
+  const uid = vmUid(vm);
+  const accel = await ctx.runner.accelerator();
+  const kvmGroup = accel === 'kvm' ? (await stat('/dev/kvm')).gid : uid;
+  return {
+    uuid: vm.uuid,
+    name: vm.name,
+    stateDir: ctx.paths.vmState(vm.uuid),
+    runDir: ctx.paths.vmRun(vm.uuid),
+    ram: vm.ram,
+    cpus: vm.cpus,
+    disk: diskFile(ctx, vm.uuid),
+    boot: await bootOf(ctx, vm),
+    nic: vm.hasCard ? nicSpec(ctx, vm, vm.type !== 'disconnected' && !resume) : null,
+    uid,
+    gid: process.getuid?.() === 0 ? kvmGroup : (process.getgid?.() ?? uid),
+    accel,
+    ...(resume ? { resumeFrom: memoryFile(ctx, vm.uuid) } : {}),
+  };
+}
+
+async function bootOf(ctx: Context, vm: VmRow): Promise<Boot> {
+  if (vm.app) return { kind: 'firmware', seed: seedFile(ctx, vm.uuid) };
+  const base = await ensureBaseImage(ctx.paths.baseImage);
+  return { kind: 'direct', kernel: base.kernel, initrd: base.initrd, append: `${base.append} systemd.hostname=${hostName(vm.name)}` };
+}

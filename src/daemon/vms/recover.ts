@@ -1,0 +1,82 @@
+/**
+ * Recovery when the daemon starts, after an exit of any kind (B6).
+ *
+ * Theory of operation: every QEMU process that is found is adopted, whatever the database says, unless its VM was being
+ * started, resumed or deleted. Interrupted work is finished or undone. VMs whose process exited in the meantime become
+ * `failed`, or `suspended` if their memory was saved. The engine then detaches the cards of all that do not run.
+ */
+import { rm } from 'node:fs/promises';
+import type { VmRow } from '../../store/vms.ts';
+import type { Machine } from '../../vm/machine.ts';
+import { vmName } from '../context.ts';
+import type { VmContext } from './context.ts';
+import { finishDelete } from './delete.ts';
+import { hasSavedMemory, memoryFile, removePartFiles } from './files.ts';
+import { plugCard } from './link.ts';
+import { DETACHED, MEMORY_LOST, registerMachine } from './running.ts';
+
+export async function recoverVms(ctx: VmContext): Promise<void> {
+  for (const vm of ctx.vms.all()) {
+    try {
+      await recoverVm(ctx, vm);
+    } catch (cause) {
+      ctx.log.error({ vm: vm.name, error: (cause as Error).message }, 'cannot recover a VM');
+    }
+  }
+  // also if no VM runs: taps and listeners of VMs that exited may still exist
+  await ctx.reconciler.apply().catch((e: Error) => ctx.log.warn({ error: e.message }, 'cannot set up the networks'));
+  for (const machine of ctx.machines.values()) {
+    const vm = ctx.queue.find(machine.uuid);
+    await restoreCard(ctx, vm, machine).catch((e: Error) => ctx.log.warn({ vm: vm.name, error: e.message }, 'cannot restore a network card'));
+  }
+}
+
+/** A change of type, a resume, or the addition of a card may have been interrupted with the link down or without a card. */
+async function restoreCard(ctx: VmContext, vm: VmRow, machine: Machine): Promise<void> {
+  if (!vm.hasCard) return;
+  if (await machine.hasCard()) await machine.setLink(vm.type !== 'disconnected');
+  else await plugCard(ctx, vm, machine);
+}
+
+async function recoverVm(ctx: VmContext, vm: VmRow): Promise<void> {
+  const machine = await ctx.runner.adopt(vm.uuid, ctx.paths.vmRun(vm.uuid));
+  if (vm.phase !== 'ready') {
+    if (machine) ctx.machines.set(vm.uuid, machine);
+    return finishDelete(ctx, vm);
+  }
+  if (machine) {
+    if (await adopt(ctx, vm, machine)) return;
+    await machine.quit();
+  }
+  await removePartFiles(ctx, vm.uuid);
+  await recoverStatus(ctx, vm);
+}
+
+/**
+ * Adopts the machine if its guest runs, or was paused for a suspend that had not saved its memory or for a resume that
+ * had loaded all of it. False for one that was interrupted while it was started or resumed, or at the end of a suspend:
+ * then the disk, or the saved memory, is what counts.
+ */
+async function adopt(ctx: VmContext, vm: VmRow, machine: Machine): Promise<boolean> {
+  const running = (await machine.status()) === 'running';
+  const paused = (vm.status === 'running' || vm.status === 'suspended') && !(await hasSavedMemory(ctx, vm.uuid));
+  if (!running && !paused) return false;
+  await machine.cancelJobs();
+  await rm(memoryFile(ctx, vm.uuid), { force: true }); // out of date once the guest has run
+  if (!running) await machine.unpause();
+  await removePartFiles(ctx, vm.uuid);
+  registerMachine(ctx, vm, machine);
+  return true;
+}
+
+/** Corrects the stored status of a VM that does not run. */
+async function recoverStatus(ctx: VmContext, vm: VmRow): Promise<void> {
+  const saved = await hasSavedMemory(ctx, vm.uuid);
+  if (saved && vm.status !== 'suspended') ctx.vms.update(vm.uuid, { status: 'suspended', message: '' });
+  else if (vm.status === 'running') {
+    const message = 'its QEMU process had exited when the daemon started';
+    ctx.vms.update(vm.uuid, { status: 'failed', message, ...DETACHED });
+    ctx.events.emit('vm.status', `failed: ${message}`, vmName(vm));
+  } else if (vm.status === 'suspended' && !saved) ctx.vms.update(vm.uuid, MEMORY_LOST);
+  else if (vm.status !== 'suspended' && vm.outsideMac !== null) ctx.vms.update(vm.uuid, DETACHED);
+}
