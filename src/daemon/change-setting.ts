@@ -99,7 +99,10 @@ async function changeEngine(ctx: Context, store: () => void): Promise<void> {
   }
 }
 
-/** Throws if a subnet clashes with a reservation, a route of the host (with a free one proposed), or the other network (B24). */
+/**
+ * Throws if a subnet clashes with a reservation, a route of the host (with a free one proposed), or the other network
+ * (B24).
+ */
 async function demandFreeSubnet(ctx: Context, network: 'shared' | 'host', value: string): Promise<void> {
   const networks = desiredNetworks(ctx, { [`${network}_subnet`]: value });
   const reserved = ctx.vms.all().find((v) => v.reservedIp !== null && v.type === network);

@@ -28,7 +28,9 @@ async function kernelObstacle(): Promise<AnkaError | null> {
   );
 }
 
-/** The engine of the setting `engine`. `auto`: the kernel engine, or the user engine if the kernel engine cannot run. */
+/**
+ * The engine of the setting `engine`. `auto`: the kernel engine, or the user engine if the kernel engine cannot run.
+ */
 async function createEngine(setting: string, options: EngineOptions): Promise<Engine> {
   const obstacle = setting === 'user' ? null : await kernelObstacle();
   if (setting === 'kernel' && obstacle) throw obstacle;

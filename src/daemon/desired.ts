@@ -57,7 +57,9 @@ export function desiredNetworks(ctx: Context, overrides: CallSettings = {}): Des
   }));
 }
 
-/** `change` replaces one VM's row, to validate a change before it is made. Networks exist only while a card needs them. */
+/**
+ * `change` replaces one VM's row, to validate a change before it is made. Networks exist only while a card needs them.
+ */
 export function desiredState(ctx: Context, change?: VmRow): DesiredState {
   const rows = ctx.vms.all().map((v) => (change && v.uuid === change.uuid ? change : v));
   const nics = rows.filter((v) => ctx.machines.has(v.uuid) || ctx.starting.has(v.uuid) || v.uuid === change?.uuid).flatMap((v) => desiredNic(ctx, v) ?? []);

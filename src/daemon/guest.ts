@@ -27,7 +27,10 @@ export async function guestAccess(ctx: Context, vm: VmRow, observed: ObservedSta
   };
 }
 
-/** Resolves when `show` reports an address, or that the VM does not run. Throws `timeout`, or at once if there will be no address. */
+/**
+ * Resolves when `show` reports an address, or that the VM does not run. Throws `timeout`, or at once if there will be
+ * no address.
+ */
 export async function waitFor(show: () => Promise<VmShow>, until: 'ip' | 'stopped', timeoutSeconds: number): Promise<VmShow> {
   const deadline = Date.now() + timeoutSeconds * 1000;
   for (;;) {

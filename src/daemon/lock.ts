@@ -1,6 +1,6 @@
 /**
- * One daemon per state directory: a lock file that holds the daemon's pid. The kernel releases the lock when the process
- * exits, however it exits.
+ * One daemon per state directory: a lock file that holds the daemon's pid. The kernel releases the lock when the
+ * process exits, however it exits.
  */
 import { closeSync, constants, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { tryLock } from '../host/ffi/lock.ts';

@@ -2,8 +2,8 @@
  * Finds the accelerator that works on this host.
  *
  * Theory of operation: /dev/kvm alone proves nothing, as a guest entry hangs on some nested hosts. A QEMU without
- * devices is therefore started under KVM, and its monitor is asked whether the CPU has left the reset vector. The result
- * is kept until the next boot.
+ * devices is therefore started under KVM, and its monitor is asked whether the CPU has left the reset vector. The
+ * result is kept until the next boot.
  *
  * Limits: KVM counts as broken if the CPU has not moved after 4 s.
  */

@@ -117,7 +117,10 @@ export async function ensureBaseImage(dir: string, progress: Progress = () => {}
   }
 }
 
-/** Takes a lock file, which holds its owner's pid. Null if another process holds it; that of an exited process is removed. */
+/**
+ * Takes a lock file, which holds its owner's pid. Null if another process holds it; that of an exited process is
+ * removed.
+ */
 async function takeLock(path: string): Promise<(() => Promise<void>) | null> {
   try {
     const file = await open(path, 'wx', 0o600);

@@ -56,8 +56,8 @@ export async function inspectImage(path: string): Promise<ImageInfo> {
 }
 
 /**
- * Creates a qcow2 overlay of `size` bytes on `backing`, under another name first. Throws `badValue` for a size below the
- * backing image's.
+ * Creates a qcow2 overlay of `size` bytes on `backing`, under another name first. Throws `badValue` for a size below
+ * the backing image's.
  */
 export async function createOverlay(path: string, backing: string, size: number): Promise<void> {
   const info = await inspectImage(backing);

@@ -1,4 +1,6 @@
-/** The NoCloud seed: a FAT image labelled `CIDATA` that configures user anka, its password and its key by cloud-init. */
+/**
+ * The NoCloud seed: a FAT image labelled `CIDATA` that configures user anka, its password and its key by cloud-init.
+ */
 import { mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { run } from '../host/exec.ts';

@@ -199,7 +199,8 @@ export class QemuMachine implements Machine {
 
   /**
    * Runs the CPUs once the saved memory is loaded, with the link as specified. The memory's file is removed before: it
-   * no longer matches the disk once the CPUs have run, and a second resume from it would corrupt the guest's file systems.
+   * no longer matches the disk once the CPUs have run, and a second resume from it would corrupt the guest's file
+   * systems.
    */
   async begin(spec: MachineSpec, onProgress: (fraction: number) => void): Promise<void> {
     if (spec.resumeFrom) await this.#migrated(onProgress);

@@ -1,8 +1,8 @@
 /**
  * The MTU of a card.
  *
- * Theory of operation: the guest learns its MTU at start, by virtio (and by DHCP on shared and host), and keeps it until
- * its next start. After a change of the setting, cards of different MTUs share a network.
+ * Theory of operation: the guest learns its MTU at start, by virtio (and by DHCP on shared and host), and keeps it
+ * until its next start. After a change of the setting, cards of different MTUs share a network.
  *
  * Limits: at most 1500 for an e1000 card, which cannot announce an MTU, and for a bridged card, whose network may not
  * take more.

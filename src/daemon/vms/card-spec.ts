@@ -13,8 +13,8 @@ import { settingValue } from '../settings.ts';
 import { guestMtu } from './card-mtu.ts';
 
 /**
- * Interface of a VM of type bridge (B18): the VM's own, the setting, the default route's if it is Ethernet, or the first
- * Ethernet interface with a link.
+ * Interface of a VM of type bridge (B18): the VM's own, the setting, the default route's if it is Ethernet, or the
+ * first Ethernet interface with a link.
  */
 export async function chooseUplink(ctx: Context, vm: VmRow, settings: CallSettings): Promise<string> {
   if (vm.bridge) return vm.bridge;

@@ -1,8 +1,8 @@
 /**
  * Create and clone VMs, and change their names and sizes.
  *
- * Theory of operation: a new VM is stored in phase `creating` before its first file is written, and becomes `ready` with
- * its last. If the daemon is killed in between, recovery deletes it.
+ * Theory of operation: a new VM is stored in phase `creating` before its first file is written, and becomes `ready`
+ * with its last. If the daemon is killed in between, recovery deletes it.
  */
 import { randomUUID } from 'node:crypto';
 import { mkdir, readFile, rename, rm } from 'node:fs/promises';

@@ -1,4 +1,6 @@
-/** Delete VMs. A VM is in phase `deleting` before its first file is removed, so that recovery can finish the deletion. */
+/**
+ * Delete VMs. A VM is in phase `deleting` before its first file is removed, so that recovery can finish the deletion.
+ */
 import { rm } from 'node:fs/promises';
 import type { OnProgress } from '../../api/service.ts';
 import type { VmRow } from '../../store/vms.ts';

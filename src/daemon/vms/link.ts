@@ -2,8 +2,8 @@
  * A running VM's card and its network: attach, set the link down and up, wait for the guest's DHCP request.
  *
  * Theory of operation: after a change of network the link is down long enough for any guest to notice. When it is up
- * again, the guest requests an address; if it does not, the link is set down once more, for longer. Limits: a guest with
- * a static address sends no request; the change then takes 14 s and reports that there was none.
+ * again, the guest requests an address; if it does not, the link is set down once more, for longer. Limits: a guest
+ * with a static address sends no request; the change then takes 14 s and reports that there was none.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { OnProgress } from '../../api/service.ts';

@@ -57,7 +57,8 @@ export function deleteRule(ctx: Context, vm: VmRow, name: string): void {
  */
 export async function settlePorts(ctx: VmContext, vm: VmRow, { settings, progress }: Call): Promise<void> {
   if (vm.type === 'bridge' || vm.type === 'disconnected') return;
-  await ctx.reconciler.settled(); // else a listener of this VM, which may have just powered off, counts as another program
+  // else a listener of this VM, which may have just powered off, counts as another program
+  await ctx.reconciler.settled();
   for (const rule of ctx.rules.of(vm.uuid)) {
     if (!rule.automatic) await demandPort(ctx, rule);
     else if (rule.hostPort === 0 || !(await portIsFree(rule))) {

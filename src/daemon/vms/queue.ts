@@ -11,7 +11,9 @@ export class VmQueue {
     this.#vms = vms;
   }
 
-  /** A VM that is completely created, by name or UUID. Throws `vmNotFound` with the words that existing clients expect. */
+  /**
+   * A VM that is completely created, by name or UUID. Throws `vmNotFound` with the words that existing clients expect.
+   */
   find(ref: string): VmRow {
     const vm = this.#vms.find(ref);
     if (!vm || vm.phase !== 'ready') throw new AnkaError('vmNotFound', `${ref}: not found`);

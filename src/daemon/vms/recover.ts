@@ -31,7 +31,9 @@ export async function recoverVms(ctx: VmContext): Promise<void> {
   }
 }
 
-/** A change of type, a resume, or the addition of a card may have been interrupted with the link down or without a card. */
+/**
+ * A change of type, a resume, or the addition of a card may have been interrupted with the link down or without a card.
+ */
 async function restoreCard(ctx: VmContext, vm: VmRow, machine: Machine): Promise<void> {
   if (!vm.hasCard) return;
   if (await machine.hasCard()) await machine.setLink(vm.type !== 'disconnected');

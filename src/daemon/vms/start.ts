@@ -57,8 +57,8 @@ async function launch(ctx: VmContext, vm: VmRow, resume: boolean, { progress }: 
 }
 
 /**
- * Sets the link up a moment after the resume, so that the guest renews its lease (B4); if it does not, once more after a
- * longer time. Runs in the VM's queue, so that a link that a client sets down in the meantime stays down.
+ * Sets the link up a moment after the resume, so that the guest renews its lease (B4); if it does not, once more after
+ * a longer time. Runs in the VM's queue, so that a link that a client sets down in the meantime stays down.
  */
 async function connectAfterResume(ctx: VmContext, uuid: string, machine: Machine): Promise<void> {
   try {
