@@ -1,8 +1,8 @@
 /**
- * Classic BPF, as `tcpdump -ddd` compiles filters: whether a frame passes.
+ * Classic BPF as `tcpdump -ddd` compiles it: whether a frame matches a filter.
  *
- * Limits: no ancillary data (loads from offsets at 2^31 and above), which a compiler without an interface does not use:
- * such a load rejects the frame, as every load beyond its end does. See bpf(4).
+ * Limits: no ancillary data (loads at offsets from 2^31 up), which a compiler without an interface does not use. Such a
+ * load rejects the frame, as does every load beyond its end. See bpf(4).
  */
 
 /** One instruction. */
@@ -17,7 +17,7 @@ const CLASS = { ld: 0, ldx: 1, st: 2, stx: 3, alu: 4, jmp: 5, ret: 6, misc: 7 } 
 const SIZES: Record<number, number> = { 0: 4, 8: 2, 16: 1 };
 const MODE = { immediate: 0x00, absolute: 0x20, indirect: 0x40, memory: 0x60, length: 0x80, msh: 0xa0 } as const;
 const SCRATCH = 16;
-/** More than any compiled filter runs, as jumps go forward only. */
+/** Upper bound of executed instructions; jumps only go forward. */
 const STEPS = 65_536;
 
 /** Big-endian value of `size` bytes, or null beyond the end. */
@@ -28,7 +28,7 @@ function load(frame: Uint8Array, at: number, size: number): number | null {
   return value;
 }
 
-/** Result of an arithmetic instruction, or null where it would divide by zero. */
+/** Result of an arithmetic instruction; null for a division by zero or an unknown operation. */
 function calculate(operation: number, a: number, b: number): number | null {
   switch (operation) {
     case 0x00:
@@ -58,7 +58,7 @@ function calculate(operation: number, a: number, b: number): number | null {
   }
 }
 
-/** Whether a conditional jump is taken; null for an operation that there is not. */
+/** Whether a conditional jump is taken; null for an unknown operation. */
 function compare(operation: number, a: number, b: number): boolean | null {
   switch (operation) {
     case 0x10:
@@ -74,7 +74,7 @@ function compare(operation: number, a: number, b: number): boolean | null {
   }
 }
 
-/** Whether a frame passes the filter; an empty one lets everything pass. `length` is what it had on the wire. */
+/** Whether a frame matches the filter; an empty one matches everything. `length` is its length on the wire. */
 export function passes(filter: readonly FilterInstruction[], frame: Uint8Array, length = frame.length): boolean {
   if (filter.length === 0) return true;
   const memory = new Array<number>(SCRATCH).fill(0);
@@ -126,7 +126,7 @@ export function passes(filter: readonly FilterInstruction[], frame: Uint8Array, 
   return false;
 }
 
-/** What a load instruction loads; null beyond the frame's end. */
+/** Value of a load instruction; null beyond the frame's end. */
 function loaded(i: FilterInstruction, frame: Uint8Array, length: number, x: number, memory: readonly number[]): number | null {
   const size = SIZES[i.code & 0x18] ?? 4;
   switch (i.code & 0xe0) {

@@ -1,14 +1,14 @@
 /**
  * The DNS forwarder of one network (B25), as a machine without sockets and clock.
  *
- * Theory of operation: `onQuery` either answers at once (our own names, forward and reverse) or says which upstream to
- * ask with which bytes. A forwarded query gets a fresh random id, so that an answer must match id, server and question.
- * A server that does not answer in time, or fails, is followed by the next; the one that last answered is asked first.
- * The names NAME.anka.internal and host.anka.internal never leave the host.
+ * Theory of operation: `onQuery` either answers at once (the network's own names, forward and reverse) or returns the
+ * upstream server and the bytes to send it. A forwarded query gets a new random id, so that an answer must match id,
+ * server and question. If a server does not answer in time, or fails, the next one is asked. The server that last
+ * answered is asked first. The names NAME.anka.internal and host.anka.internal never leave the host.
  *
- * Limits: no cache (the host's resolver has one); at most 256 queries on their way per guest, and 32,768 per network.
- * What is beyond is not heard, and asked again by its client, so that a guest cannot crowd out the others, nor have
- * more asked outside than is answered there.
+ * Limits: no cache (the host's resolver has one). At most 256 pending queries per guest, and 32,768 per network.
+ * Queries beyond that are dropped, and their clients retry. So a guest cannot starve the others, nor exhaust the
+ * upstream servers.
  */
 import { type SubnetLike, subnetContains } from '../wire/address.ts';
 import { DnsType, emitDnsAnswer, parseDnsQuery, parseReverseName, Rcode } from '../wire/dns.ts';
@@ -16,17 +16,17 @@ import { DnsType, emitDnsAnswer, parseDnsQuery, parseReverseName, Rcode } from '
 export const DNS_SUFFIX = 'anka.internal';
 const TTL_SECONDS = 5;
 const TRY_MS = 2000;
-const MAX_OF_GUEST = 256;
+const MAX_PER_GUEST = 256;
 const MAX_PENDING = 32_768;
 
 export interface DnsConfig {
   subnet: SubnetLike;
   gateway: number;
-  /** False on the host network: nothing is asked outside. */
+  /** False on the host network: no query leaves the host. */
   forward: boolean;
 }
 
-/** What to do: send bytes to a client, ask an upstream, or forget a client's query. `client` names that. */
+/** What to do: answer a client, ask an upstream server, or drop a client's query. */
 export type DnsAction =
   | { kind: 'answer'; client: string; bytes: Uint8Array }
   | { kind: 'ask'; upstream: string; bytes: Uint8Array }
@@ -48,11 +48,11 @@ export class DnsForwarder {
   #addresses = new Map<number, string>();
   #upstreams: string[] = [];
   #pending = new Map<number, Pending>();
-  /** How many of them each guest has. */
-  #ofGuest = new Map<string, number>();
+  /** Pending queries per guest. */
+  #perGuest = new Map<string, number>();
   #random: () => number;
 
-  /** `random` gives 16 random bits. */
+  /** `random` returns 16 random bits. */
   constructor(config: DnsConfig, random: () => number) {
     this.#config = config;
     this.#random = random;
@@ -75,12 +75,12 @@ export class DnsForwarder {
     return first.done ? null : first.value.deadline;
   }
 
-  /** A query of `client`'s, which is `guest`'s. */
+  /** A query of `client`, which belongs to `guest`. */
   onQuery(bytes: Uint8Array, client: string, guest: string, now: number): DnsAction[] {
     const own = this.ownAnswer(bytes);
     if (own) return [{ kind: 'answer', client, bytes: own }];
     const q = parseDnsQuery(bytes);
-    if (!q || this.#pending.size >= MAX_PENDING || (this.#ofGuest.get(guest) ?? 0) >= MAX_OF_GUEST) return [{ kind: 'forget', client }];
+    if (!q || this.#pending.size >= MAX_PENDING || (this.#perGuest.get(guest) ?? 0) >= MAX_PER_GUEST) return [{ kind: 'forget', client }];
     let id = this.#random();
     while (this.#pending.has(id)) id = (id + 1) & 0xffff;
     const p: Pending = { guest, client, clientId: q.id, query: new Uint8Array(bytes), questionEnd: q.end, tried: [], deadline: 0 };
@@ -88,8 +88,8 @@ export class DnsForwarder {
   }
 
   /**
-   * An answer for what needs no upstream: own names, the host network's refusals, no upstream at all; null when it is
-   * to be forwarded.
+   * The answer to a query that is not forwarded: own names, every other name on the host network, and no upstream
+   * server. Null when the query must be forwarded.
    */
   ownAnswer(bytes: Uint8Array): Uint8Array | null {
     const q = parseDnsQuery(bytes);
@@ -114,12 +114,12 @@ export class DnsForwarder {
     return null;
   }
 
-  /** Upstreams in the order in which they are to be tried; the last good one first. */
+  /** Upstream servers in the order they are tried; the one that last answered is first. */
   upstreams(): readonly string[] {
     return this.#upstreams;
   }
 
-  /** An upstream's datagram. What matches no pending query is dropped. */
+  /** A datagram of an upstream server. It is dropped if it matches no pending query. */
   onAnswer(bytes: Uint8Array, upstream: string, now: number): DnsAction[] {
     if (bytes.length < 12) return [];
     const id = (bytes[0] << 8) | bytes[1];
@@ -127,7 +127,7 @@ export class DnsForwarder {
     if (!p || p.tried.at(-1) !== upstream || !sameQuestion(bytes, p)) return [];
     const rcode = bytes[3] & 15;
     if ((rcode === Rcode.servFail || rcode === Rcode.refused) && this.#upstreams.some((u) => !p.tried.includes(u))) return this.#ask(id, p, now);
-    this.#take(id, p);
+    this.#remove(id, p);
     this.prefer(upstream);
     const answer = new Uint8Array(bytes);
     answer[0] = p.clientId >> 8;
@@ -135,29 +135,29 @@ export class DnsForwarder {
     return [{ kind: 'answer', client: p.client, bytes: answer }];
   }
 
-  /** Time has passed: servers that kept silent are followed by the next. */
+  /** Asks the next server for each query that was not answered in time. */
   poll(now: number): DnsAction[] {
     const actions: DnsAction[] = [];
     for (const [id, p] of [...this.#pending]) if (p.deadline <= now) actions.push(...this.#ask(id, p, now));
     return actions;
   }
 
-  /** This one answers: ask it first from now on. */
+  /** Asks this server first from now on. */
   prefer(upstream: string): void {
     if (this.#upstreams[0] === upstream || !this.#upstreams.includes(upstream)) return;
     this.#upstreams = [upstream, ...this.#upstreams.filter((u) => u !== upstream)];
   }
 
-  /** It is not on its way any more. */
-  #take(id: number, p: Pending): void {
+  /** Removes a pending query. */
+  #remove(id: number, p: Pending): void {
     if (!this.#pending.delete(id)) return;
-    const left = (this.#ofGuest.get(p.guest) ?? 1) - 1;
-    if (left > 0) this.#ofGuest.set(p.guest, left);
-    else this.#ofGuest.delete(p.guest);
+    const left = (this.#perGuest.get(p.guest) ?? 1) - 1;
+    if (left > 0) this.#perGuest.set(p.guest, left);
+    else this.#perGuest.delete(p.guest);
   }
 
   #ask(id: number, p: Pending, now: number): DnsAction[] {
-    this.#take(id, p);
+    this.#remove(id, p);
     const upstream = this.#upstreams.find((u) => !p.tried.includes(u));
     if (upstream === undefined) {
       const q = parseDnsQuery(p.query);
@@ -166,7 +166,7 @@ export class DnsForwarder {
     p.tried.push(upstream);
     p.deadline = now + TRY_MS;
     this.#pending.set(id, p);
-    this.#ofGuest.set(p.guest, (this.#ofGuest.get(p.guest) ?? 0) + 1);
+    this.#perGuest.set(p.guest, (this.#perGuest.get(p.guest) ?? 0) + 1);
     const bytes = new Uint8Array(p.query);
     bytes[0] = id >> 8;
     bytes[1] = id;
@@ -174,6 +174,7 @@ export class DnsForwarder {
   }
 }
 
+/** FORMERR, or NOTIMP for an opcode other than QUERY. */
 function failure(query: Uint8Array): Uint8Array {
   const b = new Uint8Array(12);
   b.set(query.subarray(0, 4));
@@ -182,7 +183,7 @@ function failure(query: Uint8Array): Uint8Array {
   return b;
 }
 
-/** The answer repeats the question, letter case included. */
+/** Whether the answer repeats the question, letter case included. */
 function sameQuestion(answer: Uint8Array, p: Pending): boolean {
   if (!(answer[2] & 0x80) || answer.length < p.questionEnd) return (answer[2] & 0x80) !== 0 && answer.length === 12;
   for (let i = 12; i < p.questionEnd; i++) if (answer[i] !== p.query[i]) return false;

@@ -1,6 +1,6 @@
 /**
- * Why a frame of a card was dropped: one closed set, the same names as the kernel engine's guard where they mean the
- * same. Seen in `show` and in the metrics.
+ * Why a frame of a NIC was dropped: a closed set. The kernel engine's guard uses the same names for the same reasons.
+ * Shown by `anka show` and in the metrics.
  */
 export const DROPS = [
   'mac_spoof',
@@ -8,42 +8,42 @@ export const DROPS = [
   'ip_spoof',
   'rogue_dhcp',
   'rogue_ra',
-  /** Neighbour discovery for another's IPv6 address, or with another's MAC address. */
+  /** Neighbour discovery for the IPv6 address of another NIC, or with the MAC address of another. */
   'nd_spoof',
-  /** IPv4 that says itself which way it wants to go. */
+  /** IPv4 with a source route option. */
   'source_route',
-  /** More addresses than a card may have, or claim in a time. */
+  /** More addresses than a NIC may have, or claims them too fast. */
   'address_limit',
-  /** More requests for addresses or names at once than one card is served. */
+  /** More DHCP or DNS requests than one NIC may send. */
   'rate_limit',
   'ethertype',
   'isolated',
-  /** Shorter than its own headers say, or with lengths that contradict each other. */
+  /** Shorter than its headers say, or with inconsistent lengths. */
   'malformed',
-  /** For an address that nobody on this network has. */
+  /** To an address that no NIC of this network has. */
   'no_destination',
-  /** The receiver's queue was full, or that of the host's link. */
+  /** The receiver's queue, or that of the host's link, was full. */
   'queue_full',
-  /** Too large for the receiver, and not to be fragmented; told to the sender by ICMP. */
+  /** Too large for the receiver, and must not be fragmented; the sender is notified by ICMP. */
   'too_big',
-  /** Fragments of a packet that was never completed, or too many of them. */
+  /** Fragments of a packet that was never completed, or too many fragments. */
   'reassembly',
-  /** To an address that is not reached from this network (the host network's outside, the host's loopback, …). */
+  /** To an address that this network must not reach (outside of the host network, the host's loopback, …). */
   'prohibited',
-  /** A protocol that the gateway does not carry. */
+  /** A protocol that the gateway does not forward. */
   'protocol',
-  /** Echo to outside without the right to send it (`ping_group_range`). */
+  /** Echo request to outside, which the host does not permit (`ping_group_range`). */
   'no_ping_right',
-  /** More UDP flows than a card may have, or than the host gives sockets for. */
+  /** More UDP flows than a NIC may open, or than the host has sockets for. */
   'udp_flows',
-  /** A datagram from outside that the guest did not ask for. */
+  /** An inbound datagram from an address that the guest has not sent to. */
   'udp_unasked',
-  /** The time to live ended at the gateway; told to the sender by ICMP. */
+  /** The TTL expired at the gateway; the sender is notified by ICMP. */
   'ttl',
 ] as const;
 export type Drop = (typeof DROPS)[number];
 
-/** Counters of one card, by reason. */
+/** Counters of one NIC, by reason. */
 export class DropCounts {
   readonly #counts = new Map<Drop, number>();
 
@@ -51,7 +51,7 @@ export class DropCounts {
     this.#counts.set(reason, (this.#counts.get(reason) ?? 0) + n);
   }
 
-  /** Those that are not zero. */
+  /** The counters that are not zero. */
   toRecord(): Record<string, number> {
     return Object.fromEntries(this.#counts);
   }

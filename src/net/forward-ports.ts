@@ -1,4 +1,4 @@
-/** Host ports of forwarding rules: which are free, and who is in the way. Pure. */
+/** Host ports of forwarding rules: which are free, and which conflict. Pure. */
 
 export interface PortUse {
   protocol: 'tcp' | 'udp';
@@ -7,14 +7,12 @@ export interface PortUse {
   hostPort: number;
 }
 
-/**
- * Two uses cannot stand side by side: same protocol and port, and the same address or one of them for every address.
- */
+/** Whether two uses conflict: same protocol and port, and the same address or one of them for every address. */
 export function portsConflict(a: PortUse, b: PortUse): boolean {
   return a.protocol === b.protocol && a.hostPort === b.hostPort && (a.hostIp === 0 || b.hostIp === 0 || a.hostIp === b.hostIp);
 }
 
-/** Ports from `base` to 65535 in the order in which they are to be tried, those of other rules left out. */
+/** Ports from `base` to 65535 in the order they are tried, without those of other rules. */
 export function* candidatePorts(base: number, wanted: Omit<PortUse, 'hostPort'>, others: readonly PortUse[]): Generator<number> {
   for (let hostPort = base; hostPort <= 65_535; hostPort++) {
     if (!others.some((o) => portsConflict(o, { ...wanted, hostPort }))) yield hostPort;

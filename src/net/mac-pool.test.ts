@@ -1,8 +1,10 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { checksumNeutral, drawMac } from './mac-pool.ts';
+import { drawMac } from './mac-pool.ts';
 
 const PREFIX = 0x564545;
+/** One's-complement sum of the three words. */
+const sum = (mac: number): number => [2 ** 32, 2 ** 16, 1].reduce((s, word) => s + (Math.floor(mac / word) % 65_536), 0) % 65_535;
 
 describe('the MAC pool', () => {
   test('B40: addresses have the prefix and are unique', () => {
@@ -19,7 +21,7 @@ describe('the MAC pool', () => {
         fc.nat(0xffffff),
         (inside, bits) => {
           const mac = drawMac(PREFIX, new Set(), () => bits, inside);
-          return checksumNeutral(mac, inside) && Math.floor(mac / 2 ** 24) === PREFIX;
+          return sum(mac) === sum(inside) && Math.floor(mac / 2 ** 24) === PREFIX;
         },
       ),
     );

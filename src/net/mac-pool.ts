@@ -1,17 +1,17 @@
 /**
- * Outside MAC addresses (B40): three bytes of prefix, three drawn at random, unique among those in use.
+ * Outside MAC addresses (B40): three bytes of prefix, three random bytes, unique among those in use.
  *
- * With an inside MAC the last two bytes are chosen so that the one's-complement sum of both addresses is the same:
- * exchanging one for the other then leaves every Internet checksum over them right, even where a translator cannot
- * reach the checksum.
+ * For a NIC with an inside MAC, the last two bytes are chosen so that both addresses have the same one's-complement sum.
+ * Replacing one by the other then keeps every Internet checksum over them valid, even where a translator cannot reach
+ * the checksum.
  */
 import { AnkaError } from '../lib/errors.ts';
 
 const sum16 = (mac: number): number => (Math.floor(mac / 2 ** 32) + (Math.floor(mac / 65_536) % 65_536) + (mac % 65_536)) % 65_535;
 
 /**
- * An address that is not in `used`. `prefix` is the first three bytes as a number; `random` gives 24 random bits.
- * Throws `poolExhausted`.
+ * Returns an address that is not in `used`. `prefix` is the first three bytes as a number; `random` returns 24 random
+ * bits. Throws `poolExhausted`.
  */
 export function drawMac(prefix: number, used: ReadonlySet<number>, random: () => number, insideMac?: number): number {
   for (let attempt = 0; attempt < 65_536; attempt++) {
@@ -24,9 +24,4 @@ export function drawMac(prefix: number, used: ReadonlySet<number>, random: () =>
     if (!used.has(mac)) return mac;
   }
   throw new AnkaError('poolExhausted', 'no free MAC address is left in the pool; stop some VMs, or change permanent_mac_prefix');
-}
-
-/** Whether two addresses have the same one's-complement sum. */
-export function checksumNeutral(a: number, b: number): boolean {
-  return sum16(a) === sum16(b);
 }

@@ -1,26 +1,23 @@
-/**
- * How often something may happen: so often at once, and so often in a time. Pure: time is an argument, in milliseconds
- * of any clock.
- */
+/** A token bucket: limits how often something happens, with a burst. Pure: time is an argument, in ms of any clock. */
 export class TokenBucket {
-  readonly #most: number;
+  readonly #burst: number;
   readonly #perMs: number;
-  #left: number;
+  #tokens: number;
   #at = Number.NEGATIVE_INFINITY;
 
-  /** `most` at once, and as many more in each `ms`, evenly. */
-  constructor(most: number, ms: number) {
-    this.#most = most;
-    this.#perMs = most / ms;
-    this.#left = most;
+  /** `burst` at once; refilled evenly within `ms`. */
+  constructor(burst: number, ms: number) {
+    this.#burst = burst;
+    this.#perMs = burst / ms;
+    this.#tokens = burst;
   }
 
-  /** Once more: whether it may. A clock that was set back gives nothing and takes nothing. */
+  /** Takes a token if there is one. A clock that was set back changes nothing. */
   take(now: number): boolean {
-    if (now > this.#at) this.#left = Math.min(this.#most, this.#left + (now - this.#at) * this.#perMs);
+    if (now > this.#at) this.#tokens = Math.min(this.#burst, this.#tokens + (now - this.#at) * this.#perMs);
     this.#at = now;
-    if (this.#left < 1) return false;
-    this.#left -= 1;
+    if (this.#tokens < 1) return false;
+    this.#tokens -= 1;
     return true;
   }
 }

@@ -1,19 +1,19 @@
 /**
  * UDP flows of guests to outside (RFC 4787): which host socket stands for which port of a guest.
  *
- * Theory of operation: one host socket per (guest address, guest port), whatever it talks to: endpoint-independent
- * mapping. What comes in is let through from addresses that the guest has sent to by it: address-dependent filtering. A
- * destination that was exchanged for another (the gateway's address for the host's own) is exchanged back in answers. A
- * flow is given up after five minutes of silence, or 30 seconds when it has only asked DNS servers. The machine opens
- * and closes sockets through `open`; time is an argument; `poll` is called when `pollAt` has come.
+ * Theory of operation: one host socket per (guest address, guest port) for all destinations: endpoint-independent
+ * mapping. Inbound datagrams are accepted only from addresses that the guest has sent to through it: address-dependent
+ * filtering. If a destination was translated (the gateway's address to the host's own), answers are translated back. A
+ * flow expires after five minutes of silence, or after 30 seconds when it has only asked DNS servers. The machine opens
+ * and closes sockets through `open`. Time is an argument.
  *
- * Limits: 1024 flows per card, the longest silent gives way, and 512 new ones at once and in each eighth of a second,
- * as each costs a socket; 64 peers remembered per flow, the oldest gives way.
+ * Limits: 1024 flows per NIC, the longest idle one is evicted. 512 new flows in a burst and per eighth of a second, as
+ * each costs a socket. 64 peers per flow, the oldest is forgotten.
  */
 import type { GuestDatagram } from './gateway/gateway.ts';
 import { TokenBucket } from './token-bucket.ts';
 
-/** Silence after which a flow is given up, ms; `dns`: one that has only asked DNS servers. */
+/** Idle time after which a flow expires, ms; `dns`: one that has only asked DNS servers. */
 export interface UdpIdle {
   general: number;
   dns: number;
@@ -22,7 +22,7 @@ export interface UdpIdle {
 const IDLE: UdpIdle = { general: 300_000, dns: 30_000 };
 const MAX_FLOWS = 1024;
 const MAX_PEERS = 64;
-/** New flows of a card at once, and in so many ms. */
+/** New flows of a NIC: burst size, and the time in ms that refills it. */
 const NEW_FLOWS = 512;
 const NEW_FLOWS_MS = 125;
 const DNS_PORT = 53;
@@ -30,8 +30,8 @@ const DNS_PORT = 53;
 /** The host's side of one flow. */
 export interface HostDatagrams {
   /**
-   * `bytes` is not kept after the call. `ttl`: hops that it may still take; `whole`: it must not be cut into fragments.
-   * False when it was dropped, as too much waits for the host's link already.
+   * `bytes` is not kept after the call. `ttl`: remaining hops; `whole`: it must not be fragmented. False when it was
+   * dropped, as too much is queued to the host's link.
    */
   send(bytes: Uint8Array, ip: number, port: number, ttl: number, whole: boolean): boolean;
   close(): void;
@@ -42,27 +42,27 @@ export interface UdpFlow<P> {
   readonly guestIp: number;
   readonly guestPort: number;
   socket: HostDatagrams | null;
-  /** Where the guest has sent to by this flow: real address → address that the guest used. */
+  /** Destinations of this flow: real address → address that the guest used. */
   readonly peers: Map<number, number>;
   lastAt: number;
-  /** Has spoken to something else than a DNS server. */
+  /** It was used for something other than DNS. */
   general: boolean;
 }
 
-/** What one card has. */
-interface CardFlows<P> {
-  /** By guest address and port; in order of the last use. */
+/** The flows of one NIC. */
+interface NicFlows<P> {
+  /** By guest address and port; least recently used first. */
   readonly flows: Map<number, UdpFlow<P>>;
   readonly opened: TokenBucket;
 }
 
 export class UdpNat<P extends object> {
   readonly #open: (flow: UdpFlow<P>) => HostDatagrams | null;
-  readonly #cards = new Map<P, CardFlows<P>>();
+  readonly #nics = new Map<P, NicFlows<P>>();
   readonly #idle: UdpIdle;
   #evicted = 0;
 
-  /** `open` gives a bound socket, or null when there is none to be had. */
+  /** `open` returns a bound socket, or null when none is available. */
   constructor(open: (flow: UdpFlow<P>) => HostDatagrams | null, idle = IDLE) {
     this.#open = open;
     this.#idle = idle;
@@ -70,7 +70,7 @@ export class UdpNat<P extends object> {
 
   get size(): number {
     let n = 0;
-    for (const { flows } of this.#cards.values()) n += flows.size;
+    for (const { flows } of this.#nics.values()) n += flows.size;
     return n;
   }
 
@@ -79,24 +79,24 @@ export class UdpNat<P extends object> {
   }
 
   /**
-   * A guest's datagram, which really goes to `realIp`; why it was dropped, or null. `udp_flows`: no socket could be
-   * had, or its card had too many just now.
+   * Sends a guest's datagram to `realIp`. Returns why it was dropped, or null. `udp_flows`: no socket is available, or
+   * its NIC opens flows too fast.
    */
   send(port: P, d: GuestDatagram, realIp: number, now: number): 'udp_flows' | 'queue_full' | null {
     const { source: guestIp, sourcePort: guestPort, destination: ip, destinationPort: remotePort } = d;
-    let card = this.#cards.get(port);
-    if (!card) {
-      card = { flows: new Map(), opened: new TokenBucket(NEW_FLOWS, NEW_FLOWS_MS) };
-      this.#cards.set(port, card);
+    let nic = this.#nics.get(port);
+    if (!nic) {
+      nic = { flows: new Map(), opened: new TokenBucket(NEW_FLOWS, NEW_FLOWS_MS) };
+      this.#nics.set(port, nic);
     }
-    const { flows } = card;
+    const { flows } = nic;
     const key = guestIp * 65_536 + guestPort;
     let flow = flows.get(key);
     if (flow) flows.delete(key);
     else {
-      if (!card.opened.take(now)) return 'udp_flows';
+      if (!nic.opened.take(now)) return 'udp_flows';
       if (flows.size >= MAX_FLOWS) {
-        this.#end(flows, flows.entries().next().value as [number, UdpFlow<P>]);
+        this.#close(flows, flows.entries().next().value as [number, UdpFlow<P>]);
         this.#evicted++;
       }
       flow = { port, guestIp, guestPort, socket: null, peers: new Map(), lastAt: now, general: false };
@@ -114,9 +114,7 @@ export class UdpNat<P extends object> {
     return flow.socket?.send(d.payload, realIp, remotePort, d.ttl, d.whole) === false ? 'queue_full' : null;
   }
 
-  /**
-   * Something came in by a flow: the address that the guest knows its sender by; null when the guest did not ask it.
-   */
+  /** The address by which the guest knows the sender of an inbound datagram; null when it must be dropped. */
   peerOf(flow: UdpFlow<P>, realIp: number, now: number): number | null {
     const ip = flow.peers.get(realIp);
     if (ip === undefined) return null;
@@ -124,39 +122,39 @@ export class UdpNat<P extends object> {
     return ip;
   }
 
-  /** The address that the guest knows by that real one; null when it has not sent there, or long ago. */
+  /** Like `peerOf`, but does not count as use of the flow. */
   knownAs(flow: UdpFlow<P>, realIp: number): number | null {
     return flow.peers.get(realIp) ?? null;
   }
 
-  /** The socket of a flow has failed for good. */
+  /** The socket of a flow has failed permanently. */
   failed(flow: UdpFlow<P>): void {
-    const flows = this.#cards.get(flow.port)?.flows;
+    const flows = this.#nics.get(flow.port)?.flows;
     const key = flow.guestIp * 65_536 + flow.guestPort;
-    if (flows?.get(key) === flow) this.#end(flows, [key, flow]);
+    if (flows?.get(key) === flow) this.#close(flows, [key, flow]);
   }
 
-  /** Ends what was silent for too long. */
+  /** Closes expired flows. */
   poll(now: number): void {
-    for (const [port, { flows }] of this.#cards) {
-      for (const e of [...flows]) if (now - e[1].lastAt >= (e[1].general ? this.#idle.general : this.#idle.dns)) this.#end(flows, e);
-      if (flows.size === 0) this.#cards.delete(port);
+    for (const [port, { flows }] of this.#nics) {
+      for (const e of [...flows]) if (now - e[1].lastAt >= (e[1].general ? this.#idle.general : this.#idle.dns)) this.#close(flows, e);
+      if (flows.size === 0) this.#nics.delete(port);
     }
   }
 
-  /** The card was unplugged, or one of its addresses is another's now. */
+  /** Closes the flows of a NIC that was unplugged, or of an address that now belongs to another NIC. */
   forget(port: P, ip?: number): void {
-    const flows = this.#cards.get(port)?.flows;
+    const flows = this.#nics.get(port)?.flows;
     if (!flows) return;
-    for (const e of [...flows]) if (ip === undefined || e[1].guestIp === ip) this.#end(flows, e);
-    if (flows.size === 0) this.#cards.delete(port);
+    for (const e of [...flows]) if (ip === undefined || e[1].guestIp === ip) this.#close(flows, e);
+    if (flows.size === 0) this.#nics.delete(port);
   }
 
   close(): void {
-    for (const port of [...this.#cards.keys()]) this.forget(port);
+    for (const port of [...this.#nics.keys()]) this.forget(port);
   }
 
-  #end(flows: Map<number, UdpFlow<P>>, [key, flow]: [number, UdpFlow<P>]): void {
+  #close(flows: Map<number, UdpFlow<P>>, [key, flow]: [number, UdpFlow<P>]): void {
     flows.delete(key);
     flow.socket?.close();
     flow.socket = null;

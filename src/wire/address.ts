@@ -10,7 +10,7 @@ export interface SubnetLike {
   prefix: number;
 }
 
-/** Strict dotted quad: four decimal numbers 0–255 without leading zeros. Anything else is null. */
+/** Strict dotted quad: four decimal numbers 0–255 without leading zeros; null for anything else. */
 export function parseIpv4(text: string): number | null {
   const m = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})$/.exec(text);
   if (!m) return null;
@@ -75,12 +75,12 @@ export function subnetContains(subnet: SubnetLike, address: number): boolean {
   return (address & maskOf(subnet)) >>> 0 === subnet.base;
 }
 
-/** Two subnets share an address. */
+/** Whether two subnets share an address. */
 export function subnetsOverlap(a: SubnetLike, b: SubnetLike): boolean {
   return subnetContains(a, b.base) || subnetContains(b, a.base);
 }
 
-/** The first address: ours. */
+/** The first address: the gateway's. */
 export function gatewayOf(subnet: SubnetLike): number {
   return subnet.base + 1;
 }

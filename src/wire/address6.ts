@@ -1,13 +1,13 @@
-/** IPv6 addresses as canonical text (RFC 5952): reading them strictly, and the few that are made of a MAC address. */
+/** IPv6 addresses as canonical text (RFC 5952): strict parsing, and addresses derived from a MAC address. */
 import { isIPv6 } from 'node:net';
 
-/** Canonical text of an IPv6 address without zone; null when it is none. */
+/** Canonical text of an IPv6 address without zone; null when malformed. */
 export function parseIpv6(text: string): string | null {
   if (!isIPv6(text) || text.includes('%')) return null;
   return new URL(`http://[${text}]/`).hostname.slice(1, -1);
 }
 
-/** The link-local address that a station makes of its MAC address by itself (RFC 4291, modified EUI-64). */
+/** The link-local address that a host derives from its MAC address (RFC 4291, modified EUI-64). */
 export function linkLocalOf(mac: number): string {
   const b = [40, 32, 24, 16, 8, 0].map((shift) => Math.floor(mac / 2 ** shift) & 255) as [number, number, number, number, number, number];
   const words = [((b[0] ^ 2) << 8) | b[1], (b[2] << 8) | 0xff, 0xfe00 | b[3], (b[4] << 8) | b[5]];

@@ -7,7 +7,7 @@ export const ArpOp = { request: 1, reply: 2 } as const;
 
 const OFF = { hardware: 0, protocol: 2, hardwareSize: 4, protocolSize: 5, op: 6, senderMac: 8, senderIp: 14, targetMac: 18, targetIp: 24 } as const;
 
-/** False when it is no ARP for IPv4 over Ethernet, or is cut off; after true, no accessor reads beyond the end. */
+/** Whether it is complete ARP for IPv4 over Ethernet. After true, no accessor reads beyond the end. */
 export function checkArp(b: Uint8Array, o: number, end: number): boolean {
   return end - o >= ARP_SIZE && get16(b, o) === 1 && get16(b, o + OFF.protocol) === 0x0800 && b[o + OFF.hardwareSize] === 6 && b[o + OFF.protocolSize] === 4;
 }

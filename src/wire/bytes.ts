@@ -1,4 +1,4 @@
-/** Numbers in network byte order at offsets of a byte array, and the Internet checksum (RFC 1071) of small things. */
+/** Numbers in network byte order at offsets of a byte array, and the Internet checksum (RFC 1071) of headers. */
 
 export function get16(b: Uint8Array, o: number): number {
   return (b[o] << 8) | b[o + 1];
@@ -21,8 +21,7 @@ export function put32(b: Uint8Array, o: number, v: number): void {
 }
 
 /**
- * Sum of 16-bit words from `start` to `end`, an odd last byte padded; not folded. At most 128 KiB, so that it stays
- * exact.
+ * Sum of 16-bit words from `start` to `end`, an odd last byte padded; not folded. Exact for at most 128 KiB.
  */
 export function sum16(b: Uint8Array, start: number, end: number): number {
   let sum = 0;
@@ -38,7 +37,7 @@ export function fold16(sum: number): number {
   return s;
 }
 
-/** The checksum of a region that begins with `initial` already summed. */
+/** The checksum of a region, with `initial` already summed. */
 export function checksum16(b: Uint8Array, start: number, end: number, initial = 0): number {
   return ~fold16(initial + sum16(b, start, end)) & 0xffff;
 }

@@ -23,7 +23,6 @@ describe('DHCP messages', () => {
       mac: 0x564545000001,
       requestedIp: 0xc0a84009,
       serverId: 0,
-      hostname: 'vm1',
       clientId: Uint8Array.of(1, 0x56, 0x45, 0x45, 0, 0, 1),
     });
   });

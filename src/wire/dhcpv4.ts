@@ -1,9 +1,9 @@
 /**
  * DHCPv4 messages (RFC 2131, options RFC 2132).
  *
- * The fixed part has 236 bytes, then the magic cookie, then options (code, length, value). Limits: option overload (52)
- * is read, never written; options that are split over several instances (RFC 3396) are joined only for the last one
- * read; unknown options are skipped.
+ * 236 fixed bytes, the magic cookie, then options (code, length, value). Limits: option overload (52) is read, never
+ * written. Of an option that is split over several instances (RFC 3396) only the last instance is read. Unknown options
+ * are skipped.
  */
 
 export const DHCP_CLIENT_PORT = 68;
@@ -50,10 +50,10 @@ const OPT = {
   clientId: 61,
   end: 255,
 } as const;
-/** Smallest message that we send: BOOTP's 300 bytes, which old clients insist on. */
+/** Smallest message that is sent: BOOTP's 300 bytes, which old clients require. */
 const MIN_SIZE = 300;
 
-/** A client's message, as far as a server needs it. Addresses are numbers in host order; 0 = not given. */
+/** The fields of a client's message that a server uses. Addresses are numbers in host order; 0 = absent. */
 export interface DhcpRequest {
   type: number;
   xid: number;
@@ -64,7 +64,6 @@ export interface DhcpRequest {
   mac: number;
   requestedIp: number;
   serverId: number;
-  hostname: string;
   /** Option 61 as sent, echoed by RFC 6842; null when absent. */
   clientId: Uint8Array | null;
 }
@@ -79,7 +78,7 @@ export interface DhcpReply {
   giaddr: number;
   mac: number;
   serverId: number;
-  /** Seconds; absent in NAK and in the answer to INFORM. */
+  /** Seconds; absent in a NAK and in the answer to INFORM. */
   leaseSeconds?: number;
   mask?: number;
   router?: number;
@@ -102,7 +101,7 @@ function put32(b: Uint8Array, o: number, v: number): void {
   b[o + 3] = v;
 }
 
-/** Why a datagram is no request, or the request. Never throws, whatever the bytes are. */
+/** The request, or why the datagram is none. Never throws. */
 export function parseDhcpRequest(b: Uint8Array): DhcpRequest | 'short' | 'not-a-request' | 'not-ethernet' | 'no-cookie' | 'no-type' | 'bad-option' {
   if (b.length < OFF.options) return 'short';
   if (b[OFF.op] !== 1) return 'not-a-request';
@@ -117,7 +116,6 @@ export function parseDhcpRequest(b: Uint8Array): DhcpRequest | 'short' | 'not-a-
     mac: mac48(b, OFF.chaddr),
     requestedIp: 0,
     serverId: 0,
-    hostname: '',
     clientId: null,
   };
   const overload = { value: 0 };
@@ -143,14 +141,13 @@ function readOptions(b: Uint8Array, start: number, end: number, r: DhcpRequest, 
     else if (code === OPT.requestedIp && n === 4) r.requestedIp = u32(b, v);
     else if (code === OPT.server && n === 4) r.serverId = u32(b, v);
     else if (code === OPT.clientId && n >= 2) r.clientId = new Uint8Array(b.subarray(v, v + n));
-    else if (code === OPT.hostname) r.hostname = Buffer.from(b.subarray(v, v + Math.min(n, 63))).toString('latin1');
     else if (code === OPT.overload && n === 1 && overload) overload.value = b[v];
     o = v + n;
   }
-  return true; // a missing end option is tolerated, as all servers do
+  return true; // a missing end option is accepted, as all servers do
 }
 
-/** The bytes of a server's message: at least 300. */
+/** A server's message, at least 300 bytes. */
 export function emitDhcpReply(r: DhcpReply): Uint8Array {
   const b = new Uint8Array(576);
   b[OFF.op] = 2;

@@ -1,9 +1,9 @@
 /**
- * DNS messages (RFC 1035), as far as a forwarder that answers a few names itself needs them.
+ * DNS messages (RFC 1035): what a forwarder needs that answers a few names itself.
  *
- * Read: header and the first question. Written: answers of A and PTR records, and empty answers. Everything else passes
- * through as bytes. Limits: messages with more or fewer than one question are not answered; compression pointers in the
- * question are refused (no client sends them).
+ * Parsed: header and first question. Written: answers with an A or PTR record, and empty answers. Everything else is
+ * forwarded as bytes. Limits: messages without exactly one question are not answered. Compression pointers in the
+ * question are rejected (no client sends them).
  */
 
 export const DnsType = { A: 1, PTR: 12, AAAA: 28, ANY: 255 } as const;
@@ -13,20 +13,20 @@ const HEADER = 12;
 
 export interface DnsQuestion {
   id: number;
-  /** Bits 0–10 of the flags word: opcode and RD are kept for the answer. */
+  /** Opcode, RD and other bits of the flags word that the answer repeats. */
   flags: number;
   /** Lower case, without the last dot; labels with bytes outside printable ASCII are escaped as \ddd. */
   name: string;
   type: number;
   /** Where the question ends. */
   end: number;
-  /** UDP payload size the client takes (EDNS, RFC 6891); 512 without. */
+  /** UDP payload size the client accepts (EDNS, RFC 6891); 512 without EDNS. */
   udpSize: number;
 }
 
 const u16 = (b: Uint8Array, o: number): number => (b[o] << 8) | b[o + 1];
 
-/** The question of a query, or null when it is no standard query with exactly one question. Never throws. */
+/** The question of a standard query with exactly one question, else null. Never throws. */
 export function parseDnsQuery(b: Uint8Array): DnsQuestion | null {
   if (b.length < HEADER + 5) return null;
   const flags = u16(b, 2);
@@ -53,14 +53,14 @@ export function parseDnsQuery(b: Uint8Array): DnsQuestion | null {
   return { id: u16(b, 0), flags: flags & 0x7900, name: labels.join('.'), type: u16(b, o), end, udpSize: ednsSize(b, end) };
 }
 
-/** Payload size in an OPT record right after the question, where clients put it. */
+/** Payload size in an OPT record directly after the question, where clients put it. */
 function ednsSize(b: Uint8Array, end: number): number {
   if (u16(b, 10) === 0 || u16(b, 6) !== 0 || u16(b, 8) !== 0 || end + 11 > b.length) return 512;
   return b[end] === 0 && u16(b, end + 1) === 41 ? Math.max(512, u16(b, end + 3)) : 512;
 }
 
 /**
- * An answer to a query of ours: no records, or one record. `data` is 4 bytes of an address for A, or a name for PTR.
+ * An authoritative answer with no or one record. `data` is an address as a number for A, a name for PTR.
  */
 export function emitDnsAnswer(query: Uint8Array, q: DnsQuestion, rcode: number, record?: { type: number; ttl: number; data: number | string }): Uint8Array {
   const data = record === undefined ? null : typeof record.data === 'number' ? address(record.data) : encodeName(record.data);
@@ -102,13 +102,13 @@ function address(ip: number): Uint8Array {
   return Uint8Array.of(ip >>> 24, (ip >>> 16) & 255, (ip >>> 8) & 255, ip & 255);
 }
 
-/** A name in wire form. Labels over 63 bytes are cut. */
+/** A name in wire format. Labels over 63 bytes are cut. */
 export function encodeName(name: string): Uint8Array {
   const parts = name.split('.').filter((l) => l !== '');
   return Uint8Array.from([...parts.flatMap((l) => [Math.min(l.length, 63), ...Buffer.from(l.slice(0, 63), 'latin1')]), 0]);
 }
 
-/** The same answer, emptied and marked as truncated, so that the client asks again by TCP. */
+/** The answer without records and marked as truncated, so that the client retries by TCP. */
 export function truncateDns(answer: Uint8Array, questionEnd: number): Uint8Array {
   const b = new Uint8Array(answer.subarray(0, Math.min(questionEnd, answer.length)));
   b[2] |= 0x02;

@@ -1,4 +1,4 @@
-/** Ethernet II: where the fields are, from the start of a frame without its length prefix. */
+/** Ethernet II: field offsets from the start of a frame, after its length prefix. */
 
 export const ETH_HEADER = 14;
 export const EtherType = { ipv4: 0x0800, arp: 0x0806, vlan: 0x8100, ipv6: 0x86dd } as const;

@@ -1,4 +1,4 @@
-/** IPv4 (RFC 791): where the fields are, from the start of the header. Addresses are numbers in host order. */
+/** IPv4 (RFC 791): field offsets from the start of the header. Addresses are numbers in host order. */
 import { checksum16, put16, put32 } from './bytes.ts';
 
 export const IPV4_HEADER = 20;
@@ -9,7 +9,7 @@ export const DONT_FRAGMENT = 0x4000;
 const TTL = 64;
 
 export interface Ipv4Header {
-  /** Bytes with the header. */
+  /** Bytes, header included. */
   total: number;
   id: number;
   fragment: number;
@@ -18,7 +18,7 @@ export interface Ipv4Header {
   destination: number;
 }
 
-/** A header without options at `o`, with its checksum. */
+/** Writes a header without options at `o`, with its checksum. */
 export function emitIpv4(b: Uint8Array, o: number, h: Ipv4Header): void {
   b[o] = 0x45;
   b[o + IPV4.tos] = 0;

@@ -1,6 +1,6 @@
 /**
- * IPv6 (RFC 8200) and neighbour discovery (RFC 4861), as far as a switch that guards its ports must read them.
- * Limits: eight extension headers; an authentication header is passed over, what is encrypted is the last that is seen.
+ * IPv6 (RFC 8200) and neighbour discovery (RFC 4861): what the guard of a switch must read. Limits: eight extension
+ * headers; an authentication header is skipped, and parsing stops at an encrypted one.
  */
 import { get16 } from './bytes.ts';
 
@@ -12,28 +12,28 @@ export const Ipv6Next = { hopByHop: 0, udp: 17, routing: 43, fragment: 44, authe
 export const NdType = { routerSolicit: 133, routerAdvert: 134, solicit: 135, advert: 136, redirect: 137 } as const;
 const MAX_EXTENSIONS = 8;
 
-/** Headers behind which another one stands. */
+/** Whether another header follows this one. */
 export function isExtension(next: number): boolean {
   return next === Ipv6Next.hopByHop || next === Ipv6Next.routing || next === Ipv6Next.options || next === Ipv6Next.fragment || next === Ipv6Next.authentication;
 }
 
-/** What stands behind the extension headers. */
+/** The header behind the extension headers. */
 export interface Ipv6Upper {
-  /** Where the IPv6 header begins. */
+  /** Offset of the IPv6 header. */
   start: number;
-  /** Last next-header value seen; -1 when the packet is malformed, or ends before it. */
+  /** Last next-header value; -1 when the packet is malformed or truncated. */
   protocol: number;
-  /** Where that header begins. */
+  /** Offset of that header. */
   at: number;
-  /** Where the packet ends. */
+  /** End of the packet. */
   end: number;
   /** There was a fragment header. */
   fragment: boolean;
-  /** It is a fragment without the beginning of what is carried: `protocol` is only claimed. */
+  /** A fragment other than the first: `protocol` cannot be verified. */
   later: boolean;
 }
 
-/** Finds it; the result is written to `out`, so that nothing is allocated. `o` is the IPv6 header. */
+/** Finds the upper-layer header of the packet at `o`. Writes the result to `out`, so that nothing is allocated. */
 export function findUpper(b: Uint8Array, o: number, frameEnd: number, out: Ipv6Upper): void {
   out.protocol = -1;
   out.start = o;
@@ -68,13 +68,13 @@ export function findUpper(b: Uint8Array, o: number, frameEnd: number, out: Ipv6U
   }
 }
 
-/** Where the options of a neighbour discovery message begin, or 0 when it is none, or too short. */
+/** Offset of the options of a neighbour discovery message; 0 when it is none, or too short. */
 export function ndOptionsAt(b: Uint8Array, at: number, end: number): number {
   const fixed = { [NdType.routerSolicit]: 8, [NdType.routerAdvert]: 16, [NdType.solicit]: 24, [NdType.advert]: 24, [NdType.redirect]: 40 }[b[at]] ?? 0;
   return fixed === 0 || at + fixed > end ? 0 : at + fixed;
 }
 
-/** Calls back with the offset of every link-layer address in the options; false when they are malformed. */
+/** Calls `take` with the offset of every link-layer address in the options; false when they are malformed. */
 export function eachLinkAddress(b: Uint8Array, options: number, end: number, take: (at: number) => void): boolean {
   for (let o = options; o < end; ) {
     if (o + 8 > end) return false;

@@ -2,9 +2,9 @@
  * pcapng blocks (draft-ietf-opsawg-pcapng), written in little-endian: section header, one Ethernet interface, packets,
  * statistics. Pure.
  *
- * A capture is `sectionHeader`, `interfaceDescription`, any number of `enhancedPacket`, and `interfaceStatistics` at
- * its end. Every block is whole by itself, and a multiple of four bytes long. Times are nanoseconds since 1970, as
- * bigint. Limits: one interface per section; written, never read.
+ * A capture is `sectionHeader`, `interfaceDescription`, any number of `enhancedPacket`, then `interfaceStatistics`. Every
+ * block is self-contained, and a multiple of four bytes long. Times are nanoseconds since 1970, as bigint. Limits: one
+ * interface per section; written, never read.
  */
 
 const SECTION_HEADER = 0x0a0d0d0a;
@@ -14,7 +14,7 @@ const INTERFACE_STATISTICS = 5;
 const ENHANCED_PACKET = 6;
 const LINKTYPE_ETHERNET = 1;
 const NANOSECONDS = 9;
-/** Type and length in front, length again behind. */
+/** Type and length before, length again after. */
 const FRAME_BYTES = 12;
 const OPTION_END = 0;
 
@@ -49,7 +49,7 @@ function block(type: number, body: number, options: readonly Option[], fill: (vi
   return bytes;
 }
 
-/** Begins a capture. `application` is the program that wrote it. */
+/** First block of a capture. `application` is the program that writes it. */
 export function sectionHeader(application: string): Uint8Array {
   return block(SECTION_HEADER, 16, [[4, application]], (view) => {
     view.setUint32(8, BYTE_ORDER_MAGIC, true);
@@ -63,7 +63,7 @@ export interface CapturedInterface {
   name: string;
   /** What is captured, in words. */
   description: string;
-  /** Most bytes that are kept of a frame. */
+  /** Bytes of a frame that are kept at most. */
   snapLength: number;
   /** Filter in tcpdump's syntax, or empty. */
   filter: string;
@@ -87,9 +87,9 @@ export interface CapturedFrame {
   time: bigint;
   /** The card sent it (else it received it). */
   outbound: boolean;
-  /** From the Ethernet header on; may be cut. */
+  /** From the Ethernet header on; may be truncated. */
   data: Uint8Array;
-  /** Bytes that it had on the wire. */
+  /** Bytes on the wire. */
   length: number;
 }
 
@@ -109,7 +109,7 @@ export function enhancedPacket(f: CapturedFrame): Uint8Array {
   });
 }
 
-/** Ends a capture. `received` counts the dropped ones as well. */
+/** Last block of a capture. `received` includes the dropped frames. */
 export function interfaceStatistics(s: { start: bigint; end: bigint; received: number; dropped: number }): Uint8Array {
   const time = (t: bigint): Uint8Array => {
     const v = new DataView(new ArrayBuffer(8));

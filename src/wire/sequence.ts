@@ -3,12 +3,12 @@
  * signed 32-bit, so that V8 keeps them unboxed.
  */
 
-/** How far `a` is after `b`: −2^31 to 2^31−1. */
+/** Distance from `b` to `a`: −2^31 to 2^31−1. */
 export function seqDiff(a: number, b: number): number {
   return (a - b) | 0;
 }
 
-/** `a` moved by `n`, as a signed 32-bit number. */
+/** `a` plus `n`, as a signed 32-bit number. */
 export function seqAdd(a: number, n: number): number {
   return (a + n) | 0;
 }

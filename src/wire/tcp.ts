@@ -1,6 +1,6 @@
 /**
- * TCP (RFC 9293): where the fields are, from the start of the header, the options of a SYN, and selective
- * acknowledgements (RFC 2018).
+ * TCP (RFC 9293): field offsets from the start of the header, the options of a SYN, and selective acknowledgements (RFC
+ * 2018).
  */
 
 export const TCP_HEADER = 20;
@@ -12,17 +12,17 @@ const OPTION = { end: 0, nop: 1, mss: 2, windowScale: 3, sackPermitted: 4, sack:
 export const DEFAULT_MSS = 536;
 const MAX_SHIFT = 14;
 
-/** What we use of a SYN's options. */
+/** The options of a SYN that are used. */
 export interface SynOptions {
   /** Bytes, 1–65535; 0 when the option is absent or zero. */
   mss: number;
   /** 0–14; −1 when the option is absent, and windows are not scaled in either direction. */
   windowScale: number;
-  /** Its sender takes selective acknowledgements. */
+  /** Its sender supports selective acknowledgements. */
   sack: boolean;
 }
 
-/** Options between the fixed header and `end`. A malformed option ends the list, as if it were not there. */
+/** Parses the options between the fixed header and `end`. A malformed option ends the list, and is ignored. */
 export function parseSynOptions(u8: Uint8Array, start: number, end: number): SynOptions {
   const found: SynOptions = { mss: 0, windowScale: -1, sack: false };
   for (let i = start; i < end; ) {
@@ -42,7 +42,7 @@ export function parseSynOptions(u8: Uint8Array, start: number, end: number): Syn
   return found;
 }
 
-/** Writes our options, MSS first; `windowScale` −1 leaves that one out. Returns the bytes written, a multiple of 4. */
+/** Writes a SYN's options, MSS first; `windowScale` −1 omits that one. Returns the bytes written, a multiple of 4. */
 export function writeSynOptions(u8: Uint8Array, at: number, options: SynOptions): number {
   u8[at] = OPTION.mss;
   u8[at + 1] = 4;
@@ -66,9 +66,9 @@ export function writeSynOptions(u8: Uint8Array, at: number, options: SynOptions)
   return n;
 }
 
-/** Room for the options of any segment that we send. */
+/** Upper bound for the options of a segment. */
 export const MAX_OPTIONS = 40;
-/** Stretches of a selective acknowledgement that fit beside no other option. */
+/** Blocks of a selective acknowledgement that fit without other options. */
 export const MAX_SACK_BLOCKS = 4;
 
 /**

@@ -1,28 +1,28 @@
 /**
- * The addresses of one subnet, and who has them.
+ * The addresses of one subnet, and their owners.
  *
- * Theory of operation: a lease belongs to a NIC, by the VM's id, never to a client identifier, which clones share
- * (B23). The same NIC gets the same address again while nobody else has it; a new NIC gets the address that was free
- * for the longest time, fresh ones first. An address may also be reserved (`--ip`), claimed by a guest that set it by
- * itself (static), or in quarantine after a guest declined it. Pure: time is an argument.
+ * Theory of operation: a lease belongs to a NIC by the VM's id, never to a client identifier, which clones share (B23).
+ * A NIC gets its previous address while no other NIC has it. A new NIC gets the address that was free for the longest
+ * time, unused ones first. An address may also be reserved (`--ip`), claimed by a guest that configured it statically,
+ * or in quarantine after a guest declined it. Pure: time is an argument.
  *
- * Limits: one address per NIC; subnets of /16 to /29. The gateway (.1), network and broadcast address are never given
- * out.
+ * Limits: one address per NIC; subnets of /16 to /29. The gateway (.1), network and broadcast addresses are never
+ * leased.
  */
 import { broadcastOf, gatewayOf, type SubnetLike } from '../../wire/address.ts';
 
 export interface Lease {
   id: string;
   ip: number;
-  /** Milliseconds since 1970. An offer that was not taken up ends soon. */
+  /** Milliseconds since 1970. An offer expires soon. */
   expires: number;
-  /** False while it is only offered. */
+  /** False while it is offered only. */
   bound: boolean;
 }
 
 const OFFER_MS = 30_000;
 const QUARANTINE_MS = 600_000;
-/** How long an address rests that somebody unknown uses. */
+/** How long an address is not leased that an unknown host uses. */
 const CONFLICT_MS = 60_000;
 /** Remembered owners of free addresses; the oldest is forgotten first. */
 const MAX_REMEMBERED = 65_536;
@@ -34,59 +34,59 @@ export class AddressPool {
   #high: number;
   #byIp = new Map<number, Lease>();
   #byId = new Map<string, Lease>();
-  /** Who had a free address last; in order of release. */
+  /** Last owner of each free address; in order of release. */
   #remembered = new Map<number, string>();
   #quarantine = new Map<number, number>();
   #reserved = new Map<string, number>();
-  #static = new Map<string, number>();
-  #taken = new Map<number, string>();
-  #fresh: number;
+  #claimed = new Map<string, number>();
+  #assigned = new Map<number, string>();
+  #unused: number;
 
   constructor(subnet: SubnetLike) {
     this.subnet = subnet;
     this.#low = gatewayOf(subnet) + 1;
     this.#high = broadcastOf(subnet) - 1;
     this.size = this.#high - this.#low + 1;
-    this.#fresh = this.#low;
+    this.#unused = this.#low;
   }
 
-  /** Sets every NIC's reservation and self-set address; what they hold is given to no other. */
+  /** Sets the reserved and the statically configured address of every NIC; no other NIC gets them. */
   setOwners(reserved: ReadonlyMap<string, number>, claimed: ReadonlyMap<string, number>): void {
     this.#reserved = new Map(reserved);
-    this.#static = new Map(claimed);
-    this.#taken = new Map();
-    for (const [id, ip] of claimed) this.#taken.set(ip, id);
-    for (const [id, ip] of reserved) this.#taken.set(ip, id);
+    this.#claimed = new Map(claimed);
+    this.#assigned = new Map();
+    for (const [id, ip] of claimed) this.#assigned.set(ip, id);
+    for (const [id, ip] of reserved) this.#assigned.set(ip, id);
   }
 
   contains(ip: number): boolean {
     return ip >= this.#low && ip <= this.#high;
   }
 
-  /** The lease that is in force. */
+  /** The NIC's lease or offer, unless it has expired. */
   lease(id: string, now: number): Lease | null {
     const l = this.#byId.get(id);
     return l && l.expires > now ? l : null;
   }
 
-  /** Who has the address now: a lease, a reservation or a claim. */
+  /** The owner of an address: by lease, reservation or claim. */
   ownerOf(ip: number, now: number): string | null {
     const l = this.#byIp.get(ip);
-    return (l && l.expires > now ? l.id : null) ?? this.#taken.get(ip) ?? null;
+    return (l && l.expires > now ? l.id : null) ?? this.#assigned.get(ip) ?? null;
   }
 
-  /** All leases in force that were taken up. */
+  /** All leases that are bound and have not expired. */
   leases(now: number): Lease[] {
     return [...this.#byIp.values()].filter((l) => l.bound && l.expires > now);
   }
 
-  /** Everything worth keeping: leases, and who had the free addresses last (as leases that ended at 0). */
+  /** What is stored: leases, and the last owners of free addresses (as leases that expired at 0). */
   snapshot(): Lease[] {
     const past = [...this.#remembered].filter(([, id]) => id !== '').map(([ip, id]) => ({ id, ip, expires: 0, bound: false }));
     return [...past, ...[...this.#byIp.values()].filter((l) => l.bound)];
   }
 
-  /** Puts back what was saved. */
+  /** Restores a snapshot. */
   restore(leases: readonly Lease[]): void {
     for (const l of leases) {
       if (!this.contains(l.ip) || this.#byIp.has(l.ip) || this.#byId.has(l.id)) continue;
@@ -100,11 +100,11 @@ export class AddressPool {
   }
 
   /**
-   * The address this NIC shall have, held for it for a moment; null when the pool is exhausted. `wish` is honoured when
+   * Offers the NIC an address, and holds it for a short time; null when the pool is exhausted. `requested` is offered if
    * it is free.
    */
-  offer(id: string, wish: number, now: number): number | null {
-    const ip = this.#choose(id, wish, now);
+  offer(id: string, requested: number, now: number): number | null {
+    const ip = this.#choose(id, requested, now);
     if (ip === null) return null;
     const current = this.lease(id, now);
     if (current?.ip === ip) return ip;
@@ -112,49 +112,49 @@ export class AddressPool {
     return ip;
   }
 
-  /** The address that `offer` would give, without holding it. */
-  peek(id: string, wish: number, now: number): number | null {
-    return this.#choose(id, wish, now);
+  /** The address that `offer` would return, without holding it. */
+  peek(id: string, requested: number, now: number): number | null {
+    return this.#choose(id, requested, now);
   }
 
-  /** Whether the NIC was the last to have the address. */
+  /** Whether the NIC was the last owner of the address. */
   hadLast(id: string, ip: number): boolean {
     return this.#byIp.get(ip)?.id === id || this.#remembered.get(ip) === id;
   }
 
-  /** Somebody whom we do not know uses the address: it rests for a minute. */
+  /** An unknown host uses the address: it is not leased for a minute. */
   conflict(ip: number, now: number): void {
     this.#quarantine.set(ip, now + CONFLICT_MS);
   }
 
-  /** Takes up an address for `ms`; false when this NIC may not have it. */
+  /** Leases an address for `ms`; false when the NIC cannot have it. */
   bind(id: string, ip: number, ms: number, now: number): boolean {
-    if (!this.contains(ip) || !this.#mayHave(id, ip, now)) return false;
+    if (!this.contains(ip) || !this.#canHave(id, ip, now)) return false;
     const wanted = this.#reserved.get(id);
     if (wanted !== undefined && wanted !== ip) return false;
     this.#set({ id, ip, expires: now + ms, bound: true });
     return true;
   }
 
-  /** Gives an address back; it is remembered for the NIC. */
+  /** Releases the NIC's address; the NIC is remembered as its last owner. */
   release(id: string): void {
     const l = this.#byId.get(id);
     if (l) this.#drop(l);
   }
 
-  /** Gives back and forgets: the VM was deleted. */
+  /** Releases the NIC's address, and forgets the NIC: the VM was deleted. */
   forget(id: string): void {
     const l = this.#byId.get(id);
     if (l) this.#drop(l);
     for (const [ip, owner] of this.#remembered) {
       if (owner !== id) continue;
-      // free for anybody, but last in the queue, so that it rests
+      // free for every NIC, but last in the queue, so that it is not reused soon
       this.#remembered.delete(ip);
       this.#remembered.set(ip, '');
     }
   }
 
-  /** A guest found the address in use: nobody gets it for ten minutes. */
+  /** A guest found the address in use: it is not leased for ten minutes. */
   decline(id: string, ip: number, now: number): void {
     const l = this.#byId.get(id);
     if (!l || l.ip !== ip) return;
@@ -162,33 +162,33 @@ export class AddressPool {
     this.#quarantine.set(ip, now + QUARANTINE_MS);
   }
 
-  #mayHave(id: string, ip: number, now: number): boolean {
-    // a reservation or a claim is stronger than a lease of before
-    const owner = this.#taken.get(ip) ?? this.ownerOf(ip, now);
+  #canHave(id: string, ip: number, now: number): boolean {
+    // a reservation or a claim overrides an older lease
+    const owner = this.#assigned.get(ip) ?? this.ownerOf(ip, now);
     if (owner !== null && owner !== id) return false;
     return (this.#quarantine.get(ip) ?? 0) <= now;
   }
 
-  #choose(id: string, wish: number, now: number): number | null {
+  #choose(id: string, requested: number, now: number): number | null {
     const reserved = this.#reserved.get(id);
-    if (reserved !== undefined) return this.#mayHave(id, reserved, now) ? reserved : null;
-    const claimed = this.#static.get(id);
-    if (claimed !== undefined && this.contains(claimed) && this.#mayHave(id, claimed, now)) return claimed;
+    if (reserved !== undefined) return this.#canHave(id, reserved, now) ? reserved : null;
+    const claimed = this.#claimed.get(id);
+    if (claimed !== undefined && this.contains(claimed) && this.#canHave(id, claimed, now)) return claimed;
     const current = this.#byId.get(id);
-    if (current && this.contains(current.ip) && this.#mayHave(id, current.ip, now)) return current.ip;
-    for (const [ip, owner] of this.#remembered) if (owner === id && this.#mayHave(id, ip, now)) return ip;
-    if (wish && this.contains(wish) && this.#mayHave(id, wish, now) && !this.#remembered.get(wish)) return wish;
-    for (; this.#fresh <= this.#high; this.#fresh++) if (!this.#remembered.has(this.#fresh) && this.#mayHave(id, this.#fresh, now)) return this.#fresh;
-    for (const ip of this.#remembered.keys()) if (this.#mayHave(id, ip, now)) return ip;
+    if (current && this.contains(current.ip) && this.#canHave(id, current.ip, now)) return current.ip;
+    for (const [ip, owner] of this.#remembered) if (owner === id && this.#canHave(id, ip, now)) return ip;
+    if (requested && this.contains(requested) && this.#canHave(id, requested, now) && !this.#remembered.get(requested)) return requested;
+    for (; this.#unused <= this.#high; this.#unused++) if (!this.#remembered.has(this.#unused) && this.#canHave(id, this.#unused, now)) return this.#unused;
+    for (const ip of this.#remembered.keys()) if (this.#canHave(id, ip, now)) return ip;
     return this.#oldestExpired(id, now);
   }
 
   #oldestExpired(id: string, now: number): number | null {
     let best: Lease | null = null;
-    for (const l of this.#byIp.values()) if (l.expires <= now && (best === null || l.expires < best.expires) && this.#mayHave(id, l.ip, now)) best = l;
+    for (const l of this.#byIp.values()) if (l.expires <= now && (best === null || l.expires < best.expires) && this.#canHave(id, l.ip, now)) best = l;
     if (best) return best.ip;
-    // addresses passed over while they were taken or in quarantine
-    for (let ip = this.#low; ip <= this.#high; ip++) if (!this.#byIp.has(ip) && this.#mayHave(id, ip, now)) return ip;
+    // addresses skipped while they were assigned or in quarantine
+    for (let ip = this.#low; ip <= this.#high; ip++) if (!this.#byIp.has(ip) && this.#canHave(id, ip, now)) return ip;
     return null;
   }
 

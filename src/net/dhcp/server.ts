@@ -1,28 +1,28 @@
 /**
  * The DHCP server of one network (RFC 2131), as a machine without sockets and clock.
  *
- * Theory of operation: `onMessage(bytes, now)` gives the answer and where to send it, or the reason why there is none.
- * A client is known by its hardware address, which the guard keeps honest; its NIC's id is the key of the lease (B23),
- * whatever client identifier it sends. A request that names another server releases our offer. INFORM answers with the
- * options and no address (B50). Before a message is handled, whoever drives the machine asks it for a `candidate`,
- * finds out by ARP whether anybody has it, and tells by `probed`; one that is in use is passed over. A card can put 16
- * addresses out of use in ten minutes, by declining what it is offered or by answering for what is to be offered to
- * another; after that neither does anything, so that one guest cannot take them all.
+ * Theory of operation: `onMessage(bytes, now)` returns the answer and its destination, or the reason why there is none.
+ * A client is identified by its hardware address, which the guard enforces. Its NIC's id is the key of the lease (B23),
+ * whatever client identifier it sends. A request to another server releases our offer. INFORM is answered with the
+ * options and no address (B50).
  *
- * Limits: no relay agents (giaddr is ignored and such messages are dropped), no BOOTP, no options beyond those of
- * wire/dhcpv4.
+ * Before a message is handled, the caller asks for its `candidate` address, probes it by ARP, and reports the result by
+ * `probed`. An address in use is skipped. A NIC can make 16 addresses unavailable in ten minutes, by declining offers or
+ * by answering probes. Further declines and answers of that NIC are ignored, so one guest cannot exhaust the pool.
+ *
+ * Limits: no relay agents (messages with giaddr are dropped), no BOOTP, no options beyond those of wire/dhcpv4.
  */
 import { broadcastOf, gatewayOf, maskOf, type SubnetLike } from '../../wire/address.ts';
 import { type DhcpReply, type DhcpRequest, DhcpType, emitDhcpReply, parseDhcpRequest } from '../../wire/dhcpv4.ts';
 import { TokenBucket } from '../token-bucket.ts';
 import { AddressPool } from './lease-pool.ts';
 
-/** A card that is served. */
+/** A NIC that is served. */
 export interface DhcpNic {
   id: string;
   mac: number;
   hostname: string;
-  /** Told by option 26 when it is not 1500. */
+  /** Advertised by option 26 when it is not 1500. */
   mtu: number;
   reservedIp?: number;
   staticIp?: number;
@@ -34,20 +34,20 @@ export interface DhcpConfig {
   domain: string;
 }
 
-/** Why a message got no answer. A closed set; each has a counter. */
+/** Why a message was not answered: a closed set; each has a counter. */
 export type DhcpDrop = 'malformed' | 'relayed' | 'unknown-mac' | 'other-server' | 'exhausted' | 'released' | 'declined' | 'not-ours' | 'unsupported';
 
-/** An address about to be given out that is unknown to be free: it has to be asked for by ARP first (RFC 2131, 2.2). */
+/** An address to be offered that is not known to be free: it must be probed by ARP first (RFC 2131, 2.2). */
 export interface DhcpCandidate {
   ip: number;
   nic: string;
-  /** The client's own address, whose answer is no conflict. */
+  /** The client's own MAC address, whose answer is no conflict. */
   mac: number;
 }
 
 export interface DhcpAnswer {
   bytes: Uint8Array;
-  /** Destination address; 255.255.255.255 where the client cannot be reached otherwise. */
+  /** Destination address; 255.255.255.255 if the client has no address yet. */
   to: number;
   type: number;
   ip: number;
@@ -56,9 +56,9 @@ export interface DhcpAnswer {
 
 const BROADCAST = 0xffffffff;
 const PROBE_HOLDS_MS = 30_000;
-/** Addresses that a card may put out of use, in so many ms. */
-const SPOILS = 16;
-const SPOILS_MS = 600_000;
+/** Addresses that a NIC may make unavailable: burst size, and the time in ms that refills it. */
+const CONFLICTS = 16;
+const CONFLICTS_MS = 600_000;
 
 export class DhcpServer {
   readonly pool: AddressPool;
@@ -68,17 +68,17 @@ export class DhcpServer {
   #config: DhcpConfig;
   #nics = new Map<number, DhcpNic>();
   #exhausted = false;
-  /** Addresses found free by ARP, and until when that counts; at most those of a subnet. */
+  /** Addresses found free by ARP, and until when that is valid; bounded by the subnet. */
   #probed = new Map<number, number>();
   /** By NIC id. */
-  readonly #spoils = new Map<string, TokenBucket>();
+  readonly #conflicts = new Map<string, TokenBucket>();
 
   constructor(config: DhcpConfig) {
     this.#config = config;
     this.pool = new AddressPool(config.subnet);
   }
 
-  /** True while the last client that asked could not be served. */
+  /** Whether the last DISCOVER found no free address. */
   get exhausted(): boolean {
     return this.#exhausted;
   }
@@ -91,12 +91,12 @@ export class DhcpServer {
     );
     const ids = new Set(nics.map((n) => n.id));
     for (const id of this.lastSeen.keys()) if (!ids.has(id)) this.lastSeen.delete(id);
-    for (const id of this.#spoils.keys()) if (!ids.has(id)) this.#spoils.delete(id);
+    for (const id of this.#conflicts.keys()) if (!ids.has(id)) this.#conflicts.delete(id);
   }
 
   /**
-   * What has to be probed before a message is handled; null when nothing has to. An address that the NIC had last is
-   * its own.
+   * The address to probe before a message is handled; null when none must be. An address that the NIC had last needs no
+   * probe.
    */
   candidate(bytes: Uint8Array, now: number): DhcpCandidate | null {
     const q = parseDhcpRequest(bytes);
@@ -110,10 +110,10 @@ export class DhcpServer {
     return { ip, nic: nic.id, mac: nic.mac };
   }
 
-  /** What the probe of an address found: the MAC address of who else has it, or null. */
+  /** Result of a probe: the MAC address of another host that uses the address, or null. */
   probed(ip: number, user: number | null, now: number): void {
     const card = user === null ? undefined : this.#nics.get(user);
-    if (user !== null && (!card || this.#maySpoil(card.id, now))) {
+    if (user !== null && (!card || this.#acceptConflict(card.id, now))) {
       this.pool.conflict(ip, now);
       return;
     }
@@ -121,11 +121,11 @@ export class DhcpServer {
     this.#probed.set(ip, now + PROBE_HOLDS_MS);
   }
 
-  #maySpoil(id: string, now: number): boolean {
-    let bucket = this.#spoils.get(id);
+  #acceptConflict(id: string, now: number): boolean {
+    let bucket = this.#conflicts.get(id);
     if (!bucket) {
-      bucket = new TokenBucket(SPOILS, SPOILS_MS);
-      this.#spoils.set(id, bucket);
+      bucket = new TokenBucket(CONFLICTS, CONFLICTS_MS);
+      this.#conflicts.set(id, bucket);
     }
     return bucket.take(now);
   }
@@ -156,7 +156,7 @@ export class DhcpServer {
         return 'released';
       case DhcpType.decline:
         if (this.pool.lease(nic.id, now)?.ip !== q.requestedIp) return 'not-ours';
-        if (this.#maySpoil(nic.id, now)) this.pool.decline(nic.id, q.requestedIp, now);
+        if (this.#acceptConflict(nic.id, now)) this.pool.decline(nic.id, q.requestedIp, now);
         else this.pool.release(nic.id);
         return 'declined';
       default:
@@ -184,8 +184,8 @@ export class DhcpServer {
   }
 
   /**
-   * Unicast goes only to an address that the client has already (RFC 2131, 4.1); everything else is broadcast, which
-   * every client takes.
+   * Unicast only to an address that the client already has (RFC 2131, 4.1). Everything else is broadcast, which every
+   * client accepts.
    */
   #reply(q: DhcpRequest, nic: DhcpNic, type: number, yiaddr: number, to: number): DhcpAnswer {
     const { subnet, leaseSeconds, domain } = this.#config;

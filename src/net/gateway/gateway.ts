@@ -1,14 +1,14 @@
 /**
- * The gateway of one network, towards its guests: ARP, ICMP, fragments, and the way of everything else to those who
- * carry it.
+ * The gateway of one network, as its guests see it: ARP, ICMP, reassembly, and the handover of everything else to the
+ * services that forward it.
  *
- * Theory of operation: `onFrame` takes a guarded frame for the gateway's MAC address or for all, checks lengths and
- * checksums, puts fragments together, and either answers at once (ARP, echo) or calls the `Carriers`: DHCP, DNS and
- * datagrams by UDP, echoes to outside, TCP. What cannot be delivered is told to the guest by ICMP where RFC 1122 allows
- * an answer (never about ICMP errors, group addresses or later fragments), and counted by name.
+ * Theory of operation: `onFrame` takes a frame to the gateway's MAC address or to a group, which the guard has passed.
+ * It checks lengths and checksums and reassembles fragments. It then answers (ARP, echo) or calls the `Carriers`: DHCP,
+ * UDP datagrams, echo requests to outside, TCP. The guest is notified by ICMP of what cannot be delivered, where RFC
+ * 1122 allows it (never about ICMP errors, group addresses or later fragments). Each drop is counted by reason.
  *
- * Limits: IPv4 only; a packet too large for its receiver on the same switch is told of for IPv4, and for IPv6 only
- * dropped.
+ * Limits: IPv4 only. A packet too large for its receiver on the same switch is reported by ICMP for IPv4; for IPv6 it is
+ * only dropped.
  */
 import { ArpOp, arpOp, arpSenderIp, arpSenderMac, arpTargetIp, checkArp } from '../../wire/arp.ts';
 import { checksum16, fold16, get16, get32, sum16 } from '../../wire/bytes.ts';
@@ -24,7 +24,7 @@ import type { SwitchPort } from '../switch/switch.ts';
 import { Reassembly } from './ip-reassembly.ts';
 import type { FrameSink, PacketWriter } from './packet-writer.ts';
 
-/** What the gateway needs of a port. */
+/** A switch port, as the gateway uses it. */
 export type GatewayPort = SwitchPort & FrameSink;
 
 /** A datagram of a guest. The payload is not kept after the call. */
@@ -34,25 +34,25 @@ export interface GuestDatagram {
   destination: number;
   destinationPort: number;
   payload: Uint8Array;
-  /** Hops that it may take beyond the gateway, 1–254. */
+  /** Remaining hops beyond the gateway, 1–254. */
   ttl: number;
-  /** Its sender forbids that it be cut into fragments. */
+  /** Its sender forbids fragmentation. */
   whole: boolean;
 }
 
 /**
- * An echo request of a guest to an address that is not the gateway's. The message is whole, and not kept after the
+ * An echo request of a guest to an address other than the gateway's. The message is complete, and not kept after the
  * call.
  */
 export interface GuestEcho {
   source: number;
   destination: number;
   message: Uint8Array;
-  /** Hops that it may take beyond the gateway, 1–254. */
+  /** Remaining hops beyond the gateway, 1–254. */
   ttl: number;
 }
 
-/** A packet that did not arrive, as far as it is known. */
+/** A packet that was not delivered, as far as it is known. */
 export interface LostPacket {
   protocol: number;
   source: number;
@@ -60,16 +60,16 @@ export interface LostPacket {
   payload: Uint8Array;
 }
 
-/** What an attempt came to: done, or why not. A reason with an ICMP answer of its own is told to the guest. */
+/** Result of forwarding: null, or why it was dropped. With `unreachable`, the guest is notified by that ICMP code. */
 export type Carried = Drop | { unreachable: number; drop: Drop } | null;
 
-/** Who carries what leaves the network. */
+/** The services that forward what leaves the network. */
 export interface Carriers<P> {
   dhcpRequest(from: P, message: Uint8Array): void;
   datagram(from: P, d: GuestDatagram): Carried;
   echo(from: P, e: GuestEcho): Carried;
   tcpRun(from: P, start: number, end: number): void;
-  /** A packet by itself, which is not in packet memory. */
+  /** A single packet that is not in packet memory. */
   tcpPacket(from: P, packet: Uint8Array): void;
 }
 
@@ -110,7 +110,7 @@ export class GatewayMachine<P extends GatewayPort> {
     else if (!group) from.drops.add('protocol');
   }
 
-  /** Takes what is over: fragments that never came, once a second or so. */
+  /** Discards packets whose fragments never arrived. Call it about once a second. */
   poll(): void {
     const now = this.#now();
     for (const [port, r] of this.#fragments) {
@@ -153,12 +153,12 @@ export class GatewayMachine<P extends GatewayPort> {
     if (toGroup) return;
     if (destination !== this.ip && b[ip + IPV4.ttl] <= 1) {
       from.drops.add('ttl');
-      return void this.#tell(from, b, ip, end, IcmpType.timeExceeded, 0);
+      return void this.#sendError(from, b, ip, end, IcmpType.timeExceeded, 0);
     }
     if (protocol === IpProtocol.icmp) return void this.#onIcmp(from, b, ip, at, end);
     if (protocol === IpProtocol.tcp) return void this.#carriers.tcpPacket(from, b.slice(ip, end));
     from.drops.add('protocol');
-    this.#tell(from, b, ip, end, IcmpType.unreachable, Unreachable.protocol);
+    this.#sendError(from, b, ip, end, IcmpType.unreachable, Unreachable.protocol);
   }
 
   #onUdp(from: P, b: Uint8Array, ip: number, at: number, packetEnd: number, group: boolean): void {
@@ -173,17 +173,17 @@ export class GatewayMachine<P extends GatewayPort> {
     const destinationPort = udpDestination(b, at);
     const payload = b.subarray(at + UDP_HEADER, end);
     if (isDhcpRequest(sourcePort, destinationPort) && (group || destination === this.ip)) return void this.#onDhcp(from, payload);
-    if (group || source === 0) return; // the gateway has no other business with group addresses
+    if (group || source === 0) return; // the gateway serves nothing else on group addresses
     if (destination !== this.ip && b[ip + IPV4.ttl] <= 1) {
       from.drops.add('ttl');
-      return void this.#tell(from, b, ip, packetEnd, IcmpType.timeExceeded, 0);
+      return void this.#sendError(from, b, ip, packetEnd, IcmpType.timeExceeded, 0);
     }
     const ttl = Math.max(1, b[ip + IPV4.ttl] - 1);
     const whole = (get16(b, ip + IPV4.fragment) & DONT_FRAGMENT) !== 0;
     this.#settle(from, b, ip, packetEnd, this.#carriers.datagram(from, { source, sourcePort, destination, destinationPort, payload, ttl, whole }));
   }
 
-  /** A client may only ask for itself: the lease belongs to the hardware address inside. */
+  /** A client may only send requests for itself: the lease belongs to the hardware address in the message. */
   #onDhcp(from: P, message: Uint8Array): void {
     if (message.length < 34) from.drops.add('malformed');
     else if (readMac(message, 28) !== from.card.mac) from.drops.add('mac_spoof');
@@ -195,7 +195,7 @@ export class GatewayMachine<P extends GatewayPort> {
       from.drops.add('malformed');
       return;
     }
-    if (b[at] !== IcmpType.echo) return; // errors about what we sent: the flow ends by its own time
+    if (b[at] !== IcmpType.echo) return; // errors about what was sent to the guest: the flow expires by itself
     const source = get32(b, ip + IPV4.source);
     const destination = get32(b, ip + IPV4.destination);
     if (destination !== this.ip) {
@@ -216,21 +216,21 @@ export class GatewayMachine<P extends GatewayPort> {
     if (typeof result === 'string') from.drops.add(result);
     else {
       from.drops.add(result.drop);
-      this.#tell(from, b, ip, end, IcmpType.unreachable, result.unreachable);
+      this.#sendError(from, b, ip, end, IcmpType.unreachable, result.unreachable);
     }
   }
 
-  /** Tells the sender of `b[ip..end)`, in the gateway's name. */
-  #tell(from: P, b: Uint8Array, ip: number, end: number, type: number, code: number, rest = 0): void {
+  /** Sends an ICMP error to the sender of `b[ip..end)`, from the gateway's address. */
+  #sendError(from: P, b: Uint8Array, ip: number, end: number, type: number, code: number, rest = 0): void {
     this.#writer.icmpError(from, this.ip, get32(b, ip + IPV4.source), type, code, rest, b, ip, end);
   }
 
-  /** A TCP connection could not be made: the SYN's IPv4 header stands at `ip` in packet memory. */
-  tellUnreachable(to: P, ip: number, code: number): void {
-    this.#tell(to, this.#b, ip, ip + get16(this.#b, ip + IPV4.total), IcmpType.unreachable, code);
+  /** A TCP connection could not be made; the SYN's IPv4 header is at `ip` in packet memory. */
+  sendUnreachable(to: P, ip: number, code: number): void {
+    this.#sendError(to, this.#b, ip, ip + get16(this.#b, ip + IPV4.total), IcmpType.unreachable, code);
   }
 
-  /** What a guest's packet met beyond the gateway: `lost` is as the guest sent it, by `source` it is told. */
+  /** Forwards an ICMP error from beyond the gateway: `lost` is the packet as the guest sent it, `source` the reporter. */
   relayError(to: P, source: number, error: { type: number; code: number; info: number }, lost: LostPacket): void {
     const quoted = new Uint8Array(IPV4_HEADER + lost.payload.length);
     emitIpv4(quoted, 0, { ...lost, total: quoted.length, id: 0, fragment: 0 });
@@ -248,7 +248,7 @@ export class GatewayMachine<P extends GatewayPort> {
     if (total <= to.mtu || this.#writer.refragment(to, from.card.mac, ip, ip + total)) return;
     from.drops.add('too_big');
     if ((get16(b, ip + IPV4.fragment) & 0x1fff) === 0 && (b[ip + IPV4.protocol] !== IpProtocol.icmp || b[ip + header] === IcmpType.echo))
-      this.#tell(from, b, ip, ip + total, IcmpType.unreachable, Unreachable.fragmentationNeeded, to.mtu);
+      this.#sendError(from, b, ip, ip + total, IcmpType.unreachable, Unreachable.fragmentationNeeded, to.mtu);
   }
 
   onOpening(from: P, to: P, frame: number, end: number): void {

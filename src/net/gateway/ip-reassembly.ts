@@ -1,12 +1,12 @@
 /**
- * IPv4 packets put together from their fragments (RFC 791, RFC 815), with bounds.
+ * Reassembly of IPv4 packets from fragments (RFC 791, RFC 815), with bounds.
  *
- * Theory of operation: `add` takes one fragment, whose header was checked, and gives the whole packet when it was the
- * last one missing. The packet begins with the header of the fragment at offset 0, without fragment bits, and its total
- * length set; its checksum is not. A fragment that overlaps another in any way gives the whole packet up, as nothing
- * honest does that (RFC 5722 says so for IPv6).
+ * Theory of operation: `add` takes one fragment, whose header was checked, and returns the packet when it is complete.
+ * The packet begins with the header of the fragment at offset 0, without fragment bits and with its total length; its
+ * header checksum is not updated. An overlapping fragment discards the whole packet, as no honest sender overlaps (RFC
+ * 5722 requires it for IPv6).
  *
- * Limits: 32 packets at once per table, 30 seconds each, 64 fragments each; the oldest gives way.
+ * Limits: 32 packets at once per table, the oldest is evicted; 30 seconds and 64 fragments each.
  */
 import { get16, get32, put16 } from '../../wire/bytes.ts';
 import { IPV4 } from '../../wire/ipv4.ts';
@@ -20,23 +20,23 @@ interface Partial {
   deadline: number;
   /** Header of the first fragment, or null. */
   header: Uint8Array | null;
-  /** Bytes of payload when the last fragment is there, else -1. */
+  /** Bytes of payload once the last fragment has arrived, else -1. */
   total: number;
-  got: number;
+  received: number;
   pieces: { at: number; bytes: Uint8Array }[];
 }
 
 export class Reassembly {
   #partials = new Map<string, Partial>();
 
-  /** Packets that are not complete yet. */
+  /** Incomplete packets. */
   get size(): number {
     return this.#partials.size;
   }
 
   /**
-   * A fragment from `ip` to `end` (its total length): the whole packet, or null while something is missing, or
-   * `overlap`, or `too-many`.
+   * Adds the fragment `b[ip..end)`. Returns the complete packet, null while something is missing, or why the packet was
+   * discarded.
    */
   add(b: Uint8Array, ip: number, end: number, now: number): Uint8Array | null | 'overlap' | 'too-many' {
     const key = `${get32(b, ip + IPV4.source)} ${get32(b, ip + IPV4.destination)} ${get16(b, ip + IPV4.id)} ${b[ip + IPV4.protocol]}`;
@@ -48,7 +48,7 @@ export class Reassembly {
     let p = this.#partials.get(key);
     if (!p) {
       if (this.#partials.size >= MAX_PACKETS) this.#partials.delete(this.#partials.keys().next().value as string);
-      p = { deadline: now + LIFE_MS, header: null, total: -1, got: 0, pieces: [] };
+      p = { deadline: now + LIFE_MS, header: null, total: -1, received: 0, pieces: [] };
       this.#partials.set(key, p);
     }
     const bad = at + length + header > MAX_TOTAL || (more && (length === 0 || length % 8 !== 0));
@@ -58,19 +58,19 @@ export class Reassembly {
       return p.pieces.length >= MAX_FRAGMENTS ? 'too-many' : 'overlap';
     }
     p.pieces.push({ at, bytes: new Uint8Array(b.subarray(ip + header, end)) }); // outlives the call
-    p.got += length;
+    p.received += length;
     if (at === 0) p.header = new Uint8Array(b.subarray(ip, ip + header));
     if (!more) p.total = at + length;
-    if (p.total < 0 || p.got < p.total || !p.header) return null;
+    if (p.total < 0 || p.received < p.total || !p.header) return null;
     this.#partials.delete(key);
     return p.pieces.every((x) => x.at + x.bytes.length <= (p?.total ?? 0)) ? join(p.header, p.pieces, p.total) : 'overlap';
   }
 
-  /** Gives up what took too long; how many that were. */
+  /** Discards packets that took too long; returns how many. */
   expire(now: number): number {
     let n = 0;
     for (const [key, p] of this.#partials) {
-      if (p.deadline > now) break; // in order of their beginning
+      if (p.deadline > now) break; // oldest first
       this.#partials.delete(key);
       n++;
     }

@@ -1,9 +1,10 @@
 /**
- * What the gateway says to a guest: frames written straight into its port's queue.
+ * Frames of the gateway to a guest, written straight into its port's queue.
  *
- * Theory of operation: every frame comes from the gateway's MAC address. A packet that is larger than the port's MTU
- * leaves in fragments. Where the queue has no room the frame is dropped as `queue_full`, as on any wire. Limits: no IP
- * options are sent; identification numbers count up, one row for all.
+ * Theory of operation: every frame has the gateway's MAC address as source. A packet larger than the port's MTU is
+ * fragmented. If the queue has no room the frame is dropped as `queue_full`.
+ *
+ * Limits: no IP options are sent; identification numbers are one sequence for all guests.
  */
 import { ARP_SIZE, type Arp, ArpOp, emitArp } from '../../wire/arp.ts';
 import { checksum16, get16, put16, put32 } from '../../wire/bytes.ts';
@@ -13,7 +14,7 @@ import { DONT_FRAGMENT, emitIpv4, IPV4, IPV4_HEADER, IpProtocol } from '../../wi
 import { emitUdp, UDP_HEADER } from '../../wire/udp.ts';
 import type { DropCounts } from '../drop-reasons.ts';
 
-/** Where frames for one guest go. */
+/** The receiving side of one guest. */
 export interface FrameSink {
   readonly guestMac: number;
   readonly mtu: number;
@@ -39,7 +40,7 @@ const MAX_DATAGRAM = 65_535 - IPV4_HEADER;
 export class PacketWriter {
   readonly #b: Uint8Array;
   readonly #mac: number;
-  /** Where a datagram is put together before it is cut. */
+  /** Where a datagram is assembled before fragmentation. */
   readonly #scratch = new Uint8Array(MAX_DATAGRAM);
   #id = 1;
 
@@ -49,7 +50,7 @@ export class PacketWriter {
     this.#mac = mac;
   }
 
-  /** An answer to `asked`, in the gateway's name. */
+  /** Answers the ARP request `asked`. */
   arpReply(to: FrameSink, ip: number, asked: { senderMac: number; senderIp: number }): void {
     const at = this.#frame(to, ARP_SIZE, EtherType.arp, this.#mac);
     if (at < 0) return;
@@ -58,7 +59,7 @@ export class PacketWriter {
     this.#commit(to, ARP_SIZE);
   }
 
-  /** Asks a guest whether an address is its own. */
+  /** Asks a guest by ARP whether it uses an address. */
   arpRequest(to: FrameSink, ip: number, target: number): void {
     const at = this.#frame(to, ARP_SIZE, EtherType.arp, this.#mac);
     if (at < 0) return;
@@ -66,7 +67,7 @@ export class PacketWriter {
     this.#commit(to, ARP_SIZE);
   }
 
-  /** A UDP datagram; false when it is too large for any packet. */
+  /** Sends a UDP datagram; false when it exceeds any packet. */
   udp(to: FrameSink, d: Datagram, payload: Uint8Array): boolean {
     const length = UDP_HEADER + payload.length;
     if (length > MAX_DATAGRAM) return false;
@@ -76,19 +77,19 @@ export class PacketWriter {
     return true;
   }
 
-  /** An ICMP message whose bytes stand in `message`, sealed. */
+  /** Sends the ICMP message `message`, which has its checksum. */
   icmp(to: FrameSink, source: number, destination: number, message: Uint8Array): void {
     this.ipv4(to, source, destination, IpProtocol.icmp, message, 0, message.length);
   }
 
-  /** An ICMP error about the IPv4 packet `quoted[from..end)`, to its sender. */
+  /** Sends an ICMP error about the IPv4 packet `quoted[from..end)` to its sender. */
   icmpError(to: FrameSink, source: number, destination: number, type: number, code: number, rest: number, quoted: Uint8Array, from: number, end: number): void {
     const size = icmpErrorSize(end - from);
     emitIcmpError(this.#scratch, 0, type, code, rest, quoted, from, end);
     this.ipv4(to, source, destination, IpProtocol.icmp, this.#scratch, 0, size);
   }
 
-  /** One packet, or its fragments. `payload[start..end)` must not lie in the port's queue. */
+  /** Sends one packet, or its fragments. `payload[start..end)` must not lie in the port's queue. */
   ipv4(to: FrameSink, source: number, destination: number, protocol: number, payload: Uint8Array, start: number, end: number): void {
     const id = this.#nextId();
     const whole = end - start + IPV4_HEADER <= to.mtu;
@@ -107,8 +108,8 @@ export class PacketWriter {
   }
 
   /**
-   * Passes another guest's packet on, `b[ip..end)` in packet memory, in fragments that fit. False when its sender
-   * forbids that.
+   * Forwards another guest's packet, `b[ip..end)` in packet memory, in fragments that fit. False when its sender forbids
+   * fragmentation.
    */
   refragment(to: FrameSink, sourceMac: number, ip: number, end: number): boolean {
     const b = this.#b;
@@ -137,7 +138,7 @@ export class PacketWriter {
     return this.#id;
   }
 
-  /** Begins a frame with room for `size` bytes behind its header; where they go, or -1. */
+  /** Starts a frame with room for `size` bytes behind its header; returns their offset, or -1. */
   #frame(to: FrameSink, size: number, type: number, sourceMac: number): number {
     const at = to.queue.tryReserve(LENGTH_PREFIX + ETH_HEADER + size);
     if (at < 0) {

@@ -1,16 +1,16 @@
 /**
- * How much of what the gateway serves one card may ask for, so that there is enough for the others: the same for both
- * engines. What is beyond is dropped as `rate_limit`, but claims of addresses, which are `address_limit`.
+ * Rate limits of the gateway's services per NIC, so that one guest cannot starve the others. Both engines use them.
+ * Requests beyond a limit are dropped as `rate_limit`, address claims as `address_limit`.
  *
- * A guest that starts says a handful of DHCP messages; a busy resolver asks for some hundred names a second.
+ * A guest that boots sends a handful of DHCP messages; a busy resolver sends some hundred queries a second.
  */
 
-/** DHCP messages at once, and in `DHCP_MS`. */
+/** DHCP messages: burst size, and the time in ms that refills it. */
 export const DHCP_MOST = 50;
 export const DHCP_MS = 5000;
-/** Queries for names by UDP at once, and in each second. */
+/** DNS queries by UDP: burst size, and the time in ms that refills it. */
 export const NAMES_MOST = 1000;
 export const NAMES_MS = 1000;
-/** New addresses claimed by ARP at once, and in each second. */
+/** New addresses claimed by ARP: burst size, and the time in ms that refills it. */
 export const CLAIMS_MOST = 16;
 export const CLAIMS_MS = 1000;

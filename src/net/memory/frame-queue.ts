@@ -1,25 +1,24 @@
 /**
- * Bytes on their way to a socket: a ring in packet memory, in which every piece is contiguous.
+ * Queue of bytes to a socket: a ring in packet memory in which every piece is contiguous.
  *
- * Theory of operation: `reserve` gives room for a piece, `commit` keeps its first bytes; `next` gives the longest
- * contiguous piece that was not handed out yet, and `done` frees all that was. A piece that does not fit before the
- * ring's end begins at its start. When all is done the ring starts again at its beginning, so that a port that keeps up
- * uses little of the memory that it has. Pieces are of two kinds, so that each can have its share: those of the queue's
- * owner, and others'.
+ * Theory of operation: `reserve` returns room for a piece, `commit` keeps its first bytes. `next` returns the longest
+ * contiguous piece that was not handed out yet, and `done` frees everything handed out. A piece that does not fit before
+ * the ring's end starts at its beginning. An empty ring restarts at its beginning, so that a port that keeps up touches
+ * little of its memory. The queue's owner and others are accounted separately, so that each can have its share.
  *
- * Limits: what does not fit has no place: `reserve` gives -1, and the caller drops the frame by name.
+ * Limits: if there is no room, `reserve` returns -1, and the caller drops the frame.
  */
 export class FrameQueue {
   readonly #base: number;
   readonly #size: number;
-  /** Where the next piece goes; where the next piece to hand out begins; where the oldest piece not done begins. */
+  /** Start of the next piece to reserve, of the next to hand out, and of the oldest that is not done. */
   #head = 0;
   #sent = 0;
   #tail = 0;
-  /** Where the bytes end before the ring's end, while the head is before the tail; -1 = it is not. */
+  /** End of the bytes before the ring's end while the head is before the tail; else -1. */
   #wrap = -1;
   #reservedAt = -1;
-  /** The owner's bytes: of what was handed out, of what was not and lies before `#wrap`, and of the rest. */
+  /** The owner's bytes: handed out, not handed out before `#wrap`, and the rest. */
   #ownOut = 0;
   #ownBefore = 0;
   #ownAfter = 0;
@@ -34,7 +33,7 @@ export class FrameQueue {
     return this.#wrap < 0 ? this.#head - this.#tail : this.#wrap - this.#tail + this.#head;
   }
 
-  /** Of those, the owner's. */
+  /** The owner's bytes in the queue. */
   get own(): number {
     return this.#ownOut + this.#ownBefore + this.#ownAfter;
   }
@@ -44,12 +43,12 @@ export class FrameQueue {
     return this.#base + this.#reservedAt;
   }
 
-  /** The largest piece that `reserve` would have room for. */
+  /** The largest piece that `reserve` can return. */
   room(): number {
     return this.#wrap < 0 ? Math.max(this.#size - this.#head, this.#tail - 1) : this.#tail - this.#head - 1;
   }
 
-  /** Offset for a piece of that many bytes, valid until `commit` or the next `reserve`; -1 when there is no room. */
+  /** Offset for a piece of `bytes`, valid until `commit` or the next `reserve`; -1 when there is no room. */
   reserve(bytes: number): number {
     if (this.#wrap < 0) {
       if (this.#size - this.#head >= bytes) this.#reservedAt = this.#head;
@@ -71,7 +70,7 @@ export class FrameQueue {
     if (own) this.#ownAfter += bytes;
   }
 
-  /** Offset and length of the next piece to send go to `take`; false when there is none. */
+  /** Calls `take` with offset and length of the next piece to send; false when there is none. */
   next(take: (offset: number, length: number) => void): boolean {
     if (this.#wrap >= 0 && this.#sent >= this.#tail) {
       const from = this.#sent;
@@ -93,7 +92,7 @@ export class FrameQueue {
     return true;
   }
 
-  /** Everything that `next` gave has been sent. */
+  /** Everything that `next` returned was sent. */
   done(): void {
     this.#ownOut = 0;
     if (this.#wrap >= 0 && (this.#sent < this.#tail || this.#sent === this.#wrap)) {
@@ -104,7 +103,7 @@ export class FrameQueue {
     if (this.#tail === this.#head && this.#wrap < 0) this.#head = this.#tail = this.#sent = 0;
   }
 
-  /** Forgets all: the socket is gone. */
+  /** Discards everything: the socket was closed. */
   clear(): void {
     this.#head = this.#sent = this.#tail = 0;
     this.#ownOut = this.#ownBefore = this.#ownAfter = 0;

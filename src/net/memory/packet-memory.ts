@@ -1,24 +1,24 @@
 /**
- * The memory in which all frames of a network process live.
+ * The memory that holds all frames of a network process.
  *
- * Theory of operation. One fixed, never growing WebAssembly.Memory, so that the kernels (src/net/memory/kernels.ts) and
- * JavaScript see the same bytes, and sockets read into and write from it without a copy. Handed out in 64-byte aligned
- * pieces that are never given back: owners pool what they took. Untouched pages cost nothing.
+ * Theory of operation. One WebAssembly.Memory of fixed size, so that the kernels (src/net/memory/kernels.ts) and
+ * JavaScript share the same bytes, and sockets read into and write from it without a copy. Allocations are 64-byte
+ * aligned and never freed; owners pool what they allocated. Untouched pages use no memory.
  *
- * Limits. `alloc` throws when the memory is full; a pool that can do without (a flow's buffers) asks `has` first.
+ * Limits. `alloc` throws when the memory is full. A pool that can do without (a flow's buffers) asks `has` first.
  */
 import { AnkaError } from '../../lib/errors.ts';
 
 const PAGE = 65536;
 const ALIGN = 64;
-/** Offset 0 is never handed out, so that 0 can mean "none". */
+/** Offset 0 is never allocated, so that 0 can mean "none". */
 const FIRST = 4096;
 const DEFAULT_BYTES = 512 << 20;
 
 export class PacketMemory {
   readonly memory: WebAssembly.Memory;
   readonly u8: Uint8Array;
-  /** The same bytes as words of the machine (little-endian), for descriptors that the kernels write. */
+  /** The same bytes as little-endian words, for descriptors that the kernels write. */
   readonly i32: Int32Array;
   readonly view: DataView;
   #top = FIRST;
@@ -44,7 +44,7 @@ export class PacketMemory {
     return at;
   }
 
-  /** A view for node:net: once per buffer or chunk, not per packet. */
+  /** A view for node:net. Create it once per buffer or chunk, not per packet. */
   buffer(offset: number, length: number): Buffer {
     return Buffer.from(this.memory.buffer, offset, length);
   }

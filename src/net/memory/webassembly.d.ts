@@ -1,6 +1,6 @@
 /**
- * What we use of WebAssembly: the declarations come with TypeScript's DOM library, which a program without a browser
- * leaves out.
+ * The part of WebAssembly that is used here. TypeScript declares it only in its DOM library, which a program without a
+ * browser does not load.
  */
 declare namespace WebAssembly {
   class Memory {

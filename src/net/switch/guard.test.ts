@@ -220,11 +220,11 @@ describe('the guard (B91)', () => {
 
   test('claims are bounded', () => {
     for (let i = 0; i < 100; i++) check(arp(1, ME, `c0a840${(100 + i).toString(16).padStart(2, '0')}`, gateway));
-    expect(card.spoken.size).toBe(16);
+    expect(card.arpAddresses.size).toBe(16);
     expect(check(arp(1, ME, 'c0a840a0', gateway)), 'new ones are for later').toBe('address_limit');
     now += 1000;
     expect(check(arp(1, ME, 'c0a840a0', gateway))).toBeNull();
-    expect(card.spoken.size).toBe(16);
+    expect(card.arpAddresses.size).toBe(16);
     const take = (i: number) => check(ip6(LL('01'), NODES, '3a', advert(LL((100 + i).toString(16)), linkAddress(2, ME))));
     const verdicts = Array.from({ length: 100 }, (_, i) => take(i));
     expect(card.ipv6.size).toBe(32);

@@ -1,20 +1,22 @@
 /**
- * A guest speaks only as itself (B91): which frames of a card may enter its network, and which address the card has
- * when its guest set one itself (B50).
+ * The anti-spoofing guard (B91): which frames of a NIC may enter its network, and which address a NIC has whose guest
+ * configured one statically (B50).
  *
- * Theory of operation: `check` looks at one frame as the network would see it (after the translation of its MAC
- * address) and gives a reason to drop it, or null. A card's own addresses are its lease or self-set address, its
- * reservation, and what it claimed. An address of the subnet that nobody owns may be claimed by ARP: it is the card's
- * own from then on, and its only one for forwarding, until its guest asks by DHCP again. An IPv6 address belongs to the
- * card that spoke as it first, by sending from it or advertising it, for as long as the card goes on doing so; a
- * question whether one is free takes nothing. Addresses made of a MAC address (EUI-64) belong to that MAC's card from
- * the beginning. No guest is a router or a DHCP server, or speaks to the groups of the link itself (IEEE 802.1Q,
- * 8.6.3). The same rules and names as the kernel engine's nft rules.
+ * Theory of operation: `check` looks at one frame as the network would see it (after MAC translation) and returns a
+ * drop reason, or null. A NIC's own addresses are its lease or static address, its reservation, and what it claimed. An
+ * address of the subnet without an owner may be claimed by ARP. The NIC owns it from then on, and forwarding rules lead
+ * to it only, until its guest uses DHCP again.
  *
- * Call order: `setCards` when cards or leases have changed, `onDhcp` when a guest asked, `check` for each frame.
- * Limits: 16 claims per card, the oldest gives way, and 16 new ones in a second; a claim is forgotten after ten minutes
- * without ARP. 32 IPv6 addresses per card, further ones are refused; an address is free again after an hour of silence.
- * A guest's ESP hides what it carries.
+ * An IPv6 address belongs to the NIC that used it first, by sending from it or advertising it, while the NIC continues
+ * to use it. A duplicate address detection claims nothing. Addresses derived from a MAC address (EUI-64) belong to the
+ * NIC with that MAC address from the start. No guest may act as a router or a DHCP server, or send to link-local group
+ * addresses (IEEE 802.1Q, 8.6.3). The kernel engine's nft rules are the same, with the same names.
+ *
+ * Call order: `setCards` when NICs or leases have changed, `onDhcp` when a guest used DHCP, `check` for each frame.
+ *
+ * Limits: 16 claims per NIC, the oldest is evicted, and 16 new ones per second. A claim expires after ten minutes
+ * without ARP. 32 IPv6 addresses per NIC, further ones are rejected; an address expires after an hour without use. ESP
+ * payload is not inspected.
  */
 
 import type { SubnetLike } from '../../wire/address.ts';
@@ -35,32 +37,31 @@ const CLAIM_MS = 600_000;
 const MAX_CLAIMS = 16;
 const HOLD_MS = 3_600_000;
 const MAX_IPV6 = 32;
-/** The fast path is left after this time, so that what is used stays held. */
+/** The fast path is left after this time, so that an address in use is renewed. */
 const RENEW_MS = HOLD_MS / 4;
 
-/** Of 01-80-C2-00-00-00 to 0F, which no bridge may forward. */
+/** First four bytes of 01-80-C2-00-00-00 to 0F, which no bridge may forward. */
 const LINK_GROUP_HIGH = 0x0180c200;
 
-/** One card, as the guard knows it. */
+/** A NIC's card, as the guard knows it. */
 export class GuardedCard {
   readonly id: string;
   readonly mac: number;
   readonly high: number;
   readonly low: number;
-  /** Lease in force and reservation; -1 = none. */
+  /** Bound lease and reservation; -1 = none. */
   leaseIp = -1;
   reservedIp = -1;
-  /** Set by the guest itself (B50); -1 = none. */
+  /** Configured statically by the guest (B50); -1 = none. */
   staticIp = -1;
-  /** Under which it spoke last: the fast path. */
+  /** Last IPv4 source that was accepted: the fast path. */
   lastIp = -1;
-  staticSince = 0;
-  /** Addresses under which it spoke ARP, and until when each is remembered. */
-  readonly spoken = new Map<number, number>();
+  /** Sender addresses of its ARP, and when each expires. */
+  readonly arpAddresses = new Map<number, number>();
   readonly newClaims = new TokenBucket(CLAIMS_MOST, CLAIMS_MS);
-  /** IPv6 addresses that it holds, the longest silent first, and until when. */
+  /** IPv6 addresses that it owns, least recently used first, and when each expires. */
   readonly ipv6 = new Map<string, number>();
-  /** The four words of the last IPv6 source that was found right, and until when that is good enough. */
+  /** The four words of the last IPv6 source that was accepted, and until when that is valid. */
   readonly lastIpv6 = new Uint32Array(4);
   lastIpv6Until = 0;
 
@@ -71,7 +72,7 @@ export class GuardedCard {
     this.low = mac >>> 0;
   }
 
-  /** The address that forwarding rules lead to: set by the guest, else leased; -1 = none. */
+  /** The address that forwarding rules lead to: static, else leased; -1 = none. */
   get ip(): number {
     return this.staticIp >= 0 ? this.staticIp : this.leaseIp;
   }
@@ -81,7 +82,7 @@ export class Guard {
   readonly #subnet: SubnetLike;
   readonly #onStatic: (card: GuardedCard) => void;
   readonly #onUnknown: (card: GuardedCard, ip: number) => void;
-  /** Who owns an address of the subnet; null = the network itself. */
+  /** Owners of addresses of the subnet; null = the network itself. */
   #owners = new Map<number, GuardedCard | null>();
   #ipv6Owners = new Map<string, GuardedCard>();
   #byMac = new Map<number, GuardedCard>();
@@ -90,8 +91,8 @@ export class Guard {
   readonly #upper: Ipv6Upper = { protocol: -1, start: 0, at: 0, end: 0, fragment: false, later: false };
 
   /**
-   * `onStatic` is called when a card's self-set address came, changed or went; `onUnknown` when it speaks as an address
-   * that nobody owns, without a claim: asked by ARP, it will claim it, as after a restart of this process.
+   * `onStatic` is called when a card's static address was added, changed or removed. `onUnknown` is called when a card
+   * uses an address without owner or claim, as after a restart of this process: an ARP request makes it claim it.
    */
   constructor(subnet: SubnetLike, gatewayMac: number, onStatic: (card: GuardedCard) => void, onUnknown: (card: GuardedCard, ip: number) => void = () => {}) {
     this.#subnet = subnet;
@@ -100,7 +101,7 @@ export class Guard {
     this.#onUnknown = onUnknown;
   }
 
-  /** Takes all cards with what they own now. */
+  /** Sets all cards, with what they own now. */
   setCards(cards: readonly GuardedCard[]): void {
     this.#cards = cards;
     this.#byMac = new Map(cards.map((c) => [c.mac, c]));
@@ -111,32 +112,32 @@ export class Guard {
     for (const [key, c] of this.#ipv6Owners) if (!present.has(c)) this.#ipv6Owners.delete(key);
   }
 
-  /** Its guest asked by DHCP: a lease counts again, what it set by itself is over. */
+  /** Its guest used DHCP: the lease counts again, and the static address is removed. */
   onDhcp(card: GuardedCard): void {
     if (card.staticIp < 0) return;
-    card.spoken.delete(card.staticIp);
-    this.#setStatic(card, -1, 0);
+    card.arpAddresses.delete(card.staticIp);
+    this.#setStatic(card, -1);
   }
 
-  /** The card was pulled out: what was learned of it is over. */
+  /** The card was unplugged: forgets what was learned about it. */
   forget(card: GuardedCard): void {
-    card.spoken.clear();
+    card.arpAddresses.clear();
     for (const key of card.ipv6.keys()) this.#ipv6Owners.delete(key);
     card.ipv6.clear();
     card.lastIpv6Until = 0;
     card.lastIp = -1;
-    if (card.staticIp >= 0) this.#setStatic(card, -1, 0);
+    if (card.staticIp >= 0) this.#setStatic(card, -1);
   }
 
-  /** The card that owns an address, also by a claim; null when nobody or the network itself does. */
+  /** The card that owns an address, possibly by a claim; null when the network itself or no card does. */
   ownerOf(ip: number, now: number): GuardedCard | null {
     const owner = this.#owners.get(ip);
     if (owner) return owner;
-    for (const c of this.#cards) if ((c.spoken.get(ip) ?? 0) > now) return c;
+    for (const c of this.#cards) if ((c.arpAddresses.get(ip) ?? 0) > now) return c;
     return null;
   }
 
-  /** Whether the frame from `o` to `end` may pass: null, or why not. */
+  /** Whether the frame `b[o..end)` may enter the network: null, or the drop reason. */
   check(card: GuardedCard, b: Uint8Array, o: number, end: number, now: number): Drop | null {
     if (end - o < ETH_HEADER) return 'malformed';
     if (get16(b, o + 6) !== card.high || get32(b, o + 8) !== card.low) return 'mac_spoof';
@@ -170,7 +171,7 @@ export class Guard {
       return null;
     }
     if (!canClaim(this.#subnet, source, this.#owners.has(source))) return 'ip_spoof';
-    if ((card.spoken.get(source) ?? 0) > now) return null;
+    if ((card.arpAddresses.get(source) ?? 0) > now) return null;
     this.#onUnknown(card, source);
     return 'ip_spoof';
   }
@@ -183,26 +184,25 @@ export class Guard {
     if (!checkArp(b, arp, end) || arpSenderMac(b, arp) !== card.mac) return 'arp_spoof';
     const ip = arpSenderIp(b, arp);
     if (ip === 0) return null; // a probe claims nothing (RFC 5227)
-    const known = (card.spoken.get(ip) ?? 0) > now;
+    const known = (card.arpAddresses.get(ip) ?? 0) > now;
     if (this.#isOwn(card, ip)) {
-      card.spoken.delete(ip);
-      card.spoken.set(ip, now + CLAIM_MS);
-      if (!known && ip === card.leaseIp && card.staticIp >= 0 && card.staticIp !== ip) this.#setStatic(card, -1, now);
+      card.arpAddresses.delete(ip);
+      card.arpAddresses.set(ip, now + CLAIM_MS);
+      if (!known && ip === card.leaseIp && card.staticIp >= 0 && card.staticIp !== ip) this.#setStatic(card, -1);
       return null;
     }
     if (!canClaim(this.#subnet, ip, this.#owners.has(ip))) return 'arp_spoof';
     if (!known && this.ownerOf(ip, now)) return 'arp_spoof';
     if (!known && !card.newClaims.take(now)) return 'address_limit';
-    card.spoken.delete(ip);
-    card.spoken.set(ip, now + CLAIM_MS);
-    if (card.spoken.size > MAX_CLAIMS) card.spoken.delete(card.spoken.keys().next().value as number);
-    if (!known) this.#setStatic(card, ip, now);
+    card.arpAddresses.delete(ip);
+    card.arpAddresses.set(ip, now + CLAIM_MS);
+    if (card.arpAddresses.size > MAX_CLAIMS) card.arpAddresses.delete(card.arpAddresses.keys().next().value as number);
+    if (!known) this.#setStatic(card, ip);
     return null;
   }
 
-  #setStatic(card: GuardedCard, ip: number, now: number): void {
+  #setStatic(card: GuardedCard, ip: number): void {
     card.staticIp = ip;
-    card.staticSince = now;
     this.setCards(this.#cards);
     this.#onStatic(card);
   }
@@ -211,8 +211,8 @@ export class Guard {
     const u = this.#upper;
     findUpper(b, ip, end, u);
     if (u.protocol < 0) return 'malformed';
-    // of later fragments the first decides; it must be there with its header (RFC 7112)
-    if (u.later) return isExtension(u.protocol) ? 'malformed' : this.#speakAs(card, b, ipv6SourceAt(ip), now, 'ip_spoof');
+    // later fragments: the first one decides, which must contain all headers (RFC 7112)
+    if (u.later) return isExtension(u.protocol) ? 'malformed' : this.#useAddress(card, b, ipv6SourceAt(ip), now, 'ip_spoof');
     if (u.protocol === Ipv6Next.icmp) {
       const drop = this.#icmpv6(card, b, u, now);
       if (drop !== undefined) return drop;
@@ -220,10 +220,10 @@ export class Guard {
       if (u.at + 4 > u.end) return 'malformed';
       if (isDhcp6Reply(get16(b, u.at), get16(b, u.at + 2))) return 'rogue_dhcp';
     }
-    return this.#speakAs(card, b, ipv6SourceAt(ip), now, 'ip_spoof');
+    return this.#useAddress(card, b, ipv6SourceAt(ip), now, 'ip_spoof');
   }
 
-  /** Undefined: it is its sender that decides. */
+  /** Undefined: the source address decides. */
   #icmpv6(card: GuardedCard, b: Uint8Array, u: Ipv6Upper, now: number): Drop | null | undefined {
     if (u.at + 8 > u.end) return 'malformed';
     const type = b[u.at];
@@ -240,13 +240,13 @@ export class Guard {
     });
     if (!whole) return 'malformed';
     if (forged) return 'nd_spoof';
-    // a guest without an address asks whether one is free (RFC 4862)
+    // duplicate address detection (RFC 4862)
     if (unspecified && type !== NdType.advert) return null;
-    return this.#speakAs(card, b, source, now, 'nd_spoof') ?? (type === NdType.advert ? this.#speakAs(card, b, u.at + 8, now, 'nd_spoof') : null);
+    return this.#useAddress(card, b, source, now, 'nd_spoof') ?? (type === NdType.advert ? this.#useAddress(card, b, u.at + 8, now, 'nd_spoof') : null);
   }
 
-  /** Whether the card may speak as the address at `at`; if nobody holds it, it does from now on. */
-  #speakAs(card: GuardedCard, b: Uint8Array, at: number, now: number, spoof: 'ip_spoof' | 'nd_spoof'): Drop | null {
+  /** Whether the card may use the address at `at`; an address without an owner becomes its own. */
+  #useAddress(card: GuardedCard, b: Uint8Array, at: number, now: number, spoof: 'ip_spoof' | 'nd_spoof'): Drop | null {
     const last = card.lastIpv6;
     const [w0, w1, w2, w3] = [get32(b, at), get32(b, at + 4), get32(b, at + 8), get32(b, at + 12)];
     if (w3 === last[3] && w2 === last[2] && w1 === last[1] && w0 === last[0] && now < card.lastIpv6Until) return null;
@@ -255,10 +255,10 @@ export class Guard {
     const holder = this.#ipv6Owners.get(key);
     if (holder !== card) {
       if (holder && (holder.ipv6.get(key) ?? 0) > now) return spoof;
-      const maker = eui64MacOf(w2, w3);
-      if (maker !== card.mac) {
-        if (maker === this.#gatewayMac || this.#byMac.has(maker)) return spoof;
-        this.#forgetSilent(card, now);
+      const derivedFrom = eui64MacOf(w2, w3);
+      if (derivedFrom !== card.mac) {
+        if (derivedFrom === this.#gatewayMac || this.#byMac.has(derivedFrom)) return spoof;
+        this.#forgetExpired(card, now);
         if (card.ipv6.size >= MAX_IPV6) return 'address_limit';
       }
       holder?.ipv6.delete(key);
@@ -271,7 +271,7 @@ export class Guard {
     return null;
   }
 
-  #forgetSilent(card: GuardedCard, now: number): void {
+  #forgetExpired(card: GuardedCard, now: number): void {
     for (const [key, until] of card.ipv6) {
       if (until > now) break;
       card.ipv6.delete(key);
@@ -280,7 +280,7 @@ export class Guard {
   }
 }
 
-/** Reports and leavings of multicast listeners (RFC 2710, 3810), which a guest sends before it has an address. */
+/** Multicast listener reports and done messages (RFC 2710, 3810), which a guest sends before it has an address. */
 const MLD = [131, 132, 143];
 
 function isZero(b: Uint8Array, at: number, words: number): boolean {
@@ -288,7 +288,7 @@ function isZero(b: Uint8Array, at: number, words: number): boolean {
   return true;
 }
 
-/** Loose and strict source routes (RFC 791) among the options of IPv4. */
+/** Whether the IPv4 options contain a loose or strict source route (RFC 791). */
 function hasSourceRoute(b: Uint8Array, at: number, end: number): boolean {
   for (let o = at; o < end && b[o] !== 0; ) {
     if (b[o] === 1) {

@@ -1,6 +1,6 @@
 /**
- * Makes a TCP connection between cards of different MTUs use the smaller one: the MSS option of a SYN is lowered in
- * place, its checksum mended (RFC 1624).
+ * Makes a TCP connection between NICs of different MTUs use the smaller one: lowers the MSS option of a SYN in place,
+ * and updates its checksum (RFC 1624).
  */
 import { fold16, get16, put16 } from '../../wire/bytes.ts';
 import { TCP, TCP_HEADER } from '../../wire/tcp.ts';
@@ -8,8 +8,7 @@ import { TCP, TCP_HEADER } from '../../wire/tcp.ts';
 const OPTION = { end: 0, nop: 1, mss: 2 } as const;
 
 /**
- * `tcp` is the offset of the TCP header of a SYN, `end` that of the packet's end. Nothing is added where there is no
- * option.
+ * `tcp` is the offset of a SYN's TCP header, `end` that of the packet's end. A SYN without the option is left as it is.
  */
 export function clampMss(b: Uint8Array, tcp: number, end: number, most: number): void {
   const stop = Math.min(end, tcp + ((b[tcp + TCP.offset] >> 4) << 2));
@@ -24,7 +23,7 @@ export function clampMss(b: Uint8Array, tcp: number, end: number, most: number):
       const old = get16(b, o + 2);
       if (old <= most) return;
       put16(b, o + 2, most);
-      // an option may begin at an odd place: then its bytes stand in exchanged order in the sum
+      // at an odd offset the bytes are swapped in the sum
       const swap = (v: number): number => ((o + 2 - tcp) & 1 ? ((v & 255) << 8) | (v >> 8) : v);
       put16(b, tcp + TCP.checksum, ~fold16((~get16(b, tcp + TCP.checksum) & 0xffff) + (~swap(old) & 0xffff) + swap(most)) & 0xffff);
       return;

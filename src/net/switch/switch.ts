@@ -1,15 +1,17 @@
 /**
- * The switch of one network: where each frame of a framed run goes.
+ * The switch of one network: where each frame of a run goes.
  *
- * Theory of operation: a run of length-prefixed frames from one port is walked once. The guard says of each whether it
- * may pass; frames one after the other that go to the same place are handed over as one run, so that a port gets one
- * write for many frames. Places are: another port, the gateway's TCP path, the gateway itself, everybody (group
- * addresses). Every port speaks with exactly one MAC address, its card's, which the guard enforces: so the table of
- * addresses is the list of ports; nothing is learned that could be forged, nothing ages, and an address that is not
- * there has nobody to be flooded to. What only the gateway answers (ARP for its address, DHCP) is not flooded. An
- * isolated port (`--no-local`) reaches the gateway only, and no port reaches it.
+ * Theory of operation: a run of length-prefixed frames from one port is walked once. The guard decides whether each
+ * frame may pass. Consecutive frames to the same destination are handed over as one run, so that a port gets one write
+ * for many frames. Destinations are: another port, the gateway's TCP path, the gateway itself, all ports (group
+ * addresses).
  *
- * Limits: one VLAN; no multicast snooping: group frames go to all.
+ * Every port uses exactly one MAC address, its card's, which the guard enforces. So the address table is the list of
+ * ports: nothing is learned that could be forged, nothing ages, and frames to unknown addresses are not flooded.
+ * Requests that only the gateway answers (ARP for its address, DHCP) are not flooded either. An isolated port
+ * (`--no-local`) reaches only the gateway, and no port reaches it.
+ *
+ * Limits: one VLAN; no multicast snooping: group frames go to all ports.
  */
 import { arpTargetIp, checkArp } from '../../wire/arp.ts';
 import { get16, get32 } from '../../wire/bytes.ts';
@@ -20,44 +22,44 @@ import { areIsolated } from '../policy/isolation.ts';
 import { isDhcpRequest } from '../policy/services.ts';
 import type { Guard, GuardedCard } from './guard.ts';
 
-/** One card's place on the switch. */
+/** One card's port on the switch. */
 export interface SwitchPort {
   readonly card: GuardedCard;
   readonly drops: DropCounts;
   readonly isolated: boolean;
-  /** Bytes of an IP packet that fit its frames. */
+  /** Largest IP packet, bytes. */
   readonly mtu: number;
   readonly queue: {
     /**
-     * Sends a framed run to the guest: bytes may be changed, and are not valid after the call, unless it sees to that
-     * itself.
+     * Sends a run of length-prefixed frames to the guest. The bytes may be changed, and are not valid after the call
+     * unless the port pins them.
      */
     forward(start: number, end: number, from: SwitchPort): void;
   };
 }
 
-/** What is not switched between ports. */
+/** Receives what is not switched between ports. */
 export interface Gateway<P> {
   readonly ip: number;
   readonly mac: number;
-  /** A run of unfragmented TCP over IPv4 for the gateway's MAC, with hops left. */
+  /** A run of unfragmented TCP over IPv4 to the gateway's MAC address, with hops left. */
   onTcpRun(from: P, start: number, end: number): void;
-  /** Any other frame for the gateway, or for all; `frame` is the offset of its Ethernet header. */
+  /** Any other frame to the gateway, or to a group; `frame` is the offset of its Ethernet header. */
   onFrame(from: P, frame: number, end: number): void;
   /** A frame between two ports that is larger than the receiver's MTU. */
   onTooBig(from: P, to: P, frame: number, end: number): void;
-  /** A TCP connection is opened between ports with different MTUs: its options may be changed in place. */
+  /** A TCP SYN between ports with different MTUs; its options may be changed in place. */
   onOpening(from: P, to: P, frame: number, end: number): void;
 }
 
 /** Offset of the time to live in a frame. */
 const TTL = 22;
-/** Places other than a port. */
+/** Destinations other than a port. */
 const NOWHERE = 0;
 const TCP_PATH = 1;
 const GATEWAY = 2;
 const ALL = 3;
-type Place<P> = P | 0 | 1 | 2 | 3;
+type Destination<P> = P | 0 | 1 | 2 | 3;
 
 export class Switch<P extends SwitchPort> {
   readonly #b: Uint8Array;
@@ -81,45 +83,45 @@ export class Switch<P extends SwitchPort> {
     this.#byMac = new Map(ports.map((p) => [p.card.mac, p]));
   }
 
-  /** The frames of a port, [start, end) in the packet memory: each with its length before it. */
+  /** Length-prefixed frames of a port, [start, end) in packet memory. */
   onRun(from: P, start: number, end: number, now: number): void {
     const b = this.#b;
     let runStart = start;
-    let runPlace: Place<P> = NOWHERE;
+    let runDestination: Destination<P> = NOWHERE;
     let lastHigh = -1;
     let lastLow = -1;
     let lastPort: P | null = null;
     for (let p = start; p < end; ) {
       const o = p + 4;
       const next = o + get32(b, p);
-      let place: Place<P> = NOWHERE;
+      let destination: Destination<P> = NOWHERE;
       const drop = this.#guard.check(from.card, b, o, next, now);
       if (drop !== null) from.drops.add(drop);
       else {
         const high = get16(b, o);
         const low = get32(b, o + 2);
-        if (high & 0x100) place = this.#groupPlace(o, next);
-        else if (high === this.#gatewayHigh && low === this.#gatewayLow) place = isPlainTcp(b, o, next) && b[o + TTL] > 1 ? TCP_PATH : GATEWAY;
+        if (high & 0x100) destination = this.#groupDestination(o, next);
+        else if (high === this.#gatewayHigh && low === this.#gatewayLow) destination = isPlainTcp(b, o, next) && b[o + TTL] > 1 ? TCP_PATH : GATEWAY;
         else {
           if (high !== lastHigh || low !== lastLow) {
             lastHigh = high;
             lastLow = low;
             lastPort = this.#byMac.get(high * 2 ** 32 + low) ?? null;
           }
-          place = this.#portPlace(from, lastPort, o, next);
+          destination = this.#portDestination(from, lastPort, o, next);
         }
       }
-      if (place !== runPlace) {
-        if (p > runStart) this.#hand(from, runPlace, runStart, p);
+      if (destination !== runDestination) {
+        if (p > runStart) this.#deliver(from, runDestination, runStart, p);
         runStart = p;
-        runPlace = place;
+        runDestination = destination;
       }
       p = next;
     }
-    if (end > runStart) this.#hand(from, runPlace, runStart, end);
+    if (end > runStart) this.#deliver(from, runDestination, runStart, end);
   }
 
-  #portPlace(from: P, to: P | null, o: number, end: number): Place<P> {
+  #portDestination(from: P, to: P | null, o: number, end: number): Destination<P> {
     if (to === null || to === from) {
       from.drops.add('no_destination');
       return NOWHERE;
@@ -136,11 +138,11 @@ export class Switch<P extends SwitchPort> {
     return to;
   }
 
-  #groupPlace(o: number, end: number): Place<P> {
+  #groupDestination(o: number, end: number): Destination<P> {
     const b = this.#b;
     const type = get16(b, o + 12);
     if (type === EtherType.arp) return checkArp(b, o + 14, end) && arpTargetIp(b, o + 14) === this.#gateway.ip ? GATEWAY : ALL;
-    // the guard has seen to it that the header of IPv4 is whole
+    // the guard has checked that the IPv4 header is complete
     if (type === EtherType.ipv4 && b[o + 23] === IpProtocol.udp && (get16(b, o + 20) & 0x1fff) === 0) {
       const udp = o + 14 + ((b[o + 14] & 15) << 2);
       if (udp + 4 <= end && isDhcpRequest(get16(b, udp), get16(b, udp + 2))) return GATEWAY;
@@ -148,20 +150,20 @@ export class Switch<P extends SwitchPort> {
     return ALL;
   }
 
-  #hand(from: P, place: Place<P>, start: number, end: number): void {
-    if (place === NOWHERE) return;
-    if (place === TCP_PATH) return void this.#gateway.onTcpRun(from, start, end);
-    if (place === GATEWAY || place === ALL) {
-      // the gateway only reads: the same bytes go to the ports afterwards
+  #deliver(from: P, destination: Destination<P>, start: number, end: number): void {
+    if (destination === NOWHERE) return;
+    if (destination === TCP_PATH) return void this.#gateway.onTcpRun(from, start, end);
+    if (destination === GATEWAY || destination === ALL) {
+      // the gateway does not change the bytes, so they can be flooded afterwards
       for (let p = start; p < end; ) {
         const next = p + 4 + get32(this.#b, p);
         this.#gateway.onFrame(from, p + 4, next);
         p = next;
       }
-      if (place === ALL && !from.isolated) this.#flood(from, start, end);
+      if (destination === ALL && !from.isolated) this.#flood(from, start, end);
       return;
     }
-    place.queue.forward(start, end, from);
+    destination.queue.forward(start, end, from);
   }
 
   #flood(from: P, start: number, end: number): void {
@@ -173,7 +175,7 @@ function isPlainTcp(b: Uint8Array, o: number, end: number): boolean {
   return get16(b, o + 12) === EtherType.ipv4 && end - o >= 34 && b[o + 23] === IpProtocol.tcp && (get16(b, o + 20) & 0x3fff) === 0;
 }
 
-/** The first frame of a TCP connection in either direction. */
+/** A SYN or SYN-ACK. */
 function isSyn(b: Uint8Array, o: number, end: number): boolean {
   if (!isPlainTcp(b, o, end)) return false;
   const tcp = o + 14 + ((b[o + 14] & 15) << 2);

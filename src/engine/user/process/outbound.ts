@@ -101,7 +101,7 @@ export class Outbound implements Carriers<Port> {
       memory,
       gatewayMac,
       resolve: (port, ip, tcpPort) => this.#resolveTcp(port as Port, ip, tcpPort),
-      onUnreachable: (port, why, ipHeader) => this.gateway.tellUnreachable(port as Port, ipHeader, UNREACHABLE_CODES[why.kind]),
+      onUnreachable: (port, why, ipHeader) => this.gateway.sendUnreachable(port as Port, ipHeader, UNREACHABLE_CODES[why.kind]),
       secret: randomBytes(32),
     });
   }
