@@ -1,25 +1,26 @@
 /**
- * The host's side of a network's DNS (B25): sockets to upstream servers, for queries that came by UDP or TCP. Shared by
- * both engines.
+ * The host's side of a network's DNS (B25), for both engines: sockets to upstream servers, for queries by UDP and TCP.
  *
- * Theory of operation: the machine of net/dns says what to answer and whom to ask; one UDP socket per upstream, with a
- * random source port of its own, renewed when it fails. Queries by TCP that are for outside are carried by TCP as well.
- * Limits: as many UDP queries on their way as the machine allows, to 16 upstream servers; a guest may have 16
- * connections at once, each with 16 queries, ended after 10 s of silence, and all together 1024.
+ * Theory of operation: net/dns-forwarder decides what to answer and where to forward. There is one UDP socket per
+ * upstream server, with a random source port, replaced when it fails. Queries by TCP for outside names are forwarded by
+ * TCP.
+ *
+ * Limits: as many UDP queries in flight as the forwarder allows, to 16 upstream servers. A guest may have 16
+ * connections at once, each with 16 queries and closed after 10 idle seconds; all guests together 1024 connections.
  */
 import { createSocket, type Socket as UdpSocket } from 'node:dgram';
 import { createConnection, type Socket } from 'node:net';
 import type { DnsForwarder } from '../net/dns-forwarder.ts';
 import { parseDnsQuery, truncateDns } from '../wire/dns.ts';
 
-const TCP_SILENCE_MS = 10_000;
-const TCP_OF_GUEST = 16;
+const TCP_IDLE_MS = 10_000;
+const TCP_PER_GUEST = 16;
 const TCP_CLIENTS = 1024;
 const TCP_QUERIES = 16;
 const UPSTREAM_SOCKETS = 16;
 
 interface Client {
-  /** Largest answer that it takes; beyond, it is told to ask by TCP. */
+  /** Longest answer, bytes; a longer one is truncated, so that the client retries by TCP. */
   size: number;
   answer: (bytes: Uint8Array) => void;
 }
@@ -30,8 +31,9 @@ export class DnsService {
   #clients = new Map<string, Client>();
   #upstreamSockets = new Map<string, UdpSocket>();
   #pollTimer: NodeJS.Timeout | null = null;
-  /** Connections of each guest, and of all. */
+  /** TCP connections by guest. */
   readonly #tcpOfGuest = new Map<string, number>();
+  /** TCP connections of all guests. */
   #tcpClients = 0;
 
   constructor(dns: DnsForwarder, log: (o: object, m: string) => void) {
@@ -45,15 +47,15 @@ export class DnsService {
     this.#upstreamSockets.clear();
   }
 
-  /** A query by UDP from a guest's port. */
+  /** Handles a query by UDP from a guest's port. */
   onQuery(bytes: Uint8Array, guest: string, port: number, answer: (bytes: Uint8Array) => void): void {
     const q = parseDnsQuery(bytes);
     const key = `${guest}:${port}:${q?.id ?? 0}`;
     this.#clients.set(key, { size: q?.udpSize ?? 512, answer });
-    this.#act(this.#dns.onQuery(bytes, key, guest, Date.now()));
+    this.#perform(this.#dns.onQuery(bytes, key, guest, Date.now()));
   }
 
-  #act(actions: ReturnType<DnsForwarder['onQuery']>): void {
+  #perform(actions: ReturnType<DnsForwarder['onQuery']>): void {
     for (const a of actions) {
       if (a.kind === 'ask') {
         this.#upstream(a.upstream).send(a.bytes, 53, a.upstream, (e) => {
@@ -69,7 +71,7 @@ export class DnsService {
     }
     if (this.#pollTimer) clearTimeout(this.#pollTimer);
     const at = this.#dns.pollAt();
-    this.#pollTimer = at === null ? null : setTimeout(() => this.#act(this.#dns.poll(Date.now())), Math.max(1, at - Date.now()));
+    this.#pollTimer = at === null ? null : setTimeout(() => this.#perform(this.#dns.poll(Date.now())), Math.max(1, at - Date.now()));
   }
 
   #upstream(server: string): UdpSocket {
@@ -77,10 +79,10 @@ export class DnsService {
     if (known) return known;
     const socket = createSocket(server.includes(':') ? 'udp6' : 'udp4');
     socket.on('message', (bytes, from) => {
-      if (from.port === 53 && from.address === server.split('%')[0]) this.#act(this.#dns.onAnswer(bytes, server, Date.now()));
+      if (from.port === 53 && from.address === server.split('%')[0]) this.#perform(this.#dns.onAnswer(bytes, server, Date.now()));
     });
     socket.on('error', () => {
-      if (this.#upstreamSockets.get(server) !== socket) return; // closed before
+      if (this.#upstreamSockets.get(server) !== socket) return; // replaced
       this.#upstreamSockets.delete(server);
       socket.close();
     });
@@ -93,15 +95,15 @@ export class DnsService {
     return socket;
   }
 
-  /** Queries of one connection of a guest's, each with two bytes of length (RFC 1035, 4.2.2). */
+  /** Serves one TCP connection of a guest: queries with two bytes of length each (RFC 1035, 4.2.2). */
   serveTcp(socket: Socket, guest: string): void {
     const others = this.#tcpOfGuest.get(guest) ?? 0;
-    if (others >= TCP_OF_GUEST || this.#tcpClients >= TCP_CLIENTS) return void socket.destroy();
+    if (others >= TCP_PER_GUEST || this.#tcpClients >= TCP_CLIENTS) return void socket.destroy();
     this.#tcpOfGuest.set(guest, others + 1);
     this.#tcpClients++;
     let rest = Buffer.alloc(0);
     let asked = 0;
-    socket.setTimeout(TCP_SILENCE_MS, () => socket.destroy());
+    socket.setTimeout(TCP_IDLE_MS, () => socket.destroy());
     socket.on('error', () => {}); // 'close' follows
     socket.on('close', () => {
       this.#tcpClients--;
@@ -117,15 +119,15 @@ export class DnsService {
         if (++asked > TCP_QUERIES) return void socket.destroy();
         const own = this.#dns.ownAnswer(query);
         if (own) socket.write(framed(own));
-        else if (parseDnsQuery(query)) this.#askByTcp(query, [...this.#dns.upstreams()], socket);
+        else if (parseDnsQuery(query)) this.#queryByTcp(query, [...this.#dns.upstreams()], socket);
       }
     });
   }
 
-  #askByTcp(query: Buffer, servers: string[], client: Socket): void {
+  #queryByTcp(query: Buffer, servers: string[], client: Socket): void {
     const server = servers.shift();
     if (server === undefined) return void client.destroy();
-    const up = createConnection({ host: server, port: 53, timeout: TCP_SILENCE_MS });
+    const up = createConnection({ host: server, port: 53, timeout: TCP_IDLE_MS });
     let rest = Buffer.alloc(0);
     let answered = false;
     up.on('timeout', () => up.destroy());
@@ -139,7 +141,7 @@ export class DnsService {
       up.destroy();
     });
     up.on('close', () => {
-      if (!answered && !client.destroyed) this.#askByTcp(query, servers, client);
+      if (!answered && !client.destroyed) this.#queryByTcp(query, servers, client);
     });
   }
 }

@@ -1,9 +1,9 @@
 /**
- * What an engine is: the one interface behind which packets are moved.
+ * The interface of an engine, which moves the packets.
  *
- * The interface is declarative. The daemon computes the whole `DesiredState` and hands it over with `apply`; the engine
- * compares it with what it observes and changes only what differs, object by object, removals before additions. A
- * failing object fails alone and is reported. Both engines take the same desired state and report the same observed
+ * The interface is declarative. The daemon computes the whole `DesiredState` and passes it to `apply`. The engine
+ * compares it with what it observes and changes only what differs, object by object, removals before additions. An
+ * object that fails, fails alone and is reported. Both engines take the same desired state and report the same observed
  * state.
  *
  * Numbers: an IPv4 address is an unsigned 32-bit number in host order (192.168.64.1 = 0xc0a84001); a MAC is a number
@@ -19,16 +19,16 @@ export interface Subnet {
   prefix: number;
 }
 
-/** The kind of network that a cable is plugged into. */
+/** The type of network that a NIC is attached to. */
 export type NetworkType = 'shared' | 'host' | 'bridge' | 'disconnected';
 
-/** A network with a gateway of ours. Its name is its type. */
+/** A network with our gateway. Its name is its type. */
 export interface DesiredNetwork {
   name: 'shared' | 'host';
   subnet: Subnet;
 }
 
-/** One forwarding rule, with its host port settled (never 0). */
+/** One forwarding rule; its host port is chosen (never 0). */
 export interface DesiredRule {
   name: string;
   protocol: 'tcp' | 'udp';
@@ -38,9 +38,9 @@ export interface DesiredRule {
   guestPort: number;
 }
 
-/** One running (or starting, or suspended with its place kept) VM's card. */
+/** The NIC of a VM that runs, starts, or is suspended and keeps its address. */
 export interface DesiredNic {
-  /** The VM's UUID: the key of everything that belongs to this card. */
+  /** The VM's UUID: the key of everything that belongs to this NIC. */
   id: string;
   /** The VM's name: its DNS name is NAME.anka.internal. */
   vmName: string;
@@ -49,14 +49,11 @@ export interface DesiredNic {
   bridge?: string;
   /** bridge: 802.1Q VLAN, 1–4094. */
   vlan?: number;
-  /** What the network sees. */
+  /** MAC address that the network sees. */
   outsideMac: number;
-  /** What the guest sees, where `--mac` was given; else equal to `outsideMac`. */
+  /** MAC address that the guest sees: that of `--mac`, else `outsideMac`. */
   insideMac: number;
-  /**
-   * Bytes of IP packet that the guest's card takes, 576–65520: as its guest was told when it started. Cards of one
-   * network may differ.
-   */
+  /** Bytes of an IP packet, 576–65520, as advertised to the guest when it started. NICs of one network may differ. */
   mtu: number;
   /** DHCP reservation (`--ip`). */
   reservedIp?: number;
@@ -67,13 +64,10 @@ export interface DesiredNic {
   rules: DesiredRule[];
 }
 
-/**
- * How cards are bridged to an interface that is in no bridge: the best that works, eBPF at tc, or a macvlan for each
- * card.
- */
+/** How NICs are bridged to an interface without a bridge: the best that works, eBPF at tc, or a macvlan for each. */
 export type BridgeMethod = 'auto' | 'ebpf' | 'macvlan';
 
-/** Everything an engine has to make true. */
+/** Everything that an engine has to bring about. */
 export interface DesiredState {
   networks: DesiredNetwork[];
   nics: DesiredNic[];
@@ -83,7 +77,7 @@ export interface DesiredState {
   bridgeMethod?: BridgeMethod;
 }
 
-/** What is wrong with one object of the desired state, or what failed while it was applied. */
+/** A fault of one object of the desired state, or what failed while it was applied. */
 export interface EngineProblem {
   /** `network:<name>`, `nic:<id>`, `link:<interface>`, `service` or `host` */
   object: string;
@@ -91,10 +85,10 @@ export interface EngineProblem {
   message: string;
 }
 
-/** Where the address of a card was learned. */
+/** Where the address of a NIC comes from. */
 export type AddressSource = 'lease' | 'static' | 'none';
 
-/** What is seen of one card. */
+/** One NIC as observed. */
 export interface ObservedNic {
   id: string;
   /** The guest's address now (host order), or null while it has none. */
@@ -102,11 +96,11 @@ export interface ObservedNic {
   source: AddressSource;
   /** Lease end, milliseconds since 1970; null for static or none. */
   leaseExpires: number | null;
-  /** When the guest last asked by DHCP (DISCOVER or REQUEST), milliseconds since 1970; null = never seen. */
+  /** Time of the guest's last DHCP DISCOVER or REQUEST, milliseconds since 1970; null = none. */
   lastDhcp: number | null;
-  /** Host-side interface or socket that carries the card's frames. */
+  /** Host-side interface or socket that carries the NIC's frames. */
   backend: string;
-  /** True when the cable is plugged into the network it should be in and every rule of it is in force. */
+  /** True when the NIC is attached to its network and all its rules are in force. */
   healthy: boolean;
   /** What does not work the way the card is plugged in, in one sentence; absent where all does. */
   limit?: string;
@@ -116,7 +110,7 @@ export interface ObservedNic {
   rules: { name: string; active: boolean; reason: string }[];
 }
 
-/** What is seen of one network. */
+/** One network as observed. */
 export interface ObservedNetwork {
   name: string;
   /** Host interface, where there is one. */
@@ -134,7 +128,7 @@ export interface ObservedState {
   problems: EngineProblem[];
 }
 
-/** Counters of one card, since it was plugged in. */
+/** Counters of one NIC, since it was attached. */
 export interface NicStats {
   id: string;
   rxPackets: number;
@@ -144,11 +138,11 @@ export interface NicStats {
   drops: Record<string, number>;
 }
 
-/** What QEMU needs in order to join the card to the engine. */
+/** What QEMU needs to connect the NIC to the engine. */
 export type NicBackend =
   /** An open tap file descriptor, to be inherited by QEMU and then closed here by `release`. */
   | { kind: 'tap-fd'; fd: number; vnetHdr: boolean; release(): void }
-  /** A unix stream socket path on which QEMU listens and that the engine dials (`-netdev stream,server=on`). */
+  /** Path of the unix stream socket on which QEMU listens; the engine connects (`-netdev stream,server=on`). */
   | { kind: 'stream'; path: string; release(): void };
 
 /** A line of `anka doctor`. */
@@ -157,58 +151,53 @@ export interface DoctorFinding {
   id: string;
   level: 'ok' | 'warning' | 'error';
   message: string;
-  /** The command or step that mends it; empty for `ok`. */
+  /** The command or step that fixes it; empty for `ok`. */
   remedy: string;
 }
 
-/** Before (as the guest knows it) or after (as the network knows it) the translation of the MAC address. */
+/** As the guest sees frames, or as the network does, after the translation of the MAC address. */
 export type CaptureSide = 'inside' | 'outside';
 
-/** Frames of one card, from its beginning until `close`. */
+/** A capture of one NIC's frames, until `close`. */
 export interface Capture {
-  /** What is captured, in words. */
+  /** What is captured, for the user. */
   description: string;
   /** Most bytes kept of a frame. */
   snapLength: number;
-  /** Waits for frames, and gives some; null when the capture was closed, or the card was unplugged. */
+  /** Waits for frames; null when the capture was closed or the NIC was detached. */
   next(): Promise<CapturedFrame[] | null>;
-  /**
-   * Frames since the beginning; `received` counts dropped ones, too. Frames are dropped while nobody asks for the next.
-   */
+  /** Frames so far; `received` includes dropped ones. Frames are dropped when `next` is not called often enough. */
   counts(): { received: number; dropped: number };
   close(): void;
 }
 
-/** An engine. Every method is safe to call again; nothing here is remembered by callers. */
+/** An engine. Every method is safe to call again; callers keep no state of it. */
 export interface Engine {
   readonly name: 'kernel' | 'user';
-  /** What this engine cannot do of it, without changing anything. Empty = fine. */
+  /** What this engine cannot do of it; changes nothing. Empty = valid. */
   validate(desired: DesiredState): Promise<EngineProblem[]>;
-  /** Makes it so. Returns what failed; everything else is in force when it resolves. */
+  /** Brings it about. Returns what failed; everything else is in force when it resolves. */
   apply(desired: DesiredState): Promise<EngineProblem[]>;
   observe(): Promise<ObservedState>;
   stats(): Promise<NicStats[]>;
-  /** Opens the backend of a card that was applied before. */
+  /** Opens the backend of a NIC that was applied before. */
   openNic(id: string): Promise<NicBackend>;
-  /**
-   * Begins a capture of a card that was applied before (B93). `filter` is in tcpdump's syntax, or empty. Absent where
-   * the engine cannot.
-   */
+  /** Starts a capture of a NIC that was applied before (B93). `filter` is in tcpdump's syntax, or empty. */
   capture?(id: string, side: CaptureSide, filter: string): Promise<Capture>;
-  /** What happens to a packet of, or for, a card that was applied before (B93). */
+  /** Explains what happens to a packet from or to a NIC that was applied before (B93). */
   explain(id: string, packet: Packet): Promise<Explanation>;
   /**
-   * Unix socket on which a stream to a port of that card's guest can be begun (user/network-config.ts); null while the
-   * card is on no network of ours. Absent where the host itself reaches guests by their addresses.
+   * Unix socket for streams to ports of that NIC's guest (user/process/config.ts); null while the NIC is on no network
+   * of ours. Absent where the host reaches guests by their addresses.
    */
   streamSocket?(id: string): string | null;
   /** Gives the lease of a deleted VM back (B23). */
   forgetNic(id: string): Promise<void>;
-  /** Calls back (debounced) when observed state may have changed. Returns the unsubscribe function. */
+  /** Calls back, debounced, when the observed state may have changed. Returns the unsubscribe function. */
   watch(onChange: () => void): () => void;
   doctor(): Promise<DoctorFinding[]>;
-  /** Removes every object of ours from the host; VMs lose their network. Returns what was removed, one line each. */
+  /** Removes all objects of anka from the host; VMs lose their network. Returns what was removed, one line each. */
   reset(): Promise<string[]>;
-  /** Lets go (daemon ends): networks, services and flows stay as they are. */
+  /** To be called when the daemon exits: networks, services and flows stay as they are. */
   close(): Promise<void>;
 }

@@ -1,10 +1,8 @@
 /**
- * The host's side of one forwarding rule: the port that it reserves (B60 to B65). Shared by both engines, which differ
- * in what they do with those who come.
+ * The host port of one forwarding rule (B60 to B65), for both engines; each handles the clients in its own way.
  *
- * Theory of operation: the port is opened at once, and tried again every second while another program has it, or its
- * address is not there; `reason` says why it is not open. Connections are handed over paused, with both directions of
- * their own.
+ * Theory of operation: the port is opened at once, and retried every second while another program holds it or its
+ * address does not exist; `reason` says why it is not open. Connections are passed on paused, half-open allowed.
  */
 import { createSocket, type RemoteInfo, type Socket as UdpSocket } from 'node:dgram';
 import { createServer, type Server, type Socket } from 'node:net';
@@ -30,12 +28,12 @@ export abstract class RulePort {
     this.#open();
   }
 
-  /** A client by TCP, paused. */
+  /** A TCP client has connected; the socket is paused. */
   protected abstract onClient(client: Socket): void;
   /** The TCP port is open. */
   protected onListening(_server: Server): void {}
   protected abstract onDatagram(bytes: Buffer, from: RemoteInfo): void;
-  /** Ends all flows of the rule. */
+  /** Cuts all flows of the rule. */
   abstract cutFlows(): void;
 
   /** Frees the port and cuts every flow. */
@@ -48,14 +46,14 @@ export abstract class RulePort {
     this.cutFlows();
   }
 
-  /** To a client by UDP, from the rule's port; false when it was dropped. */
+  /** Sends a datagram to a client from the rule's port; false when it was dropped. */
   protected answer(bytes: Uint8Array, port: number, address: string): boolean {
     if (!this.#udp || !takesDatagrams(this.#udp)) return false;
-    this.#udp.send(bytes, port, address, () => {}); // a client that is gone is silence
+    this.#udp.send(bytes, port, address, () => {}); // errors about a client that closed its port are ignored
     return true;
   }
 
-  #set(listening: boolean, reason: string): void {
+  #setState(listening: boolean, reason: string): void {
     if (this.listening === listening && this.reason === reason) return;
     this.listening = listening;
     this.reason = reason;
@@ -69,7 +67,7 @@ export abstract class RulePort {
       EADDRNOTAVAIL: `this host has no address ${formatIpv4(this.rule.hostIp)}`,
       EACCES: `no right to open ${at}`,
     };
-    this.#set(false, why[e.code ?? ''] ?? `${at}: ${e.message}`);
+    this.#setState(false, why[e.code ?? ''] ?? `${at}: ${e.message}`);
     if (this.#closed) return;
     this.#retry = setTimeout(() => this.#open(), RETRY_MS);
   }
@@ -92,7 +90,7 @@ export abstract class RulePort {
     });
     server.listen({ host: formatIpv4(this.rule.hostIp), port: this.rule.hostPort, backlog: 1024, exclusive: true }, () => {
       this.onListening(server);
-      this.#set(true, '');
+      this.#setState(true, '');
     });
   }
 
@@ -105,6 +103,6 @@ export abstract class RulePort {
       this.#failed(e as NodeJS.ErrnoException);
     });
     udp.on('message', (bytes, from) => this.onDatagram(bytes, from));
-    udp.bind({ address: formatIpv4(this.rule.hostIp), port: this.rule.hostPort, exclusive: true }, () => this.#set(true, ''));
+    udp.bind({ address: formatIpv4(this.rule.hostIp), port: this.rule.hostPort, exclusive: true }, () => this.#setState(true, ''));
   }
 }

@@ -11,7 +11,7 @@ import { Port } from './port.ts';
 import { PortMemory } from './port-memory.ts';
 
 const FRAME = 1500;
-/** More than the queue and the kernel's buffers of a stream together. */
+/** Frames: more than the queue and the kernel's buffers of a stream hold together. */
 const MANY = 40_000;
 
 /** A QEMU that counts the bytes it gets, while it reads. */
@@ -19,9 +19,9 @@ class Machine {
   readonly server: Server;
   socket: Socket | null = null;
   got = 0;
-  /** The largest piece that it read at once. */
+  /** The longest single read, bytes. */
   largest = 0;
-  /** Reads no more after each piece. */
+  /** Pauses after each read. */
   sips = false;
 
   constructor(path: string) {
@@ -48,7 +48,7 @@ describe('a port whose guest falls behind', () => {
   let machines: Machine[];
   let ports: Port[];
   const dropped = (): number => ports[0]?.drops.toRecord()['queue_full'] ?? 0;
-  /** Turns of the loop until it is so. */
+  /** Waits turns of the loop until it is true. */
   const until = async (what: () => boolean): Promise<void> => {
     while (!what()) await turn();
   };
@@ -59,8 +59,7 @@ describe('a port whose guest falls behind', () => {
     const paths = ['a', 'b'].map((n) => join(dir, n));
     machines = paths.map((p) => new Machine(p));
     await Promise.all(machines.map((m) => once(m.server, 'listening')));
-    // only these times are not real: for which senders are held back, and after which it is seen whether the receiver
-    // is fast
+    // fake timers: how long senders are paused, and when the receiver's speed is checked
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval'] });
     const owner = { onRun: (from: Port, start: number, end: number) => ports[1]?.queue.forward(start, end, from), onRoom: () => {}, onLink: () => {} };
     const config = { isolated: false, mtu: 1500 };
@@ -81,7 +80,7 @@ describe('a port whose guest falls behind', () => {
     rmSync(dir, { recursive: true, force: true, maxRetries: 3 });
   });
 
-  test('holds its senders back for 100 ms, then lets them go on; when it has caught up, they wait for it again', async () => {
+  test('pauses its senders for 100 ms, then resumes them; once it has caught up, they are paused again', async () => {
     const [from, to] = machines as [Machine, Machine];
     to.socket?.pause();
     from.send(MANY);
@@ -93,7 +92,7 @@ describe('a port whose guest falls behind', () => {
     expect(lost).toBeGreaterThan(0);
     to.socket?.resume();
     await until(() => to.got === (MANY - lost) * (4 + FRAME));
-    // the second time, before it is given up
+    // the second time, before the 100 ms are over
     to.socket?.pause();
     from.send(MANY);
     await until(() => vi.getTimerCount() > 1);
@@ -102,7 +101,7 @@ describe('a port whose guest falls behind', () => {
     expect(dropped()).toBe(lost);
   });
 
-  test('B91: while it takes nothing, other guests fill a part of its queue, and the gateway still has room', async () => {
+  test('B91: while it reads nothing, other guests fill only their share of its queue, and the gateway still has room', async () => {
     const [from, to] = machines as [Machine, Machine];
     to.socket?.pause();
     from.send(MANY);
@@ -113,7 +112,7 @@ describe('a port whose guest falls behind', () => {
     expect(ports[1]?.queue.tryReserve(65_536)).toBeGreaterThan(0);
   });
 
-  test('B91: many small frames are given to the kernel a few dozen at a time, as QEMU would keep any number; large ones are not', async () => {
+  test('B91: many small frames go to the kernel a few dozen at a time, as QEMU would buffer any number; large ones do not', async () => {
     const [from, to] = machines as [Machine, Machine];
     const SIZE = 60;
     from.send(MANY, SIZE);
@@ -130,10 +129,10 @@ describe('a port whose guest falls behind', () => {
     expect(dropped()).toBe(0);
   });
 
-  test('B91: while it is flooded, the gateway always has room, and is heard behind a few hundred KB; when it is fast again, the kernel holds much for it', async () => {
+  test('B91: while it is flooded, the gateway always has room, a few hundred KB behind; once it is fast again, the kernel buffers more', async () => {
     const [from, to] = machines as [Machine, Machine];
     const port = ports[1] as Port;
-    /** Bytes that a frame of the gateway would wait for now. */
+    /** Bytes ahead of a frame that the gateway sends now. */
     const ahead = (): number => port.queue.counts.bytes + 4 * port.queue.counts.packets - to.got;
     const flood = (): void => {
       if ((from.socket?.writableLength ?? 0) < 1 << 20) from.send(1000);
@@ -143,7 +142,7 @@ describe('a port whose guest falls behind', () => {
     await until(() => vi.getTimerCount() > 0);
     const before = ahead();
     vi.advanceTimersByTime(100);
-    // it takes one piece now and then, less than what comes
+    // it reads slower than frames arrive
     to.sips = true;
     const sip = async (): Promise<void> => {
       const { got } = to;
@@ -162,7 +161,7 @@ describe('a port whose guest falls behind', () => {
     expect(most).toBeGreaterThan(64 << 10);
     expect(most).toBeLessThan(640 << 10);
     to.sips = false;
-    // it takes all there is, and more than 128 MiB until it is looked at
+    // it reads everything, more than 128 MiB before the check
     to.socket?.resume();
     const { got } = to;
     while (to.got < got + (200 << 20)) {
@@ -178,8 +177,8 @@ describe('a port whose guest falls behind', () => {
 });
 
 describe('a guest whose frames take long', () => {
-  test('waits for its turn: another is served meanwhile, and what it sends arrives whole and in order, by a receiver that is slow', async () => {
-    // senders are held back for as long as it takes
+  test('yields to others, and its frames arrive complete and in order, even at a slow receiver', async () => {
+    // senders are paused without a time limit
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
     const memory = new PortMemory(new PacketMemory(64 << 20));
     const dir = mkdtempSync(join(tmpdir(), 'anka-port-'));
@@ -203,7 +202,7 @@ describe('a guest whose frames take long', () => {
     const owner = {
       onRun: (from: Port, start: number, end: number): void => {
         runs.push(from.id);
-        // now and then one takes more than a turn's time
+        // some runs take longer than a turn
         if (from.id === '0' && runs.length % 16 === 0) for (const until = performance.now() + 5; performance.now() < until; );
         if (from.id === '0') ports[1]?.queue.forward(start, end, from);
       },
@@ -216,7 +215,7 @@ describe('a guest whose frames take long', () => {
     }
     try {
       while (!ports.every((p) => p.connected) || sockets.length < 3) await turn();
-      // frames of many sizes, each with its number
+      // frames of many sizes, numbered
       const SENT = 300_000;
       const frames = Array.from({ length: SENT }, (_, n) => {
         const f = Buffer.alloc(4 + 20 + ((n * 37) % 60), n);
@@ -226,7 +225,7 @@ describe('a guest whose frames take long', () => {
       });
       const all = Buffer.concat(frames);
       a.socket().write(all);
-      // the third says something small now and then
+      // the third guest sends an occasional small frame
       const chat = setInterval(() => c.socket().write(frames[0] as Buffer), 1);
       const got: Buffer[] = [];
       let bytes = 0;
@@ -235,7 +234,7 @@ describe('a guest whose frames take long', () => {
         bytes += d.length;
         b.socket().pause();
       });
-      // nothing is read until the kernel's buffers and the queue are full, and then a little each turn
+      // reads nothing until the kernel's buffers and the queue are full, then a little each turn
       while (vi.getTimerCount() === 0) await turn();
       while (bytes < all.length) {
         b.socket().resume();
@@ -244,7 +243,7 @@ describe('a guest whose frames take long', () => {
       clearInterval(chat);
       expect(ports[0]?.drops.toRecord()).toEqual({});
       expect(Buffer.concat(got).equals(all), 'the same bytes').toBe(true);
-      // between two runs of the first, the third had its turn, again and again
+      // the third was served between runs of the first, repeatedly
       expect(runs.filter((id, i) => id === '2' && runs[i - 1] === '0').length).toBeGreaterThan(10);
     } finally {
       for (const p of ports) p.close();

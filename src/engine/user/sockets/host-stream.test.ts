@@ -1,4 +1,4 @@
-/** Both kinds of host stream against real sockets of the loopback: what one does, the other does. */
+/** Both kinds of host stream against real sockets of the loopback, with the same expectations. */
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { createServer, connect as dial, type Server, type Socket } from 'node:net';
@@ -8,41 +8,41 @@ import { afterEach, describe, expect, test } from 'vitest';
 import { HandleStream, hasHandles, takeClients } from './handle-stream.ts';
 import { type HostStream, isFresh, NetStream, type StreamEvents, takeHandle } from './host-stream.ts';
 
-/** The owner of a stream, who writes down what he is told. */
+/** The owner of a stream; records its events. */
 class Owner {
   readonly memory = new Uint8Array(65_536);
   stream: HostStream | null = null;
-  said: string[] = [];
+  seen: string[] = [];
   bytes = 0;
   text = '';
-  readonly #waiting: { what: string; tell: () => void }[] = [];
+  readonly #waiting: { what: string; resolve: () => void }[] = [];
 
-  tell(what: string): void {
-    this.said.push(what);
-    for (const w of this.#waiting) if (w.what === what) w.tell();
+  record(what: string): void {
+    this.seen.push(what);
+    for (const w of this.#waiting) if (w.what === what) w.resolve();
   }
 
-  async hears(what: string): Promise<void> {
-    if (!this.said.includes(what)) await new Promise<void>((tell) => this.#waiting.push({ what, tell }));
+  async waitFor(what: string): Promise<void> {
+    if (!this.seen.includes(what)) await new Promise<void>((resolve) => this.#waiting.push({ what, resolve }));
   }
 }
 
 const events: StreamEvents<Owner> = {
   readBuffer: (o) => o.memory,
-  onConnect: (o) => o.tell('connected'),
+  onConnect: (o) => o.record('connected'),
   onData: (o, bytes) => {
     o.bytes += bytes;
     o.text = (o.text + Buffer.from(o.memory.subarray(0, bytes)).toString('latin1')).slice(-64);
-    o.tell(o.text);
+    o.record(o.text);
   },
   onCopied: (o, bytes) => {
     o.text = (o.text + bytes.toString('latin1')).slice(-64);
-    o.tell(o.text);
+    o.record(o.text);
   },
-  onEnd: (o) => o.tell('end'),
-  onWritten: (o) => o.tell(`written, ${o.stream?.queued}`),
-  onFailed: (o, code) => o.tell(code),
-  onClosed: (o) => o.tell('closed'),
+  onEnd: (o) => o.record('end'),
+  onWritten: (o) => o.record(`written, ${o.stream?.queued}`),
+  onFailed: (o, code) => o.record(code),
+  onClosed: (o) => o.record('closed'),
 };
 
 const KINDS = {
@@ -68,7 +68,7 @@ async function listen(path?: string): Promise<number> {
 
 async function accepted(): Promise<Socket> {
   const [socket] = (await once(server, 'connection')) as [Socket];
-  socket.on('error', () => {}); // told by 'close'
+  socket.on('error', () => {}); // 'close' follows
   return socket;
 }
 
@@ -80,40 +80,40 @@ describe.each(hasHandles ? (['handles', 'node:net'] as const) : (['node:net'] as
     const port = await listen();
     const owner = new Owner();
     owner.stream = KINDS[kind].connect(owner, port);
-    expect(owner.said).toEqual([]);
-    const [peer] = await Promise.all([accepted(), owner.hears('connected')]);
+    expect(owner.seen).toEqual([]);
+    const [peer] = await Promise.all([accepted(), owner.waitFor('connected')]);
     return { owner, stream: owner.stream, peer };
   }
 
-  test('bytes both ways, then the peer ends first, then we', async () => {
+  test('carries bytes both ways; the peer sends FIN first, then we', async () => {
     const { owner, stream, peer } = await pair();
     peer.resume().on('data', (d) => peer.write(d));
     for (let i = 0; i < 3; i++) stream.write(Buffer.from(`${i}`));
-    await owner.hears('012');
+    await owner.waitFor('012');
     peer.removeAllListeners('data').end('bye');
-    await owner.hears('end');
-    expect(owner.said).not.toContain('closed');
-    const told = new Promise<string>((resolve) => peer.once('data', (d) => resolve(String(d))));
+    await owner.waitFor('end');
+    expect(owner.seen).not.toContain('closed');
+    const received = new Promise<string>((resolve) => peer.once('data', (d) => resolve(String(d))));
     stream.write(Buffer.from('yes'));
-    expect(await told).toBe('yes');
+    expect(await received).toBe('yes');
     const over = once(peer, 'close');
     stream.end();
-    await owner.hears('closed');
+    await owner.waitFor('closed');
     expect((await over)[0], 'no error').toBe(false);
-    expect(owner.said.filter((s) => s === 'end' || s === 'closed')).toEqual(['end', 'closed']);
+    expect(owner.seen.filter((s) => s === 'end' || s === 'closed')).toEqual(['end', 'closed']);
   });
 
-  test('we end first, and still hear what the peer says', async () => {
+  test('after our FIN, data of the peer still arrives', async () => {
     const { owner, stream, peer } = await pair();
     peer.resume();
     stream.end();
     await once(peer, 'end');
     peer.end('late');
-    await owner.hears('closed');
-    expect(owner.said).toEqual(['connected', 'late', 'end', 'closed']);
+    await owner.waitFor('closed');
+    expect(owner.seen).toEqual(['connected', 'late', 'end', 'closed']);
   });
 
-  test('refused; nobody is there to refuse; not reached at all', async () => {
+  test('reports a refused port, an unused address and an unreachable network', async () => {
     const port = await listen();
     server.close();
     await once(server, 'close');
@@ -123,18 +123,18 @@ describe.each(hasHandles ? (['handles', 'node:net'] as const) : (['node:net'] as
     ] as const) {
       const owner = new Owner();
       owner.stream = KINDS[kind].connect(owner, port, host);
-      expect(owner.said).toEqual([]);
-      await owner.hears(code);
-      expect(owner.said).toEqual([code]);
+      expect(owner.seen).toEqual([]);
+      await owner.waitFor(code);
+      expect(owner.seen).toEqual([code]);
       owner.stream.write(Buffer.from('x'));
       owner.stream.reset();
     }
   });
 
-  test('a reset by the peer, and by us: also while it connects, with much queued, and right after our end', async () => {
+  test('resets by the peer and by us: also while connecting, with a full queue, and right after our FIN', async () => {
     const first = await pair();
     first.peer.resetAndDestroy();
-    await first.owner.hears('ECONNRESET');
+    await first.owner.waitFor('ECONNRESET');
     server.close();
     for (const before of [() => {}, (s: HostStream) => s.write(Buffer.alloc(64 << 20)), (s: HostStream) => s.end()]) {
       const { owner, stream, peer } = await pair();
@@ -143,37 +143,37 @@ describe.each(hasHandles ? (['handles', 'node:net'] as const) : (['node:net'] as
       before(stream);
       stream.reset();
       stream.reset();
-      // Node does not look at a socket any more that has heard the end: it is told when it writes
+      // Node stops polling a socket after FIN: only a write reports the reset
       const asks = setInterval(() => peer.write('x'), 2);
       expect((await error)[0].code).toMatch(/^(ECONNRESET|EPIPE)$/);
       clearInterval(asks);
-      expect(owner.said).toEqual(['connected']);
+      expect(owner.seen).toEqual(['connected']);
       server.close();
     }
     const owner = new Owner();
     KINDS[kind].connect(owner, await listen()).reset();
     await new Promise((resolve) => setTimeout(resolve, 20));
-    expect(owner.said).toEqual([]);
+    expect(owner.seen).toEqual([]);
   });
 
-  test('what the kernel does not take is queued, told as it goes, and ended after', async () => {
+  test('what the kernel does not take is queued, reported once written, and followed by FIN', async () => {
     const { owner, stream, peer } = await pair();
     const parts = 6;
     const part = Buffer.alloc(4 << 20, 'abcdefg');
     for (let i = 0; i < parts; i++) stream.write(part);
     stream.end();
     expect(stream.queued).toBeGreaterThan(2 * part.length);
-    expect(owner.said).toEqual(['connected']);
+    expect(owner.seen).toEqual(['connected']);
     let bytes = 0;
     peer.resume().on('data', (d) => {
       bytes += d.length;
     });
     await once(peer, 'end');
     expect(bytes).toBe(parts * part.length);
-    await owner.hears('written, 0');
-    expect(owner.said.filter((s) => s.startsWith('written')).length).toBeGreaterThan(2);
+    await owner.waitFor('written, 0');
+    expect(owner.seen.filter((s) => s.startsWith('written')).length).toBeGreaterThan(2);
     peer.end();
-    await owner.hears('closed');
+    await owner.waitFor('closed');
   });
 
   test('paused, it does not read', async () => {
@@ -188,7 +188,7 @@ describe.each(hasHandles ? (['handles', 'node:net'] as const) : (['node:net'] as
     stream.reset();
   });
 
-  test('a socket from outside is taken over, of TCP and of a unix socket; one that was read from is copied from', async () => {
+  test('adopts an accepted TCP or unix socket; reads of one that was read before are copied', async () => {
     const path = join(tmpdir(), `anka-stream-${process.pid}-${kind.length}.sock`);
     for (const where of ['tcp', path]) {
       const port = await listen(where === 'tcp' ? undefined : where);
@@ -198,7 +198,7 @@ describe.each(hasHandles ? (['handles', 'node:net'] as const) : (['node:net'] as
       const owner = new Owner();
       owner.stream = KINDS[kind].adopt(owner, given);
       client.write('hello');
-      await owner.hears('hello');
+      await owner.waitFor('hello');
       owner.stream.write(Buffer.from('you'));
       expect(String((await once(client, 'data'))[0])).toBe('you');
       const closed = new Promise<string>((resolve) => client.on('error', (e: NodeJS.ErrnoException) => resolve(e.code ?? '')).on('close', () => resolve('')));
@@ -216,43 +216,43 @@ describe.each(hasHandles ? (['handles', 'node:net'] as const) : (['node:net'] as
     expect(isFresh(given)).toBe(false);
     const owner = new Owner();
     owner.stream = NetStream.adopt(owner, events, given);
-    await owner.hears('head');
+    await owner.waitFor('head');
     client.end();
-    await owner.hears('end');
+    await owner.waitFor('end');
     owner.stream.end();
-    await owner.hears('closed');
+    await owner.waitFor('closed');
   });
 });
 
 describe.runIf(hasHandles)('clients as handles', () => {
-  test('come with their addresses, and carry bytes both ways when the server is closed already; one that is not wanted is reset', async () => {
+  test('come with their addresses, and carry bytes both ways after the server was closed; a refused one is reset', async () => {
     const port = await listen();
     const owner = new Owner();
     const addresses: [string, number][] = [];
-    server.on('connection', () => owner.tell('a socket was made'));
+    server.on('connection', () => owner.record('a socket was made'));
     takeClients(server, (client, address, clientPort) => {
       addresses.push([address, clientPort]);
       if (addresses.length > 1) return void client.reset();
       owner.stream = HandleStream.adopt(owner, events, client);
-      owner.tell('accepted');
+      owner.record('accepted');
     });
     const client = dial({ port, host: '127.0.0.1', allowHalfOpen: true });
-    await owner.hears('accepted');
+    await owner.waitFor('accepted');
     const unwanted = dial(port, '127.0.0.1');
     expect(((await once(unwanted, 'error')) as [NodeJS.ErrnoException])[0].code).toBe('ECONNRESET');
     expect(addresses[0]).toEqual(['127.0.0.1', client.localPort]);
     server.close();
     await once(server, 'close');
     client.write('hello');
-    await owner.hears('hello');
+    await owner.waitFor('hello');
     owner.stream?.write(Buffer.from('you'));
     expect(String((await once(client, 'data'))[0])).toBe('you');
     client.end();
-    await owner.hears('end');
+    await owner.waitFor('end');
     const over = once(client, 'close');
     owner.stream?.end();
     expect((await over)[0], 'no error').toBe(false);
-    expect(owner.said).toEqual(['accepted', 'hello', 'end', 'closed']);
+    expect(owner.seen).toEqual(['accepted', 'hello', 'end', 'closed']);
   });
 
   test.runIf(process.platform === 'linux')('take over from their server that the kernel looks after their peers', async () => {
@@ -264,7 +264,7 @@ describe.runIf(hasHandles)('clients as handles', () => {
         resolve(owner);
       }),
     );
-    const client = dial(port, '127.0.0.1').on('error', () => {}); // told by 'close'
+    const client = dial(port, '127.0.0.1').on('error', () => {}); // 'close' follows
     const owner = await taken;
     expect(execFileSync('ss', ['-Htno', `sport = :${port}`], { encoding: 'utf8' })).toContain('timer:(keepalive');
     const over = new Promise((resolve) => client.once('close', resolve));
