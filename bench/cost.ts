@@ -1,4 +1,4 @@
-/** What processes cost, read from /proc. */
+/** Memory and CPU time of processes, from /proc. */
 import { readFileSync } from 'node:fs';
 import { memoryOf } from '../test/world/world.ts';
 

@@ -1,11 +1,9 @@
 /**
- * What a guest at full speed does to others: to those of another network (another process), and to those of its own.
- * One guest's round trip and throughput to the outside, by itself and while another sends all it can: a TCP stream, or
- * small frames for the gateway, for everybody, or for that one guest. The load begins before the first of these is
- * measured and ends after the last, however long they take.
+ * A guest's round trip and throughput to outside while another guest, of the same or of another network (another
+ * process), sends at full speed: a TCP stream, or small frames to the gateway, to broadcast or to that guest. The load
+ * lasts for the whole measurement.
  *
- * Limits: all of it shares the machine's cores, the load and the outside too; on few of them most of what a guest
- * loses, it loses to the kernel's scheduling, whatever the network does.
+ * Limits: guests, load and outside share the machine's cores. With few cores most of the loss is due to scheduling.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { macText } from '../test/contract/guest-tools.ts';
@@ -18,13 +16,13 @@ import { spread, table } from './stats.ts';
 const OUTSIDE = '198.51.100.1';
 const GATEWAY = ['5a:45:45:00:40:01', '192.168.64.1'] as const;
 const EVERYBODY = ['ff:ff:ff:ff:ff:ff', '255.255.255.255'] as const;
-/** A server of iperf3 serves one client at a time: this one is for the guest that is measured. */
+/** For the measured guest, as an iperf3 server serves one client at a time. */
 const SECOND_IPERF = IPERF_PORT + 1;
 const ROUNDS = 3;
 const SECONDS = 1;
-/** Longer than all that is measured under one load, s. */
-const LONG = 600;
-/** The card of the guest that is nothing but a source of frames. */
+/** Longer than any measurement under one load, s. */
+const LOAD_SECONDS = 600;
+/** The card of the guest that only sends frames. */
 const FLOOD = 9;
 const SMALL = 64;
 
@@ -37,19 +35,19 @@ async function begin(name: string): Promise<OurNetwork> {
   return net;
 }
 
-/** What loads a network: begins, and is ended by what it gives; `card` is whose frames they are. */
+/** A load on a network. `begin` returns the function that ends it. */
 interface Load {
   name: string;
   net: OurNetwork;
   card: number;
-  /** Whether its frames are counted, in thousands, or its bits. */
+  /** Unit of its rate: thousand frames or Gbit. */
   frames: boolean;
   begin(): () => void;
 }
 
 function stream(name: string, net: OurNetwork): Load {
   const begin = (): (() => void) => {
-    const client = (net.guests[0] as Namespace).spawn(['iperf3', '-J', '-t', String(LONG), '-c', OUTSIDE, '-p', String(IPERF_PORT)]);
+    const client = (net.guests[0] as Namespace).spawn(['iperf3', '-J', '-t', String(LOAD_SECONDS), '-c', OUTSIDE, '-p', String(IPERF_PORT)]);
     client.stdout?.resume();
     return () => client.kill();
   };
@@ -59,19 +57,19 @@ function stream(name: string, net: OurNetwork): Load {
 function flood(name: string, net: OurNetwork, to: readonly [string, string]): Load {
   const source = [net.socket(FLOOD), `56:45:45:00:00:0${FLOOD}`, '192.168.64.109', '-', ...to];
   const begin = (): (() => void) => {
-    const child = net.world.host.spawn([compiled(new URL('frames.c', import.meta.url)), ...source, String(SMALL), String(LONG)]);
+    const child = net.world.host.spawn([compiled(new URL('frames.c', import.meta.url)), ...source, String(SMALL), String(LOAD_SECONDS)]);
     return () => child.kill();
   };
   return { name, net, card: FLOOD, frames: true, begin };
 }
 
-/** What the load's card sent per second since `before`. */
+/** The load's rate since `before`. */
 async function sentSince({ net, card, frames }: Load, before: { frames: number; bytes: number }, seconds: number): Promise<number> {
   const now = await net.sentBy(card);
   return frames ? (now.frames - before.frames) / 1e3 / seconds : ((now.bytes - before.bytes) * 8) / 1e9 / seconds;
 }
 
-/** Runs it, prints the table, and returns the figures. */
+/** Prints the table, and returns the figures. */
 export async function benchLoad(quick: boolean): Promise<object> {
   const figures: Record<string, { median: number[]; p99: number[]; connect: number[]; out: number[]; in: number[]; load: number[] }> = {};
   const own = await begin('bl-');
@@ -126,7 +124,7 @@ export async function benchLoad(quick: boolean): Promise<object> {
     spread(f.load, 1),
   ]);
   console.log(
-    `\n${table(['a guest, while there is at full speed', 'round trip, µs', 'p99, µs', 'new connection, µs', 'guest → outside, Gbit/s', 'outside → guest, Gbit/s', 'the load: Gbit/s, or thousand frames/s'], rows)}`,
+    `\n${table(['load on the measured guest', 'round trip, µs', 'p99, µs', 'new connection, µs', 'guest → outside, Gbit/s', 'outside → guest, Gbit/s', 'the load: Gbit/s, or thousand frames/s'], rows)}`,
   );
   return figures;
 }

@@ -1,4 +1,4 @@
-/** `npm run bench`: all of it, or a part. */
+/** `npm run bench`: all benchmarks, or one group. */
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { missing } from '../test/world/world.ts';
@@ -9,10 +9,10 @@ import { benchUser } from './user.ts';
 
 const HELP = `Usage: npm run bench -- [OPTIONS]
 
-Measures anka beside what it is compared with, in one run.
+Measures anka and the programs that it is compared with, in one run.
 
-  --only net|user|load|times  Only the kernel engine's speed, only the user engine's, only what its guests do to each other, or only the commands' times and memory.
-  --quick                     Fewer and shorter rounds: to see that it runs, not to compare.
+  --only net|user|load|times  Run one group: the kernel engine's speed, the user engine's speed, guests under load, or the times and memory of commands.
+  --quick                     Fewer and shorter rounds: a check that it runs, not a comparison.
   --json FILE                 Write the figures of every round to FILE.
   --help                      Show this message.
 `;
@@ -37,7 +37,7 @@ for (const [name, needs, run] of [
 ] as const) {
   if (values.only !== undefined && values.only !== name) continue;
   const why = missing(...needs);
-  if (why) console.log(`${name} is skipped: it ${why}`);
+  if (why) console.log(`${name}: skipped, as it ${why}`);
   else figures[name] = await run(values.quick);
 }
 if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`);

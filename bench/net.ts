@@ -1,7 +1,6 @@
 /**
- * Our kernel network beside loopback and beside a bridge that was made by hand, in one run: rounds of all three, one
- * after the other, the median of each. A guest is a namespace on a veth, as the speed of QEMU's own card is not what is
- * asked.
+ * The kernel engine compared with loopback and with a bridge configured by hand: rounds of each in turn, and medians. A
+ * guest is a namespace on a veth, to leave out the speed of QEMU's card.
  */
 import { dhcp, guest, nic, rule, state } from '../test/contract/guest-tools.ts';
 import { RemoteEngine } from '../test/world/remote-engine.ts';
@@ -9,22 +8,19 @@ import { type Namespace, World } from '../test/world/world.ts';
 import { connects, IPERF_PORT, latency, PROBE_PORT, serveAll, throughput } from './probe.ts';
 import { median, spread, table } from './stats.ts';
 
-/**
- * One of the things compared: from a guest to a server outside, from outside to a server in the guest, from the host to
- * the guest.
- */
-interface Bed {
+/** A network under test. */
+interface TestNetwork {
   name: string;
   guest: Namespace;
   outside: Namespace;
   host: Namespace;
-  /** Where a guest finds the outside server; where the outside finds the guest's; where the host finds the guest. */
+  /** Server outside, as the guest reaches it; server in the guest, as outside and the host reach it (`in`, `direct`). */
   out: { address: string; iperf: number; probe: number };
   in: { address: string; iperf: number; probe: number };
   direct: string;
 }
 
-async function handMade(): Promise<{ bed: Bed; close(): void }> {
+async function handMade(): Promise<{ network: TestNetwork; close(): void }> {
   const w = new World('bh-');
   const g = w.guest('g1', 'g1', '52:54:00:00:00:01');
   w.host.run(
@@ -41,7 +37,7 @@ N`,
   await serveAll(w.outside);
   await serveAll(g);
   return {
-    bed: {
+    network: {
       name: 'made by hand',
       guest: g,
       outside: w.outside,
@@ -54,7 +50,7 @@ N`,
   };
 }
 
-async function ours(): Promise<{ bed: Bed; close(): Promise<void> }> {
+async function ours(): Promise<{ network: TestNetwork; close(): Promise<void> }> {
   const w = new World('bo-');
   const g = guest(w, 1);
   const engine = new RemoteEngine(w, 'kernel');
@@ -63,11 +59,11 @@ async function ours(): Promise<{ bed: Bed; close(): Promise<void> }> {
   const problems = await engine.apply(state(nic(1, 'shared', { rules: [rule(15201, IPERF_PORT), rule(17000, PROBE_PORT)] }), ...others));
   if (problems.length > 0) throw new Error(JSON.stringify(problems));
   const lease = await dhcp(w, g);
-  if (!lease) throw new Error('the guest got no address');
+  if (!lease) throw new Error('the guest has no address');
   await serveAll(w.outside);
   await serveAll(g);
   return {
-    bed: {
+    network: {
       name: 'anka, kernel engine',
       guest: g,
       outside: w.outside,
@@ -85,42 +81,42 @@ async function ours(): Promise<{ bed: Bed; close(): Promise<void> }> {
 
 type Figures = Record<string, number[]>;
 
-async function round(bed: Bed, quick: boolean, into: Figures): Promise<void> {
+async function round(network: TestNetwork, quick: boolean, into: Figures): Promise<void> {
   const seconds = quick ? 1 : 3;
   const note = (what: string, value: number): void => {
     into[what] ??= [];
     into[what].push(value);
   };
-  note('guest → outside, Gbit/s', await throughput(bed.guest, bed.out.address, bed.out.iperf, seconds));
-  note('outside → guest, forwarded port, Gbit/s', await throughput(bed.outside, bed.in.address, bed.in.iperf, seconds));
-  note('host → guest, Gbit/s', await throughput(bed.host, bed.direct, IPERF_PORT, seconds));
-  const l = await latency(bed.guest, bed.out.address, bed.out.probe, quick ? 0.5 : 2);
+  note('guest → outside, Gbit/s', await throughput(network.guest, network.out.address, network.out.iperf, seconds));
+  note('outside → guest, forwarded port, Gbit/s', await throughput(network.outside, network.in.address, network.in.iperf, seconds));
+  note('host → guest, Gbit/s', await throughput(network.host, network.direct, IPERF_PORT, seconds));
+  const l = await latency(network.guest, network.out.address, network.out.probe, quick ? 0.5 : 2);
   note('round trip guest → outside, µs', l.median);
   note('round trip guest → outside, p99, µs', l.p99);
-  note('new connections guest → outside, /s', (await connects(bed.guest, bed.out.address, bed.out.probe, quick ? 1 : 3, 8)).rate);
-  note('new connections outside → forwarded port, /s', (await connects(bed.outside, bed.in.address, bed.in.probe, quick ? 1 : 3, 8)).rate);
+  note('new connections guest → outside, /s', (await connects(network.guest, network.out.address, network.out.probe, quick ? 1 : 3, 8)).rate);
+  note('new connections outside → forwarded port, /s', (await connects(network.outside, network.in.address, network.in.probe, quick ? 1 : 3, 8)).rate);
 }
 
-/** Runs it, prints the table, and returns the figures. */
+/** Prints the table, and returns the figures. */
 export async function benchNet(quick: boolean): Promise<object> {
   const hand = await handMade();
   const anka = await ours();
   try {
-    const loop: Bed = {
-      ...hand.bed,
+    const loop: TestNetwork = {
+      ...hand.network,
       name: 'loopback',
-      guest: hand.bed.outside,
-      host: hand.bed.outside,
+      guest: hand.network.outside,
+      host: hand.network.outside,
       out: { address: '127.0.0.1', iperf: IPERF_PORT, probe: PROBE_PORT },
       in: { address: '127.0.0.1', iperf: IPERF_PORT, probe: PROBE_PORT },
       direct: '127.0.0.1',
     };
-    const beds = [loop, hand.bed, anka.bed];
-    const figures = beds.map((): Figures => ({}));
+    const networks = [loop, hand.network, anka.network];
+    const figures = networks.map((): Figures => ({}));
     for (let r = 0; r < (quick ? 2 : 5); r++) {
-      for (const [i, bed] of beds.entries()) {
-        process.stderr.write(`\r\x1b[Kround ${r + 1}: ${bed.name}`);
-        await round(bed, quick, figures[i] as Figures);
+      for (const [i, network] of networks.entries()) {
+        process.stderr.write(`\r\x1b[Kround ${r + 1}: ${network.name}`);
+        await round(network, quick, figures[i] as Figures);
       }
     }
     process.stderr.write('\r\x1b[K');
@@ -128,7 +124,7 @@ export async function benchNet(quick: boolean): Promise<object> {
     const rows = Object.keys(a).map((what) => {
       const [x, y] = [median(a[what] as number[]), median(h[what] as number[])];
       const ratio = what.endsWith('µs') ? y / x : x / y;
-      // other work on the machine only ever slows a round down: the best ones compare the programs, not the neighbours
+      // other load on the machine only slows rounds down, so the best rounds compare the programs alone
       const best = what.endsWith('µs')
         ? Math.min(...(h[what] as number[])) / Math.min(...(a[what] as number[]))
         : Math.max(...(a[what] as number[])) / Math.max(...(h[what] as number[]));
@@ -136,7 +132,7 @@ export async function benchNet(quick: boolean): Promise<object> {
       return [what, ...figures.map((f) => spread(f[what] as number[], digits)), `${ratio.toFixed(2)}${ratio < 0.85 ? ' (below 0.85)' : ''}`, best.toFixed(2)];
     });
     console.log(`\n${table(['', 'loopback', 'made by hand', 'anka', 'anka : by hand', 'best rounds'], rows)}`);
-    return Object.fromEntries(beds.map((b, i) => [b.name, figures[i]]));
+    return Object.fromEntries(networks.map((b, i) => [b.name, figures[i]]));
   } finally {
     await anka.close();
     hand.close();

@@ -1,7 +1,7 @@
 /**
- * The user engine's network process, and the programs that it is compared with, each made ready in a world of its own:
- * a guest (a namespace behind the shim) that reaches the outside, and two host ports that lead to the guest's servers.
- * All without rights, but slirp4netns, which enters the guest's namespace.
+ * The user engine's network process and the programs that it is compared with. Each runs in a world of its own: a guest
+ * (a namespace behind the shim) that reaches outside, and two host ports forwarded to the guest's servers. All run
+ * without privileges, except slirp4netns, which enters the guest's namespace.
  */
 import { chownSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { request } from 'node:http';
@@ -27,18 +27,18 @@ const FORWARDS = [
 ] as const;
 const NETWORK_PROCESS = fileURLToPath(new URL('../dist/engine/user/process/network-main.js', import.meta.url));
 
-/** One program, ready. */
+/** A running program. */
 export interface Peer {
   world: World;
   guest: Namespace;
-  /** Processes that are its cost. */
+  /** Its processes, for its CPU time and memory. */
   pids(): number[];
-  /** The shim, where it has one. */
+  /** Processes of the shim, if it has one. */
   shim(): number[];
 }
 
-/** A program that can be made ready with an MTU; `null` for one that this machine has not got. */
-export interface PeerKind {
+/** A program that can be started with an MTU, if it is installed (`present`). */
+export interface PeerProgram {
   name: string;
   mtus: readonly number[];
   present(): boolean;
@@ -55,7 +55,7 @@ function onPath(program: string): boolean {
   });
 }
 
-/** A process's command line; empty when it is gone. */
+/** A process's command line; empty if it has exited. */
 function commandOf(pid: string): string {
   try {
     return readFileSync(`/proc/${pid}/cmdline`, 'latin1').replaceAll('\0', ' ');
@@ -64,30 +64,30 @@ function commandOf(pid: string): string {
   }
 }
 
-/** Processes of a namespace whose command line has `text` in it. */
+/** Processes of a namespace whose command line contains `text`. */
 function pidsOf(ns: Namespace, text: string): number[] {
   const all = ns.run(`ip netns pids ${ns.name}`).split('\n');
   return all.filter((p) => p !== '' && commandOf(p).includes(text)).map(Number);
 }
 
-/** A program whose chatter goes into a file. */
+/** A command with its output redirected to a file. */
 function quietly(log: string, ...argv: string[]): string[] {
   return ['sh', '-c', 'exec "$@" >"$0" 2>&1', log, ...argv];
 }
 
-/** Joins the guest's tap to a socket as soon as that is there. */
+/** Attaches the guest's tap to a socket once it exists. */
 async function dialWhenReady(guest: Namespace, socket: string): Promise<void> {
   await until('the program listens', () => existsSync(socket));
   await joinTap(guest, 'eth0', 'dial', socket, OFFLOAD);
 }
 
-/** A world, and a folder in it for an ordinary user. */
+/** A world, and a directory in it for an ordinary user. */
 function begin(name: string): { world: World; dir: string } {
   const world = new World(name);
   const dir = join(world.dir, 'run');
   mkdirSync(dir);
   chownSync(dir, ORDINARY, ORDINARY);
-  // programs that leave the closing to the kernel run out of ports otherwise, and then only TIME_WAIT is measured
+  // else programs that let the kernel close connections run out of ports, and only TIME_WAIT is measured
   for (const ns of [world.host, world.outside]) ns.run('sysctl -qw net.ipv4.tcp_tw_reuse=1 net.ipv4.ip_local_port_range="1024 65000"');
   return { world, dir };
 }
@@ -99,7 +99,7 @@ async function plainGuest(world: World, mtu: number, address = GUEST_IP, gateway
   return guest;
 }
 
-/** The user engine's own process, from dist, with cards. */
+/** The user engine's network process, from dist. */
 export class OurNetwork {
   readonly world: World;
   readonly guests: Namespace[] = [];
@@ -135,12 +135,12 @@ export class OurNetwork {
     return pidsOf(this.world.host, 'network-main');
   }
 
-  /** A path on which the card's guest has to listen. */
+  /** The socket on which the card's guest listens. */
   socket(n: number): string {
     return join(this.dir, `nic${n}.sock`);
   }
 
-  /** Plugs in a card, whose guest listens already. */
+  /** Adds a card whose guest is already listening. */
   async plug(n: number, rules = n === 1 ? FORWARDS.map(([h, g]) => rule(h, g)) : []): Promise<void> {
     const mac = 0x564545000000 + n;
     this.#nics.push({ ...nic(n), id: `nic${n}`, vmName: `vm${n}`, outsideMac: mac, insideMac: mac, mtu: this.#mtu, rules, socket: this.socket(n) });
@@ -149,19 +149,19 @@ export class OurNetwork {
     await this.#client?.call('configure', config);
   }
 
-  /** A guest behind a shim with a lease. */
+  /** Adds a guest behind a shim, with a lease. */
   async addGuest(n: number): Promise<Namespace> {
     const mac = `56:45:45:00:00:${n.toString(16).padStart(2, '0')}`;
     const guest = await shimmedGuest(this.world, `g${n}`, mac, this.socket(n), this.#mtu, OFFLOAD);
     guest.run('ip link set eth0 txqueuelen 20000');
     await this.plug(n);
-    if (!(await dhcp(this.world, guest))) throw new Error(`guest ${n} got no address`);
+    if (!(await dhcp(this.world, guest))) throw new Error(`guest ${n} has no address`);
     this.guests.push(guest);
     return guest;
   }
 }
 
-const anka: PeerKind = {
+const anka: PeerProgram = {
   name: 'anka',
   mtus: [1500, 65_520],
   present: () => true,
@@ -173,7 +173,7 @@ const anka: PeerKind = {
   },
 };
 
-const passt: PeerKind = {
+const passt: PeerProgram = {
   name: 'passt',
   mtus: [1500, 65_520],
   present: () => onPath('passt'),
@@ -189,7 +189,7 @@ const passt: PeerKind = {
   },
 };
 
-const slirp: PeerKind = {
+const slirp: PeerProgram = {
   name: 'libslirp (QEMU)',
   mtus: [1500],
   present: () => onPath('qemu-system-x86_64'),
@@ -208,7 +208,7 @@ const slirp: PeerKind = {
   },
 };
 
-const slirp4netns: PeerKind = {
+const slirp4netns: PeerProgram = {
   name: 'slirp4netns',
   mtus: [1500, 65_520],
   present: () => onPath('slirp4netns'),
@@ -230,8 +230,8 @@ const slirp4netns: PeerKind = {
   },
 };
 
-/** Not in Debian 12: taken where it is on the PATH. */
-const gvproxy: PeerKind = {
+/** Not in Debian 12; used if it is on the PATH. */
+const gvproxy: PeerProgram = {
   name: 'gvproxy',
   mtus: [1500, 65_520],
   present: () => onPath('gvproxy'),
@@ -252,4 +252,4 @@ const gvproxy: PeerKind = {
   },
 };
 
-export const PEERS: readonly PeerKind[] = [anka, passt, slirp, slirp4netns, gvproxy];
+export const PEERS: readonly PeerProgram[] = [anka, passt, slirp, slirp4netns, gvproxy];

@@ -1,6 +1,5 @@
-/** Figures of rounds, and tables of them. */
+/** Medians and tables of the rounds' figures. */
 
-/** The middle value; the mean of the two middle ones of an even count. */
 export function median(values: readonly number[]): number {
   const s = [...values].sort((a, b) => a - b);
   const m = Math.floor(s.length / 2);

@@ -1,4 +1,4 @@
-/** What a user waits for, and what the daemon costs, through the real command, in a namespace of its own. */
+/** Times of commands, and the daemon's memory and CPU time, in a namespace of its own. */
 import { fileURLToPath } from 'node:url';
 import { Anka } from '../test/world/anka.ts';
 import { debianGuest, tinyGuest } from '../test/world/images.ts';
@@ -42,7 +42,7 @@ async function guestTimes(w: World, image: string, label: string, memory: string
   ];
 }
 
-/** Runs it, prints the table, and returns the rows. */
+/** Prints the table, and returns the rows. */
 export async function benchTimes(quick: boolean): Promise<object> {
   const w = new World('bt-');
   try {
@@ -50,14 +50,14 @@ export async function benchTimes(quick: boolean): Promise<object> {
     if (!quick) rows.push(...(await guestTimes(w, await debianGuest(), 'Debian guest', '1G', quick)));
     const anka = new Anka(w, tinyGuest());
     for (let i = 0; i < 100; i++) {
-      process.stderr.write(`\r\x1b[Kmaking VM ${i + 1} of 100`);
+      process.stderr.write(`\r\x1b[Kcreating VM ${i + 1} of 100`);
       await anka.ok(`create -m 128M -d 1G vm${i}`);
     }
     process.stderr.write('\r\x1b[K');
     await anka.ok('start vm0');
     await anka.address('vm0');
     const count = quick ? 5 : 20;
-    // as a shell runs it; the few milliseconds of entering the namespace are in it
+    // includes the few milliseconds that it takes to enter the namespace
     const direct = (line: string): Promise<number[]> =>
       rounds(count, () =>
         w.host.ask(`ANKA_HOME=${anka.home} exec ${process.execPath} ${fileURLToPath(new URL('../dist/cli/main.js', import.meta.url))} ${line}`),

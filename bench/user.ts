@@ -1,7 +1,7 @@
 /**
- * The user engine beside passt, libslirp in QEMU, slirp4netns and gvproxy, in one run: rounds of all of them, one after
- * the other, the median of each. The guest is a namespace whose tap is joined to the program's stream socket
- * (test/world/shim.c); then the switch by itself, and what an idle network costs.
+ * The user engine compared with passt, libslirp in QEMU, slirp4netns and gvproxy: rounds of each in turn, and medians. A
+ * guest is a namespace whose tap is attached to the program's stream socket (test/world/shim.c). Then the switch alone,
+ * and the cost of an idle network.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { compiled } from '../test/world/compile.ts';
@@ -14,7 +14,7 @@ const OUTSIDE = '198.51.100.1';
 const HOST = '10.9.0.2';
 const IDLE_VMS = 16;
 const ROUNDS = 5;
-/** New guests ask for routers and groups; then they are quiet. */
+/** New guests send router solicitations and group reports for some seconds. */
 const SETTLE_MS = 15_000;
 
 type Figures = Record<string, number[]>;
@@ -28,7 +28,7 @@ async function round(peer: Peer, quick: boolean, into: Figures): Promise<void> {
   const moved = async (what: string, run: () => Promise<number>): Promise<void> => {
     const [before, beforeShim] = [cpu(peer.pids()), cpu(peer.shim())];
     const gbps = await run();
-    // iperf3 leaves its first half second out of the figure
+    // iperf3 omits the first half second (-O 0.5)
     const all = seconds + 0.5;
     const used = cpu(peer.pids()) - before;
     note(`${what}, Gbit/s`, gbps);
@@ -54,7 +54,7 @@ async function compare(mtu: number, quick: boolean): Promise<Record<string, Figu
     for (const kind of PEERS) {
       if (!kind.mtus.includes(mtu)) continue;
       if (!kind.present()) {
-        console.log(`${kind.name} is not here: left out`);
+        console.log(`${kind.name}: skipped, as it is not installed`);
         continue;
       }
       const peer = await kind.start(mtu);
@@ -99,7 +99,7 @@ async function throughSwitch(net: OurNetwork, n: number, seconds: number): Promi
   return JSON.parse((await run) ?? '{}') as { frames: number; gbps: number };
 }
 
-/** VM to VM, and an idle network. */
+/** Traffic between VMs, and the cost of an idle network. */
 async function alone(quick: boolean): Promise<Figures> {
   const figures: Figures = { 'two cards, Gbit/s': [], 'two cards, with 16 idle VMs, Gbit/s': [] };
   const seconds = quick ? 1 : 2;
@@ -132,7 +132,7 @@ async function alone(quick: boolean): Promise<Figures> {
   return figures;
 }
 
-/** What is wanted of it, and what was found, as ratios of medians. */
+/** Targets and results, as ratios of medians. */
 function wanted(small: Record<string, Figures>, large: Record<string, Figures>, own: Figures): string {
   const value = (f: Record<string, Figures>, who: string, what: string): number => (f[who]?.[what] ? median(f[who][what]) : Number.NaN);
   const best = (f: Record<string, Figures>, whos: string[], what: string): number =>
@@ -163,7 +163,7 @@ function wanted(small: Record<string, Figures>, large: Record<string, Figures>, 
   return table(['ratio of medians', 'wanted', 'found', 'met'], rows);
 }
 
-/** Runs it, prints the tables, and returns the figures. */
+/** Prints the tables, and returns the figures. */
 export async function benchUser(quick: boolean): Promise<object> {
   const small = await compare(1500, quick);
   const large = await compare(65_520, quick);

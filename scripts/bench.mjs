@@ -1,4 +1,4 @@
-// Installs what is missing, builds, and runs the benchmarks; options go through (--help lists them).
+// Installs missing packages, builds, and runs the benchmarks with the same options (--help lists them).
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 

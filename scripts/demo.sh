@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# From an empty machine to a running VM that is reached by ssh from this host and from outside.
-#   demo.sh           does it, again as often as you like
-#   demo.sh --clean   removes every trace of it
+# From an empty machine to a running VM, with ssh from this host and from outside.
+#   demo.sh           runs the demo; it can be repeated
+#   demo.sh --clean   removes the demo
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH=$PATH:/usr/sbin:/sbin
 VM=demo
-OUT=anka-demo           # a network namespace that plays a machine outside
-OUT_IP=198.18.77.2      # RFC 2544 addresses: nobody's
+OUT=anka-demo           # a network namespace that stands for a machine outside
+OUT_IP=198.18.77.2      # 198.18.0.0/15 is reserved for benchmarks (RFC 2544)
 HOST_IP=198.18.77.1
 RULE=ssh
 anka() { node dist/cli/main.js "$@"; }
@@ -16,7 +16,7 @@ answers=$(mktemp)
 trap 'rm -f "$answers"; [ -z "${server:-}" ] || kill "$server" 2>/dev/null || true' EXIT
 
 if [ "$(id -u)" != 0 ]; then
-  echo "The demo makes network interfaces, which needs root. Run:"
+  echo "The demo creates network interfaces and requires root. Run:"
   echo "  sudo npm run demo${1:+ -- $1}"
   exit 1
 fi
@@ -37,33 +37,33 @@ if [ "${1:-}" = --clean ]; then
       anka daemon stop
       rm -rf /var/lib/anka /run/anka
     else
-      echo "Other VMs are there: their networks, the daemon and /var/lib/anka stay."
+      echo "Other VMs exist: their networks, the daemon and /var/lib/anka are kept."
       anka list
     fi
   fi
-  echo "Nothing is left. Debian packages that were installed stay; so do node_modules and dist in this folder."
+  echo "The demo is removed. Installed Debian packages, node_modules and dist are kept."
   exit 0
 fi
 
-say "1. What is needed"
+say "1. Install and build"
 bash scripts/setup.sh --demo
 node scripts/build.mjs
 echo "anka $(anka version | cut -d' ' -f3) is built"
 
-say "2. The VM (the first time, its base image is built: a minute or so)"
+say "2. Start a VM (the first run builds its base image, which takes a minute)"
 if anka -j show "$VM" >/dev/null; then
-  echo "VM $VM exists already"
+  echo "VM $VM already exists"
 else
   anka create -m 1G "$VM"
 fi
 anka start "$VM"
 case $(anka -j modify "$VM" add port-forwarding -g 22 "$RULE" || true) in
-  *'"code":0'*) echo "rule $RULE is added" ;;
-  *'"code":8'*) echo "rule $RULE is there already" ;;
-  *) anka modify "$VM" add port-forwarding -g 22 "$RULE" ;; # tells what is wrong, and ends here
+  *'"code":0'*) echo "rule $RULE added" ;;
+  *'"code":8'*) echo "rule $RULE already exists" ;;
+  *) anka modify "$VM" add port-forwarding -g 22 "$RULE" ;; # prints the error, and exits
 esac
 
-say "3. A machine outside (network namespace $OUT)"
+say "3. Start a machine outside (network namespace $OUT)"
 remove_outside
 ip netns add "$OUT"
 ip link add ankademo0 type veth peer name eth0 netns "$OUT"
@@ -82,7 +82,7 @@ say "4. anka show $VM"
 anka run -N "$VM" true
 anka show "$VM"
 
-say "5. ssh anka@… with password admin"
+say "5. Log in by ssh (user anka, password admin)"
 askpass=$(mktemp)
 printf '#!/bin/sh\necho admin\n' >"$askpass"
 chmod 700 "$askpass"
@@ -95,11 +95,11 @@ echo "from outside:    ssh anka@$HOST_IP -p $port"
 login ip netns exec "$OUT" ssh "anka@$HOST_IP" -p "$port"
 rm -f "$askpass"
 
-say "6. The other way: the VM downloads from outside"
+say "6. Download from outside, in the VM"
 got=$(anka run "$VM" curl -sS -m 30 "http://$OUT_IP:8000/")
 echo "  $got"
-case $got in *"from outside"*) ;; *) echo "the download failed"; exit 1 ;; esac
+case $got in *"from outside"*) ;; *) echo "The download failed: http://$OUT_IP:8000/ is not reached from VM $VM. Run: anka doctor"; exit 1 ;; esac
 
-say "It works. Try:"
+say "The demo works. Next:"
 echo "  node dist/cli/main.js ssh $VM        (or 'npm install -g .', and then: anka ssh $VM)"
-echo "  npm run demo -- --clean              removes every trace"
+echo "  npm run demo -- --clean              removes the demo"

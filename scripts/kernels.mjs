@@ -1,5 +1,5 @@
-// Compiles assembly/kernels.ts and writes src/net/memory/kernels-wasm.ts. With --check it only says whether that file
-// is what it would write.
+// Compiles assembly/kernels.ts to src/net/memory/kernels-wasm.ts. With --check it only compares: exit status 1 if the
+// file is out of date.
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

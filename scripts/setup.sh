@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Installs what is missing: Debian packages (said before it is done) and npm packages.
-#   setup.sh --demo   what anka itself needs
-#   setup.sh --test   that, and the programs that the tests compare with
-#   setup.sh --bench  that, and the programs whose speed is compared
+# Installs missing Debian packages, which it prints first, and npm packages.
+#   setup.sh --demo   the packages that anka requires
+#   setup.sh --test   and those that the tests require
+#   setup.sh --bench  and those that the benchmarks compare with
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH=$PATH:/usr/sbin:/sbin
@@ -18,10 +18,10 @@ done
 if [ ${#missing[@]} -gt 0 ]; then
   command="apt-get install -y --no-install-recommends ${missing[*]}"
   if [ "$(id -u)" != 0 ]; then
-    echo "These Debian packages are missing: ${missing[*]}"
-    echo "As root, run:  apt-get update && $command"
+    echo "Missing Debian packages: ${missing[*]}"
+    echo "Run as root:  apt-get update && $command"
     [ "${1:-}" = --test ] || exit 1
-    echo "Going on without them: what needs them is skipped."
+    echo "Tests that require them are skipped."
   else
     echo "Installing Debian packages: ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
