@@ -13,7 +13,7 @@ describe('JSON record', () => {
   });
   afterEach(() => rmSync(dir, { recursive: true, force: true }));
 
-  it('is empty where there is no file, and makes none', () => {
+  it('is empty without a file, and creates none', () => {
     expect(new JsonRecord(path).entries.size).toBe(0);
     expect(existsSync(path)).toBe(false);
   });

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
-/** Command that runs the program with this source file: compiled where there is a `.js` beside, else through tsx. */
+/** Command that runs the program of a source file: its compiled `.js` if there is one beside, otherwise by tsx. */
 export function ownProgram(source: URL): [node: string, ...args: string[]] {
   const file = fileURLToPath(source);
   const compiled = file.replace(/\.ts$/, '.js');
