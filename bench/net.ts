@@ -14,7 +14,9 @@ interface TestNetwork {
   guest: Namespace;
   outside: Namespace;
   host: Namespace;
-  /** Server outside, as the guest reaches it; server in the guest, as outside and the host reach it (`in`, `direct`). */
+  /**
+   * Server outside, as the guest reaches it; server in the guest, as outside and the host reach it (`in`, `direct`).
+   */
   out: { address: string; iperf: number; probe: number };
   in: { address: string; iperf: number; probe: number };
   direct: string;

@@ -1,7 +1,7 @@
 /**
- * The user engine compared with passt, libslirp in QEMU, slirp4netns and gvproxy: rounds of each in turn, and medians. A
- * guest is a namespace whose tap is attached to the program's stream socket (test/world/shim.c). Then the switch alone,
- * and the cost of an idle network.
+ * The user engine compared with passt, libslirp in QEMU, slirp4netns and gvproxy: rounds of each in turn, and medians.
+ * A guest is a namespace whose tap is attached to the program's stream socket (test/world/shim.c). Then the switch
+ * alone, and the cost of an idle network.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { compiled } from '../test/world/compile.ts';
