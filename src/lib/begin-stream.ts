@@ -1,6 +1,6 @@
 /**
- * Streams that our helper processes carry: a line of JSON asks, a line answers `{"ok":true}` or `{"error":…}`, then
- * come raw bytes both ways.
+ * Streams through the helper processes: a JSON line requests one, a line answers `{"ok":true}` or `{"error":…}`, then
+ * raw bytes follow in both directions.
  */
 import { createConnection, type Socket } from 'node:net';
 import { AnkaError } from './errors.ts';
@@ -17,8 +17,8 @@ function answerOf(line: string): { error?: string } | null {
 }
 
 /**
- * Connects, asks, and waits for the answer. The socket is paused; what came behind the answer is read from it first.
- * Throws `network`.
+ * Connects, sends the request and waits for the answer. Returns the paused socket; bytes behind the answer are read from
+ * it first. Throws `network`.
  */
 export function beginStream(path: string, request: object): Promise<Socket> {
   return new Promise((resolve, reject) => {

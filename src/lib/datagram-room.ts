@@ -1,13 +1,13 @@
 /**
- * A bound for what waits to be sent by a datagram socket: the kernel takes no more than the host's link does, and Node
- * keeps any number of what it did not take.
+ * Bounds the send queue of a datagram socket: the kernel accepts no more than the host's link takes, and Node queues the
+ * rest without a limit.
  */
 import type { Socket } from 'node:dgram';
 
-/** Bytes that may wait in Node for one socket; the kernel's own buffer is some 200 KiB. */
+/** Bytes that Node may queue for one socket; the kernel's own buffer is about 200 KiB. */
 const MAX_WAITING = 16 << 10;
 
-/** Whether it takes another one; if not, that is to be dropped, as a router does. The socket is open. */
+/** Whether an open socket accepts another datagram; if not, drop it, as a router does. */
 export function takesDatagrams(socket: Socket): boolean {
   return socket.getSendQueueSize() < MAX_WAITING;
 }

@@ -1,4 +1,4 @@
-/** Argument lists for the system's ssh and scp into a guest: pure. */
+/** Arguments of the system's ssh and scp for a guest. Pure. */
 
 /** Where and how a guest is reached. */
 export interface SshTarget {
@@ -14,8 +14,7 @@ function options(target: SshTarget): string[] {
   const o: Record<string, string> = {
     IdentityFile: `"${target.identityFile}"`,
     IdentitiesOnly: 'yes',
-    // A guest's host key is made at its first boot and an address is used by many guests in turn: there is nothing to
-    // compare it with.
+    // A guest creates its host key at first boot, and an address is reused by other guests: there is no known key.
     StrictHostKeyChecking: 'no',
     UserKnownHostsFile: target.knownHosts,
     LogLevel: 'ERROR',
@@ -26,17 +25,17 @@ function options(target: SshTarget): string[] {
   return Object.entries(o).flatMap(([k, v]) => ['-o', `${k}=${v}`]);
 }
 
-/** One word as a POSIX shell reads it back. */
+/** Quotes one word for a POSIX shell. */
 export function shellQuote(word: string): string {
   return /^[A-Za-z0-9_@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
-/** A command line for the guest's shell, in which each of these words is one word. */
+/** A command line for the guest's shell that passes each word as one word. */
 export function shellLine(words: readonly string[]): string {
   return words.map(shellQuote).join(' ');
 }
 
-/** ssh's arguments; with a line for the guest's shell, or without for a login. `tty` asks for a terminal. */
+/** Arguments of ssh: with a line for the guest's shell, or for a login. `tty` requests a terminal. */
 export function sshArguments(target: SshTarget, line = '', tty = false): string[] {
   return [
     ...options(target),
@@ -49,7 +48,7 @@ export function sshArguments(target: SshTarget, line = '', tty = false): string[
   ];
 }
 
-/** scp's arguments: `sources` and `destination` are host paths, or guest paths marked by `guest: true`. */
+/** Arguments of scp: `paths` are the sources, then the destination. */
 export function scpArguments(target: SshTarget, paths: readonly { path: string; guest: boolean }[], recursive: boolean): string[] {
   const name = (p: { path: string; guest: boolean }) =>
     p.guest ? `${target.user}@${target.address}:${p.path}` : p.path.startsWith('/') ? p.path : `./${p.path}`;

@@ -33,7 +33,7 @@ test('B14: each direction ends by itself', async () => {
   await over;
 });
 
-test('B14: an input that breaks ends the connection without an error; so does an output that is gone', async () => {
+test('B14: an error of the input or output closes the connection without an error', async () => {
   const [near, far] = await pair();
   const input = new PassThrough();
   const over = joinStreams(near, input, new PassThrough());
@@ -48,7 +48,7 @@ test('B14: an input that breaks ends the connection without an error; so does an
   await over2;
 });
 
-test('B14: writing to who is gone already is no error, a reset is one', async () => {
+test('B14: writing to a closed peer is no error, a reset is one', async () => {
   const [near, far] = await pair();
   const over = joinStreams(near, new PassThrough(), new PassThrough());
   near.destroy(Object.assign(new Error('write EPIPE'), { code: 'EPIPE' }));

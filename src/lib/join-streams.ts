@@ -1,13 +1,13 @@
 /**
- * A connection joined to somebody's input and output, as `nc` does it: each direction ends by itself.
- * Limits: an input that breaks is an input that ends; who does not read any more ends the connection.
+ * Joins a connection to an input and an output, like `nc`: each direction ends on its own. Limits: an error of the input
+ * counts as its end; an error of the output closes the connection.
  */
 import type { Socket } from 'node:net';
 import type { Readable, Writable } from 'node:stream';
 
 /**
- * Resolves when the connection is over. Rejects when the other side broke it; not when either side was only gone while
- * something was on its way to it.
+ * Resolves when the connection is closed. Rejects when the peer resets it, but not when it closed while data was still
+ * being sent to it.
  */
 export function joinStreams(socket: Socket, input: Readable, output: Writable): Promise<void> {
   return new Promise((resolve, reject) => {

@@ -23,7 +23,7 @@ afterEach(() => new Promise<void>((resolve) => server.close(() => resolve())));
 /** What is no request, nor an answer. */
 const BROKEN = ['{', 'null', '7', '"text"', '{"id":1,"method":"say"', '\u0000', '[', '{"id":1}}', 'x'.repeat(100_000)];
 
-test.each(BROKEN)('the serving side hangs up on broken line %#', async (line) => {
+test.each(BROKEN)('the server closes the connection on malformed line %#', async (line) => {
   const client = createConnection(path).on('error', () => {});
   serveLines(
     (await accepted).on('error', () => {}),
@@ -34,7 +34,7 @@ test.each(BROKEN)('the serving side hangs up on broken line %#', async (line) =>
   await once(client, 'close');
 });
 
-test.each(['toString', 'constructor', '__proto__', 'hasOwnProperty', '', 'nothing'])('a method named %s is not there', async (method) => {
+test.each(['toString', 'constructor', '__proto__', 'hasOwnProperty', '', 'nothing'])('there is no method named %s', async (method) => {
   const client = new LineClient(createConnection(path), () => {});
   serveLines(await accepted, methods as never);
   await expect(client.call(method, {})).rejects.toThrow(/no method/);
@@ -42,7 +42,7 @@ test.each(['toString', 'constructor', '__proto__', 'hasOwnProperty', '', 'nothin
   client.close();
 });
 
-test.each(BROKEN)('the asking side hangs up on broken line %#; what waits is told', async (line) => {
+test.each(BROKEN)('the client closes the connection on malformed line %#, and rejects pending calls', async (line) => {
   const client = new LineClient(createConnection(path), () => {});
   const peer = await accepted;
   const asked = client.call('say', {});
@@ -51,7 +51,7 @@ test.each(BROKEN)('the asking side hangs up on broken line %#; what waits is tol
   peer.destroy();
 });
 
-test.each(BROKEN)('a stream that is answered by broken line %# does not begin', async (line) => {
+test.each(BROKEN)('a stream that is answered by malformed line %# fails', async (line) => {
   const begun = beginStream(path, {});
   const peer = (await accepted).on('error', () => {});
   peer.write(`${line}\n`);
@@ -59,7 +59,7 @@ test.each(BROKEN)('a stream that is answered by broken line %# does not begin', 
   peer.destroy();
 });
 
-test('requests cut at every byte are the same requests', async () => {
+test('requests split at every byte are parsed the same', async () => {
   const client = createConnection(path);
   serveLines(await accepted, methods as never);
   const said: string[] = [];
@@ -75,7 +75,7 @@ test('requests cut at every byte are the same requests', async () => {
   client.destroy();
 });
 
-test('a line without end is no more kept than its limit', async () => {
+test('a line without an end is kept only up to the limit', async () => {
   const client = createConnection(path).on('error', () => {});
   const peer = await accepted;
   serveLines(

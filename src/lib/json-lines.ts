@@ -1,15 +1,15 @@
 /**
- * Requests and answers as JSON lines over a stream: the control protocol of our own helper processes.
+ * Requests and answers as JSON lines over a stream: the control protocol of the helper processes.
  *
- * Each request `{id, method, params}` has one answer `{id, result}` or `{id, error}`; `{event}` comes unasked. Who says
- * anything else is hung up on: neither side trusts the other to be whole. Limit: 16 MiB a line.
+ * Each request `{id, method, params}` has one answer `{id, result}` or `{id, error}`; `{event}` is unsolicited. Anything
+ * else closes the connection, as neither side trusts the other. Limit: 16 MiB a line.
  */
 import type { Duplex } from 'node:stream';
 import { AnkaError, type ErrorBody } from './errors.ts';
 
 const MAX_LINE = 16 << 20;
 
-/** Splits chunks into lines and calls back with each; false, or a line without end, destroys the stream. */
+/** Splits chunks into lines and calls `take` with each. If it returns false, or a line is too long, destroys the stream. */
 export function onLines(stream: Duplex, take: (line: string) => boolean): void {
   let rest: string[] = [];
   let length = 0;
@@ -31,7 +31,7 @@ export function onLines(stream: Duplex, take: (line: string) => boolean): void {
   });
 }
 
-/** The object that a line is; null when it is none. */
+/** The object in a line; null when it contains none. */
 function objectOf<T extends object>(line: string): Partial<T> | null {
   try {
     const value: unknown = JSON.parse(line);
@@ -41,7 +41,7 @@ function objectOf<T extends object>(line: string): Partial<T> | null {
   }
 }
 
-/** Serves one connection: every method by name. */
+/** Serves the methods on one connection. */
 export function serveLines(stream: Duplex, methods: Record<string, (params: never) => Promise<unknown>>): void {
   const serve = async ({ id, method, params }: Partial<{ id: number; method: string; params: never }>): Promise<void> => {
     let answer: unknown;
@@ -62,12 +62,12 @@ export function serveLines(stream: Duplex, methods: Record<string, (params: neve
   });
 }
 
-/** The asking side of one connection. */
+/** The client of one connection. */
 export class LineClient {
   readonly closed: Promise<void>;
   #stream: Duplex;
   #next = 1;
-  #waiting = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
+  #pending = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
 
   constructor(stream: Duplex, onEvent: (event: string) => void) {
     this.#stream = stream;
@@ -79,16 +79,16 @@ export class LineClient {
         onEvent(m.event);
         return true;
       }
-      const w = this.#waiting.get(m.id ?? -1);
-      this.#waiting.delete(m.id ?? -1);
+      const w = this.#pending.get(m.id ?? -1);
+      this.#pending.delete(m.id ?? -1);
       if (m.error) w?.reject(AnkaError.fromBody(m.error));
       else w?.resolve(m.result);
       return true;
     });
     this.closed = new Promise((resolve) => {
       stream.once('close', () => {
-        for (const w of this.#waiting.values()) w.reject(new AnkaError('internal', 'the process on the other side is gone'));
-        this.#waiting.clear();
+        for (const w of this.#pending.values()) w.reject(new AnkaError('internal', 'the connection to the helper process is closed'));
+        this.#pending.clear();
         resolve();
       });
     });
@@ -97,13 +97,13 @@ export class LineClient {
   call(method: string, params: unknown): Promise<unknown> {
     const id = this.#next++;
     return new Promise((resolve, reject) => {
-      if (this.#stream.destroyed) return reject(new AnkaError('internal', 'the process on the other side is gone'));
-      this.#waiting.set(id, { resolve, reject });
+      if (this.#stream.destroyed) return reject(new AnkaError('internal', 'the connection to the helper process is closed'));
+      this.#pending.set(id, { resolve, reject });
       this.#stream.write(`${JSON.stringify({ id, method, params })}\n`);
     });
   }
 
-  /** The connection is over. */
+  /** The connection is closed. */
   get gone(): boolean {
     return this.#stream.destroyed;
   }

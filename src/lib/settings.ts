@@ -114,7 +114,7 @@ export function checkSetting(key: string, value: string): string {
   }
 }
 
-/** The candidate that begins with the word, or else the nearest by edit distance if it is near enough to be a typo. */
+/** A candidate that begins with the word, else the nearest by edit distance if it is close enough for a typo. */
 export function nearest(word: string, candidates: readonly string[]): string | undefined {
   let best: string | undefined;
   let least = Math.max(2, Math.floor(word.length / 3)) + 1;

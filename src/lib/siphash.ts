@@ -1,16 +1,16 @@
 /**
- * SipHash-2-4 of three 32-bit words: a keyed hash that nobody foresees who does not know the key, in a third of a
- * microsecond. Words of 64 bits are held as two halves.
+ * SipHash-2-4 of three 32-bit words: a keyed hash that cannot be predicted without the key. Takes a third of a
+ * microsecond. 64-bit words are held as two halves.
  *
  * Read first: Aumasson and Bernstein, "SipHash: a fast short-input PRF" (2012).
  */
 
-/** Bytes of the message, as its last word tells them. */
+/** Length of the message, as encoded in its last word. */
 const LENGTH = 12 << 24;
 
 /**
- * `key`: at least 16 bytes, of which the first 16 count. The lower 32 bits of the hash of the words in little-endian
- * order; a signed number.
+ * Returns the lower 32 bits of the hash of the words in little-endian order, as a signed number. `key`: the first 16
+ * bytes are used.
  */
 export function sipHash(key: Buffer, a: number, b: number, c: number): number {
   const k0l = key.readInt32LE(0);

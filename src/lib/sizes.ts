@@ -1,7 +1,7 @@
-/** Sizes as people write them: 512M, 4G, 80GiB, 1.5T. Powers of 1024. */
+/** Sizes such as 512M, 4G, 80GiB, 1.5T, in powers of 1024. */
 const UNITS = ['', 'K', 'M', 'G', 'T'] as const;
 
-/** Bytes, or null when it is no size. A bare number is bytes. */
+/** Bytes; null when malformed. A bare number is bytes. */
 export function parseSize(text: string): number | null {
   const m = /^(\d{1,12}(?:\.\d{1,3})?)\s*([KMGT]?)(?:i?B)?$/i.exec(text.trim());
   if (!m) return null;
@@ -9,7 +9,7 @@ export function parseSize(text: string): number | null {
   return Math.round(Number(m[1]) * 1024 ** power);
 }
 
-/** The shortest spelling without loss: 4G, 1536M. */
+/** The shortest exact form: 4G, 1536M. */
 export function formatSize(bytes: number): string {
   for (let power = UNITS.length - 1; power > 0; power--) {
     if (bytes >= 1024 ** power && bytes % 1024 ** power === 0) return `${bytes / 1024 ** power}${UNITS[power]}`;

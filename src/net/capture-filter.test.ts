@@ -43,7 +43,7 @@ function segment(port: number, words = 5, fragment = 0): Uint8Array {
   return f;
 }
 
-test('a filter without instructions lets everything pass', () => expect(passes([], new Uint8Array(0))).toBe(true));
+test('a filter without instructions matches everything', () => expect(passes([], new Uint8Array(0))).toBe(true));
 
 test('B93: tcp dst port 80 as tcpdump compiles it', () => {
   expect(passes(HTTP, segment(80))).toBe(true);
@@ -55,7 +55,7 @@ test('B93: tcp dst port 80 as tcpdump compiles it', () => {
   expect(passes(HTTP, udp)).toBe(false);
 });
 
-test('a frame that ends before what is loaded does not pass', () => {
+test('a load beyond the end of the frame does not match', () => {
   const whole = segment(80);
   for (let n = 0; n < 38; n++) expect(passes(HTTP, whole.subarray(0, n)), `${n} bytes`).toBe(false);
 });
@@ -78,7 +78,7 @@ test('arithmetic, memory, length and register moves', () => {
   expect(passes(p, new Uint8Array(9))).toBe(false);
 });
 
-test('a division by zero, an unknown instruction, and an end without return do not pass', () => {
+test('a division by zero, an unknown instruction and a missing return do not match', () => {
   expect(passes(program('52 0 0 0\n6 0 0 1'), new Uint8Array(1))).toBe(false);
   expect(passes(program('5 0 0 100'), new Uint8Array(1))).toBe(false);
   expect(passes(program('245 0 0 0'), new Uint8Array(1))).toBe(false);

@@ -48,14 +48,14 @@ describe('the DNS forwarder', () => {
     expect(say(f.onQuery(query('nobody.anka.internal'), 'c', 'g', 0))).toEqual(['c #7 NXDOMAIN']);
     expect(f.pollAt()).toBeNull();
   });
-  test('B25: others are forwarded under a fresh id, and come back under the old one', () => {
+  test('B25: others are forwarded under a new id, and answered under the old one', () => {
     const f = forwarder();
     const asked = f.onQuery(query('example.com'), 'c', 'g', 0);
     expect(say(asked)).toEqual(['ask 10.0.0.1 #100']);
     expect(say(f.onAnswer(answer(asked[0] as DnsAction, '1.2.3.4'), '10.0.0.1', 5))).toEqual(['c #7 NOERROR 1.2.3.4']);
     expect(f.pollAt()).toBeNull();
   });
-  test('B25: a silent or failing server is followed by the next, and the good one is asked first afterwards', () => {
+  test('B25: after a timeout or failure the next server is asked, and stays preferred if it answers', () => {
     const f = forwarder();
     f.onQuery(query('example.com'), 'c', 'g', 0);
     expect(f.poll(1999)).toEqual([]);
@@ -67,7 +67,7 @@ describe('the DNS forwarder', () => {
     expect(say(f.onAnswer(answer(next[0] as DnsAction, '', 2), '10.0.0.2', 3001))).toEqual(['ask 10.0.0.1 #101']);
     expect(say(f.poll(6000))).toEqual(['d #7 SERVFAIL']);
   });
-  test('answers of a wrong server, id or question are dropped', () => {
+  test('answers with a wrong server, id or question are dropped', () => {
     const f = forwarder();
     const asked = f.onQuery(query('example.com'), 'c', 'g', 0)[0] as DnsAction;
     expect(f.onAnswer(answer(asked, '6.6.6.6'), '10.0.0.2', 1)).toEqual([]);
@@ -75,10 +75,10 @@ describe('the DNS forwarder', () => {
     expect(f.onAnswer(other, '10.0.0.1', 1)).toEqual([]);
     expect(f.onAnswer(new Uint8Array(3), '10.0.0.1', 1)).toEqual([]);
   });
-  test('B15: on the host network, outside names are not asked for', () => {
+  test('B15: on the host network, outside names are not forwarded', () => {
     expect(say(forwarder(false).onQuery(query('example.com'), 'c', 'g', 0))).toEqual(['c #7 NXDOMAIN']);
   });
-  test('no upstream at all is a failure at once; rubbish is a format error or silence', () => {
+  test('no upstream server: SERVFAIL at once; garbage: FORMERR or no answer', () => {
     const f = forwarder();
     f.setUpstreams([]);
     expect(say(f.onQuery(query('example.com'), 'c', 'g', 0))).toEqual(['c #7 SERVFAIL']);
@@ -87,7 +87,7 @@ describe('the DNS forwarder', () => {
     opcode[2] |= 0x28;
     expect(say(f.onQuery(opcode, 'c', 'g', 0))).toEqual(['c #7 NOTIMP']);
   });
-  test('a guest has at most 256 queries on their way, and more when those are over; another has its own', () => {
+  test('at most 256 pending queries per guest', () => {
     const f = forwarder();
     const asks = (guest: string, n: number, now: number): string[] =>
       Array.from({ length: n }, (_, i) => f.onQuery(query(`n${i}.com`), `${guest}${i}`, guest, now)[0]?.kind ?? '');
@@ -101,7 +101,7 @@ describe('the DNS forwarder', () => {
     expect(f.poll(4000).every((a) => a.kind === 'answer')).toBe(true);
     expect(asks('g', 1, 4000)).toEqual(['ask']);
   });
-  test('the table of all queries on their way is bounded', () => {
+  test('the table of pending queries is bounded', () => {
     const f = forwarder();
     for (let i = 0; i < 200 * 256; i++) f.onQuery(query('n.com'), `c${i}`, `g${i % 200}`, 0);
     expect(f.poll(2000)).toHaveLength(32_768);

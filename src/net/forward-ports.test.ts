@@ -11,7 +11,7 @@ test('B64: ports conflict on the same protocol, port and address, where 0.0.0.0 
   expect(portsConflict(tcp(80), tcp(81))).toBe(false);
 });
 
-test('B62: candidates go from the base up and leave out other rules', () => {
+test('B62: candidates ascend from the base, without the ports of other rules', () => {
   const g = candidatePorts(10_000, tcp(0), [tcp(10_000), tcp(10_002, 0x0a000001)]);
   expect([g.next().value, g.next().value]).toEqual([10_001, 10_003]);
   expect([...candidatePorts(65_535, tcp(0), [tcp(65_535)])]).toEqual([]);

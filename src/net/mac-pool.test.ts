@@ -26,5 +26,5 @@ describe('the MAC pool', () => {
       ),
     );
   });
-  test('an exhausted pool says so', () => expect(() => drawMac(PREFIX, new Set([PREFIX * 2 ** 24]), () => 0)).toThrow(/no free MAC address/));
+  test('an exhausted pool is reported', () => expect(() => drawMac(PREFIX, new Set([PREFIX * 2 ** 24]), () => 0)).toThrow(/no free MAC address/));
 });

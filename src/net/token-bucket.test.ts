@@ -3,7 +3,7 @@ import { TokenBucket } from './token-bucket.ts';
 
 const taken = (b: TokenBucket, n: number, now: number): number => Array.from({ length: n }, () => b.take(now)).filter(Boolean).length;
 
-test('so many at once, and as many more in the time, evenly', () => {
+test('a burst, refilled evenly', () => {
   const b = new TokenBucket(10, 1000);
   expect(taken(b, 20, 5000)).toBe(10);
   expect(taken(b, 20, 5099)).toBe(0);
@@ -12,7 +12,7 @@ test('so many at once, and as many more in the time, evenly', () => {
   expect(taken(b, 20, 60_000)).toBe(10);
 });
 
-test('a clock that was set back gives nothing, and what comes after it counts from there', () => {
+test('a clock that was set back refills nothing, and counts on from there', () => {
   const b = new TokenBucket(2, 1000);
   expect(taken(b, 5, 1_000_000)).toBe(2);
   expect(taken(b, 5, 0)).toBe(0);

@@ -35,20 +35,20 @@ beforeEach(() => {
 const send = (card: Card, source: number, sourcePort: number, destination: number, real: number, destinationPort: number, now: number): string | null =>
   nat.send(card, { source, sourcePort, destination, destinationPort, payload: bytes, ttl: 63, whole: true }, real, now);
 
-test('RFC 4787 REQ-1: one socket for a guest’s port, whatever it talks to; another for another card', () => {
+test('RFC 4787 REQ-1: one socket per guest port for all destinations; another one per NIC', () => {
   send(A as Card, ME, 5000, REMOTE, REMOTE, 80, 0);
   send(A as Card, ME, 5000, REMOTE + 1, REMOTE + 1, 81, 0);
   send(B as Card, ME, 5000, REMOTE, REMOTE, 80, 0);
   expect(log).toEqual(['open a:5000', 'send a:5000 to c6336401:80', 'send a:5000 to c6336402:81', 'open b:5000', 'send b:5000 to c6336401:80']);
 });
 
-test('RFC 4787 REQ-8: only who was asked may answer, from any port', () => {
+test('RFC 4787 REQ-8: only addresses that were sent to may answer, from any port', () => {
   send(A as Card, ME, 5000, REMOTE, REMOTE, 80, 0);
   expect(nat.peerOf(flows[0] as UdpFlow<Card>, REMOTE, 1)).toBe(REMOTE);
   expect(nat.peerOf(flows[0] as UdpFlow<Card>, REMOTE + 1, 1)).toBeNull();
 });
 
-test('an address that was exchanged is exchanged back, as the guest used it last', () => {
+test('a translated destination is translated back, as the guest used it last', () => {
   send(A as Card, ME, 5000, GATEWAY, HOST, 80, 0);
   expect(nat.peerOf(flows[0] as UdpFlow<Card>, HOST, 1)).toBe(GATEWAY);
   expect([nat.knownAs(flows[0] as UdpFlow<Card>, HOST), nat.knownAs(flows[0] as UdpFlow<Card>, REMOTE)]).toEqual([GATEWAY, null]);
@@ -56,7 +56,7 @@ test('an address that was exchanged is exchanged back, as the guest used it last
   expect(nat.peerOf(flows[0] as UdpFlow<Card>, HOST, 3)).toBe(HOST);
 });
 
-test('what the host’s link does not take is dropped by name, and the flow goes on', () => {
+test('what the host’s link does not take is dropped with a reason, and the flow continues', () => {
   full = true;
   expect(send(A as Card, ME, 5000, REMOTE, REMOTE, 80, 0)).toBe('queue_full');
   full = false;
@@ -64,7 +64,7 @@ test('what the host’s link does not take is dropped by name, and the flow goes
   expect(log.filter((l) => l.startsWith('open'))).toEqual(['open a:5000']);
 });
 
-test('RFC 4787 REQ-5: five minutes of silence, counted from the last word of either side; DNS half a minute', () => {
+test('RFC 4787 REQ-5: five minutes of silence, counted from the last datagram in either direction; DNS half a minute', () => {
   send(A as Card, ME, 5000, REMOTE, REMOTE, 80, 0);
   send(A as Card, ME, 5353, REMOTE, REMOTE, 53, 0);
   nat.peerOf(flows[0] as UdpFlow<Card>, REMOTE, 10_000);
@@ -78,7 +78,7 @@ test('RFC 4787 REQ-5: five minutes of silence, counted from the last word of eit
   expect([nat.size, log.at(-1)]).toEqual([0, 'close a:5000']);
 });
 
-test('bounds: 1024 flows per card, the longest silent gives way; 64 peers per flow', () => {
+test('bounds: 1024 flows per NIC, the longest idle is evicted; 64 peers per flow', () => {
   for (let p = 1; p <= 1024; p++) send(A as Card, ME, p, REMOTE, REMOTE, 80, p);
   send(A as Card, ME, 1, REMOTE, REMOTE, 80, 2000);
   send(A as Card, ME, 3000, REMOTE, REMOTE, 80, 2001);
@@ -88,7 +88,7 @@ test('bounds: 1024 flows per card, the longest silent gives way; 64 peers per fl
   expect(flows.at(-1)?.peers.size).toBe(64);
 });
 
-test('no socket to be had, a socket that fails, a card that goes, an address that goes', () => {
+test('no socket available, a failed socket, a removed NIC, a removed address', () => {
   refuse = true;
   expect(send(A as Card, ME, 5000, REMOTE, REMOTE, 80, 0)).toBe('udp_flows');
   refuse = false;

@@ -15,18 +15,18 @@ import {
 } from './address.ts';
 
 describe('addresses', () => {
-  test('IPv4 there and back', () => fc.assert(fc.property(fc.nat(0xffffffff), (n) => parseIpv4(formatIpv4(n)) === n)));
+  test('IPv4 round trip', () => fc.assert(fc.property(fc.nat(0xffffffff), (n) => parseIpv4(formatIpv4(n)) === n)));
   test.each(['', '1.2.3', '1.2.3.4.5', '256.1.1.1', '01.2.3.4', '0x7f.0.0.1', '1.2.3.4 ', '1.2.3.-4', 'a.b.c.d', '1..2.3'])('%j is no IPv4 address', (t) =>
     expect(parseIpv4(t)).toBeNull(),
   );
-  test('MAC there and back', () =>
+  test('MAC round trip', () =>
     fc.assert(
       fc.property(
         fc.maxSafeNat().map((n) => n % 2 ** 48),
         (n) => parseMac(formatMac(n)) === n,
       ),
     ));
-  test('B43: any usual spelling of a MAC is taken, and shown in lower case with colons', () => {
+  test('B43: any usual spelling of a MAC is accepted, and formatted in lower case with colons', () => {
     for (const t of ['52:54:00:AB:cd:0f', '52-54-00-ab-cd-0f', '5254.00ab.cd0f', '525400ABCD0F', '52:54:0:ab:cd:f'])
       expect(formatMac(parseMac(t) as number)).toBe('52:54:00:ab:cd:0f');
   });

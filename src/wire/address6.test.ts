@@ -1,13 +1,13 @@
 import { expect, test } from 'vitest';
 import { isLinkLocal6, isMulticast6, linkLocalOf, parseIpv6, wordsOfIpv6 } from './address6.ts';
 
-test('canonical text, or nothing', () => {
+test('canonical text, or null', () => {
   expect(parseIpv6('2001:DB8:0:0:0:0:0:1')).toBe('2001:db8::1');
   expect(parseIpv6('::ffff:1.2.3.4')).toBe('::ffff:102:304');
   for (const bad of ['', '1.2.3.4', 'fe80::1%eth0', '::1::', 'vm1', '[::1]']) expect(parseIpv6(bad), bad).toBeNull();
 });
 
-test('a station’s own address: RFC 4291, appendix A', () => {
+test('link-local address of a MAC address: RFC 4291, appendix A', () => {
   expect(linkLocalOf(0x3456789abcde)).toBe('fe80::3656:78ff:fe9a:bcde');
   expect(linkLocalOf(0x564545000001)).toBe('fe80::5445:45ff:fe00:1');
   expect(isLinkLocal6(linkLocalOf(0x020000000000))).toBe(true);

@@ -40,7 +40,7 @@ describe('DHCP messages', () => {
     ['no-cookie', Uint8Array.from(discover(), (x, i) => (i === 236 ? 0 : x))],
     ['no-type', Uint8Array.from(discover(), (x, i) => (i === 240 ? 0 : i < 243 && i > 240 ? 0 : x))],
   ] as const)('%s', (why, bytes) => expect(parseDhcpRequest(bytes)).toBe(why));
-  test('every truncation gives a reason or a message, never an exception', () => {
+  test('every truncation returns a reason or a message, and never throws', () => {
     const b = discover();
     for (let n = 0; n <= b.length; n++) expect(parseDhcpRequest(b.subarray(0, n))).toBeDefined();
   });
@@ -55,7 +55,7 @@ describe('DHCP messages', () => {
       }),
     );
   });
-  test('a reply has 300 bytes at least, the cookie, and its options once', () => {
+  test('a reply has at least 300 bytes, the cookie, and each option once', () => {
     const b = emitDhcpReply({
       type: DhcpType.ack,
       xid: 7,

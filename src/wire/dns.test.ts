@@ -11,10 +11,10 @@ describe('DNS messages', () => {
     const b = query('VM1.Anka.Internal');
     expect(parseDnsQuery(b)).toMatchObject({ id: 0x1234, name: 'vm1.anka.internal', type: DnsType.A, end: b.length, udpSize: 512 });
   });
-  test('EDNS tells the size that the client takes', () => {
+  test('EDNS: the size that the client accepts', () => {
     expect(parseDnsQuery(query('a.b', 'A', { additionals: [{ type: 'OPT', name: '.', udpPayloadSize: 4096, flags: 0, options: [] }] }))?.udpSize).toBe(4096);
   });
-  test('dns-packet reads our answers', () => {
+  test('dns-packet parses the answers', () => {
     const b = query('vm1.anka.internal');
     const q = parseDnsQuery(b) as NonNullable<ReturnType<typeof parseDnsQuery>>;
     const a = dnsPacket.decode(Buffer.from(emitDnsAnswer(b, q, Rcode.ok, { type: DnsType.A, ttl: 5, data: 0xc0a84002 })));
@@ -26,7 +26,7 @@ describe('DNS messages', () => {
     expect(none).toMatchObject({ rcode: 'NXDOMAIN', answers: [] });
     expect(dnsPacket.decode(Buffer.from(truncateDns(emitDnsAnswer(b, q, Rcode.ok, { type: 1, ttl: 1, data: 1 }), q.end))).flag_tc).toBe(true);
   });
-  test('every truncation is no query, and never an exception', () => {
+  test('every truncation is rejected, and never throws', () => {
     const b = query('vm1.anka.internal');
     for (let n = 0; n < b.length; n++) expect(parseDnsQuery(b.subarray(0, n))).toBeNull();
   });

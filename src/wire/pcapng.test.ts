@@ -54,7 +54,7 @@ describe('pcapng', () => {
     expect(inbound?.body.subarray(28, 36).toString('hex')).toBe('0200040001000000');
   });
 
-  test('B93: statistics: what came and what was dropped, 64 bits each', () => {
+  test('B93: statistics: received and dropped, 64 bits each', () => {
     const b = blocks(Buffer.from(interfaceStatistics({ start: 1n, end: 2n ** 40n, received: 2 ** 33 + 7, dropped: 3 })))[0];
     expect(b?.type).toBe(5);
     expect(b?.body.readBigUInt64LE(12 + 24 + 4)).toBe(BigInt(2 ** 33 + 7));
@@ -62,7 +62,7 @@ describe('pcapng', () => {
     expect([b?.body.readUInt32LE(4), b?.body.readUInt32LE(8)]).toEqual([256, 0]);
   });
 
-  test('any frame gives one whole block that holds it', () => {
+  test('any frame is one complete block', () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 2000 }), fc.bigInt({ min: 0n, max: 2n ** 63n }), fc.boolean(), (data, time, outbound) => {
         const all = blocks(Buffer.concat([sectionHeader('x'), enhancedPacket({ time, outbound, data, length: data.length })]));

@@ -38,7 +38,7 @@ describe('a SYN', () => {
     expect(parseSynOptions(SYN, tcp + TCP_HEADER, SYN.length)).toEqual({ mss: 1460, windowScale: 10, sack: true });
   });
 
-  test('options: written ones are read again, and garbage never runs on', () => {
+  test('options: written options are parsed back, and garbage terminates', () => {
     fc.assert(
       fc.property(fc.integer({ min: 1, max: 65535 }), fc.integer({ min: -1, max: 14 }), fc.boolean(), (mss, windowScale, sack) => {
         const u8 = new Uint8Array(16).fill(0xa5);
@@ -59,7 +59,7 @@ describe('a SYN', () => {
   });
 });
 
-test('a MAC is a number inside', () => {
+test('a MAC address is a number', () => {
   fc.assert(
     fc.property(fc.integer({ min: 0, max: 2 ** 48 - 1 }), (mac) => {
       const u8 = new Uint8Array(8);

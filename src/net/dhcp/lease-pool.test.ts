@@ -51,26 +51,26 @@ describe('the address pool', () => {
       if (alive.length > 20) p.forget(alive.shift() as string);
     }
   });
-  test('B23: 10,000 VMs that vanish without a word are outlived by their leases', () => {
+  test('B23: the leases of 10,000 VMs that disappear without RELEASE expire', () => {
     const p = new AddressPool(subnet);
     let refused = 0;
     for (let i = 0; i < 10_000; i++) if (take(p, `vm${i}`, i * 20_000) === null) refused++;
     expect(refused).toBe(0);
   });
-  test('B51: a reservation is given to its owner and to nobody else', () => {
+  test('B51: a reservation is leased to its owner only', () => {
     const p = new AddressPool(subnet);
     p.setOwners(new Map([['a', ip('192.168.64.50')]]), new Map());
     expect(take(p, 'b', 0, ip('192.168.64.50'))).toBe('192.168.64.2');
     expect(take(p, 'a', 0)).toBe('192.168.64.50');
     expect(p.bind('b', ip('192.168.64.50'), HOUR, 0)).toBe(false);
   });
-  test('B50: an address that a guest took by itself is never leased to another', () => {
+  test('B50: a statically configured address is never leased to another NIC', () => {
     const p = new AddressPool(subnet);
     p.setOwners(new Map(), new Map([['a', ip('192.168.64.2')]]));
     expect(take(p, 'b', 0)).toBe('192.168.64.3');
     expect(take(p, 'a', 0)).toBe('192.168.64.2');
   });
-  test('a declined address rests for ten minutes', () => {
+  test('a declined address is not leased for ten minutes', () => {
     const p = new AddressPool(subnet);
     const a = take(p, 'a', 0);
     p.decline('a', ip(a as string), 0);
@@ -78,7 +78,7 @@ describe('the address pool', () => {
     expect(p.bind('b', ip(a as string), HOUR, 1)).toBe(false);
     expect(p.bind('b', ip(a as string), HOUR, 600_001)).toBe(true);
   });
-  test('whatever happens in whatever order, no two NICs have one address', () => {
+  test('any sequence of events: no two NICs have the same address', () => {
     const small = parseSubnet('10.0.0.0/29') as { base: number; prefix: number };
     const action = fc.record({
       what: fc.constantFrom('take', 'release', 'forget', 'decline'),

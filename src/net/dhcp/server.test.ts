@@ -64,7 +64,7 @@ describe('the DHCP server', () => {
     expect(say(s, message(3, MAC_B, { requested: '192.168.64.2' }))).toBe('NAK 0.0.0.0 to 255.255.255.255');
     expect(say(s, message(3, MAC_B, { requested: '192.168.64.9' }))).toBe('ACK 192.168.64.9 to 255.255.255.255');
   });
-  test("option 26 tells a card's own MTU, and nothing where it is Ethernet's", () => {
+  test('option 26 advertises the MTU of a NIC unless it is 1500', () => {
     const s = server();
     s.setNics([
       { id: 'a', mac: MAC_A, hostname: 'vma', mtu: 65_520 },
@@ -74,19 +74,19 @@ describe('the DHCP server', () => {
     expect(options(MAC_A).includes(Buffer.from([26, 2, 0xff, 0xf0]))).toBe(true);
     expect(options(MAC_B).includes(Buffer.from([26, 2]))).toBe(false);
   });
-  test('B23: two VMs that send one client identifier get an address each', () => {
+  test('B23: two VMs with the same client identifier get different addresses', () => {
     const s = server();
     const clientId = [255, 1, 2, 3, 4, 0, 2, 0, 0, 0xab, 0x11];
     expect(say(s, message(1, MAC_A, { clientId }))).toBe('OFFER 192.168.64.2 to 255.255.255.255');
     expect(say(s, message(1, MAC_B, { clientId }))).toBe('OFFER 192.168.64.3 to 255.255.255.255');
   });
-  test('a client that chose another server frees our offer', () => {
+  test('a client that chooses another server releases the offer', () => {
     const s = server();
     say(s, message(1, MAC_A));
     expect(say(s, message(3, MAC_A, { requested: '10.0.0.5', server: '10.0.0.1' }))).toBe('other-server');
     expect(s.pool.lease('a', 0)).toBeNull();
   });
-  test('B91: an unknown hardware address, a relayed message and rubbish get no answer, and are counted', () => {
+  test('B91: an unknown hardware address, a relayed message and garbage are dropped and counted', () => {
     const s = server();
     expect(say(s, message(1, 0x020000000099))).toBe('unknown-mac');
     expect(say(s, message(1, MAC_A, { giaddr: '10.0.0.1' }))).toBe('relayed');
@@ -100,7 +100,7 @@ describe('the DHCP server', () => {
   test('B50: INFORM is answered with options and no address', () => {
     expect(say(server(), message(8, MAC_A, { ciaddr: '192.168.64.77' }))).toBe('ACK 0.0.0.0 to 192.168.64.77');
   });
-  test('B51: a reservation wins over what the client wishes, and over its old lease', () => {
+  test('B51: a reservation overrides the requested address and the old lease', () => {
     const s = server();
     say(s, message(1, MAC_A));
     say(s, message(3, MAC_A, { requested: '192.168.64.2', server: GW }));
@@ -108,7 +108,7 @@ describe('the DHCP server', () => {
     expect(say(s, message(3, MAC_A, { ciaddr: '192.168.64.2' }))).toBe('NAK 0.0.0.0 to 255.255.255.255');
     expect(say(s, message(1, MAC_A, { requested: '192.168.64.2' }))).toBe('OFFER 192.168.64.50 to 255.255.255.255');
   });
-  test('B50: an address that a client did not have before is to be probed; one that is in use is passed over', () => {
+  test('B50: an address that is new to the client is probed; one in use is skipped', () => {
     const s = server();
     const discover = message(1, MAC_A);
     const first = s.candidate(discover, 0);
@@ -125,7 +125,7 @@ describe('the DHCP server', () => {
     expect(formatIpv4(s.candidate(message(3, MAC_B, { requested: '192.168.64.9' }), 0)?.ip as number), 'a memory of elsewhere').toBe('192.168.64.9');
     expect(s.candidate(message(3, MAC_B, { requested: '10.0.0.9' }), 0)).toBeNull();
   });
-  test('a guest that declines all it is offered puts 16 addresses out of use in ten minutes, and no more', () => {
+  test('a guest that declines every offer makes at most 16 addresses unavailable in ten minutes', () => {
     const s = server();
     const declined = new Set<string>();
     const decline = (now: number): void => {
@@ -140,7 +140,7 @@ describe('the DHCP server', () => {
     expect(declined.size).toBeLessThanOrEqual(33);
     expect(say(s, message(4, MAC_A, { requested: '192.168.64.200', server: GW }), 600_000), 'what it was not offered').toBe('not-ours');
   });
-  test('a guest that answers for all addresses keeps 16 from another in ten minutes; who is no guest of ours is believed', () => {
+  test('a guest that answers every probe blocks at most 16 addresses in ten minutes; answers of other hosts all count', () => {
     const taken = (by: number): number => {
       const s = server();
       for (let n = 0; n < 253; n++) {
@@ -153,7 +153,7 @@ describe('the DHCP server', () => {
     expect(taken(MAC_A)).toBe(17);
     expect(taken(0x020000000099)).toBe(253);
   });
-  test('B51: a reservation wins over the lease of another, which is refused at its next request', () => {
+  test('B51: a reservation overrides the lease of another NIC, whose next request is answered by NAK', () => {
     const s = server();
     say(s, message(1, MAC_B));
     say(s, message(3, MAC_B, { requested: '192.168.64.2', server: GW }));
@@ -165,7 +165,7 @@ describe('the DHCP server', () => {
     expect(say(s, message(1, MAC_B))).toBe('OFFER 192.168.64.3 to 255.255.255.255');
     expect(say(s, message(1, MAC_A))).toBe('OFFER 192.168.64.2 to 255.255.255.255');
   });
-  test('B23: an exhausted pool says so, and recovers', () => {
+  test('B23: an exhausted pool is reported, and recovers', () => {
     const small = new DhcpServer({ subnet: parseSubnet('10.0.0.0/29') as never, leaseSeconds: 60, domain: 'x' });
     small.setNics(Array.from({ length: 6 }, (_, i) => ({ id: `vm${i}`, mac: MAC_A + i, hostname: `vm${i}`, mtu: 1500 })));
     for (let i = 0; i < 5; i++) {

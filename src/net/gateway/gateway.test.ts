@@ -113,24 +113,24 @@ describe('switch and gateway', () => {
   };
   const tcp = (dst: string, to: string): string => ip4('c0a84002', dst, '06', '00'.repeat(20), { to });
 
-  test('frames one after the other to one place leave as one run', () => {
+  test('consecutive frames to one destination are one run', () => {
     run(a, tcp('c0a84003', B as string), tcp('c0a84003', B as string), tcp('c0a84004', C as string), tcp('c0a84003', B as string));
     expect([port(b).runs, port(c).runs, port(a).frames]).toEqual([[2, 1], [1], []]);
   });
 
-  test('TCP to the gateway is one run; what the guard drops parts it', () => {
+  test('TCP to the gateway is one run, split at frames that the guard drops', () => {
     run(a, tcp('08080808', GATEWAY_MAC), tcp('08080808', GATEWAY_MAC), ip4('c0a84003', '08080808', '06', '00'.repeat(20)), tcp('08080808', GATEWAY_MAC));
     expect(log).toEqual([`tcp run of ${2 * 58}`, 'tcp run of 58']);
     expect(port(a).drops.toRecord()).toEqual({ ip_spoof: 1 });
   });
 
-  test('group addresses go to all others; nobody floods to an address that is not there', () => {
+  test('group addresses go to all other ports; unknown addresses are not flooded', () => {
     run(a, ip4('c0a84002', 'e0000001', '11', '003500350009000041', { to: '01005e000001' }), tcp('c0a84009', '564545000009'));
     expect([port(a).frames.length, port(b).frames.length, port(c).frames.length]).toEqual([0, 1, 1]);
     expect(port(a).drops.toRecord()).toEqual({ no_destination: 1 });
   });
 
-  test('B91: an isolated card hears and reaches no other, not even by group addresses', () => {
+  test('B91: an isolated NIC neither reaches nor receives from others, group addresses included', () => {
     port(b).isolated = true;
     run(a, tcp('c0a84003', B as string), ip4('c0a84002', 'ffffffff', '11', '003500350009000041', { to: 'ffffffffffff' }));
     expect([port(b).frames.length, port(c).frames.length]).toEqual([0, 1]);
@@ -151,7 +151,7 @@ describe('switch and gateway', () => {
     expect(port(b).frames).toEqual([]);
   });
 
-  test('an echo to the gateway comes back with its bytes; one to outside is carried, or told of', () => {
+  test('an echo request to the gateway is answered; one to outside is forwarded or reported by ICMP', () => {
     run(a, ip4('c0a84002', 'c0a84001', '01', '0800ba9600010001 414243'.replace('ba96', '7459')));
     expect(port(a).frames).toEqual([]); // its checksum is wrong
     const message = Buffer.from('0800000000010001414243', 'hex');
@@ -164,7 +164,7 @@ describe('switch and gateway', () => {
     expect(port(a).drops.toRecord()).toEqual({ malformed: 1, no_ping_right: 1 });
   });
 
-  test('a datagram in fragments is one datagram', () => {
+  test('a fragmented datagram is reassembled', () => {
     run(a, ip4('c0a84002', '08080808', '11', '4141414141', { fragment: 1 }), ip4('c0a84002', '08080808', '11', '10002000000d0000', { fragment: 0x2000 }));
     expect(datagrams).toEqual([
       {
@@ -179,7 +179,7 @@ describe('switch and gateway', () => {
     ]);
   });
 
-  test('what cannot be carried is told by ICMP: port unreachable, unknown protocol, time exceeded', () => {
+  test('what cannot be forwarded is reported by ICMP: port unreachable, unknown protocol, time exceeded', () => {
     answer = { unreachable: 3, drop: 'prohibited' };
     const datagram = ip4('c0a84002', '08080808', '11', '1000200000080000');
     run(a, datagram);
@@ -208,7 +208,7 @@ describe('switch and gateway', () => {
     expect(port(a).drops.toRecord()).toEqual({ too_big: 1 });
   });
 
-  test('mixed MTUs: the MSS of a SYN is lowered to what both take', () => {
+  test('mixed MTUs: the MSS of a SYN is lowered to the smaller MTU', () => {
     port(b).mtu = 600;
     const syn = Buffer.from('0001000200000000000000006002ffff0000000002040 5b4'.replaceAll(' ', ''), 'hex');
     run(a, ip4('c0a84002', 'c0a84003', '06', syn.toString('hex'), { to: B as string }));
@@ -217,7 +217,7 @@ describe('switch and gateway', () => {
     expect(fold16(sum16(seen, 0, 24))).toBe(fold16(sum16(syn, 0, 24)));
   });
 
-  test('a client may ask by DHCP for itself alone', () => {
+  test('a client may only send DHCP requests for itself', () => {
     const discover = (mac: string): string => {
       const m = `01010600deadbeef${'00'.repeat(20)}${mac}${'00'.repeat(10)}`;
       return ip4('00000000', 'ffffffff', '11', `00440043${(8 + m.length / 2).toString(16).padStart(4, '0')}0000${m}`, { to: 'ffffffffffff' });

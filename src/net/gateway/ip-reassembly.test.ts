@@ -40,7 +40,7 @@ test('fragments in any order make the packet', () => {
   );
 });
 
-test('overlaps give the packet up (teardrop, rewritten headers)', () => {
+test('overlaps discard the packet (teardrop, rewritten headers)', () => {
   const data = new Uint8Array(32);
   for (const second of [fragment(data, 8, true), fragment(data, 24, false), fragment(data, 0, true)]) {
     const r = new Reassembly();
@@ -50,7 +50,7 @@ test('overlaps give the packet up (teardrop, rewritten headers)', () => {
   }
 });
 
-test('nothing beyond 64 KiB (ping of death), no odd middle, no empty middle, nothing behind the end', () => {
+test('rejected: beyond 64 KiB (ping of death), odd or empty middle fragments, data behind the end', () => {
   expect(add(new Reassembly(), fragment(new Uint8Array(64), 65_528, false))).toBe('overlap');
   expect(add(new Reassembly(), fragment(new Uint8Array(12), 8, true))).toBe('overlap');
   expect(add(new Reassembly(), fragment(new Uint8Array(0), 8, true))).toBe('overlap');
@@ -59,7 +59,7 @@ test('nothing beyond 64 KiB (ping of death), no odd middle, no empty middle, not
   expect(add(r, fragment(new Uint8Array(8), 16, true))).toBe('overlap');
 });
 
-test('bounded: 32 packets, the oldest gives way; 64 fragments; 30 seconds', () => {
+test('bounded: 32 packets, the oldest is evicted; 64 fragments; 30 seconds', () => {
   const r = new Reassembly();
   for (let id = 0; id < 100; id++) add(r, fragment(new Uint8Array(8), 0, true, id), id);
   expect(r.size).toBe(32);

@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { FrameQueue } from './frame-queue.ts';
 
-test('what goes in comes out, in order and whole, whatever the sizes and however slowly it is taken', () => {
+test('bytes come out complete and in order, for any sizes and any speed of the reader', () => {
   const op = fc.oneof(
     fc.record({ kind: fc.constant('put' as const), n: fc.integer({ min: 1, max: 60 }), unused: fc.integer({ min: 0, max: 20 }), own: fc.boolean() }),
     fc.record({ kind: fc.constant('take' as const) }),

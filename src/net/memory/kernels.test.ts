@@ -13,7 +13,7 @@ const target = memory.alloc(AREA);
 const descriptors = memory.alloc(64 * 1024) + 64;
 const template = memory.alloc(64);
 
-/** RFC 1071 as it is written, on big-endian words. */
+/** RFC 1071 literally, on big-endian words. */
 function slowSum(bytes: Uint8Array): number {
   let sum = 0;
   for (let i = 0; i < bytes.length; i += 2) sum += (bytes[i] << 8) | (bytes[i + 1] ?? 0);
@@ -36,11 +36,11 @@ function writeTemplate(flags: number): void {
 const word = (i: number, field: number): number => memory.i32[(descriptors >> 2) + i * DESCRIPTOR_WORDS + field];
 
 describe('kernels', () => {
-  test('what is committed is what the source compiles to', () => {
+  test('the committed WebAssembly matches its source', () => {
     execFileSync(process.execPath, [fileURLToPath(new URL('../../../scripts/kernels.mjs', import.meta.url)), '--check'], { stdio: 'pipe' });
   });
 
-  test('sums are those of RFC 1071, at every length and alignment', () => {
+  test('sums match RFC 1071, at every length and alignment', () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 400 }), fc.nat(15), (bytes, shift) => {
         memory.u8.set(bytes, source + shift);
@@ -53,7 +53,7 @@ describe('kernels', () => {
     expect(kernels.checksum(source, 65536)).toBe(0xffff);
   });
 
-  test('segments of every size join again to the bytes they came from', () => {
+  test('segments of every size merge to the original bytes', () => {
     fc.assert(
       fc.property(fc.integer({ min: 1, max: 60_000 }), fc.integer({ min: 536, max: 65480 }), fc.integer(), (length, mss, seq) => {
         for (let i = 0; i < length; i++) memory.u8[source + i] = (i * 7 + (i >> 8)) & 255;
@@ -77,7 +77,7 @@ describe('kernels', () => {
     );
   });
 
-  test('a flipped bit anywhere in IP or TCP is found', () => {
+  test('a flipped bit anywhere in IP or TCP is detected', () => {
     writeTemplate(0x10);
     for (let bit = 0; bit < (1040 - 14) * 8; bit += 41) {
       const written = kernels.segment(target, source, 1000, 1460, template, 1, 1);
@@ -88,7 +88,7 @@ describe('kernels', () => {
     }
   });
 
-  test('any bytes at all: it stays within its bounds', () => {
+  test('any bytes: no access beyond the bounds', () => {
     fc.assert(
       fc.property(fc.array(fc.uint8Array({ maxLength: 120 }), { maxLength: 20 }), (frames) => {
         let at = source;

@@ -142,7 +142,7 @@ describe('the guard (B91)', () => {
   ];
   test.each(honest)('passes: %s', (_what, frame) => expect(check(frame)).toBeNull());
 
-  test('whatever comes, it never throws, and only named reasons come out; a foreign MAC never passes', () => {
+  test('any frame: never throws, returns only named reasons, and never passes a foreign MAC', () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 120 }), fc.constantFrom('0800', '0806', '86dd', ''), (tail, type) => {
         const f = Buffer.concat([Buffer.from(`${GATEWAY_MAC}${ME}${type}`, 'hex'), tail]);
@@ -161,7 +161,7 @@ describe('the guard (B91)', () => {
     );
   });
 
-  test('B50: an address that nobody owns may be claimed by ARP; it is the card’s own until its guest asks by DHCP', () => {
+  test('B50: an address without owner may be claimed by ARP, and is the NIC’s own until its guest uses DHCP', () => {
     expect(check(arp(1, ME, free, gateway))).toBeNull();
     expect(news).toEqual([['me', 0xc0a8404d]]);
     expect(card.ip).toBe(0xc0a8404d);
@@ -177,7 +177,7 @@ describe('the guard (B91)', () => {
     expect(check(arp(1, OTHER, free, gateway, OTHER), neighbour), 'it is free again').toBeNull();
   });
 
-  test('B50: a lease that speaks again after a self-set address was the last counts again; what was pulled out claims nothing', () => {
+  test('B50: a lease used again after a static address counts again; an unplugged NIC claims nothing', () => {
     check(arp(1, ME, free, gateway));
     expect(check(arp(1, ME, me, gateway))).toBeNull();
     expect(card.ip).toBe(0xc0a84002);
@@ -187,7 +187,7 @@ describe('the guard (B91)', () => {
     expect(guard.ownerOf(0xc0a8404e, now)).toBeNull();
   });
 
-  test('B90: who speaks as a free address without having claimed it is asked for it', () => {
+  test('B90: use of a free address without a claim triggers an ARP request', () => {
     const asked: number[] = [];
     const g = new Guard(
       SUBNET,
@@ -203,14 +203,14 @@ describe('the guard (B91)', () => {
     expect(asked).toEqual([0xc0a8404d]);
   });
 
-  test('a reservation is its own, and nobody else’s', () => {
+  test('a reservation belongs to its NIC only', () => {
     card.reservedIp = 0xc0a8404d;
     guard.setCards([card, neighbour]);
     expect(check(ip4(free, gateway, '06', '00'.repeat(20)))).toBeNull();
     expect(check(arp(1, OTHER, free, gateway, OTHER), neighbour)).toBe('arp_spoof');
   });
 
-  test('a lease that is lost is no way in any more, however fast the way was', () => {
+  test('a lost lease is rejected, on the fast path too', () => {
     expect(check(ip4(me, gateway, '06', '00'.repeat(20)))).toBeNull();
     expect(check(ip4(me, gateway, '06', '00'.repeat(20)))).toBeNull();
     card.leaseIp = -1;
@@ -234,7 +234,7 @@ describe('the guard (B91)', () => {
     expect(take(99), 'what is silent gives way').toBeNull();
   });
 
-  test('B91: an IPv6 address is its holder’s for an hour after its last word, and free when the card is unplugged', () => {
+  test('B91: an IPv6 address is its owner’s until an hour after the last use, or until the NIC is unplugged', () => {
     const as = (n: string, mac: string) => `333300000001${mac} 86dd 6000000000203aff${LL(n)}${NODES}${advert(LL(n), linkAddress(2, mac))}`;
     expect(check(as('77', ME))).toBeNull();
     for (let i = 0; i < 5; i++) {

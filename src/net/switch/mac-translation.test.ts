@@ -42,17 +42,17 @@ function nd(from: string, to: string, type: number, fixed: number, mac: string):
 }
 
 describe('the translation of MAC addresses (B41)', () => {
-  test('Ethernet: the source of what is sent, the destination of what comes', () => {
+  test('Ethernet: the source of sent frames, the destination of received ones', () => {
     expect(fromGuest(`${X}${I}0800 45`)).toBe(plain(`${X}${O}0800 45`));
     expect(toGuest(`${O}${X}0800 45`)).toBe(plain(`${I}${X}0800 45`));
   });
 
-  test('a foreign source stays, so that the guard sees it; others’ addresses stay', () => {
+  test('foreign addresses are not translated, so that the guard sees them', () => {
     expect(fromGuest(`${X}020000000099 0800 45`)).toBe(plain(`${X}020000000099 0800 45`));
     expect(toGuest(`ffffffffffff${I}0800 45`)).toBe(plain(`ffffffffffff${I}0800 45`));
   });
 
-  test('ARP: the sender of what is sent, the target of what comes', () => {
+  test('ARP: the sender of sent frames, the target of received ones', () => {
     const arp = (sha: string, tha: string) => `0806 0001080006040002${sha}c0a84002${tha}c0a84001`;
     expect(fromGuest(`${X}${I}${arp(I, X)}`)).toBe(plain(`${X}${O}${arp(O, X)}`));
     expect(toGuest(`${O}${X}${arp(X, O)}`)).toBe(plain(`${I}${X}${arp(X, I)}`));
@@ -66,7 +66,7 @@ describe('the translation of MAC addresses (B41)', () => {
     expect(fromGuest(`${X}${I}88a8 0064 8100 0065 ${arp(I)}`)).toBe(plain(`${X}${O}88a8 0064 8100 0065 ${arp(O)}`));
   });
 
-  test.each([false, true])('DHCP: chaddr and client identifier, with the checksum (option at an odd place: %s)', (odd) => {
+  test.each([false, true])('DHCP: chaddr and client identifier, with the checksum (option at an odd offset: %s)', (odd) => {
     expect(fromGuest(dhcp(I, false, odd))).toBe(plain(dhcp(O, false, odd)));
     expect(toGuest(dhcp(O, true, odd))).toBe(plain(dhcp(I, true, odd)));
   });
@@ -90,7 +90,7 @@ describe('the translation of MAC addresses (B41)', () => {
     expect(toGuest(nd(X, O, type, fixed, O))).toBe(plain(nd(X, I, type, fixed, I)));
   });
 
-  test('there and back is the same, for any frame; nothing behind its end is touched', () => {
+  test('translating back restores any frame; nothing behind its end changes', () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 80 }), fc.constantFrom('0806', '0800', '86dd', '8100'), fc.boolean(), (tail, type, whole) => {
         const seeds = [dhcp(I, false, true), nd(I, '333300000001', 135, 24, I)];
