@@ -64,6 +64,10 @@ describe('B93: explain, kernel engine', () => {
     });
     expect(explain(world([vm1], firewall('forward', true)), vm1, packet(INTERNET))).toMatchObject({ verdict: 'allowed', rule: 'masquerade' });
     expect(explain(world([vm1], firewall('input', false)), vm1, packet(GW, { port: 53 })).verdict).toBe('dropped');
+    const discover = packet(0xffffffff, { protocol: 'udp', source: 0, port: 67 });
+    expect(explain(world([vm1], firewall('input', false)), vm1, discover)).toMatchObject({ verdict: 'dropped', rule: 'docker: chain ip filter input' });
+    expect(explain(world([vm1, card(2)], firewall('input', false)), vm1, discover).arrives.map((a) => a.at)).toEqual(['vm2']);
+    expect(explain(world([vm1, card(2)], firewall('input', true)), vm1, discover).arrives.map((a) => a.at)).toEqual(['host', 'vm2']);
     expect(explain(world([vm1], firewall('forward', false)), vm1, packet(HOST, { source: INTERNET, port: 8080 })).verdict).toBe('dropped');
   });
 

@@ -133,7 +133,10 @@ function fromOutside(s: KernelHostState, card: ExplainedCard, trace: PacketTrace
 }
 
 class SentByKernelCard extends SentByCard<KernelHostState> {
-  protected readonly hostIsOnNetwork = true;
+  /** Unless another firewall drops them. */
+  protected get hostReceivesGroups(): boolean {
+    return this.s.firewalls.every((f) => f.hook !== 'input' || f.allowed);
+  }
 
   /** The guard's set of MAC addresses is one for all networks. */
   protected inAddressDomain(type: ExplainedCard['type']): boolean {
@@ -150,10 +153,11 @@ class SentByKernelCard extends SentByCard<KernelHostState> {
   }
 
   protected toDhcp(broadcast: boolean): Explanation {
-    const blockedBy = broadcast ? null : blocked(this.s, this.trace, 'input');
-    if (blockedBy) return blockedBy;
-    this.trace.step('host', "the network's DHCP server receives it", 'DHCP');
     const others = broadcast ? this.groupReceivers(this.p.destination).map((c) => this.trace.arrival(c.vmName)) : [];
+    const blockedBy = blocked(this.s, this.trace, 'input');
+    if (blockedBy)
+      return others.length === 0 ? blockedBy : this.allow(blockedBy.rule, 'other VMs receive it; another firewall drops it for the host', ...others);
+    this.trace.step('host', "the network's DHCP server receives it", 'DHCP');
     const reason = broadcast ? 'the DHCP server answers; other VMs receive it too, and none may answer' : 'the DHCP server answers';
     return this.allow('DHCP', reason, this.trace.arrival('host'), ...others);
   }

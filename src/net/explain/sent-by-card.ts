@@ -159,7 +159,7 @@ export abstract class SentByCard<S extends HostState> {
   #toListeners(to: PacketAddress): Explanation {
     const { type } = this.card;
     const arrivals = this.groupReceivers(to).map((c) => this.trace.arrival(c.vmName));
-    if (this.hostIsOnNetwork) arrivals.push(this.trace.arrival('host'));
+    if (this.hostReceivesGroups) arrivals.push(this.trace.arrival('host'));
     const receivers = arrivals.map((a) => (a.at === 'host' ? 'the host' : a.at)).join(', ') || 'nobody at present';
     const isMulticast = typeof to === 'string' ? isMulticast6(to) : subnetContains(MULTICAST, to);
     const reason = isMulticast
@@ -170,8 +170,8 @@ export abstract class SentByCard<S extends HostState> {
 
   /** Interface IDs made from MAC addresses on networks of this type are barred to this card. */
   protected abstract inAddressDomain(type: ExplainedCard['type']): boolean;
-  /** The host has an interface on the network, which receives broadcasts. */
-  protected abstract readonly hostIsOnNetwork: boolean;
+  /** The host has an interface on the network, which receives broadcast and multicast. */
+  protected abstract readonly hostReceivesGroups: boolean;
   /** The packet is one for the DHCP server. */
   protected abstract isDhcp(): boolean;
   protected abstract toDhcp(broadcast: boolean): Explanation;

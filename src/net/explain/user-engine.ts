@@ -65,7 +65,7 @@ function throughListener(s: UserHostState, trace: PacketTrace, match: MatchedRul
 }
 
 class SentByUserCard extends SentByCard<UserHostState> {
-  protected readonly hostIsOnNetwork = false;
+  protected readonly hostReceivesGroups = false;
 
   /** Each network is a process with a guard of its own. */
   protected inAddressDomain(type: ExplainedCard['type']): boolean {
