@@ -17,8 +17,8 @@ function answerOf(line: string): { error?: string } | null {
 }
 
 /**
- * Connects, sends the request and waits for the answer. Returns the paused socket; bytes behind the answer are read from
- * it first. Throws `network`.
+ * Connects, sends the request and waits for the answer. Returns the paused socket; bytes behind the answer are read
+ * from it first. Throws `network`.
  */
 export function beginStream(path: string, request: object): Promise<Socket> {
   return new Promise((resolve, reject) => {

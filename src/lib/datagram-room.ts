@@ -1,6 +1,6 @@
 /**
- * Bounds the send queue of a datagram socket: the kernel accepts no more than the host's link takes, and Node queues the
- * rest without a limit.
+ * Bounds the send queue of a datagram socket: the kernel accepts no more than the host's link takes, and Node queues
+ * the rest without a limit.
  */
 import type { Socket } from 'node:dgram';
 

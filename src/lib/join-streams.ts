@@ -1,6 +1,6 @@
 /**
- * Joins a connection to an input and an output, like `nc`: each direction ends on its own. Limits: an error of the input
- * counts as its end; an error of the output closes the connection.
+ * Joins a connection to an input and an output, like `nc`: each direction ends on its own. Limits: an error of the
+ * input counts as its end; an error of the output closes the connection.
  */
 import type { Socket } from 'node:net';
 import type { Readable, Writable } from 'node:stream';

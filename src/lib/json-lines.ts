@@ -1,15 +1,17 @@
 /**
  * Requests and answers as JSON lines over a stream: the control protocol of the helper processes.
  *
- * Each request `{id, method, params}` has one answer `{id, result}` or `{id, error}`; `{event}` is unsolicited. Anything
- * else closes the connection, as neither side trusts the other. Limit: 16 MiB a line.
+ * Each request `{id, method, params}` has one answer `{id, result}` or `{id, error}`; `{event}` is unsolicited.
+ * Anything else closes the connection, as neither side trusts the other. Limit: 16 MiB a line.
  */
 import type { Duplex } from 'node:stream';
 import { AnkaError, type ErrorBody } from './errors.ts';
 
 const MAX_LINE = 16 << 20;
 
-/** Splits chunks into lines and calls `take` with each. If it returns false, or a line is too long, destroys the stream. */
+/**
+ * Splits chunks into lines and calls `take` with each. If it returns false, or a line is too long, destroys the stream.
+ */
 export function onLines(stream: Duplex, take: (line: string) => boolean): void {
   let rest: string[] = [];
   let length = 0;

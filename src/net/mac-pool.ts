@@ -1,9 +1,9 @@
 /**
  * Outside MAC addresses (B40): three bytes of prefix, three random bytes, unique among those in use.
  *
- * For a NIC with an inside MAC, the last two bytes are chosen so that both addresses have the same one's-complement sum.
- * Replacing one by the other then keeps every Internet checksum over them valid, even where a translator cannot reach
- * the checksum.
+ * For a NIC with an inside MAC, the last two bytes are chosen so that both addresses have the same one's-complement
+ * sum. Replacing one by the other then keeps every Internet checksum over them valid, even where a translator cannot
+ * reach the checksum.
  */
 import { AnkaError } from '../lib/errors.ts';
 

@@ -2,9 +2,9 @@
  * pcapng blocks (draft-ietf-opsawg-pcapng), written in little-endian: section header, one Ethernet interface, packets,
  * statistics. Pure.
  *
- * A capture is `sectionHeader`, `interfaceDescription`, any number of `enhancedPacket`, then `interfaceStatistics`. Every
- * block is self-contained, and a multiple of four bytes long. Times are nanoseconds since 1970, as bigint. Limits: one
- * interface per section; written, never read.
+ * A capture is `sectionHeader`, `interfaceDescription`, any number of `enhancedPacket`, then `interfaceStatistics`.
+ * Every block is self-contained, and a multiple of four bytes long. Times are nanoseconds since 1970, as bigint.
+ * Limits: one interface per section; written, never read.
  */
 
 const SECTION_HEADER = 0x0a0d0d0a;

@@ -100,8 +100,8 @@ export class AddressPool {
   }
 
   /**
-   * Offers the NIC an address, and holds it for a short time; null when the pool is exhausted. `requested` is offered if
-   * it is free.
+   * Offers the NIC an address, and holds it for a short time; null when the pool is exhausted. `requested` is offered
+   * if it is free.
    */
   offer(id: string, requested: number, now: number): number | null {
     const ip = this.#choose(id, requested, now);

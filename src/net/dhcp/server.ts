@@ -7,8 +7,8 @@
  * options and no address (B50).
  *
  * Before a message is handled, the caller asks for its `candidate` address, probes it by ARP, and reports the result by
- * `probed`. An address in use is skipped. A NIC can make 16 addresses unavailable in ten minutes, by declining offers or
- * by answering probes. Further declines and answers of that NIC are ignored, so one guest cannot exhaust the pool.
+ * `probed`. An address in use is skipped. A NIC can make 16 addresses unavailable in ten minutes, by declining offers
+ * or by answering probes. Further declines and answers of that NIC are ignored, so one guest cannot exhaust the pool.
  *
  * Limits: no relay agents (messages with giaddr are dropped), no BOOTP, no options beyond those of wire/dhcpv4.
  */

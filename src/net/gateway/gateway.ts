@@ -7,8 +7,8 @@
  * UDP datagrams, echo requests to outside, TCP. The guest is notified by ICMP of what cannot be delivered, where RFC
  * 1122 allows it (never about ICMP errors, group addresses or later fragments). Each drop is counted by reason.
  *
- * Limits: IPv4 only. A packet too large for its receiver on the same switch is reported by ICMP for IPv4; for IPv6 it is
- * only dropped.
+ * Limits: IPv4 only. A packet too large for its receiver on the same switch is reported by ICMP for IPv4; for IPv6 it
+ * is only dropped.
  */
 import { ArpOp, arpOp, arpSenderIp, arpSenderMac, arpTargetIp, checkArp } from '../../wire/arp.ts';
 import { checksum16, fold16, get16, get32, sum16 } from '../../wire/bytes.ts';
@@ -230,7 +230,9 @@ export class GatewayMachine<P extends GatewayPort> {
     this.#sendError(to, this.#b, ip, ip + get16(this.#b, ip + IPV4.total), IcmpType.unreachable, code);
   }
 
-  /** Forwards an ICMP error from beyond the gateway: `lost` is the packet as the guest sent it, `source` the reporter. */
+  /**
+   * Forwards an ICMP error from beyond the gateway: `lost` is the packet as the guest sent it, `source` the reporter.
+   */
   relayError(to: P, source: number, error: { type: number; code: number; info: number }, lost: LostPacket): void {
     const quoted = new Uint8Array(IPV4_HEADER + lost.payload.length);
     emitIpv4(quoted, 0, { ...lost, total: quoted.length, id: 0, fragment: 0 });

@@ -108,8 +108,8 @@ export class PacketWriter {
   }
 
   /**
-   * Forwards another guest's packet, `b[ip..end)` in packet memory, in fragments that fit. False when its sender forbids
-   * fragmentation.
+   * Forwards another guest's packet, `b[ip..end)` in packet memory, in fragments that fit. False when its sender
+   * forbids fragmentation.
    */
   refragment(to: FrameSink, sourceMac: number, ip: number, end: number): boolean {
     const b = this.#b;

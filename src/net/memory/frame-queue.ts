@@ -2,9 +2,9 @@
  * Queue of bytes to a socket: a ring in packet memory in which every piece is contiguous.
  *
  * Theory of operation: `reserve` returns room for a piece, `commit` keeps its first bytes. `next` returns the longest
- * contiguous piece that was not handed out yet, and `done` frees everything handed out. A piece that does not fit before
- * the ring's end starts at its beginning. An empty ring restarts at its beginning, so that a port that keeps up touches
- * little of its memory. The queue's owner and others are accounted separately, so that each can have its share.
+ * contiguous piece that was not handed out yet, and `done` frees everything handed out. A piece that does not fit
+ * before the ring's end starts at its beginning. An empty ring restarts at its beginning, so that a port that keeps up
+ * touches little of its memory. The queue's owner and others are accounted separately, so that each can have its share.
  *
  * Limits: if there is no room, `reserve` returns -1, and the caller drops the frame.
  */

@@ -41,8 +41,8 @@ export interface Kernels {
   /** Cuts payload into length-prefixed segments; returns the bytes written, payload + 58 per segment. */
   segment(to: number, from: number, length: number, mss: number, template: number, seq: number, ipId: number): number;
   /**
-   * Merges segments in place; returns the number of descriptors. The word before `descriptors` receives the offset where
-   * it stopped.
+   * Merges segments in place; returns the number of descriptors. The word before `descriptors` receives the offset
+   * where it stopped.
    */
   coalesce(start: number, end: number, descriptors: number, max: number): number;
 }

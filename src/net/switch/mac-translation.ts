@@ -1,11 +1,11 @@
 /**
- * Translates between the MAC address that a guest sees and the one that its network sees (B41), in place, one frame at a
- * time.
+ * Translates between the MAC address that a guest sees and the one that its network sees (B41), in place, one frame at
+ * a time.
  *
  * Theory of operation: the address occurs in the Ethernet header, in ARP, in DHCP (chaddr, and option 61 of type 1) and
  * in the options of IPv6 neighbour discovery. Checksums over it are updated incrementally (RFC 1624), so that a wrong
- * one stays wrong. Up to two 802.1Q tags are skipped. Only the card's own address is replaced; the guard sees everything
- * else as the guest sent it.
+ * one stays wrong. Up to two 802.1Q tags are skipped. Only the card's own address is replaced; the guard sees
+ * everything else as the guest sent it.
  *
  * Limits: of fragmented packets only the Ethernet header is translated.
  */
