@@ -1,6 +1,5 @@
 /**
- * The compiled eBPF objects are those of the sources beside them, hold no path of the machine that made them, and the
- * kernel takes them.
+ * The compiled eBPF objects match the sources beside them, hold no path of the build machine, and load into the kernel.
  */
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
@@ -16,13 +15,14 @@ const assets = join(root, 'assets/bpf');
 const wanted = readFileSync(join(assets, 'clang-version'), 'utf8').trim();
 
 /**
- * Why the sources cannot be compiled and compared here; null when they can. Clang is half a gigabyte, so the tests do
- * not install it.
- */
+ /**
+  * Why the sources cannot be compiled and compared here, or null. The tests do not install clang: it takes half a
+  * gigabyte.
+  */
 function cannotCompile(): string | null {
   try {
     const found = execFileSync('clang', ['-dumpversion'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();
-    return found === wanted ? null : `the objects were made by clang ${wanted}, here is ${found}`;
+    return found === wanted ? null : `the objects were built by clang ${wanted}, this is ${found}`;
   } catch {
     return 'clang is not installed';
   }
@@ -36,14 +36,14 @@ const objects = readdirSync(assets).filter((f) => f.endsWith('.o'));
 const sources = readdirSync(join(root, 'bpf')).filter((f) => f.endsWith('.bpf.c'));
 
 describe('compiled eBPF', () => {
-  test('each source has its object, and each object its source', () => expect(objects).toEqual(sources.map((s) => s.replace(/c$/, 'o'))));
+  test('sources and objects correspond one to one', () => expect(objects).toEqual(sources.map((s) => s.replace(/c$/, 'o'))));
 
   test.skipIf(why !== null)(`compiling the sources gives the same bytes${why ? ` (${why})` : ''}`, () => {
     execFileSync(join(root, 'scripts/build-bpf.sh'), [out], { stdio: 'inherit' });
     for (const o of objects) expect(readFileSync(join(out, o)).equals(readFileSync(join(assets, o))), `${o}: run scripts/build-bpf.sh`).toBe(true);
   });
 
-  test.each(objects)('%s tells nothing of the machine that made it', (o) => {
+  test.each(objects)('%s contains nothing about the machine that built it', (o) => {
     const text = readFileSync(join(assets, o), 'latin1');
     expect(text).not.toMatch(/\/(home|root|tmp|work|usr)\/|clang version|\.debug_|\.BTF/);
   });
@@ -67,11 +67,11 @@ test.skipIf(rights !== null)(
     expect(result['bare']).toEqual([false, []]);
     expect(result['attached']).toEqual([filter('ingress', 1, 'from_guest'), filter('ingress', 7, 'to_guest'), filter('egress', 1, 'to_guest')]);
     expect(result['less']).toEqual([filter('ingress', 7, 'to_guest'), filter('egress', 1, 'to_guest')]);
-    expect(result['gone']).toEqual([false, []]);
+    expect(result['removed']).toEqual([false, []]);
   },
 );
 
-test.skipIf(rights !== null)(`B41: signals that come while the kernel checks a program are not taken for a refusal${rights ? ` (${rights})` : ''}`, () => {
+test.skipIf(rights !== null)(`B41: signals during the kernel’s verification of a program do not count as a rejection${rights ? ` (${rights})` : ''}`, () => {
   const result = JSON.parse(execFileSync(process.execPath, ['--import', 'tsx', 'test/world/ebpf-signals-process.ts'], { cwd: root, encoding: 'utf8' }));
   expect(result).toEqual({ refusals: [] });
 });
@@ -88,7 +88,7 @@ describe.skipIf(rights !== null || !kernelHasTcx)(`programs at tcx${rights ? ` (
   const [ours, others] = [['anka_nic_in'], ['to_guest']];
   const both = [[...others, ...ours], ['anka_nic_out']];
 
-  test('ours come behind another’s, are exchanged in place, repaired and taken away; the other’s stays', () => {
+  test('our programs are attached after a foreign one, replaced in place, repaired and detached; the foreign one stays', () => {
     expect(run()).toEqual({
       bare: [false, [[], []]],
       first: [true, false, true, both],
@@ -96,12 +96,12 @@ describe.skipIf(rights !== null || !kernelHasTcx)(`programs at tcx${rights ? ` (
       undisturbed: false,
       doubled: [[[...others, ...ours, ...ours], ['anka_nic_out']], false, true, both],
       taken: [[[...others, ...ours], []], true, false, true, both],
-      gone: [others, []],
+      removed: [others, []],
       withoutInterface: [true, false, [[], []]],
     });
   });
 
-  test('who may not ask for programs by their number has no tcx', () => {
+  test('a process that may not look up programs by id has no tcx', () => {
     expect(run('setpriv', '--bounding-set=-sys_admin', '--inh-caps=-sys_admin')).toEqual({ hooks: false });
   });
 });

@@ -1,7 +1,7 @@
 /**
- * Bridge type in namespaces: an Ethernet interface (a veth pair) that is in no bridge, an outside with a DHCP server of
- * its own, two guests. All of it with the interface's programs at tcx (bridge-tcx.test.ts), and at clsact as on kernels
- * without tcx (bridge-clsact.test.ts).
+ * Bridge type in namespaces: an Ethernet interface (a veth pair) in no bridge, an outside with its own DHCP server, two
+ * guests. The suite runs with the interface's programs at tcx (bridge-tcx.test.ts), and at clsact as on kernels without
+ * tcx (bridge-clsact.test.ts).
  */
 import type { ChildProcess } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -19,7 +19,7 @@ const why = missing('root', 'netns');
 process.env['ANKA_ALLOW_VIRTUAL_UPLINK'] = '1';
 const nothingAtTcx = '{"ingress":[],"egress":[]}';
 
-/** Where the interface's programs are attached. */
+/** The hooks that the interface's programs are attached to. */
 export type Hooks = 'tcx' | 'clsact';
 
 export function testBridge(hooks: Hooks): void {
@@ -40,15 +40,15 @@ export function testBridge(hooks: Hooks): void {
       w.host.run(
         'ip -4 -o addr show en0 | grep -o "en0 .*"; ip route; ip -o link show en0 | grep -o "en0: <[^>]*>"; tc qdisc show dev en0; bridge fdb show dev en0 | grep -v 33:33 | grep -v 01:00:5e; true',
       ) + tcxPrograms(w.host, 'en0');
-    /** What joins the interface, by either hooks. */
-    const joined = (): { tcx: string; clsact: string } => ({ tcx: tcxPrograms(w.host, 'en0'), clsact: w.host.run('tc filter show dev en0 ingress') });
+    /** The programs attached to the interface, at either hooks. */
+    const attached = (): { tcx: string; clsact: string } => ({ tcx: tcxPrograms(w.host, 'en0'), clsact: w.host.run('tc filter show dev en0 ingress') });
     const expectJoined = (): void => {
-      const { tcx, clsact } = joined();
+      const { tcx, clsact } = attached();
       if (hooks === 'clsact') expect(clsact).toContain('anka-ntb-');
       expect(tcx).toBe(hooks === 'tcx' ? '{"ingress":["anka_nic_in"],"egress":["anka_nic_out"]}' : nothingAtTcx);
     };
-    /** Takes the programs off the interface, as somebody else may. */
-    const takeAway = (): unknown => (hooks === 'tcx' ? tcxPrograms(w.host, 'en0', 'detach') : w.host.run('tc qdisc del dev en0 clsact'));
+    /** Detaches the programs from the interface, as another program may. */
+    const detachPrograms = (): unknown => (hooks === 'tcx' ? tcxPrograms(w.host, 'en0', 'detach') : w.host.run('tc qdisc del dev en0 clsact'));
     const foreignServer = (): ChildProcess =>
       w.outside.spawn([
         ...[
@@ -64,9 +64,9 @@ export function testBridge(hooks: Hooks): void {
         ...['--dhcp-option=3,10.9.0.1', '--dhcp-option=6,10.9.0.1', `--dhcp-leasefile=${leases}`, `--pid-file=${leases}.pid`, '--log-facility=/dev/null'],
       ]);
     /**
-     * A ping of 100 a second from outside to the host, during `work`: what was lost. The kernel halts an interface's
-     * queue for an instant whenever clsact is made or removed, which may cost what is sent in it; how long an instant
-     * is, is the machine's matter: the best of five counts. Without clsact nothing may be lost.
+     * Pings from outside to the host, 100 a second, during `work`; returns how many were lost. The kernel stops an
+     * interface's queue for a moment whenever clsact is added or removed, which may drop packets. How long depends on
+     * the machine: the best of five counts. Without clsact no ping may be lost.
      */
     const lostAtBest = async (allowed: number, work: () => Promise<unknown>, again: () => Promise<unknown>): Promise<void> => {
       const lost: number[] = [];
@@ -86,13 +86,13 @@ export function testBridge(hooks: Hooks): void {
       await until('the ping runs', () => out.split('\n').length > 20);
       await work();
       const seen = out.length;
-      await until('the ping goes on', () => out.length > seen + 500);
+      await until('the ping continues', () => out.length > seen + 500);
       child.kill('SIGKILL');
       const answered = [...out.matchAll(/icmp_seq=(\d+) ttl/g)].map((m) => Number(m[1]));
       return (answered.at(-1) as number) - (answered[0] as number) + 1 - new Set(answered).size;
     };
     /**
-     * The outside machine puts all that it sends into a VLAN, and sees nothing else; many kernels have no VLAN
+     * The outside machine tags everything it sends with a VLAN, and receives only that VLAN; many kernels have no VLAN
      * interfaces.
      */
     const inVlan = (vlan: number | null): void => {
@@ -122,7 +122,7 @@ export function testBridge(hooks: Hooks): void {
         .split('\n')
         .filter((l) => l.includes('anka'));
       expect(left, 'nothing is left after reset').toEqual([]);
-      expect(onHost(), 'the interface is as it was').toBe(bare);
+      expect(onHost(), 'the interface is restored').toBe(bare);
       w.close();
       rmSync(join(leases, '..'), { recursive: true });
     });
@@ -135,7 +135,7 @@ export function testBridge(hooks: Hooks): void {
         await change(state(nic(1), nic(2)));
         await change(state(bridged(1), bridged(2)));
       };
-      // clsact is made twice and removed once
+      // clsact is added twice and removed once
       await lostAtBest(3, changes, () => change(state(nic(1), nic(2))));
       expect(w.host.run('ip -4 -o addr show en0 | grep -o "en0 .*"; ip route; ip -o link show en0 | grep -o "link/ether \\S*"')).toContain(
         before.trim().split('\n')[0],
@@ -144,30 +144,27 @@ export function testBridge(hooks: Hooks): void {
       expectJoined();
     });
 
-    test.runIf(hooks === 'tcx')(
-      'B19: of 1,000 datagrams a second that the host sends, none is lost when the interface is bridged, and when it is left',
-      async () => {
-        const count = (ns: Namespace, hook: string): void =>
-          void ns.run(`nft 'table ip seen { chain c { type filter hook ${hook} priority 0; icmp type echo-request ip length 91 counter; }; }'`);
-        const counted = (ns: Namespace): number => Number(/packets (\d+)/.exec(ns.run('nft list table ip seen'))?.[1]);
-        count(w.host, 'output');
-        count(w.outside, 'prerouting');
-        const pings = w.host.spawn(['ping', '-q', '-i', '0.001', '-s', '63', '10.9.0.1']);
-        await until('the host sends', () => counted(w.host) > 100);
-        for (let round = 0; round < 5; round++)
-          for (const desired of [state(nic(1), nic(2)), state(bridged(1), bridged(2))]) expect(await e.apply(desired)).toEqual([]);
-        const ended = new Promise((resolve) => pings.once('exit', resolve));
-        pings.kill('SIGKILL');
-        await ended;
-        const sent = counted(w.host);
-        console.log(`    sent: ${sent}`);
-        await until('all has come in', () => counted(w.outside) === sent, 10_000).catch(() => {});
-        expect(counted(w.outside)).toBe(sent);
-        for (const ns of [w.host, w.outside]) ns.run('nft delete table ip seen');
-      },
-    );
+    test.runIf(hooks === 'tcx')('B19: the host sends 1,000 datagrams a second; none is lost when the interface is bridged or released', async () => {
+      const count = (ns: Namespace, hook: string): void =>
+        void ns.run(`nft 'table ip seen { chain c { type filter hook ${hook} priority 0; icmp type echo-request ip length 91 counter; }; }'`);
+      const counted = (ns: Namespace): number => Number(/packets (\d+)/.exec(ns.run('nft list table ip seen'))?.[1]);
+      count(w.host, 'output');
+      count(w.outside, 'prerouting');
+      const pings = w.host.spawn(['ping', '-q', '-i', '0.001', '-s', '63', '10.9.0.1']);
+      await until('the host sends', () => counted(w.host) > 100);
+      for (let round = 0; round < 5; round++)
+        for (const desired of [state(nic(1), nic(2)), state(bridged(1), bridged(2))]) expect(await e.apply(desired)).toEqual([]);
+      const ended = new Promise((resolve) => pings.once('exit', resolve));
+      pings.kill('SIGKILL');
+      await ended;
+      const sent = counted(w.host);
+      console.log(`    sent: ${sent}`);
+      await until('all have arrived', () => counted(w.outside) === sent, 10_000).catch(() => {});
+      expect(counted(w.outside)).toBe(sent);
+      for (const ns of [w.host, w.outside]) ns.run('nft delete table ip seen');
+    });
 
-    test('B16, B52: guests have addresses of the outside network’s DHCP server, and show tells them', async () => {
+    test('B16, B52: guests lease addresses from the outside network’s DHCP server, and show prints them', async () => {
       const a = await dhcp(w, vm1);
       const b = await dhcp(w, vm2);
       expect(a).toMatchObject({ server: '10.9.0.1', router: '10.9.0.1', mask: '24' });
@@ -175,13 +172,13 @@ export function testBridge(hooks: Hooks): void {
       ip2 = b?.ip ?? '';
       expect(ip1).toMatch(/^10\.9\.0\.1\d\d$/);
       expect(ip2).not.toBe(ip1);
-      // by the DHCP server's answer alone: this guest has not yet sent a word
-      await until('the engine tells both addresses', async () => text((await observedNic(1))?.ip) === ip1 && text((await observedNic(2))?.ip) === ip2);
+      // known from the DHCP server's answer alone: this guest has sent nothing yet
+      await until('the engine reports both addresses', async () => text((await observedNic(1))?.ip) === ip1 && text((await observedNic(2))?.ip) === ip2);
       await until('it is healthy', async () => (await observedNic(1))?.healthy);
       expect(await observedNic(1)).toMatchObject({ source: 'static' });
     });
 
-    test('B16: a guest is a machine of the network: outside, host and guests reach each other by TCP, UDP and ping', async () => {
+    test('B16: a guest is a full member of the network: outside, host and guests reach each other by TCP, UDP and ping', async () => {
       for (const [from, to] of [
         [vm1, '10.9.0.1'],
         [vm1, '10.9.0.2'],
@@ -200,15 +197,15 @@ export function testBridge(hooks: Hooks): void {
         expect(await greeting(w.host, protocol, ip1, 8080)).toBe('vm1 sees 10.9.0.2');
         expect(await greeting(vm1, protocol, ip2, 8080)).toBe(`vm2 sees ${ip1}`);
       }
-      // exactly one answer to each: no frame went around
+      // exactly one answer to each: no frame was looped
       for (const to of ['10.9.0.1', '10.9.0.2', ip2]) expect(vm1.run(`ping -c3 -i0.2 -W5 ${to}`), to).not.toContain('DUP');
       expect(w.outside.run(`ping -c3 -i0.2 -W5 ${ip1}`)).not.toContain('DUP');
-      // the host answers ARP with its own address only, and nobody else's
+      // the host answers ARP for its own address only
       expect(vm1.run('ip neigh show 10.9.0.2')).toContain(w.host.run('cat /sys/class/net/en0/address').trim());
       expect(w.outside.run(`ip neigh show ${ip1}`)).toContain(macText(1));
     });
 
-    test('B94: IPv6 with its neighbour discovery by groups', async () => {
+    test('B94: IPv6, with neighbour discovery by multicast', async () => {
       for (const [ns, dev, a] of [
         [w.outside, 'ext0', 1],
         [w.host, 'en0', 2],
@@ -234,16 +231,16 @@ export function testBridge(hooks: Hooks): void {
       ).toEqual([]);
     });
 
-    test('B50, B52: an address that the guest sets by itself is told', async () => {
+    test('B50, B52: an address that the guest configures itself is reported', async () => {
       vm2.run('ip addr flush dev eth0 scope global; ip addr add 10.9.0.77/24 dev eth0');
       await vm2.reaches('10.9.0.1');
-      await until('the engine tells it', async () => text((await observedNic(2))?.ip) === '10.9.0.77');
+      await until('the engine reports it', async () => text((await observedNic(2))?.ip) === '10.9.0.77');
       vm2.run(`ip addr flush dev eth0; ip addr add ${ip2}/24 dev eth0`);
       await vm2.reaches('10.9.0.1');
-      await until('and the one before again', async () => text((await observedNic(2))?.ip) === ip2);
+      await until('it reports the previous one again', async () => text((await observedNic(2))?.ip) === ip2);
     });
 
-    test('B91: with another’s MAC, or the host’s address, nothing passes', async () => {
+    test('B91: frames with a foreign MAC address, or with the host’s address, are dropped', async () => {
       const arp = (mac: string, ip: string): string => `ffffffffffff${mac}08060001080006040001${mac}${ipv4Hex(ip)}000000000000${ipv4Hex('10.9.0.1')}`;
       const own = macText(1).replaceAll(':', '');
       await sendFrames(vm1, [arp('564545000009', '10.9.0.99'), arp(own, '10.9.0.2')]);
@@ -255,10 +252,10 @@ export function testBridge(hooks: Hooks): void {
       expect(w.outside.run('ip neigh show 10.9.0.2')).not.toContain(macText(1));
     });
 
-    test('B30: --no-local parts a bridged guest from other guests and the host, in every protocol, and from nobody else; connections, too', async () => {
+    test('B30: --no-local isolates a bridged guest from other guests and the host, in every protocol, and from nothing else; open connections too', async () => {
       const [far, near] = [await flow(vm1, '10.9.0.1', 8080), await flow(vm1, '10.9.0.2', 8081)];
       expect(await e.apply(state(bridged(1, { isolated: true }), bridged(2)))).toEqual([]);
-      const parted: readonly (readonly [Namespace, string, number])[] = [
+      const isolated: readonly (readonly [Namespace, string, number])[] = [
         [vm1, '10.9.0.2', 8081],
         [w.host, ip1, 8080],
         [vm1, ip2, 8080],
@@ -272,7 +269,7 @@ export function testBridge(hooks: Hooks): void {
         [w.host, 'fd00:9::11'],
       ];
       const said = await Promise.all([
-        ...parted.flatMap(([from, to, port]) => [greet(from, 'tcp', to, port), greet(from, 'udp', to, port), ping(from, to)]),
+        ...isolated.flatMap(([from, to, port]) => [greet(from, 'tcp', to, port), greet(from, 'udp', to, port), ping(from, to)]),
         ...parted6.map(([from, to]) => ping(from, to)),
       ]);
       expect(said.filter((x) => !/^(timeout|unreachable)$/.test(x))).toEqual([]);
@@ -282,17 +279,17 @@ export function testBridge(hooks: Hooks): void {
       }
       await vm1.reaches('fd00:9::1');
       const before = (await far.echoed()).bytes;
-      await until('the connection with the outside goes on', async () => (await far.echoed()).bytes > before + 10);
+      await until('the connection with the outside continues', async () => (await far.echoed()).bytes > before + 10);
       const silent = (await near.echoed()).bytes;
-      expect((await near.echoed()).gap, 'the one with the host is silent').toBeGreaterThan(2000);
+      expect((await near.echoed()).gap, 'the one with the host is stalled').toBeGreaterThan(2000);
       expect(await e.apply(state(bridged(1), bridged(2)))).toEqual([]);
       await w.host.reaches(ip1, 'they meet again');
-      await until('what was only silent goes on', async () => (await near.echoed()).bytes > silent);
+      await until('the stalled connection continues', async () => (await near.echoed()).bytes > silent);
       expect(far.end()).toBeNull();
       for (const f of [far, near]) f.stop();
     });
 
-    test('B16: jumbo frames: the taps follow the interface’s MTU', async () => {
+    test('B16: jumbo frames: the taps take the interface’s MTU', async () => {
       const mtus = (mtu: number): void => {
         w.host.run(`ip link set en0 mtu ${mtu}`);
         w.outside.run(`ip link set ext0 mtu ${mtu}`);
@@ -312,73 +309,75 @@ export function testBridge(hooks: Hooks): void {
         await until(`${from.name} reaches ${to}`, () => from.attempt(`ping -c1 -W2 -M do -s 8972 ${to}`) !== null);
       mtus(1500);
       await taps(1500);
-      await until('a whole frame passes', () => vm1.attempt('ping -c1 -W1 -M do -s 1472 10.9.0.1') !== null);
+      await until('a full-size frame passes', () => vm1.attempt('ping -c1 -W1 -M do -s 1472 10.9.0.1') !== null);
     });
 
-    test('B22: a connection of a bridged guest that is moved falls silent, without a reset; it goes on when the guest is back in time', async () => {
+    test('B22: when a bridged guest is moved, its connection stalls without a reset; it continues if the guest returns in time', async () => {
       const f = await flow(w.outside, ip1, 8080);
       expect(await e.apply(state(nic(1), bridged(2)))).toEqual([]);
-      await until('it is silent', async () => (await f.echoed()).gap > 1000);
+      await until('it stalls', async () => (await f.echoed()).gap > 1000);
       const before = (await f.echoed()).bytes;
       expect(f.end()).toBeNull();
       expect(await e.apply(state(bridged(1), bridged(2)))).toEqual([]);
-      await until('it goes on', async () => (await f.echoed()).bytes > before);
+      await until('it continues', async () => (await f.echoed()).bytes > before);
       f.stop();
-      // no link has bounced here, after which a guest asks by ARP again
+      // no link has bounced here, which would make a guest ask by ARP again
       vm1.run('ip neigh flush all');
       await vm1.reaches('10.9.0.1');
-      await until('its address is told again', async () => text((await observedNic(1))?.ip) === ip1);
+      await until('its address is reported again', async () => text((await observedNic(1))?.ip) === ip1);
     });
 
-    test('B90: the uplink goes down and up: VMs and host go on', async () => {
+    test('B90: the uplink goes down and up: VMs and host keep working', async () => {
       w.host.run('ip link set en0 down');
       expect(vm1.pings('10.9.0.1')).toBe(false);
-      await vm1.reaches(ip2, 'guests reach each other meanwhile');
+      await vm1.reaches(ip2, 'guests reach each other while it is down');
       w.host.run('ip link set en0 up; ip route replace default via 10.9.0.1');
       const since = Date.now();
-      await until('outside is back', () => vm1.pings('10.9.0.1'));
+      await until('outside is reachable again', () => vm1.pings('10.9.0.1'));
       console.log(`uplink up again: outside reached after ${Date.now() - since} ms`);
       await w.host.reaches(ip1);
     });
 
-    test('B17, B90: the uplink is removed and returns, as a USB dongle: the cable heals by itself', async () => {
-      // the same dongle, and the same network, return
+    test('B17, B90: the uplink is removed and returns, as a USB adapter does: the bridge recovers without a command', async () => {
+      // the same adapter on the same network
       const mac = w.host.run('cat /sys/class/net/en0/address').trim();
       const gateway = w.outside.run('cat /sys/class/net/ext0/address').trim();
       w.host.run('ip link del en0');
-      await until('it is told', async () => (await e.observe()).problems.some((p) => p.object === `nic:${vmId(1)}` && /en0 does not exist/.test(p.message)));
+      await until('the problem is reported', async () =>
+        (await e.observe()).problems.some((p) => p.object === `nic:${vmId(1)}` && /en0 does not exist/.test(p.message)),
+      );
       await vm1.reaches(ip2);
       w.host.run(`ip link add en0 address ${mac} type veth peer name ext0 address ${gateway} netns ${w.outside.name}`);
       w.outside.run('ip addr add 10.9.0.1/24 dev ext0; ip link set ext0 up');
       w.host.run('ip addr add 10.9.0.2/24 dev en0; ip link set en0 up; ip route replace default via 10.9.0.1');
       const since = Date.now();
-      await until('outside is back', () => vm1.pings('10.9.0.1'));
+      await until('outside is reachable again', () => vm1.pings('10.9.0.1'));
       const took = Date.now() - since;
       console.log(`uplink returned: outside reached after ${took} ms`);
-      await until('nothing is wrong any more', async () => (await e.observe()).problems.length === 0);
+      await until('no problem is left', async () => (await e.observe()).problems.length === 0);
       await w.host.reaches(ip1);
       await w.outside.reaches(ip2);
     });
 
-    test('B6, B90: after kill -9 of the engine traffic goes on; the next adopts it, and heals what was broken meanwhile', async () => {
+    test('B6, B90: after kill -9 of the engine traffic continues; the next engine adopts the bridge and repairs what was broken meanwhile', async () => {
       await e.kill();
       await vm1.reaches('10.9.0.1');
       await w.host.reaches(ip1);
-      takeAway();
+      detachPrograms();
       e = engine();
       expect(await e.apply(state(bridged(1), bridged(2)))).toEqual([]);
       await vm1.reaches('10.9.0.1');
       await until('its address is known', async () => text((await observedNic(1))?.ip) === ip1);
       w.host.run(`ip link del $(ip -o link | grep -o "anka-br[0-9a-f]*" | head -1)`);
-      await until('a deleted bridge is made again', () => vm1.pings('10.9.0.1'));
-      takeAway();
+      await until('a deleted bridge is created again', () => vm1.pings('10.9.0.1'));
+      detachPrograms();
       const since = Date.now();
-      await until('programs that were taken away are back', () => w.outside.pings(ip1));
-      console.log(`    programs taken away: outside reaches the guest after ${Date.now() - since} ms`);
+      await until('detached programs are attached again', () => w.outside.pings(ip1));
+      console.log(`    programs detached: outside reaches the guest after ${Date.now() - since} ms`);
       expectJoined();
     });
 
-    test('B6: what the next daemon finds of one that was killed, the segment’s end gone meanwhile, is put right, or taken away where no VM is bridged any more', async () => {
+    test('B6: a daemon was killed and the segment’s end then removed: the next daemon repairs the rest, or removes it if no VM is bridged', async () => {
       await e.kill();
       w.host.run('ip link del $(ip -o link | grep -o "anka-pt[0-9a-f]*" | head -1)');
       e = engine();
@@ -389,14 +388,14 @@ export function testBridge(hooks: Hooks): void {
       w.host.run('ip link del $(ip -o link | grep -o "anka-pt[0-9a-f]*" | head -1)');
       e = engine();
       expect(await e.apply(state(nic(1), nic(2)))).toEqual([]);
-      expect(onHost().replaceAll(/.* dev anka-.*\n/g, ''), 'all but the VMs’ networks').toBe(bare);
+      expect(onHost().replaceAll(/.* dev anka-.*\n/g, ''), 'everything but the VMs’ networks').toBe(bare);
       expect(await e.apply(state(bridged(1), bridged(2)))).toEqual([]);
       await w.outside.reaches(ip1);
     });
 
-    test('B19: when the host loses its default route, the bridge is undone by itself, told, and not tried again', async () => {
-      // the route goes while the bridge is made; on a busy machine it may go too late, and then is no loss by the
-      // bridge
+    test('B19: when the host loses its default route, the bridge is rolled back, reported, and not tried again', async () => {
+      // the route is deleted while the bridge is being made; on a busy machine possibly too late, and then the bridge
+      // did not cause the loss
       let problems: EngineProblem[] = [];
       for (let attempt = 0; attempt < 5 && problems.length === 0; attempt++) {
         w.host.run('ip route replace default via 10.9.0.1');
@@ -411,27 +410,27 @@ export function testBridge(hooks: Hooks): void {
       expect(problems[0]?.message).toMatch(
         /^after en0 was bridged, the host lost its route 'default via 10\.9\.0\.1 dev en0'; the bridge was removed, and the host recovered/,
       );
-      expect(joined()).toEqual({ tcx: nothingAtTcx, clsact: '' });
+      expect(attached()).toEqual({ tcx: nothingAtTcx, clsact: '' });
       expect(w.host.run('ip route')).toContain('default via 10.9.0.1 dev en0');
       await w.host.reaches('10.9.0.1');
-      expect((await e.apply(state(bridged(1), nic(2)))).length, 'the same wish is refused').toBe(1);
+      expect((await e.apply(state(bridged(1), nic(2)))).length, 'the same configuration is refused').toBe(1);
       expect(await e.apply(state(nic(1), nic(2)))).toEqual([]);
-      expect(await e.apply(state(bridged(1), bridged(2))), 'a new wish is tried').toEqual([]);
+      expect(await e.apply(state(bridged(1), bridged(2))), 'a new configuration is tried').toEqual([]);
       await vm1.reaches('10.9.0.1');
     });
 
-    test('B30: a guest in a VLAN is in that VLAN, and in nothing else', async () => {
+    test('B30: a guest in a VLAN sees that VLAN only', async () => {
       expect(await e.apply(state(bridged(1, { vlan: 42 }), bridged(2)))).toEqual([]);
-      expect(await answered([vm1, '10.9.0.1'], [vm1, ip2]), 'outside untagged, another guest without a VLAN').toEqual([]);
+      expect(await answered([vm1, '10.9.0.1'], [vm1, ip2]), 'outside without a tag, another guest without a VLAN').toEqual([]);
       inVlan(42);
       const seen = w.host.spawn(['tcpdump', '-c1', '-eni', 'en0', 'vlan', '42', 'and', 'icmp']);
       let frame = '';
       seen.stdout?.on('data', (d: Buffer) => {
         frame += d.toString();
       });
-      await until('the guest’s frames have the tag on the wire', () => vm1.pings('10.9.0.1') && /vlan 42/.test(frame));
+      await until('the guest’s frames are tagged on the wire', () => vm1.pings('10.9.0.1') && /vlan 42/.test(frame));
       await w.outside.reaches(ip1);
-      expect(vm2.pings('10.9.0.1'), 'a guest without a VLAN does not see that one').toBe(false);
+      expect(vm2.pings('10.9.0.1'), 'a guest without a VLAN does not see it').toBe(false);
       expect(await e.apply(state(bridged(1, { vlan: 42 }), bridged(2, { vlan: 42 })))).toEqual([]);
       await vm1.reaches(ip2, 'two guests in one VLAN');
       await vm2.reaches('10.9.0.1');
@@ -442,7 +441,7 @@ export function testBridge(hooks: Hooks): void {
       await vm1.reaches('10.9.0.1');
     });
 
-    test('B18: an interface that is in a bridge lends that bridge, VLANs too', async () => {
+    test('B18: for an interface in a bridge, that bridge is used, with VLANs too', async () => {
       expect(await e.apply(state(nic(1), nic(2)))).toEqual([]);
       w.host.run(
         'ip link add br0 type bridge stp_state 0 forward_delay 0 && ip -4 addr flush dev en0 && ip link set en0 master br0 && ip link set br0 up && ip addr add 10.9.0.2/24 dev br0 && ip route replace default via 10.9.0.1',
@@ -465,7 +464,7 @@ export function testBridge(hooks: Hooks): void {
       await vm1.reaches('10.9.0.1');
     });
 
-    test('B17: what is no Ethernet interface is refused by name, and those that can be used are listed', async () => {
+    test('B17: an interface that is not Ethernet is refused by name, and the usable ones are listed', async () => {
       w.host.run('ip tuntap add dev tun9 mode tun; ip tuntap add dev tap9 mode tap');
       const refusal = async (bridge: string): Promise<string | undefined> => (await e.validate(state(bridged(1, { bridge })) as DesiredState))[0]?.message;
       expect(await refusal('lo')).toBe('interface lo is the loopback interface; these can be used: en0');
@@ -475,7 +474,7 @@ export function testBridge(hooks: Hooks): void {
       w.host.run('ip link del tun9; ip link del tap9');
     });
 
-    test('B19: nothing is left after the last bridged VM, and the host stayed connected', async () => {
+    test('B19: nothing is left after the last bridged VM, and the host stays connected', async () => {
       const change = async (desired: DesiredState): Promise<void> => expect(await e.apply(desired)).toEqual([]);
       const nothing = { networks: [], nics: [], dnsServers: [] };
       await lostAtBest(

@@ -1,7 +1,6 @@
 /**
- * Where a capture of the kernel engine stands: a bridge, cards as veths, and a translation of the Ethernet addresses on
- * one of them, by netdev hooks, which stand where tc's do. And, with a real guest, the command: what it writes is read
- * by tshark.
+ * The capture points of the kernel engine: a bridge, cards as veths, and address translation on one of them by netdev
+ * hooks, which run where tc's do. And, with a real guest, the command: tshark reads what it writes.
  */
 
 import { join } from 'node:path';
@@ -42,7 +41,7 @@ E`);
   });
   afterAll(() => w?.close());
 
-  /** Frames captured while the work is done, the filter's only, as `>` or `<` and the two addresses. */
+  /** Frames that match the filter, captured during `work`, as `>` or `<` and the two addresses. */
   async function captured(side: CaptureSide, filter: string, work: () => void, want: number): Promise<string[]> {
     const child = w.host.spawn([
       process.execPath,
@@ -62,21 +61,21 @@ E`);
       else if (m.counts) counts = m.counts;
       else seen.push(`${m.outbound ? '>' : '<'} ${m.hex.slice(12, 24)} to ${m.hex.slice(0, 12)}`);
     });
-    await until('the capture has begun', () => ready);
+    await until('the capture started', () => ready);
     work();
-    await until('the frames came', () => seen.length >= want);
+    await until('the frames arrived', () => seen.length >= want);
     child.stdin?.end();
-    expect(await until('the capture has ended', () => counts)).toMatchObject({ dropped: 0 });
+    expect(await until('the capture ended', () => counts)).toMatchObject({ dropped: 0 });
     return seen;
   }
 
-  test('B41, B93: inside shows the address that the guest has, outside the one that the network sees', async () => {
+  test('B41, B93: inside shows the guest’s address, outside the address that the network sees', async () => {
     const ping = () => void vm1.run('ping -c1 -q 192.168.64.3');
     expect(await captured('inside', 'icmp', ping, 2)).toEqual([`> ${INSIDE} to ${OTHER}`, `< ${OTHER} to ${INSIDE}`]);
     expect(await captured('outside', 'icmp', ping, 2)).toEqual([`> ${OUTSIDE} to ${OTHER}`, `< ${OTHER} to ${OUTSIDE}`]);
   });
 
-  test('B93: outside sees what the host itself sends to the card, and nothing of other cards', async () => {
+  test('B93: outside includes the host’s own frames to the card, and no frame of other cards', async () => {
     w.host.run('ip neigh replace 192.168.64.2 lladdr 56:45:45:00:00:01 dev br0');
     vm1.run(`ip neigh replace 192.168.64.1 lladdr ${w.host.run('cat /sys/class/net/br0/address').trim()} dev eth0`);
     const seen = await captured(
@@ -92,7 +91,7 @@ E`);
     expect(seen[0]).toMatch(new RegExp(`^< [0-9a-f]{12} to ${OUTSIDE}$`));
   });
 
-  test('B93: the tag of a VLAN is in the frame', async () => {
+  test('B93: the VLAN tag is in the frame', async () => {
     const frame = `${OTHER}${INSIDE}810000070800${ipv4Packet('192.168.64.2', '192.168.64.3', 1, '0800f7ff00000000')}`;
     const child = w.host.spawn([
       process.execPath,
@@ -107,11 +106,11 @@ E`);
     child.stdout?.on('data', (d: Buffer) => {
       text += d.toString();
     });
-    await until('the capture has begun', () => text.includes('ready'));
+    await until('the capture started', () => text.includes('ready'));
     await sendFrames(vm1, [frame]);
-    await until('the frame came', () => text.includes(frame));
+    await until('the frame arrived', () => text.includes(frame));
     child.stdin?.end();
-    await until('the capture has ended', () => text.includes('counts'));
+    await until('the capture ended', () => text.includes('counts'));
   });
 });
 
@@ -136,7 +135,7 @@ describe.skipIf(whyGuest !== null)(`anka capture${whyGuest ? ` (${whyGuest})` : 
     w.close();
   });
 
-  /** `anka capture …` in a shell that ends it by the signal of Ctrl-C when told. */
+  /** `anka capture …` in a shell that interrupts it with the signal of Ctrl-C on request. */
   function start(line: string) {
     const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
     const child = w.host.spawn(['sh', '-c', `exec ${process.execPath} ${main} ${line}`], anka.env);
@@ -150,33 +149,32 @@ describe.skipIf(whyGuest !== null)(`anka capture${whyGuest ? ` (${whyGuest})` : 
       .split('\n')
       .map((l) => l.split('\t'));
 
-  test('B93: into a file, with a filter; Ctrl-C ends it with whole blocks and the statistics', async () => {
+  test('B93: into a file, with a filter; Ctrl-C ends it with complete blocks and the statistics', async () => {
     const file = join(w.dir, 'a.pcapng');
-    // echoes only: the guest also refuses, by ICMP, the datagram with which the engine looks for the owner of an
-    // address
+    // echoes only: the guest also rejects, by ICMP, the datagram that the engine sends to find the owner of an address
     const { child, exited } = start(`-j capture vm1 -w ${file} 'icmp[0] == 8 or icmp[0] == 0'`);
     let out = '';
     child.stdout?.on('data', (d: Buffer) => {
       out += d.toString();
     });
-    // the header is in the file once the capture has begun
-    await until('the capture has begun', () => w.host.attempt(`test -s ${file}`) !== null);
+    // the file has its header once the capture has started
+    await until('the capture started', () => w.host.attempt(`test -s ${file}`) !== null);
     w.host.run(`ping -c3 -i0.2 -q ${ip}`);
-    await until('six frames are there', () => fields(file).length === 6);
+    await until('six frames are in the file', () => fields(file).length === 6);
     child.kill('SIGINT');
     expect(await exited).toBe(0);
     expect(JSON.parse(out)).toEqual({ status: 'OK', body: { file, frames: 6, dropped: 0 }, message: '', code: 0 });
-    const rows = fields(file);
-    expect(rows).toHaveLength(6);
-    // a slow guest may answer the first when the second is asked already
-    const [asked, answered] = [rows.filter((r) => r[2] === ip), rows.filter((r) => r[1] === ip)];
-    expect(rows[0]).toEqual(['eth:ethertype:ip:icmp:data', '192.168.64.1', ip, '0x00000001', 'vm1']);
+    const frames = fields(file);
+    expect(frames).toHaveLength(6);
+    // a slow guest may answer the first request after the second was sent
+    const [asked, answered] = [frames.filter((r) => r[2] === ip), frames.filter((r) => r[1] === ip)];
+    expect(frames[0]).toEqual(['eth:ethertype:ip:icmp:data', '192.168.64.1', ip, '0x00000001', 'vm1']);
     expect(asked.map((r) => r[3])).toEqual(['0x00000001', '0x00000001', '0x00000001']);
     expect(answered.map((r) => r.slice(1, 4))).toEqual(Array(3).fill([ip, '192.168.64.1', '0x00000002']));
-    // capinfos reads the whole file, and complains of a cut block
+    // capinfos reads the whole file, and complains about a truncated block
     expect(w.host.run(`capinfos -c ${file} 2>&1`)).toMatch(/Number of packets:\s+6/);
     const last = w.host.run(`tail -c 100 ${file} | od -An -tx1 -v | tr -d ' \\n'`);
-    expect(last, 'a statistics block is the last: six frames, none dropped').toMatch(/04000800060000000000000005000800000000000000000000000000[0-9a-f]{8}$/);
+    expect(last, 'the last block is the statistics: six frames, none dropped').toMatch(/04000800060000000000000005000800000000000000000000000000[0-9a-f]{8}$/);
   });
 
   test('B93: live into a pipe, without a filter', async () => {
@@ -190,17 +188,17 @@ describe.skipIf(whyGuest !== null)(`anka capture${whyGuest ? ` (${whyGuest})` : 
     child.stdout?.on('data', (d: Buffer) => {
       out += d.toString();
     });
-    await until('it is shown live, before the reader has enough', async () => {
+    await until('frames arrive live, before the reader has enough', async () => {
       await w.host.ask(`ping -c1 -W1 -q ${ip}; sleep 0.3`);
       return out.includes('192.168.64.1');
     });
     expect(child.exitCode).toBeNull();
     const more = w.host.spawn(['ping', '-i', '0.01', '-q', ip]);
-    expect(await exited, 'the end of the reader is the end of the capture').toBe(0);
+    expect(await exited, 'the capture ends with its reader').toBe(0);
     more.kill();
   });
 
-  test('B84: errors say what to do', async () => {
+  test('B84: errors name the remedy', async () => {
     expect(await anka.run(['capture', 'nobody'])).toMatchObject({ status: 3, stderr: 'anka: nobody: not found\n' });
     const bad = await anka.run(['capture', 'vm1', '-w', join(w.dir, 'b'), 'no', 'such', 'filter']);
     expect(bad.status).toBe(7);
@@ -213,20 +211,20 @@ describe.skipIf(whyGuest !== null)(`anka capture${whyGuest ? ` (${whyGuest})` : 
     expect(tty).toMatch(/status 2/);
   });
 
-  test('B93: a full disk is told, and ends the capture', async () => {
+  test('B93: a full disk is reported, and ends the capture', async () => {
     const r = await anka.run(['capture', 'vm1', '-w', '/dev/full']);
     expect(r.status).not.toBe(0);
     expect(r.stderr).toMatch(/^(capturing .*\n)?anka: cannot write \/dev\/full: ENOSPC: no space left on device.*\n$/);
   });
 
-  test('B93: the capture ends by itself when the VM stops', async () => {
+  test('B93: the capture ends when the VM stops', async () => {
     const file = join(w.dir, 'c.pcapng');
     const { child, exited } = start(`capture vm1 -w ${file}`);
     let said = '';
     child.stdout?.on('data', (d: Buffer) => {
       said += d.toString();
     });
-    await until('the capture has begun', () => w.host.attempt(`test -s ${file}`) !== null);
+    await until('the capture started', () => w.host.attempt(`test -s ${file}`) !== null);
     await anka.ok('stop -f vm1');
     expect(await exited).toBe(0);
     expect(said).toMatch(/^vm1 was stopped, or its network card unplugged: \d+ frames captured, 0 dropped\n$/);

@@ -1,6 +1,6 @@
 /**
- * B93: each fault that `doctor` knows is made in a namespace, told, mended by its remedy or by taking it away, and told
- * no more.
+ * B93: each fault that `doctor` knows is caused in a namespace, reported, fixed by its remedy or by removing the cause,
+ * and then no longer reported.
  */
 import { mkdirSync, symlinkSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -15,13 +15,13 @@ const desired = () => state(nic(1, 'shared', { rules: [rule(10001, 8080), rule(1
 describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => {
   let w: World;
   let e: RemoteEngine;
-  const told = async (id: string): Promise<DoctorFinding | undefined> => (await e.doctor()).find((f) => f.id === id && f.level !== 'ok');
-  /** The fault is seen, and, once it is mended, no more. */
-  const heals = async (id: string, level: 'warning' | 'error', words: RegExp, remedy: RegExp, mend: () => unknown): Promise<void> => {
-    const found = await until(`${id} is told`, () => told(id));
+  const finding = async (id: string): Promise<DoctorFinding | undefined> => (await e.doctor()).find((f) => f.id === id && f.level !== 'ok');
+  /** The fault is reported, and no longer once it is fixed. */
+  const expectFault = async (id: string, level: 'warning' | 'error', words: RegExp, remedy: RegExp, fix: () => unknown): Promise<void> => {
+    const found = await until(`${id} is reported`, () => finding(id));
     expect(found).toMatchObject({ level, message: expect.stringMatching(words), remedy: expect.stringMatching(remedy) });
-    await mend();
-    await until(`${id} is mended`, async () => !(await told(id)));
+    await fix();
+    await until(`${id} is fixed`, async () => !(await finding(id)));
   };
   const dnsmasq = (address: string) =>
     [
@@ -50,60 +50,59 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
     w.close();
   });
 
-  test('B93: on a sound host nothing is wrong with the networks', async () => {
+  test('B93: on a healthy host there is no finding about the networks', async () => {
     await until('the resolver answers', async () => (await e.doctor()).filter((f) => f.level !== 'ok' && f.id !== 'programs').length === 0);
   });
 
-  test('B93: a taken port', async () => {
+  test('B93: a port in use', async () => {
     const taker = w.host.spawn([process.execPath, '-e', "require('net').createServer().listen(10044, () => console.log('ready'))"]);
     await new Promise((resolve) => taker.stdout?.once('data', resolve));
     await e.apply(state(nic(1, 'shared', { rules: [rule(10044, 22)] })));
-    await heals('ports.taken', 'error', /rule 'tcp10044' of vm1 .*another program holds tcp port 10044/, /ss -H -ltnp sport = :10044/, () => taker.kill());
+    await expectFault('ports.taken', 'error', /rule 'tcp10044' of vm1 .*another program holds tcp port 10044/, /ss -H -ltnp sport = :10044/, () =>
+      taker.kill(),
+    );
     await e.apply(desired());
   });
 
-  test('B93: a resolver that does not answer, a stub without its service, and none', async () => {
+  test('B93: a resolver that does not answer, a stub resolver without its service, and no resolver', async () => {
     w.setResolver('10.9.0.99');
-    await heals('resolver.stale', 'error', /10\.9\.0\.99 from \/etc\/resolv\.conf does not answer/, /remove it from/, () => w.setResolver('10.9.0.1'));
+    await expectFault('resolver.stale', 'error', /10\.9\.0\.99 from \/etc\/resolv\.conf does not answer/, /remove it from/, () => w.setResolver('10.9.0.1'));
     w.setResolver('127.0.0.53');
-    await heals('resolver.stale', 'error', /127\.0\.0\.53/, /systemctl restart systemd-resolved/, () => w.host.spawn(dnsmasq('127.0.0.53')));
+    await expectFault('resolver.stale', 'error', /127\.0\.0\.53/, /systemctl restart systemd-resolved/, () => w.host.spawn(dnsmasq('127.0.0.53')));
     w.setResolver('');
-    await heals('resolver.none', 'warning', /lists no server/, /dns_servers/, () => w.setResolver('10.9.0.1'));
+    await expectFault('resolver.none', 'warning', /lists no server/, /dns_servers/, () => w.setResolver('10.9.0.1'));
   });
 
-  test.each(['kernel', 'user'] as const)(
-    'B93, B25: %s engine: a process of ours that asks an old resolver, as the file that it sees is another',
-    async (kind) => {
-      const world = kind === 'kernel' ? w : new World('du-');
-      const first = kind === 'kernel' ? e : new RemoteEngine(world, 'user');
-      const wanted = kind === 'kernel' ? desired() : state(nic(2));
-      if (kind === 'user') world.outside.spawn(dnsmasq('10.9.0.1'));
-      expect(await first.apply(wanted)).toEqual([]);
-      world.replaceResolver('10.9.0.1');
-      world.replaceResolver('10.9.0.2');
-      world.host.spawn(dnsmasq('10.9.0.2'));
-      // the daemon anew: what it started before goes on, with what it saw then
-      await first.kill();
-      const second = new RemoteEngine(world, kind);
-      expect(await second.apply(wanted)).toEqual([]);
-      const find = async () => (await second.doctor()).find((f) => f.id === 'resolver.outdated');
-      const found = await until('it is told', find);
-      expect(found.message).toMatch(/forwards DNS queries to 10\.9\.0\.1, but \/etc\/resolv\.conf lists 10\.9\.0\.2/);
-      world.host.run(/'(kill \d+)'/.exec(found.remedy)?.[1] as string);
-      await until('it is mended', async () => !(await find()));
-      if (kind === 'kernel') {
-        e = second;
-        world.setResolver('10.9.0.1');
-      } else {
-        await second.reset();
-        world.close();
-      }
-    },
-  );
+  test.each(['kernel', 'user'] as const)('B93, B25: %s engine: a process of ours uses an old resolver, as it sees another resolv.conf', async (kind) => {
+    const world = kind === 'kernel' ? w : new World('du-');
+    const first = kind === 'kernel' ? e : new RemoteEngine(world, 'user');
+    const wanted = kind === 'kernel' ? desired() : state(nic(2));
+    if (kind === 'user') world.outside.spawn(dnsmasq('10.9.0.1'));
+    expect(await first.apply(wanted)).toEqual([]);
+    world.replaceResolver('10.9.0.1');
+    world.replaceResolver('10.9.0.2');
+    world.host.spawn(dnsmasq('10.9.0.2'));
+    // a new daemon: the processes that the first one started keep running, with the file that they saw then
+    await first.kill();
+    const second = new RemoteEngine(world, kind);
+    expect(await second.apply(wanted)).toEqual([]);
+    const find = async () => (await second.doctor()).find((f) => f.id === 'resolver.outdated');
+    const found = await until('it is reported', find);
+    expect(found.message).toMatch(/forwards DNS queries to 10\.9\.0\.1, but \/etc\/resolv\.conf lists 10\.9\.0\.2/);
+    world.host.run(/'(kill \d+)'/.exec(found.remedy)?.[1] as string);
+    await until('it is fixed', async () => !(await find()));
+    if (kind === 'kernel') {
+      e = second;
+      world.setResolver('10.9.0.1');
+    } else {
+      await second.reset();
+      world.close();
+    }
+  });
 
-  test('B93: a subnet that clashes', async () => {
+  test('B93: a subnet clash', async () => {
     w.host.run('ip link add clash0 type bridge; ip link set clash0 up; ip route add 192.168.64.128/25 dev clash0');
-    await heals(
+    await expectFault(
       'subnet.clash',
       'error',
       /192\.168\.64\.0\/24 of the shared network clashes with the route to 192\.168\.64\.128\/25 through clash0/,
@@ -112,7 +111,7 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
     );
   });
 
-  test('B93: the user engine: no right to ping, a subnet that clashes, a silent resolver, no QEMU', async () => {
+  test('B93: the user engine: no permission to ping, a subnet clash, a resolver that does not answer, no QEMU', async () => {
     const world = new World('dv-');
     const user = new RemoteEngine(world, 'user');
     try {
@@ -126,7 +125,7 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
       expect((await find('subnet.clash'))?.message).toMatch(/192\.168\.64\.128\/25 through clash0/);
       world.host.run('ip link del clash0');
       expect(await find('subnet.clash')).toBeUndefined();
-      expect(await find('resolver.stale'), 'nobody answers at 10.9.0.1').toMatchObject({ level: 'error' });
+      expect(await find('resolver.stale'), 'nothing answers at 10.9.0.1').toMatchObject({ level: 'error' });
       world.outside.spawn(dnsmasq('10.9.0.1'));
       await until('the resolver answers', async () => !(await find('resolver.stale')));
       const module = new URL('../../src/engine/user/doctor.ts', import.meta.url).pathname;
@@ -141,7 +140,7 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
     }
   });
 
-  test('B93: the user engine: a low limit of open files, of the process that runs or will be started', async () => {
+  test('B93: the user engine: a low limit of open files, of the running process or the next one', async () => {
     const world = new World('dx-');
     const user = new RemoteEngine(world, 'user');
     try {
@@ -159,24 +158,24 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
       limit(pid, 1024);
       expect(await find(), 'what it is').toMatchObject(low);
       await user.reset();
-      expect(await find(), 'what it will be').toMatchObject({ level: 'ok' });
+      expect(await find(), 'the limit of the next process').toMatchObject({ level: 'ok' });
       limit(user.child.pid as number, 1256);
-      expect(await find(), 'what it will be').toMatchObject({ level: 'ok' });
+      expect(await find(), 'the limit of the next process').toMatchObject({ level: 'ok' });
       limit(user.child.pid as number, 1024);
-      expect(await find(), 'what it will be').toMatchObject(low);
+      expect(await find(), 'the limit of the next process').toMatchObject(low);
     } finally {
       await user.reset();
       world.close();
     }
   });
 
-  test('B93: root’s user engine: the right to ping is that of its network process, which is not root', async () => {
+  test('B93: root’s user engine: the permission to ping is that of its network process, which is not root', async () => {
     const world = new World('dw-');
     const user = new RemoteEngine(world, 'user', 'root');
     try {
       const find = async () => (await user.doctor()).find((f) => f.id === 'rights.ping');
       const allow = (range: string) => world.host.run(`sysctl -qw net.ipv4.ping_group_range='${range}'`);
-      // before the process is there, and while it runs: root's group 0 does not count, its own does
+      // before the process starts and while it runs: root's group 0 does not count, the process's own group does
       for (const nics of [[], [nic(2)]]) {
         expect(await user.apply(state(...nics))).toEqual([]);
         allow('0 0');
@@ -190,12 +189,12 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
     }
   });
 
-  test('B93: another firewall that drops by policy: told while our accept is not in it', async () => {
-    // the engine mends it by itself at its next look, so it is looked at by an engine that wants nothing
+  test('B93: another firewall that drops by policy: reported while it lacks our accept rule', async () => {
+    // the engine repairs this at its next check, so an engine without any network looks at it
     const idle = new World('di-');
-    const looker = new RemoteEngine(idle, 'kernel');
+    const idleEngine = new RemoteEngine(idle, 'kernel');
     try {
-      const find = async (id: string) => (await looker.doctor()).find((f) => f.id === id && f.level === 'warning');
+      const find = async (id: string) => (await idleEngine.doctor()).find((f) => f.id === id && f.level === 'warning');
       idle.host.run('nft add table inet wall; nft add chain inet wall walled "{ type filter hook forward priority 0; policy drop; }"');
       expect((await find('firewall.nftables'))?.message).toContain('inet wall walled (forward)');
       idle.host.run('nft delete table inet wall');
@@ -212,33 +211,32 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
       expect(await find('firewall.firewalld')).toBeDefined();
       idle.host.run('nft delete table inet firewalld');
       expect(await find('firewall.firewalld')).toBeUndefined();
-      // leftovers: nothing is wanted here, but something of ours is there
+      // leftovers: no network is configured, but one of our interfaces exists
       idle.host.run('ip link add anka-shared type bridge; ip link set anka-shared alias anka:v1:network=shared; nft add table ip anka');
-      const left = await looker.doctor().then((f) => f.find((x) => x.id === 'leftovers'));
+      const left = await idleEngine.doctor().then((f) => f.find((x) => x.id === 'leftovers'));
       expect(left).toMatchObject({ level: 'warning', remedy: 'anka network reset' });
       expect(left?.message).toMatch(/interface anka-shared.*nft table ip anka/);
-      await looker.reset();
-      expect((await looker.doctor()).find((x) => x.id === 'leftovers')?.level).toBe('ok');
+      await idleEngine.reset();
+      expect((await idleEngine.doctor()).find((x) => x.id === 'leftovers')?.level).toBe('ok');
     } finally {
-      looker.child.kill('SIGKILL');
+      idleEngine.child.kill('SIGKILL');
       idle.close();
     }
   });
 
   test('B93: forwarding off', async () => {
-    // again and again: the engine is told of nothing, but looks by itself now and then, and may mend it before doctor
-    // sees it
-    const found = await until('it is told', () => {
+    // repeated: the engine gets no notice of this, but checks now and then, and may repair it before doctor sees it
+    const found = await until('it is reported', () => {
       w.host.run('sysctl -qw net.ipv4.conf.en0.forwarding=0');
-      return told('forwarding');
+      return finding('forwarding');
     });
     expect(found).toMatchObject({ level: 'error', message: expect.stringMatching(/forwarding is off on en0/) });
     expect(found.remedy).toBe('sysctl -w net.ipv4.conf.en0.forwarding=1');
     expect(await e.apply(desired())).toEqual([]);
-    expect(await told('forwarding')).toBeUndefined();
+    expect(await finding('forwarding')).toBeUndefined();
   });
 
-  test('B93: programs and rights that are missing', async () => {
+  test('B93: missing programs and permissions', async () => {
     const bin = `${w.dir}/bin`;
     mkdirSync(bin);
     for (const p of ['ip', 'nft', 'ps', 'setpriv']) symlinkSync(w.host.run(`command -v ${p}`).trim(), `${bin}/${p}`);

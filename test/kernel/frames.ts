@@ -1,7 +1,7 @@
 /**
- * Frames with a MAC address at every place where one may stand, made by hand: the same function gives what a guest
- * sends and what the network must see, so the test compares bytes with bytes. Checksums are computed here, anew for
- * each.
+ * Hand-made frames with a MAC address at each offset where one may occur. The same function builds what a guest sends
+ * and what the network must see, so tests compare bytes with bytes. Checksums are computed here, separately for each
+ * frame.
  */
 import { createHash } from 'node:crypto';
 
@@ -27,7 +27,7 @@ function sum(hex: Hex): number {
 }
 const checksum = (hex: Hex): Hex => h(~sum(hex) & 0xffff, 2);
 
-/** Reproducible bytes that look like nothing. */
+/** Reproducible bytes without a pattern. */
 export function filler(bytes: number): Hex {
   let out = '';
   for (let i = 0; size(out) < bytes; i++) out += createHash('sha256').update(String(i)).digest('hex');
@@ -80,14 +80,14 @@ const NONCE = '0e01a1a2a3a4a5a6';
 const TARGET = `fd64${'00'.repeat(13)}07`;
 const option6 = (code: number, value: Hex): Hex => h(code, 2) + h(size(value), 2) + value;
 
-/** Those that only differ in what is after the Ethernet header. */
+/** Frames that differ only after the Ethernet header. */
 const payloads: [name: string, type: Hex, payload: (mac: Hex) => Hex][] = [
   ['ARP request', '0806', (m) => `0001080006040001${m}c0a84002000000000000c0a84003`],
-  ['ARP reply that names the address twice', '0806', (m) => `0001080006040002${m}c0a84002${m}c0a84002`],
+  ['ARP reply that holds the address twice', '0806', (m) => `0001080006040002${m}c0a84002${m}c0a84002`],
   ['ARP with IPv6-sized protocol addresses', '0806', (m) => `000186dd06100001${m}${'11'.repeat(16)}${m}${'22'.repeat(16)}`],
   ['RARP', '8035', (m) => `0001080006040003${m}00000000${m}00000000`],
-  ['ARP of another hardware', '0806', () => `0018080008040001${'1122334455667788'}c0a840020000000000000000c0a84003`],
-  ['ARP cut off in the target', '0806', (m) => `0001080006040001${m}c0a840020000`],
+  ['ARP of another hardware type', '0806', () => `0018080008040001${'1122334455667788'}c0a840020000000000000000c0a84003`],
+  ['ARP truncated in the target', '0806', (m) => `0001080006040001${m}c0a840020000`],
   ['802.1Q, ARP', '8100', (m) => `000708060001080006040001${m}c0a84002000000000000c0a84003`],
   ['802.1ad and 802.1Q, ARP', '88a8', (m) => `00648100000708060001080006040001${m}c0a84002000000000000c0a84003`],
   ['DHCP, client identifier of type 1', '0800', (m) => ipv4(17, udp4(68, 67, dhcp(m, discover + option(12, '616e6b61') + option(61, `01${m}`))))],
@@ -95,15 +95,15 @@ const payloads: [name: string, type: Hex, payload: (mac: Hex) => Hex][] = [
   ['DHCP, pads before the client identifier', '0800', (m) => ipv4(17, udp4(68, 67, dhcp(m, `${discover}${'00'.repeat(61)}${option(61, `01${m}`)}`)))],
   ['DHCP, DUID-LL', '0800', (m) => ipv4(17, udp4(68, 67, dhcp(m, discover + option(61, `ff0a0b0c0d00030001${m}`))))],
   ['DHCP, DUID-LLT at an odd offset', '0800', (m) => ipv4(17, udp4(68, 67, dhcp(m, `${discover}00${option(61, `ff0a0b0c0d00010001601234af${m}`)}`)))],
-  ['DHCP, DUID-EN that holds the same bytes', '0800', (m) => ipv4(17, udp4(68, 67, dhcp(m, discover + option(61, `ff0a0b0c0d0002${'525400aabbcc'}0001`))))],
+  ['DHCP, DUID-EN with the same bytes', '0800', (m) => ipv4(17, udp4(68, 67, dhcp(m, discover + option(61, `ff0a0b0c0d0002${'525400aabbcc'}0001`))))],
   ['DHCP without a UDP checksum', '0800', (m) => ipv4(17, udp4(68, 67, dhcp(m, discover + option(61, `01${m}`)), false))],
   ['DHCP behind IP options', '0800', (m) => ipv4(17, udp4(68, 67, dhcp(m, discover + option(61, `01${m}`))), '9404000001010100')],
   ['DHCP from a server', '0800', (m) => ipv4(17, udp4(67, 68, dhcp(m, option(53, '05') + option(61, `01${m}`))))],
   ['DHCP in 802.1Q', '8100', (m) => `00070800${ipv4(17, udp4(68, 67, dhcp(m, discover + option(61, `01${m}`))))}`],
   ['DHCP, first fragment', '0800', (m) => ipv4(17, udp4(68, 67, dhcp(m, discover + option(61, `01${m}`))), '', '2000')],
-  ['a later fragment that looks like DHCP', '0800', () => ipv4(17, udp4(68, 67, dhcp('525400aabbcc', discover)), '', '0010')],
+  ['a non-first fragment that looks like DHCP', '0800', () => ipv4(17, udp4(68, 67, dhcp('525400aabbcc', discover)), '', '0010')],
   ['BOOTP without options', '0800', (m) => ipv4(17, udp4(68, 67, dhcp(m, '', '')))],
-  ['DHCP cut off inside the client identifier', '0800', (m) => ipv4(17, udp4(68, 67, dhcp(m, `${discover}3d0701`).slice(0, -2)))],
+  ['DHCP truncated inside the client identifier', '0800', (m) => ipv4(17, udp4(68, 67, dhcp(m, `${discover}3d0701`).slice(0, -2)))],
   [
     'DHCP, jumbo: thirty long options first',
     '0800',
@@ -115,24 +115,24 @@ const payloads: [name: string, type: Hex, payload: (mac: Hex) => Hex][] = [
   ['router solicitation', '86dd', (m) => ipv6(58, 58, icmp6(133, `00000000${sourceLink(m)}`))],
   ['router advertisement', '86dd', (m) => ipv6(58, 58, icmp6(134, `4000070800000000000000000501000000000578${sourceLink(m)}`))],
   ['neighbour solicitation', '86dd', (m) => ipv6(58, 58, icmp6(135, `00000000${TARGET}${sourceLink(m)}`))],
-  ['neighbour solicitation, the nonce first', '86dd', (m) => ipv6(58, 58, icmp6(135, `00000000${TARGET}${NONCE}${sourceLink(m)}`))],
+  ['neighbour solicitation, nonce first', '86dd', (m) => ipv6(58, 58, icmp6(135, `00000000${TARGET}${NONCE}${sourceLink(m)}`))],
   ['neighbour advertisement', '86dd', (m) => ipv6(58, 58, icmp6(136, `60000000${TARGET}${targetLink(m)}`))],
   ['neighbour advertisement with both options', '86dd', (m) => ipv6(58, 58, icmp6(136, `60000000${TARGET}${sourceLink(m)}${targetLink(m)}`))],
   ['redirect', '86dd', (m) => ipv6(58, 58, icmp6(137, `00000000${TARGET}${IP6_A}${targetLink(m)}`))],
   ['neighbour solicitation in 802.1Q', '8100', (m) => `000786dd${ipv6(58, 58, icmp6(135, `00000000${TARGET}${sourceLink(m)}`))}`],
   [
-    'neighbour solicitation behind extension headers',
+    'neighbour solicitation after extension headers',
     '86dd',
     (m) => ipv6(0, 58, icmp6(135, `00000000${TARGET}${sourceLink(m)}`), `3c00010400000000${'3a01'}${'01'}${'0c'}${'00'.repeat(12)}`),
   ],
   ['neighbour advertisement in an atomic fragment', '86dd', (m) => ipv6(44, 58, icmp6(136, `60000000${TARGET}${targetLink(m)}`), '3a00000000001234')],
   ['a later IPv6 fragment', '86dd', () => ipv6(44, 58, icmp6(136, `60000000${TARGET}${targetLink('525400aabbcc')}`), '3a00000800001234')],
-  ['neighbour advertisement cut off in its option', '86dd', () => ipv6(58, 58, icmp6(136, `60000000${TARGET}0201`))],
+  ['neighbour advertisement truncated in its option', '86dd', () => ipv6(58, 58, icmp6(136, `60000000${TARGET}0201`))],
   ['MLD report', '86dd', () => ipv6(0, 58, icmp6(143, `0000000104000000${IP6_B}`), '3a00050200000000')],
-  ['data that happens to hold an address', '0800', () => ipv4(17, udp4(4000, 4001, '525400aabbcc564545000001'))],
+  ['data that happens to contain an address', '0800', () => ipv4(17, udp4(4000, 4001, '525400aabbcc564545000001'))],
   ['a jumbo frame', '0800', () => ipv4(1, `0800${'00'.repeat(6)}${filler(65_000)}`)],
   ['802.3 with LLC', '0026', () => `424203${filler(35)}`],
-  ['no more than a header', '88b5', () => ''],
+  ['a header only', '88b5', () => ''],
 ];
 
 export const CRAFTED: readonly Crafted[] = payloads.map(([name, type, payload]) => ({
@@ -140,7 +140,7 @@ export const CRAFTED: readonly Crafted[] = payloads.map(([name, type, payload]) 
   build: (mac, _peer) => ethernet(BROADCAST, mac, type, payload(mac)),
 }));
 
-/** As the network sends it to the card, and what the guest must see; the Ethernet source is the peer's. */
+/** Frames from the network to the card, and what the guest must see; the Ethernet source is the peer's. */
 export const INBOUND: readonly Crafted[] = [
   ...payloads.map(([name, type, payload]) => ({ name, build: (mac: Hex, peer: Hex) => ethernet(BROADCAST, peer, type, payload(mac)) })),
   { name: 'IP to the card alone', build: (mac, peer) => ethernet(mac, peer, '0800', ipv4(1, '0800f7ff00000000')) },

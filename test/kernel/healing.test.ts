@@ -1,9 +1,9 @@
 /**
- * B90 under traffic: what breaks the network of running guests, and for how long they notice.
+ * B90 under traffic: the faults that break the network of running guests, and how long the guests are without it.
  *
- * Theory of operation: before something is broken, new flows are begun every 50 ms, and one goes on; the outage is the
- * longest time without a success from then on. It has to be under two seconds. A machine that is busy with other work
- * may miss that now and then: the best of five counts.
+ * Theory of operation: before each fault, new flows start every 50 ms, and one flow stays open. The outage is the
+ * longest time without a success from then on; it must be below two seconds. A machine that is busy with other work may
+ * miss that: the best of five counts.
  */
 import type { ChildProcess } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
@@ -20,7 +20,7 @@ const GW = '192.168.64.1';
 const ALLOWED_MS = 2000;
 const WATCHED_MS = 2500;
 
-/** Traffic of one kind, with the times of its successes. */
+/** Traffic of one type, with the times of its successes. */
 class Traffic {
   readonly name: string;
   readonly #times: number[] = [];
@@ -33,7 +33,7 @@ class Traffic {
     this.#child.stdout?.on('data', (d: Buffer) => this.#times.push(...d.toString().trim().split('\n').map(Number)));
   }
 
-  /** Says that it cannot flow before the damage. */
+  /** Marks traffic that cannot flow before the damage. */
   later(): this {
     this.#later = true;
     return this;
@@ -60,7 +60,7 @@ class Traffic {
   }
 }
 
-describe.skipIf(why !== null)(`B90: healing under traffic${why ? ` (${why})` : ''}`, () => {
+describe.skipIf(why !== null)(`B90: recovery under traffic${why ? ` (${why})` : ''}`, () => {
   let w: World;
   let e: RemoteEngine;
   let vm1: Namespace;
@@ -98,8 +98,8 @@ describe.skipIf(why !== null)(`B90: healing under traffic${why ? ` (${why})` : '
     w.close();
   });
 
-  /** Breaks something while all that flows, and says for how long each kind was out. */
-  async function breaks(damage: () => void, kinds: () => Traffic[]): Promise<void> {
+  /** Causes the damage under all that traffic; returns the outage of each type. */
+  async function measureOutage(damage: () => void, kinds: () => Traffic[]): Promise<void> {
     const seen: string[] = [];
     for (let attempt = 0; attempt < 5; attempt++) {
       const traffic = kinds();
@@ -110,15 +110,15 @@ describe.skipIf(why !== null)(`B90: healing under traffic${why ? ` (${why})` : '
         const outages = await Promise.all(traffic.map(async (t) => ({ name: t.name, ms: await t.outage(began) })));
         seen.push(outages.map((o) => `${o.name} ${o.ms} ms`).join(', '));
         if (outages.every((o) => o.ms < ALLOWED_MS)) {
-          console.log(`    out for: ${seen.at(-1)}`);
-          await until('nothing is wrong any more', async () => (await e.observe()).problems.length === 0);
+          console.log(`    outage: ${seen.at(-1)}`);
+          await until('no problem is left', async () => (await e.observe()).problems.length === 0);
           return;
         }
       } finally {
         for (const t of traffic) t.stop();
       }
     }
-    expect.fail(`was out for longer than ${ALLOWED_MS} ms each time: ${seen.join('; ')}`);
+    expect.fail(`the outage was longer than ${ALLOWED_MS} ms each time: ${seen.join('; ')}`);
   }
 
   const everything = (): Traffic[] => [
@@ -130,7 +130,7 @@ describe.skipIf(why !== null)(`B90: healing under traffic${why ? ` (${why})` : '
     new Traffic(vm2, 'DHCP', 'dhcp'),
   ];
 
-  const andOneThatGoesOn = (): Traffic[] => [...everything(), new Traffic(w.outside, 'one connection that goes on', 'flow', HOST, 10001)];
+  const withOpenConnection = (): Traffic[] => [...everything(), new Traffic(w.outside, 'one open connection', 'flow', HOST, 10001)];
 
   test.each([
     ['nft flush ruleset', 'nft flush ruleset'],
@@ -138,20 +138,20 @@ describe.skipIf(why !== null)(`B90: healing under traffic${why ? ` (${why})` : '
     ['a tap taken from its master', 'ip link set anka00000001 nomaster'],
     ['the gateway’s address removed', `ip addr del ${GW}/24 dev anka-shared`],
   ])('B90: %s', (what, command) =>
-    // without our tables the kernel itself resets what was forwarded, so only new flows count there
-    breaks(() => w.host.run(command), what === 'nft flush ruleset' ? everything : andOneThatGoesOn),
+    // without our tables the kernel itself resets forwarded connections, so only new flows count there
+    measureOutage(() => w.host.run(command), what === 'nft flush ruleset' ? everything : withOpenConnection),
   );
 
-  test('B90: the service of DHCP, DNS and listeners killed', () =>
-    breaks(() => {
+  test('B90: the process for DHCP, DNS and listeners killed', () =>
+    measureOutage(() => {
       const pids = w.host.run(`for p in $(ip netns pids ${w.host.name}); do tr '\\0' ' ' </proc/$p/cmdline | grep -q 'service-main[.]' && echo $p; done; true`);
       expect(pids.trim()).not.toBe('');
       for (const pid of pids.trim().split('\n')) process.kill(Number(pid), 'SIGKILL');
-    }, andOneThatGoesOn));
+    }, withOpenConnection));
 
   test('B25, B90: another resolv.conf: the new resolver answers', async () => {
     let now = OUTSIDE;
-    await breaks(
+    await measureOutage(
       () => {
         now = now === OUTSIDE ? '198.51.100.1' : OUTSIDE;
         w.setResolver(now);

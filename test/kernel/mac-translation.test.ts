@@ -1,7 +1,7 @@
 /**
- * Translation of MAC addresses on the kernel engine (B40–B43), with namespaces for guests: two with one inside address
- * on one network, at our server and at a foreign one; hand-made frames with the address at every place, byte for byte;
- * loss and repair; and neighbour discovery that lies (B91).
+ * Translation of MAC addresses on the kernel engine (B40–B43), with namespaces as guests: two with the same inside
+ * address on one network, with our DHCP server and a foreign one; hand-made frames with the address at every offset,
+ * byte for byte; loss and repair; and spoofed neighbour discovery (B91).
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -33,7 +33,7 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
   const shared = (): DesiredState => state(nic(1, 'shared', same), nic(2, 'shared', same), nic(3));
   const bridged = (): DesiredState => state(nic(1, 'bridge', { ...same, bridge: 'br-ext' }), nic(2, 'bridge', { ...same, bridge: 'br-ext' }), nic(3));
   const drops = async (n: number, reason: string): Promise<number> => (await e.observe()).nics.find((x) => x.id === vmId(n))?.drops[reason] ?? 0;
-  /** Each frame counts as one drop; the counters begin anew when rules change. */
+  /** Each frame counts as one drop; the counters restart when rules change. */
   const counted = (n: number, reason: string, from: Namespace, frame: string): Promise<boolean> =>
     until(`${reason} is counted`, async () => {
       const before = await drops(n, reason);
@@ -48,7 +48,7 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
     vm1 = w.guest('g1', 'anka00000001', INSIDE_TEXT);
     vm2 = w.guest('g2', 'anka00000002', INSIDE_TEXT);
     vm3 = guest(w, 3);
-    // a network of somebody else's: a bridge with a server for DHCP and router advertisements, and a place to listen
+    // a foreign network: a bridge with a server for DHCP and router advertisements, and a station that listens
     w.host.run('ip link add br-ext type bridge stp_state 0 forward_delay 0 mcast_snooping 0 && ip link set br-ext mtu 65535 up');
     w.host.attempt('sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0');
     w.host.run(`ip link add srv0 netns ${w.host.name} type veth peer name net0 netns ${w.outside.name}; ip link set srv0 master br-ext up`);
@@ -56,7 +56,8 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
     probe = w.guest('p', 'prb0', '02:aa:aa:aa:aa:01');
     w.host.run('ip link set prb0 mtu 65535 master br-ext up');
     probe.run('ip link set eth0 mtu 65535; sysctl -qw net.ipv6.conf.eth0.accept_ra=0');
-    // guests count checksums themselves, so that tshark can judge what passes; and have addresses of their own on IPv6
+    // guests compute checksums in software, so that tshark can verify them, and have fixed addresses of their own on
+    // IPv6
     for (const g of [vm1, vm2]) {
       g.run('ip link set eth0 down; sysctl -qw net.ipv6.conf.eth0.addr_gen_mode=3; ip link set eth0 up');
       g.run('ethtool -K eth0 tx off');
@@ -73,17 +74,17 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
     w.close();
   });
 
-  /** Addresses of IPv6 that a guest has, of global scope. */
+  /** The guest's global IPv6 address. */
   const global6 = (g: Namespace): string | undefined => /inet6 (fd77:\S+)\/64/.exec(g.run('ip -6 addr show dev eth0 scope global -tentative'))?.[1];
 
   async function talk(a: Namespace, b: Namespace, addresses: readonly (readonly [string, string])[]): Promise<void> {
     for (const [ofA, ofB] of addresses) {
-      await until(`${ofB} is reached`, () => a.pings(ofB));
+      await until(`${ofB} is reachable`, () => a.pings(ofB));
       await b.reaches(ofA);
     }
   }
 
-  test('B41, B42: two guests with one address on shared: each its own lease of ours; IPv4 and IPv6 between them; the address is nowhere outside', async () => {
+  test('B41, B42: two guests with one address on shared: each has its own lease from our server; IPv4 and IPv6 between them; the address never appears outside', async () => {
     const bridge = await Sniffer.start(w, w.host, 'anka-shared');
     const inner = await Sniffer.start(w, vm1, 'eth0');
     const a = await dhcp(w, vm1);
@@ -109,12 +110,12 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
     expect(seen.includes(Buffer.from(INSIDE, 'hex')), 'the inside address on the bridge').toBe(false);
     const inwards = await inner.stop();
     expect(inwards.includes(Buffer.from(INSIDE, 'hex'))).toBe(true);
-    expect(inwards.includes(Buffer.from(outside(1), 'hex')), 'the outside address inside').toBe(false);
+    expect(inwards.includes(Buffer.from(outside(1), 'hex')), 'the outside address in the guest').toBe(false);
     expect(badPackets(w.host, inner.file)).toEqual([]);
     expect(badPackets(w.host, bridge.file)).toEqual([]);
   });
 
-  test('B16, B42: on a foreign network: each its own lease of a foreign server, addresses by router advertisement, and both talk', async () => {
+  test('B16, B42: on a foreign network: each has its own lease from the foreign server and an address by router advertisement, and both communicate', async () => {
     expect(await e.apply(bridged())).toEqual([]);
     for (const g of [vm1, vm2]) g.run('ip -4 addr flush dev eth0; ip -6 addr flush dev eth0 scope global');
     const leases = join(w.dir, 'foreign.leases');
@@ -129,10 +130,10 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
     expect(a).toMatchObject({ server: '10.77.0.1' });
     expect(b).toMatchObject({ server: '10.77.0.1' });
     expect(a?.ip).not.toBe(b?.ip);
-    const told = readFileSync(leases, 'utf8');
-    for (const n of [1, 2]) expect(told).toContain(`${macText(n)} 10.77.0.`);
-    expect(told, 'client identifiers too').toContain(`01:${macText(2)}`);
-    expect(told).not.toContain(INSIDE_TEXT);
+    const leaseText = readFileSync(leases, 'utf8');
+    for (const n of [1, 2]) expect(leaseText).toContain(`${macText(n)} 10.77.0.`);
+    expect(leaseText, 'client identifiers too').toContain(`01:${macText(2)}`);
+    expect(leaseText).not.toContain(INSIDE_TEXT);
     const a6 = await until('vm1 has an address by advertisement', () => global6(vm1));
     const b6 = await until('vm2 has an address by advertisement', () => global6(vm2));
     expect(a6).not.toBe(b6);
@@ -146,14 +147,14 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
     expect(badPackets(w.host, all.file)).toEqual([]);
   });
 
-  test('B41, B42: the same in a VLAN of it: leases, addresses by router advertisement, and talk, all in tagged frames without the inside address', async () => {
+  test('B41, B42: the same in a VLAN of that network: leases, router advertisements and traffic, all in tagged frames without the inside address', async () => {
     const vlan = 42;
-    // the foreign server puts all that it sends into the VLAN, and sees nothing else
+    // the foreign server tags all that it sends with the VLAN, and receives only that VLAN
     putInVlan(w, w.outside, 'net0', vlan);
     const tagged = (n: number) => nic(n, 'bridge', { ...same, bridge: 'br-ext', vlan });
     expect(await e.apply(state(tagged(1), tagged(2), nic(3)))).toEqual([]);
     const all = await Sniffer.start(w, w.host, 'br-ext');
-    // a link that has bounced asks for routers anew
+    // after a link bounce, a guest solicits routers again
     for (const g of [vm1, vm2]) g.run('ip -4 addr flush dev eth0; ip link set eth0 down; ip link set eth0 up');
     const [a, b] = [await dhcp(w, vm1), await dhcp(w, vm2)];
     for (const lease of [a, b]) expect(lease).toMatchObject({ server: '10.77.0.1' });
@@ -172,10 +173,10 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
       const from = all.frames().filter((f) => f.slice(12, 24) === outside(n));
       expect(from.length, `frames of vm${n}`).toBeGreaterThan(10);
       expect(from.filter((f) => f.slice(24, 32) !== '8100002a')).toEqual([]);
-      const tells = new RegExp(`^.{24}8100002a86dd.{80}8[78].*0[12]01${outside(n)}`);
+      const advertises = new RegExp(`^.{24}8100002a86dd.{80}8[78].*0[12]01${outside(n)}`);
       expect(
-        from.some((f) => tells.test(f)),
-        `vm${n}’s own address is told by neighbour discovery`,
+        from.some((f) => advertises.test(f)),
+        `vm${n}’s own address is advertised by neighbour discovery`,
       ).toBe(true);
     }
     expect(badPackets(w.host, all.file)).toEqual([]);
@@ -183,20 +184,20 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
     expect(await e.apply(bridged())).toEqual([]);
   });
 
-  /** Sends frames at one place, and gives what arrives at another, up to a last frame that is known. */
+  /** Sends frames from one namespace and returns those that arrive at another, up to a known last frame. */
   async function pass(from: Namespace, frames: readonly string[], last: { sent: string; seen: string }, at: Namespace): Promise<string[]> {
     const s = await Sniffer.start(w, at, 'eth0');
     await sendRaw(from, 'eth0', [...frames, last.sent]);
-    await until('the last frame came', () => s.frames().includes(last.seen));
+    await until('the last frame arrived', () => s.frames().includes(last.seen));
     await s.stop();
     return s.frames();
   }
   const last = (mac: string): string => `ffffffffffff${mac}88b6${'ee'.repeat(46)}`;
 
-  test('B41: hand-made frames from a guest, byte for byte: tags, odd offsets, fragments, jumbo frames, cut ones', async () => {
-    // the engine would take the length of frames back
+  test('B41: hand-made frames from a guest, byte for byte: tags, odd offsets, fragments, jumbo and truncated frames', async () => {
+    // the engine would reset the MTU
     await e.kill();
-    // the guard would keep what says another's address, which the translation leaves alone
+    // the guard would drop frames with a foreign address, which the translation leaves alone
     w.host.run('nft delete table bridge anka');
     w.host.run('ip link set anka00000001 mtu 65535');
     vm1.run('ip link set eth0 mtu 65535');
@@ -209,21 +210,21 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
     for (const f of CRAFTED) expect(arrived.includes(f.build(outside(1), PROBE)), f.name).toBe(true);
   });
 
-  test('B41: hand-made frames to a guest, byte for byte; a foreign station with the inside address is none of its business', async () => {
+  test('B41: hand-made frames to a guest, byte for byte; a foreign station with the inside address is left alone', async () => {
     const foreign = `${INSIDE}${PROBE}88b5${'dd'.repeat(46)}`;
     const arrived = await pass(probe, [foreign, ...INBOUND.map((f) => f.build(outside(1), PROBE))], { sent: last(PROBE), seen: last(PROBE) }, vm1);
     for (const f of INBOUND) expect(arrived.includes(f.build(INSIDE, PROBE)), f.name).toBe(true);
     expect(arrived).not.toContain(foreign);
   });
 
-  test('B91: a guest that says another’s address by itself is not translated, and dropped', async () => {
+  test('B91: a guest that sends from a foreign address is not translated, and dropped', async () => {
     e = new RemoteEngine(w, 'kernel');
     expect(await e.apply(bridged())).toEqual([]);
     vm1.run('ip link set eth0 mtu 1500');
     await counted(1, 'mac_spoof', vm1, `ffffffffffff02000000009988b5${'00'.repeat(46)}`);
   });
 
-  describe('B91: neighbour discovery that lies is dropped and counted', () => {
+  describe('B91: spoofed neighbour discovery is dropped and counted', () => {
     const gateway = 'fe80000000000000584545fffe004001';
     const target = `fe80${'00'.repeat(13)}99`;
     const nd = (mac: string, type: string, body: string): string =>
@@ -231,13 +232,13 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
     const foreign = '020000000099';
     const cases: [what: string, n: number, frame: (mac: string) => string][] = [
       ['solicitation with another’s address', 3, (m) => nd(m, '87', `00000000${target}0101${foreign}`)],
-      ['solicitation, the lie behind a nonce', 3, (m) => nd(m, '87', `00000000${target}0e01a1a2a3a4a5a60101${foreign}`)],
-      ['solicitation, the lie behind the truth', 3, (m) => nd(m, '87', `00000000${target}0101${m}0101${foreign}`)],
+      ['solicitation, the spoofed option after a nonce', 3, (m) => nd(m, '87', `00000000${target}0e01a1a2a3a4a5a60101${foreign}`)],
+      ['solicitation, the spoofed option after the true one', 3, (m) => nd(m, '87', `00000000${target}0101${m}0101${foreign}`)],
       ['advertisement with another’s address', 3, (m) => nd(m, '88', `60000000${target}0201${foreign}`)],
-      ['router solicitation with another’s address', 3, (m) => nd(m, '85', `000000000101${foreign}`)],
-      ['more options than anybody has', 3, (m) => nd(m, '88', `60000000${target}${'0e01a1a2a3a4a5a6'.repeat(30)}0201${foreign}`)],
+      ['router solicitation with a foreign address', 3, (m) => nd(m, '85', `000000000101${foreign}`)],
+      ['more options than any real packet has', 3, (m) => nd(m, '88', `60000000${target}${'0e01a1a2a3a4a5a6'.repeat(30)}0201${foreign}`)],
       ['advertisement of the gateway’s address', 3, (m) => nd(m, '88', `60000000${gateway}0201${m}`)],
-      ['advertisement with another’s address, of a translated card', 1, (m) => nd(m, '88', `60000000${target}0201${foreign}`)],
+      ['advertisement with a foreign address, of a translated card', 1, (m) => nd(m, '88', `60000000${target}0201${foreign}`)],
     ];
     beforeAll(async () => {
       expect(await e.apply(shared())).toEqual([]);
@@ -249,7 +250,7 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
     test('the gateway’s address as a source', async () => {
       await counted(3, 'ip_spoof', vm3, `333300000001${outside(3)}86dd6000000000083aff${gateway}ff02${'00'.repeat(13)}018000000000000000`);
     });
-    test('honest guests go on', async () => {
+    test('honest guests keep working', async () => {
       vm3.run('ip addr replace fd64::103/64 dev eth0');
       vm1.run('ip addr replace fd64::101/64 dev eth0');
       const before = [await drops(1, 'nd_spoof'), await drops(3, 'nd_spoof')];
@@ -258,7 +259,7 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
     });
   });
 
-  describe('B90: a translation that is lost comes back by itself, and nothing leaks meanwhile', () => {
+  describe('B90: a lost translation is restored without a command, and nothing leaks meanwhile', () => {
     const damages: [what: string, command: string][] = [
       ['the hooks removed', 'tc qdisc del dev anka00000001 clsact'],
       ['one filter removed', 'tc filter del dev anka00000001 egress'],
@@ -274,15 +275,15 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
       const traffic = vm1.spawn(['ping', '-i', '0.02', '-q', '192.168.64.1']);
       w.host.run(command);
       const since = Date.now();
-      await until('it is reached again', () => vm1.attempt('ping -c1 -W0.2 -q 192.168.64.1') !== null);
-      console.log(`    healed in ${Date.now() - since} ms`);
+      await until('the gateway is reachable again', () => vm1.attempt('ping -c1 -W0.2 -q 192.168.64.1') !== null);
+      console.log(`    recovered in ${Date.now() - since} ms`);
       traffic.kill();
       expect((await s.stop()).includes(Buffer.from(INSIDE, 'hex'))).toBe(false);
       expect(filters(1)).toContain(`anka-mac-${INSIDE}-${outside(1)}.o:[tc/from_guest]`);
     });
   });
 
-  test('B6, B41: after kill -9 of the daemon translations go on, and are adopted as they are', async () => {
+  test('B6, B41: after kill -9 of the daemon translations keep working, and are adopted unchanged', async () => {
     for (const g of [vm1, vm2]) expect((await dhcp(w, g))?.ip).toBeTruthy();
     const before = [...programs(1), ...programs(2)];
     expect(before).toHaveLength(4);
@@ -290,17 +291,17 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
     await vm1.reaches('192.168.64.1');
     e = new RemoteEngine(w, 'kernel');
     expect(await e.apply(shared())).toEqual([]);
-    expect([...programs(1), ...programs(2)], 'the same programs, so their tags were known').toEqual(before);
+    expect([...programs(1), ...programs(2)], 'the same programs, as their tags were recognized').toEqual(before);
     await e.kill();
     w.host.run(
       'tc filter replace dev anka00000001 ingress pref 1 handle 1 bpf da object-file assets/bpf/mac-translate.bpf.o section tc/to_guest; tc qdisc del dev anka00000002 clsact',
     );
     e = new RemoteEngine(w, 'kernel');
     expect(await e.apply(shared())).toEqual([]);
-    for (const g of [vm1, vm2]) await g.reaches('192.168.64.1', 'what was spoilt meanwhile is repaired');
+    for (const g of [vm1, vm2]) await g.reaches('192.168.64.1', 'damage done meanwhile is repaired');
   });
 
-  test('B41: TCP in segments put together by the kernel (GSO) passes both ways, byte for byte, in frames longer than the wire takes', async () => {
+  test('B41: TCP in super-segments of the kernel (GSO) passes both directions, byte for byte, in frames longer than the MTU', async () => {
     for (const g of [vm1, vm2]) expect((await dhcp(w, g))?.ip).toBeTruthy();
     const address = (/inet (192\.168\.64\.\d+)/.exec(vm2.run('ip -4 addr show dev eth0')) as RegExpExecArray)[1];
     for (const g of [vm1, vm2]) g.run('ethtool -K eth0 tx on tso on gso on gro on');
@@ -325,7 +326,7 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
     for (const g of [vm1, vm2]) g.run('ethtool -K eth0 tx off');
   });
 
-  test('B40, B43: other addresses for a card take the place of the old ones; without --mac nothing is translated', async () => {
+  test('B40, B43: new addresses of a card replace the old ones; without --mac nothing is translated', async () => {
     expect(
       await e.apply(state(nic(1, 'bridge', { ...same, bridge: 'br-ext', outsideMac: 0x564545000009 }), nic(2, 'bridge', { bridge: 'br-ext' }), nic(3))),
     ).toEqual([]);
@@ -333,8 +334,8 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
     expect(filters(2)).not.toContain('anka-mac');
   });
 
-  test('B41: a card whose address cannot be translated is not plugged in, and says why', async () => {
-    // another's ingress qdisc stands where clsact must
+  test('B41: a card whose address cannot be translated is not attached, and the reason is reported', async () => {
+    // a foreign ingress qdisc occupies the slot of clsact
     const vm4 = w.guest('g4', 'anka00000004', INSIDE_TEXT);
     w.host.run('tc qdisc add dev anka00000004 ingress');
     const problems = await e.apply({ ...shared(), nics: [...shared().nics, nic(4, 'shared', same)] });
@@ -343,9 +344,9 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
     ]);
     expect(w.host.run('ip -o link show dev anka00000004')).not.toContain('master');
     expect((await e.observe()).nics.find((n) => n.id === vmId(4))?.healthy).toBe(false);
-    await vm1.reaches('192.168.64.1', 'the others are plugged in');
+    await vm1.reaches('192.168.64.1', 'the others are attached');
     w.host.run('tc qdisc del dev anka00000004 ingress');
-    await until('it is plugged in', () => w.host.run('ip -o link show dev anka00000004').includes('master anka-shared'));
+    await until('it is attached', () => w.host.run('ip -o link show dev anka00000004').includes('master anka-shared'));
     expect((await dhcp(w, vm4))?.ip).toBeTruthy();
   });
 });

@@ -1,6 +1,6 @@
 /**
- * Bridge type on a host that takes no eBPF (B16, B19): an engine without the right to load any, two guests, an outside
- * with a DHCP server of its own.
+ * Bridge type on a host where eBPF is not available (B16, B19): an engine without the permission to load it, two
+ * guests, an outside with its own DHCP server.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -61,7 +61,7 @@ describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}
     rmSync(join(leases, '..'), { recursive: true });
   });
 
-  test('B16, B19, B52: VMs are machines of the outside network, the host stays connected, and the limit is told', async () => {
+  test('B16, B19, B52: VMs are full members of the outside network, the host stays connected, and the limit is reported', async () => {
     expect(await e.apply(state(bridged(1), bridged(2)))).toEqual([]);
     expect(w.host.run('ip -o -d link show type macvlan').split('\n').length - 1).toBe(2);
     expect(w.host.run('tc qdisc show dev en0')).not.toContain('clsact');
@@ -76,13 +76,13 @@ describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}
     expect(await greeting(vm2, 'tcp', ip1, 8080)).toBe(`vm1 sees ${ip2}`);
     expect(w.outside.run(`ip neigh show ${ip1}`)).toContain(macText(1));
     expect(await greeting(w.host, 'tcp', '10.9.0.1', 8080)).toBe('outside sees 10.9.0.2');
-    const seen = await until('the engine tells the address', async () => {
+    const seen = await until('the engine reports the address', async () => {
       const n = await observedNic(1);
       return n?.ip && n.healthy ? n : null;
     });
     expect([24, 16, 8, 0].map((s) => ((seen.ip as number) >>> s) & 255).join('.')).toBe(ip1);
     expect(seen.limit).toBe('bridged to en0 by macvlan, as eBPF is not available: it and this host cannot reach each other');
-    expect(await answered([vm1, '10.9.0.2'], [w.host, ip1]), 'the limit is so').toEqual([]);
+    expect(await answered([vm1, '10.9.0.2'], [w.host, ip1]), 'the limit holds').toEqual([]);
     const stats = (await e.stats()).find((s) => s.id === vmId(1));
     expect(stats?.rxPackets).toBeGreaterThan(0);
     expect(stats?.txPackets).toBeGreaterThan(0);
@@ -95,13 +95,13 @@ describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}
     capture.stdout?.on('data', (d: Buffer) => {
       text += d.toString();
     });
-    await until('it captures', () => text.includes('ready'));
+    await until('the capture started', () => text.includes('ready'));
     await vm1.reaches('10.9.0.1');
-    await until('both ways are there', () => /"outbound":true/.test(text) && /"outbound":false/.test(text));
+    await until('both directions are captured', () => /"outbound":true/.test(text) && /"outbound":false/.test(text));
     capture.stdin?.end();
   });
 
-  test('B93: doctor tells it, with a remedy', async () => {
+  test('B93: doctor reports it, with a remedy', async () => {
     const found = await e.doctor();
     expect(found.find((f) => f.id === 'bridge.macvlan')).toMatchObject({
       level: 'warning',
@@ -111,7 +111,7 @@ describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}
     expect(found.find((f) => f.id === 'leftovers')).toMatchObject({ level: 'ok' });
   });
 
-  test('B30, B43: what needs eBPF is refused before anything is touched, by name', async () => {
+  test('B30, B43: options that need eBPF are refused by name, before anything changes', async () => {
     const refusal = async (rest: object): Promise<string | undefined> => (await e.validate(state(bridged(1, rest)) as DesiredState))[0]?.message;
     expect(await refusal({ insideMac: 0x020000000001 })).toBe(
       "--mac cannot be used on this host: it needs eBPF to translate the MAC address, and eBPF is not available (EPERM); 'anka modify vm1 set network-card --no-mac' removes it",
@@ -120,7 +120,7 @@ describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}
     expect(await refusal({})).toBeUndefined();
   });
 
-  test('B91: with another’s MAC or the host’s address nothing passes, nor what would shut a switch’s port', async () => {
+  test('B91: frames with a foreign MAC or the host’s address are dropped, and frames that would shut down a switch port', async () => {
     const arp = (mac: string, ip: string): string => `ffffffffffff${mac}08060001080006040001${mac}${ipv4Hex(ip)}000000000000${ipv4Hex('10.9.0.1')}`;
     const own = macText(1).replaceAll(':', '');
     const forbidden = `ether dst 01:80:c2:00:00:00 or ether src 56:45:45:00:00:09 or (arp[14:4] = 0x0a090002 and ether src ${macText(1)})`;
@@ -129,19 +129,19 @@ describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}
     heard.stdout?.on('data', (d: Buffer) => {
       text += d.toString();
     });
-    await until('tcpdump hears', () => vm1.pings('10.9.0.1') && text !== '');
+    await until('tcpdump captures', () => vm1.pings('10.9.0.1') && text !== '');
     await sendFrames(vm1, [arp('564545000009', '10.9.0.99'), arp(own, '10.9.0.2'), `0180c2000000${own}002642420300${'00'.repeat(40)}`]);
     await until('all are counted', async () => {
       const drops = (await observedNic(1))?.drops ?? {};
       return (drops['mac_spoof'] ?? 0) >= 1 && (drops['arp_spoof'] ?? 0) >= 1 && (drops['ethertype'] ?? 0) >= 1;
     });
     const before = text.length;
-    await until('the next ping is heard', () => vm1.pings('10.9.0.1') && text.length > before);
+    await until('the next ping is captured', () => vm1.pings('10.9.0.1') && text.length > before);
     expect(text.split('\n').filter((l) => l !== '' && !l.includes('ICMP echo'))).toEqual([]);
     heard.kill('SIGKILL');
   });
 
-  test('B30: --no-local parts it from other VMs, not from the outside', async () => {
+  test('B30: --no-local isolates it from other VMs, not from the outside', async () => {
     expect(await e.apply(state(bridged(1, { isolated: true }), bridged(2)))).toEqual([]);
     await vm1.reaches('10.9.0.1');
     await w.outside.reaches(ip1);
@@ -150,7 +150,7 @@ describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}
     await vm1.reaches(ip2, 'they meet again');
   });
 
-  test('B22: shared and back, live', async () => {
+  test('B22: to shared and back, live', async () => {
     expect(await e.apply(state(nic(1), bridged(2)))).toEqual([]);
     expect((await dhcp(w, vm1))?.ip).toMatch(/^192\.168\.64\./);
     expect((await observedNic(1))?.limit).toBeUndefined();
@@ -160,7 +160,7 @@ describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}
     await vm1.reaches('10.9.0.1');
   });
 
-  test('B6, B90: after kill -9 traffic goes on; the next engine adopts all, and heals what is broken', async () => {
+  test('B6, B90: after kill -9 traffic continues; the next engine adopts everything, and repairs what is broken', async () => {
     const index = (): string => w.host.run(`cat /sys/class/net/${bridgePort}/ifindex`).trim();
     const before = index();
     await e.kill();
@@ -170,27 +170,29 @@ describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}
     expect(index(), 'the same macvlan').toBe(before);
     await vm1.reaches('10.9.0.1');
     w.host.run(`ip link del ${bridgePort}`);
-    await until('a deleted macvlan is made again', () => vm1.pings('10.9.0.1'));
+    await until('a deleted macvlan is created again', () => vm1.pings('10.9.0.1'));
     w.host.run(`ip link del ${cardBridgeNames(vmId(1)).bridge}`);
-    await until('a deleted bridge is made again', () => w.outside.pings(ip1));
+    await until('a deleted bridge is created again', () => w.outside.pings(ip1));
     w.host.run(`ip link set ${bridgePort} address 02:00:00:00:00:99`);
-    await until('another address is put right', () => w.outside.pings(ip1));
+    await until('a changed address is restored', () => w.outside.pings(ip1));
   });
 
-  test('B17, B90: the uplink goes and returns', async () => {
+  test('B17, B90: the uplink is removed and returns', async () => {
     const mac = w.host.run('cat /sys/class/net/en0/address').trim();
     const gateway = w.outside.run('cat /sys/class/net/ext0/address').trim();
     w.host.run('ip link del en0');
-    await until('it is told', async () => (await e.observe()).problems.some((p) => p.object === `nic:${vmId(1)}` && /en0 does not exist/.test(p.message)));
+    await until('the problem is reported', async () =>
+      (await e.observe()).problems.some((p) => p.object === `nic:${vmId(1)}` && /en0 does not exist/.test(p.message)),
+    );
     w.host.run(`ip link add en0 address ${mac} type veth peer name ext0 address ${gateway} netns ${w.outside.name}`);
     w.outside.run('ip addr add 10.9.0.1/24 dev ext0; ip link set ext0 up');
     w.host.run('ip addr add 10.9.0.2/24 dev en0; ip link set en0 up; ip route replace default via 10.9.0.1');
-    await until('outside is back', () => vm1.pings('10.9.0.1'));
-    await until('nothing is wrong any more', async () => (await e.observe()).problems.length === 0);
+    await until('outside is reachable again', () => vm1.pings('10.9.0.1'));
+    await until('no problem is left', async () => (await e.observe()).problems.length === 0);
     await vm1.reaches(ip2);
   });
 
-  test('B16: bridge_method ebpf is refused here by name; where eBPF works, the method is changed live, both ways', async () => {
+  test('B16: bridge_method ebpf is refused here by name; where eBPF works, the method is changed live, in both directions', async () => {
     const problems = await e.apply({ ...state(bridged(1)), bridgeMethod: 'ebpf' });
     expect(problems.map((p) => p.object)).toEqual([`nic:${vmId(1)}`]);
     expect(problems[0]?.message).toMatch(/^en0 cannot be bridged as it is \(.*\); put en0 into a bridge, and name that bridge with -b$/);
@@ -205,7 +207,7 @@ describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}
     await w.host.reaches(ip1, 'host and VM meet');
     expect((await observedNic(1))?.limit).toBeUndefined();
     expect(w.host.run('ip -o -d link show type macvlan')).toBe('');
-    // with a MAC address of its own, as eBPF at the tap does not care how the tap is bridged
+    // with a custom MAC address, as eBPF at the tap does not depend on how the tap is bridged
     vm1.run('ip link set eth0 address 02:00:00:00:00:01');
     expect(await e.apply({ ...state(bridged(1, { insideMac: 0x020000000001 }), bridged(2)), bridgeMethod: 'macvlan' })).toEqual([]);
     await vm1.reaches('10.9.0.1');

@@ -1,7 +1,7 @@
 /**
- * B93, B90: the firewalls that people really have, beside ours: found, allowed through, found again after their reload,
- * told by doctor, and left as they were. Each runs in the host's namespace, with copies of its files. Skipped by name
- * where the program is not installed.
+ * B93, B90: common firewalls beside ours: found, allowed through, found again after their reload, reported by doctor,
+ * and left unchanged. Each runs in the host's namespace, with copies of its files. Skipped by name where the program is
+ * not installed.
  */
 import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -18,7 +18,7 @@ describe.skipIf(why !== null)(`other firewalls${why === null ? '' : ` (${why})`}
   let e: RemoteEngine;
   let vm: Namespace;
   const desired = () => state(nic(1, 'shared', { rules: [rule(10001, 8080)] }));
-  const told = async (id: string) => (await e.doctor()).filter((f) => f.id === id);
+  const findings = async (id: string) => (await e.doctor()).filter((f) => f.id === id);
 
   beforeEach(async () => {
     w = new World('of-');
@@ -29,17 +29,17 @@ describe.skipIf(why !== null)(`other firewalls${why === null ? '' : ` (${why})`}
   });
   afterEach(() => w.close());
 
-  /** What every network needs of the firewall. */
-  async function works(): Promise<void> {
+  /** Checks what every network needs the firewall to pass. */
+  async function checkNetwork(): Promise<void> {
     await until('an address', () => dhcp(w, vm));
     await until('a name', async () => (await vm.ask('dig +short +time=1 +tries=1 @192.168.64.1 host.anka.internal'))?.trim() === '192.168.64.1');
     await until('outside by TCP', async () => (await greet(vm, 'tcp', '10.9.0.1', 8080)) === 'outside sees 10.9.0.2');
     await until('forwarding', async () => (await greet(w.outside, 'tcp', '10.9.0.2', 10001)) === 'vm1 sees 10.9.0.1');
   }
 
-  /** Commands that put copies in the place of folders; and many commands as one line. */
-  function mounts(folders: readonly string[]) {
-    const copies = folders.map((f) => {
+  /** Commands that mount copies over directories, and a function that joins commands to one line. */
+  function mounts(directories: readonly string[]) {
+    const copies = directories.map((f) => {
       const copy = join(w.dir, f.replaceAll('/', '_'));
       mkdirSync(copy);
       if (existsSync(f) && f !== '/run') cpSync(f, copy, { recursive: true });
@@ -48,13 +48,13 @@ describe.skipIf(why !== null)(`other firewalls${why === null ? '' : ` (${why})`}
     return { copies, line: (commands: readonly string[]) => commands.join('; ') };
   }
 
-  /** With copies of the folders that the program writes to. */
-  function withCopies(folders: readonly string[]): (line: string) => string {
-    const { copies, line } = mounts(folders);
+  /** Runs a command with copies of the directories that the program writes to. */
+  function withCopies(directories: readonly string[]): (line: string) => string {
+    const { copies, line } = mounts(directories);
     return (command) => w.host.run(`unshare -m sh -ec '${line([...copies, command])}'`);
   }
 
-  test('B90, B93: rules that are flushed and loaded anew just after ours were written, before they are read back', async () => {
+  test('B90, B93: rules are flushed and reloaded just after ours were written, before they are read back', async () => {
     const firewall = 'table inet fw { chain forward { type filter hook forward priority 0; policy drop; ct state established,related accept; }; }';
     w.host.run(`nft '${firewall}'`);
     const programs = join(w.dir, 'programs');
@@ -67,7 +67,7 @@ describe.skipIf(why !== null)(`other firewalls${why === null ? '' : ` (${why})`}
     writeFileSync(join(programs, 'nft'), nft.join('\n'), { mode: 0o755 });
     e = new RemoteEngine(w, 'kernel', 'usual', programs);
     expect(await e.apply(desired())).toEqual([]);
-    await works();
+    await checkNetwork();
     expect(readFileSync(times, 'utf8')).toBe('0\n');
     expect((await e.doctor()).filter((f) => f.id.startsWith('firewall')).map((f) => f.level)).toEqual(['ok']);
   });
@@ -76,11 +76,11 @@ describe.skipIf(why !== null)(`other firewalls${why === null ? '' : ` (${why})`}
     const ufw = withCopies(['/etc/ufw', '/run']);
     ufw('ufw --force enable');
     expect(await e.apply(desired())).toEqual([]);
-    await works();
-    expect((await told('firewall.ufw')).map((f) => f.level)).toEqual(['ok', 'ok']);
+    await checkNetwork();
+    expect((await findings('firewall.ufw')).map((f) => f.level)).toEqual(['ok', 'ok']);
     ufw('ufw reload');
-    await works();
-    expect((await told('firewall.ufw')).map((f) => f.level)).toEqual(['ok', 'ok']);
+    await checkNetwork();
+    expect((await findings('firewall.ufw')).map((f) => f.level)).toEqual(['ok', 'ok']);
     expect(w.host.run('iptables-save').match(/anka:v1/g)?.length).toBe(6);
     await e.reset();
     expect(w.host.run('iptables-save')).not.toContain('anka');
@@ -94,10 +94,10 @@ describe.skipIf(why !== null)(`other firewalls${why === null ? '' : ` (${why})`}
     const ctl = (words: string) => w.host.attempt(`nsenter -t ${daemon.pid} -m -- firewall-cmd ${words}`);
     await until('firewalld runs', () => ctl('--state') !== null);
     expect(await e.apply(desired())).toEqual([]);
-    await works();
+    await checkNetwork();
     ctl('--reload');
-    await works();
-    expect((await told('firewall.firewalld')).map((f) => f.level)).toEqual(['ok', 'ok']);
+    await checkNetwork();
+    expect((await findings('firewall.firewalld')).map((f) => f.level)).toEqual(['ok', 'ok']);
     await e.reset();
     expect(w.host.run('nft list ruleset')).not.toContain('anka');
   });

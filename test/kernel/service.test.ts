@@ -1,6 +1,4 @@
-/**
- * What the kernel engine's service may do (docs/decisions/0012, 0016): it parses what guests send, so it is not root.
- */
+/** What the kernel engine's service may do (docs/decisions/0012, 0016): it parses guest traffic, so it is not root. */
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -31,7 +29,7 @@ describe.skipIf(why !== null)(`the kernel engine’s service${why ? ` (skipped: 
     w.close();
   });
 
-  test('is a user of its own, who may listen on low ports and change the host’s networking, in every thread, and runs no program', () => {
+  test('runs as its own user, may listen on low ports and change the host’s networking, in every thread, and runs no program', () => {
     const status = readFileSync(`/proc/${pid}/status`, 'utf8');
     expect(status).toMatch(/^Uid:\t1639999003\t1639999003\t1639999003\t1639999003$/m);
     expect(status).toMatch(/^Gid:\t1639999000\t1639999000\t1639999000\t1639999000$/m);
@@ -50,16 +48,16 @@ describe.skipIf(why !== null)(`the kernel engine’s service${why ? ` (skipped: 
     expect(readFileSync(`/proc/${pid}/environ`, 'utf8')).not.toMatch(/SECRET_OF_TEST|NODE_OPTIONS/);
   });
 
-  test.skipIf(landlockAbi() < 1)('is behind a fence, in folders of its own', () => {
+  test.skipIf(landlockAbi() < 1)('is fenced, in its own directories', () => {
     const log = readFileSync(join(w.dir, 'state/service/log'), 'utf8');
     expect(log).toContain('service started');
     expect(log).not.toContain('did not let us give up');
-    for (const folder of ['run/service', 'state/service']) expect(statSync(join(w.dir, folder)).uid).toBe(1_639_999_003);
+    for (const directory of ['run/service', 'state/service']) expect(statSync(join(w.dir, directory)).uid).toBe(1_639_999_003);
   });
 
-  test('serves: a rule with a port below 1024, also by the listener, and a lease that outlasts it', async () => {
+  test('serves: a rule with a port below 1024, also by the listener, and a lease that outlives it', async () => {
     await serve(vm, 8080, 'vm');
-    await until('its address is known', async () => (await e.observe()).nics[0]?.ip);
+    await until('the guest’s address is known', async () => (await e.observe()).nics[0]?.ip);
     expect(await greeting(w.outside, 'tcp', '10.9.0.2', 80)).toMatch(/^vm sees /);
     expect(await greeting(w.host, 'tcp', '127.0.0.1', 80)).toMatch(/^vm sees /);
     const ip = (await e.observe()).nics[0]?.ip;

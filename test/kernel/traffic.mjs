@@ -1,7 +1,9 @@
-// Traffic in a namespace: every 50 ms something new is begun, and each success prints the time in ms. Run by
-// healing.test.ts. tcp|udp HOST PORT a connection of its own, answered flow HOST PORT one connection for all, whose
-// echo comes back dns SERVER NAME ANSWER a query from a port of its own, answered so dhcp a DISCOVER, answered by an
-// OFFER
+// Traffic in a namespace: a new attempt every 50 ms; each success prints the time in ms. Run by healing.test.ts.
+// Modes:
+//   tcp|udp HOST PORT: a new connection per attempt; success is an answer.
+//   flow HOST PORT: one connection for all attempts; success is an echo.
+//   dns SERVER NAME ANSWER: a query from a new port per attempt; success is ANSWER.
+//   dhcp: a DISCOVER per attempt; success is an OFFER.
 import dgram from 'node:dgram';
 import { Resolver } from 'node:dns/promises';
 import { readFileSync } from 'node:fs';
@@ -16,7 +18,7 @@ const success = () => process.stdout.write(`${Date.now()}\n`);
 function tcp() {
   const s = net.connect({ host, port });
   s.setTimeout(GIVE_UP_MS, () => s.destroy());
-  s.on('error', () => {}); // a failure is what is not printed
+  s.on('error', () => {}); // only successes are printed
   s.once('data', () => {
     success();
     s.resetAndDestroy();

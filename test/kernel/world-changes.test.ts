@@ -1,9 +1,9 @@
 /**
- * B90: what another program changes, or what fails once, just between a look of the engine and its change, or between a
- * change and the look that follows: nothing is taken for done that is not.
+ * B90: another program changes something, or a step fails once, between a check of the engine and its change, or
+ * between a change and the next check: the engine takes nothing for done that is not.
  *
- * Theory of operation: a program of the test stands before the real one in the engine's PATH, and does the damage at
- * that very moment, so many times as a file says.
+ * Theory of operation: a program of the test comes before the real one in the engine's PATH, and does the damage at
+ * that moment, as many times as a file says.
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -15,7 +15,7 @@ import { missing, type Namespace, until, World } from '../world/world.ts';
 process.env['ANKA_ALLOW_VIRTUAL_UPLINK'] = '1';
 const why = missing('root', 'netns', 'tun');
 
-describe.skipIf(why !== null)(`the world changes meanwhile${why === null ? '' : ` (${why})`}`, () => {
+describe.skipIf(why !== null)(`changes by others during a step${why === null ? '' : ` (${why})`}`, () => {
   let w: World;
   let e: RemoteEngine;
   let vm: Namespace;
@@ -40,10 +40,10 @@ describe.skipIf(why !== null)(`the world changes meanwhile${why === null ? '' : 
   });
 
   /**
-   * Stands before a program, and `times` times, where the arguments match a pattern of the shell, does what is said
-   * instead; `$real` is the program.
+   * Shadows a program: `times` times, where the arguments match a shell pattern, it runs `what` instead; `$real` is the
+   * program.
    */
-  function stand(program: string, pattern: string, times: number, what: string): { left(): number } {
+  function shadow(program: string, pattern: string, times: number, what: string): { left(): number } {
     const file = join(programs, `${program}.times`);
     writeFileSync(file, `${times}\n`);
     const real = w.host.run(`command -v ${program}`).trim();
@@ -56,18 +56,18 @@ describe.skipIf(why !== null)(`the world changes meanwhile${why === null ? '' : 
     e = new RemoteEngine(w, 'kernel', 'usual', programs);
   };
   const bridged = (rest: object = {}) => state(nic(1, 'bridge', { bridge: 'en0', ...rest }));
-  const healthy = () => until('all is well', async () => (await e.observe()).problems.length === 0 && (await e.observe()).nics.every((n) => n.healthy));
+  const healthy = () => until('all is healthy', async () => (await e.observe()).problems.length === 0 && (await e.observe()).nics.every((n) => n.healthy));
 
-  test('a part of our rules is deleted just after they were written, before they are read back', async () => {
-    const nft = stand('nft', "'-f '*", 3, '$real "$@"; $real flush chain bridge anka guard; exit 0');
+  test('some of our rules are deleted just after they were written, before they are read back', async () => {
+    const nft = shadow('nft', "'-f '*", 3, '$real "$@"; $real flush chain bridge anka guard; exit 0');
     start();
     await e.apply(state(nic(1)));
-    await until('the damage was done, and is mended', () => nft.left() === 0 && w.host.run('nft list chain bridge anka guard').includes('vmap'));
+    await until('the damage was done, and is repaired', () => nft.left() === 0 && w.host.run('nft list chain bridge anka guard').includes('vmap'));
     expect(await dhcp(w, vm)).not.toBeNull();
   });
 
-  test('the end of flows fails once', async () => {
-    const ss = stand('ss', '-K*', 1, 'exit 1');
+  test('ending the flows fails once', async () => {
+    const ss = shadow('ss', '-K*', 1, 'exit 1');
     start();
     await serve(vm, 8080, 'vm1');
     expect(await e.apply(state(nic(1, 'shared', { rules: [rule(10001, 8080)] })))).toEqual([]);
@@ -81,20 +81,20 @@ describe.skipIf(why !== null)(`the world changes meanwhile${why === null ? '' : 
     });
     await until('the host has a flow to the guest', () => said.includes('open'));
     await e.apply(state(nic(1, 'disconnected')));
-    await until('it has ended', () => said.includes('ECONN'));
+    await until('the flow is closed', () => said.includes('ECONN'));
     expect(ss.left()).toBe(0);
   });
 
-  test('B91: the check of neighbour discovery cannot be attached once', async () => {
-    const tc = stand('tc', "'filter replace dev anka00000001'*", 1, 'exit 1');
+  test('B91: attaching the check of neighbour discovery fails once', async () => {
+    const tc = shadow('tc', "'filter replace dev anka00000001'*", 1, 'exit 1');
     start();
     await e.apply(state(nic(1)));
     await until('it is attached', () => w.host.run('tc filter show dev anka00000001 ingress').includes('anka-mac-'));
     expect(tc.left()).toBe(0);
   });
 
-  test('the segment’s end goes just as its program is attached: that is no refusal of eBPF', async () => {
-    const tc = stand('tc', "'filter replace dev anka-pt'*", 1, 'ip link del "$4"');
+  test('the segment’s port is removed just as its program is attached: that does not count as missing eBPF', async () => {
+    const tc = shadow('tc', "'filter replace dev anka-pt'*", 1, 'ip link del "$4"');
     start();
     await e.apply(bridged());
     const filters = 'for d in en0 $(ip -o link | grep -o "anka-pt[0-9a-f]*" | head -1); do tc filter show dev $d ingress; done';
@@ -104,31 +104,31 @@ describe.skipIf(why !== null)(`the world changes meanwhile${why === null ? '' : 
     expect(tc.left()).toBe(0);
   });
 
-  test('B16: a card whose VLAN is not known is not plugged in, as nothing may leave untagged', async () => {
-    const tc = stand('tc', "'-j -batch'*", 1_000_000, 'exit 1');
+  test('B16: a card whose VLAN is unknown is not attached, as nothing may leave untagged', async () => {
+    const tc = shadow('tc', "'-j -batch'*", 1_000_000, 'exit 1');
     start();
     await e.apply(bridged({ vlan: 42 }));
     expect((await e.observe()).problems.map((p) => p.message)).toContainEqual(expect.stringMatching(/tc -j -batch/));
     expect(w.host.run('ip -o link show dev anka00000001')).not.toContain('master');
-    stand('tc', 'never', 0, ':');
-    await until('it is plugged in', () => w.host.run('ip -o link show dev anka00000001').includes('master'));
+    shadow('tc', 'never', 0, ':');
+    await until('it is attached', () => w.host.run('ip -o link show dev anka00000001').includes('master'));
     expect(w.host.run('tc filter show dev anka00000001 ingress')).toContain('anka-vlan-42-');
     expect(tc.left()).toBeLessThan(1_000_000);
   });
 
-  test('an interface that listens to all is made to stop that by somebody', async () => {
-    stand('bridge', "'fdb add'*", 1_000_000, 'exit 1');
+  test('promiscuous mode of the interface is turned off by another program', async () => {
+    shadow('bridge', "'fdb add'*", 1_000_000, 'exit 1');
     start();
     expect(await e.apply(bridged())).toEqual([]);
     const promiscuous = () => w.host.run('ip -o link show dev en0').includes('PROMISC');
     expect(promiscuous()).toBe(true);
     w.host.run('ip link set en0 promisc off');
-    await until('it listens again', promiscuous);
+    await until('it is promiscuous again', promiscuous);
     await e.reset();
     expect(promiscuous()).toBe(false);
   });
 
-  test('a segment of which a crash left the bridge only, as it was made', async () => {
+  test('of a segment, a crash left only the bridge, as it was created', async () => {
     start();
     expect(await e.apply(bridged())).toEqual([]);
     const name = /(anka-br\w+)/.exec(w.host.run('ip -o link show type bridge'))?.[1] as string;

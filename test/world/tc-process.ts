@@ -18,4 +18,4 @@ await removeFilter(device, 'ingress', 1);
 const less = await seen();
 await removeClsact(device);
 await removeClsact(device);
-console.log(JSON.stringify({ bare, attached, less, gone: [await hasClsact(device), await seen()] }));
+console.log(JSON.stringify({ bare, attached, less, removed: [await hasClsact(device), await seen()] }));

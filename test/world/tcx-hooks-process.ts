@@ -43,10 +43,10 @@ async function tryAll(): Promise<object> {
   const later = new UplinkTcx();
   later.detach(index);
   later.detach(index);
-  const gone = seen();
+  const removed = seen();
   hooks.attach(index, now);
   execFileSync('ip', ['link', 'del', device]);
-  return { bare, ...steps, doubled, taken, gone, withoutInterface: [hooks.hasDrifted(), hasTcx(index), seen()] };
+  return { bare, ...steps, doubled, taken, removed, withoutInterface: [hooks.hasDrifted(), hasTcx(index), seen()] };
 }
 
 console.log(JSON.stringify(hasTcx(index) ? await tryAll() : { hooks: false }));
