@@ -1,7 +1,7 @@
 /**
- * B1: `--app` boots a disk by its own boot loader, and the guest takes its name and key from the NoCloud seed. The
- * image is made here: the tiny guest behind syslinux, with an init that reads the seed's files, which lie uncompressed
- * on the second disk, as cloud-init would.
+ * B1: `--app` boots a disk with its own boot loader, and the guest takes its name and key from the NoCloud seed. The
+ * test makes the image: the tiny guest behind syslinux, with an init that reads the seed's files from the second disk,
+ * where they lie uncompressed, as cloud-init would.
  */
 import { execFileSync } from 'node:child_process';
 import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -29,7 +29,7 @@ function makeImage(dir: string): string {
     join(dir, 'syslinux.cfg'),
     'DEFAULT tiny\nLABEL tiny\n KERNEL vmlinuz\n INITRD initrd.img\n APPEND console=ttyS0 quiet loglevel=3 net.ifnames=0\n',
   );
-  // a later archive's files replace those of an earlier one
+  // files of a later archive replace those of an earlier one
   sh(`echo init | cpio -o -H newc -R 0:0 --quiet | gzip | cat ${tinyGuest()}/initrd.img - >initrd.img`);
   sh(`mkfs.vfat -C disk.raw 65536 >/dev/null; syslinux --install disk.raw; mcopy -i disk.raw ${tinyGuest()}/vmlinuz initrd.img syslinux.cfg ::`);
   sh('qemu-img convert -f raw -O qcow2 disk.raw disk.qcow2');
@@ -55,7 +55,7 @@ describe.skipIf(why !== null)(`images with a boot loader${why ? ` (${why})` : ''
     w.close();
   });
 
-  test.each(['raw', 'qcow2'])('B1, B14: a %s image boots, takes name and key from the seed, and is reached', async (format) => {
+  test.each(['raw', 'qcow2'])('B1, B14: a %s image boots, takes name and key from the seed, and is reachable', async (format) => {
     const vm = `my-${format}`;
     await anka.ok(`create -m 256M -c 1 -d 1G --app ${join(dir, `disk.${format}`)} ${vm}`);
     await anka.ok(`start ${vm}`);
@@ -64,7 +64,7 @@ describe.skipIf(why !== null)(`images with a boot loader${why ? ` (${why})` : ''
     await anka.ok(`stop -f ${vm}`);
   });
 
-  test('B1: the seed says user, password, key, and that password login is on', async () => {
+  test('B1: the seed contains user, password and key, and enables password login', async () => {
     const uuid = (await anka.ok('show my-raw uuid')).trim();
     const seed = join(anka.home, 'vms', uuid, 'seed.img');
     const text = (name: string): string => execFileSync('mtype', ['-i', seed, `::${name}`]).toString();
@@ -74,7 +74,7 @@ describe.skipIf(why !== null)(`images with a boot loader${why ? ` (${why})` : ''
     expect(text('meta-data')).toBe(`instance-id: ${uuid}\nlocal-hostname: my-raw\n`);
   });
 
-  test('B3, B43: a clone is another machine to cloud-init', async () => {
+  test('B3, B43: cloud-init sees a clone as a new machine', async () => {
     await anka.ok('clone my-qcow2 other');
     await anka.ok('start other');
     expect(await anka.ok('run other hostname')).toBe('other\n');

@@ -1,7 +1,7 @@
 /**
- * kill -9 at random moments: of the daemon, of QEMU, of the service process, while VMs are made, started, changed and
- * deleted. The next command finds everything whole. ANKA_CRASH_SEED and ANKA_CRASH_ROUNDS replay or lengthen a run; a
- * failure names the seed, the round and what was done.
+ * kill -9 at random moments of the daemon, of QEMU or of the service process, while VMs are created, started, changed
+ * and deleted. The next command finds everything consistent. ANKA_CRASH_SEED and ANKA_CRASH_ROUNDS replay or lengthen a
+ * run; a failure reports the seed, the round and the command.
  */
 import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -21,7 +21,7 @@ const ROUNDS = Number(process.env['ANKA_CRASH_ROUNDS'] ?? 25);
 const MOST_VMS = 4;
 const MOST_RUNNING = 2;
 
-/** Numbers below 1 from a seed (mulberry32). */
+/** Random numbers below 1 from a seed (mulberry32). */
 function random(seed: number): () => number {
   let a = seed >>> 0;
   return () => {
@@ -65,13 +65,13 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
           const args = readFileSync(`/proc/${p}/cmdline`, 'utf8').split('\0');
           return args[0] === '' ? [] : [{ pid: Number(p), args }];
         } catch {
-          return []; // ended meanwhile
+          return []; // exited meanwhile
         }
       });
   const qemus = () => processes().filter((p) => p.args[0]?.startsWith('qemu-system'));
   const services = () => processes().filter((p) => p.args.some((a) => a.endsWith('service-main.js')));
   const all = async (): Promise<Vm[]> => {
-    // which starts a daemon where there is none
+    // starts a daemon if none runs
     const uuids = (await anka.body<{ uuid: string }[]>('list')).map((v) => v.uuid);
     const api = new Client(join(anka.home, 'run/ankad.sock'));
     return Promise.all(uuids.map((u) => api.get<Vm>(`/v1/vms/${u}`)));
@@ -87,7 +87,7 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
   afterAll(async () => {
     if (!w) return;
     await anka.end();
-    expect(readdirSync(join(anka.home, 'vms')), 'no folder is left').toEqual([]);
+    expect(readdirSync(join(anka.home, 'vms')), 'no directory is left').toEqual([]);
     expect(readdirSync(join(anka.home, 'run/vm')), 'no socket is left').toEqual([]);
     expect(
       w.host
@@ -141,7 +141,7 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
     return pick(steps);
   }
 
-  /** Kills one thing; says what. */
+  /** Kills one victim; returns its name. */
   async function kill(): Promise<string> {
     const victims = ['daemon', 'daemon', 'daemon', 'qemu', 'service'];
     const victim = pick(victims);
@@ -151,14 +151,14 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
         try {
           process.kill(p.pid, 'SIGKILL');
         } catch {
-          // it has ended by itself
+          // it exited already
         }
       }
     return victim;
   }
 
   function checkFiles(vms: readonly Vm[]): void {
-    expect(readdirSync(join(anka.home, 'vms')).sort(), 'a folder for each VM, and none more').toEqual(vms.map((v) => v.uuid).sort());
+    expect(readdirSync(join(anka.home, 'vms')).sort(), 'one directory for each VM').toEqual(vms.map((v) => v.uuid).sort());
     for (const v of vms) {
       const dir = join(anka.home, 'vms', v.uuid);
       const files = readdirSync(dir);
@@ -184,7 +184,7 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
       const where = `seed ${SEED}, round ${round}: ${victim} was killed during 'anka ${step.line}' (status ${result.status}: ${result.stderr.trim().split('\n').at(-1)})`;
       const what = `${victim} during ${step.line.split(' ')[0]}`;
       done[what] = (done[what] ?? 0) + 1;
-      // QEMU's death is noticed by the daemon a moment later
+      // the daemon notices QEMU's death a moment later
       const after = await until(`${where}: status and processes agree`, async () => {
         const now = await all();
         const running = now.filter((v) => v.status === 'running').map((v) => v.uuid);
@@ -195,7 +195,7 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
         for (const old of before) {
           const now = after.find((v) => v.name === old.name);
           if (!now) {
-            expect(`${step.target} ${step.changes}`, `${old.name} is gone`).toBe(`${old.name} exists`);
+            expect(`${step.target} ${step.changes}`, `${old.name} was deleted`).toBe(`${old.name} exists`);
             continue;
           }
           expect(now.uuid).toBe(old.uuid);
@@ -214,15 +214,14 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
         await until('every card is in the network of its type', async () =>
           (await all()).every((v) => v.status !== 'running' || v.network === undefined || v.network.healthy),
         );
-        await until('no port leads to a VM that is gone', () => {
+        await until('no port leads to a deleted VM', () => {
           const map = w.host.attempt('nft list map ip anka forward_any') ?? '';
           return [...map.matchAll(/(?:tcp|udp) \. (\d+) :/g)].every((m) => allowed.has(Number(m[1])));
         });
       } catch (cause) {
         throw new Error(`${where}: ${(cause as Error).message}`, { cause });
       }
-      // what failed is started by the next steps like any other; what a crash test must not do is fill up with failed
-      // ones
+      // later steps start failed VMs like any others; failed ones must not fill up the host
       before = after;
     }
     console.log(
@@ -232,7 +231,7 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
     );
   });
 
-  test('B6, B90: after all that, a VM starts, has an address, and is reached through its rule', async () => {
+  test('B6, B90: afterwards a VM starts, has an address, and is reachable through its rule', async () => {
     for (const v of await all()) if (v.name !== 'keeper') await anka.ok(`delete --yes ${v.name}`);
     if ((await anka.body<Vm>('show keeper')).status === 'running') await anka.ok('stop -f keeper');
     await anka.ok('modify keeper set network-card -t shared');
@@ -244,12 +243,12 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
     expect(existsSync(join(anka.home, 'anka.db'))).toBe(true);
   });
 
-  describe('B4, B6: a resume that is cut off', () => {
+  describe('B4, B6: an interrupted resume', () => {
     const memory = () => join(anka.home, 'vms', uuid, 'memory');
     const status = async () => (await anka.ok('show keeper status')).trim();
     let uuid = '';
 
-    /** The database as a daemon leaves it that was killed before it could note that the guest runs. */
+    /** The database as a daemon leaves it that was killed before it recorded that the guest runs. */
     const noteSuspended = () => {
       const db = openDb(join(anka.home, 'anka.db'));
       db.prepare("UPDATE vms SET status = 'suspended' WHERE uuid = ?").run(uuid);
@@ -261,7 +260,7 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
       await anka.ok('run keeper true');
     });
 
-    test('the guest runs already: its saved memory is out of date, and is removed', async () => {
+    test('the guest runs already: its saved memory is outdated, and is removed', async () => {
       await anka.killDaemon();
       noteSuspended();
       writeFileSync(memory(), 'older than the disk');
@@ -269,7 +268,7 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
       expect(existsSync(memory())).toBe(false);
     });
 
-    test('the memory is loaded and its file removed, the guest stands still: it goes on', async () => {
+    test('the memory is loaded and its file removed, the guest is paused: it continues', async () => {
       const boot = await anka.ok('run keeper cat /proc/sys/kernel/random/boot_id');
       await anka.killDaemon();
       noteSuspended();
@@ -280,7 +279,7 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
       expect(await anka.ok('run keeper cat /proc/sys/kernel/random/boot_id')).toBe(boot);
     });
 
-    test('the memory is not all loaded: it is kept, and counts', async () => {
+    test('the memory is partly loaded: it is kept and used', async () => {
       const boot = await anka.ok('run keeper cat /proc/sys/kernel/random/boot_id');
       await anka.killDaemon();
       noteSuspended();
@@ -291,18 +290,18 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
       expect(await status()).toBe('suspended');
       expect(qemus()).toEqual([]);
       expect(readFileSync(memory(), 'utf8')).toBe('what is being read');
-      expect((await anka.run(['start', 'keeper'])).status, 'this one is no memory').not.toBe(0);
+      expect((await anka.run(['start', 'keeper'])).status, 'this file is not a memory image').not.toBe(0);
       expect(await status()).toBe('suspended');
       await anka.ok('stop -f keeper');
       await anka.ok('start keeper');
       expect(await anka.ok('run keeper cat /proc/sys/kernel/random/boot_id')).not.toBe(boot);
     });
 
-    test('QEMU died with the loaded memory: that is told, and it can be started', async () => {
+    test('QEMU died with the loaded memory: this is reported, and the VM can be started', async () => {
       await anka.killDaemon();
       noteSuspended();
       for (const p of qemus()) process.kill(p.pid, 'SIGKILL');
-      await until('QEMU is gone', () => qemus().length === 0);
+      await until('QEMU exited', () => qemus().length === 0);
       expect(await status()).toBe('failed');
       expect((await anka.body<{ message: string }>('show keeper')).message).toBe('its saved memory was lost');
       await anka.ok('start keeper');

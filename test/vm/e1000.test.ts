@@ -1,6 +1,6 @@
 /**
- * An e1000 card in a real guest on both engines: it works, is changed while it runs, and stays at 1500 bytes, told by
- * nobody, where the network's MTU is larger. Its guest has Debian's kernel for all machines, which takes long to start
+ * An e1000 card in a real guest on both engines: it works, is changed while it runs, and stays at 1500 bytes, without
+ * being told to, where the network's MTU is larger. Its guest has Debian's generic kernel, which takes long to boot
  * under emulation: only with ANKA_TEST_E1000=1.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
@@ -42,7 +42,7 @@ describe.each(ENGINES)(`an e1000 card, %s${asked ? ` (${asked})` : ''}`, (_name,
     w.close();
   });
 
-  test('B30, B41: the guest drives it, sees its inside MAC, and reaches outside with 1500 bytes at most', async () => {
+  test('B30, B41: the guest has a driver for it, sees its inside MAC, and reaches outside with 1500 bytes at most', async () => {
     expect(await sh('vm1', 'basename $(readlink /sys/class/net/eth0/device/driver); cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu')).toBe(
       'e1000\n52:54:00:e1:00:01\n1500\n',
     );
@@ -50,7 +50,7 @@ describe.each(ENGINES)(`an e1000 card, %s${asked ? ` (${asked})` : ''}`, (_name,
     expect(await reachesOutside()).toBe(true);
   });
 
-  test('it and a card of 9000 bytes exchange streams; packets of any size where the network cuts them, which a bridge of the kernel cannot', async () => {
+  test('it and a card of 9000 bytes exchange streams, and packets of any size where the network fragments them, which a kernel bridge cannot', async () => {
     const [one, two] = [await anka.address('vm1'), await anka.address('vm2')];
     const bytes = ordinary ? 8000 : 1400;
     for (const [vm, to] of [
@@ -64,7 +64,7 @@ describe.each(ENGINES)(`an e1000 card, %s${asked ? ` (${asked})` : ''}`, (_name,
     expect(await listening).toBe(sum);
   });
 
-  test('B20, B22, B24: its cable is pulled and plugged in elsewhere, and its subnet changed, while it runs', async () => {
+  test('B20, B22, B24: it is disconnected and attached to another network, and its subnet changed, while it runs', async () => {
     expect(await anka.ok('modify vm1 set network-card -t disconnected')).toBe('vm1 is disconnected\n');
     expect(await anka.ok('modify vm1 set network-card -t host')).toMatch(/^vm1 is on host with address 192\.168\.128\.\d+\n$/);
     expect(await anka.ok('modify vm1 set network-card -t shared')).toMatch(/^vm1 is on shared with address 192\.168\.64\.\d+\n$/);
@@ -73,7 +73,7 @@ describe.each(ENGINES)(`an e1000 card, %s${asked ? ` (${asked})` : ''}`, (_name,
     expect(await reachesOutside()).toBe(true);
   });
 
-  test('B4: another model waits for the next start, also over a suspend: what the guest has is there when it resumes', async () => {
+  test('B4: a new model waits for the next start, even across a suspend: the resumed guest finds its old card', async () => {
     expect(await anka.ok('modify vm1 set network-card -c virtio-net')).toBe('MAC address and controller change at the next start\n');
     await anka.ok('suspend vm1');
     await anka.ok('start vm1');

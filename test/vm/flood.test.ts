@@ -1,7 +1,7 @@
 /**
- * A real guest whose neighbour sends it more than it can take, on the user engine: QEMU would keep any number of frames
- * for it. The neighbour is a source of frames that takes no time (bench/frames.c); QEMU is run by hand, as the engine's
- * cards are all that is needed.
+ * A real guest whose neighbour sends more than it can receive, on the user engine: QEMU alone would queue any number of
+ * frames for it. The neighbour is a fast frame source (bench/frames.c); the test starts QEMU itself, as only the
+ * engine's cards are needed.
  */
 import { cpSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -17,7 +17,7 @@ import { memoryOf, missing, until, World } from '../world/world.ts';
 const why = missing('root', 'netns', 'qemu', 'cc');
 const SOURCE = 5;
 
-describe.skipIf(why !== null)(`a real guest that is flooded${why === null ? '' : ` (${why})`}`, () => {
+describe.skipIf(why !== null)(`a flooded real guest${why === null ? '' : ` (${why})`}`, () => {
   let w: World;
   let e: RemoteEngine;
   let ssh: string;
@@ -54,7 +54,7 @@ describe.skipIf(why !== null)(`a real guest that is flooded${why === null ? '' :
   });
 
   test.each([64, 530, 1514])(
-    'B91: frames of %i bytes, as many as the network takes: it is reached, reaches outside, and QEMU keeps no more than before',
+    'B91: frames of %i bytes, as many as the network accepts: the guest is reachable, reaches outside, and QEMU’s memory does not grow',
     async (size) => {
       const before = memoryOf(pid);
       const had = await received();
@@ -62,7 +62,7 @@ describe.skipIf(why !== null)(`a real guest that is flooded${why === null ? '' :
       const source = [(await e.openNic(vmId(SOURCE))).path, macText(SOURCE), `192.168.64.10${SOURCE}`, '-', macText(1), formatIpv4(ip), String(size), '600'];
       const flood = w.host.spawn([program, ...source]);
       try {
-        await until('it is at it', async () => (await received()) > had + 20_000);
+        await until('the flood arrives', async () => (await received()) > had + 20_000);
         await sleep(3000);
         const inside = 'ping -c 3 192.168.64.1 | grep -c from; nc -w 20 198.51.100.1 8080 </dev/null | head -c 7';
         const began = performance.now();
@@ -70,12 +70,12 @@ describe.skipIf(why !== null)(`a real guest that is flooded${why === null ? '' :
         console.info(
           `${size}: ${(await received()) - had} frames, ssh with three pings and a connection took ${(performance.now() - began).toFixed(0)} ms, QEMU has ${(memoryOf(pid) - before) >> 20} MB more`,
         );
-        // where it keeps them, 64-byte frames make hundreds of MB of this by now
+        // if QEMU queued them, 64-byte frames would take hundreds of MB by now
         expect(memoryOf(pid) - before).toBeLessThan(64 << 20);
       } finally {
         flood.kill();
       }
-      await until('it is itself again', async () => (await w.host.ask(`${ssh} true`)) !== null);
+      await until('it responds again', async () => (await w.host.ask(`${ssh} true`)) !== null);
     },
   );
 });

@@ -69,7 +69,7 @@ describe.skipIf(why !== null)(`real guests${why ? ` (${why})` : ''}`, () => {
     const options = '-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR';
     expect((await w.host.ask(`ssh -i ${key} ${options} anka@${ip} whoami`))?.trim()).toBe('anka');
     expect(await anka.ok('ssh vm1 whoami')).toBe('anka\n');
-    expect((await anka.run(['ssh', 'vm1', 'echo a; echo', '"b  c"'])).stdout, 'the guest’s shell reads it, as with ssh').toBe('a\nb  c\n');
+    expect((await anka.run(['ssh', 'vm1', 'echo a; echo', '"b  c"'])).stdout, 'the guest’s shell parses it, as with ssh').toBe('a\nb  c\n');
     expect((await anka.run(['run', 'vm1', 'echo', 'a;', '"b  c"'])).stdout, 'run passes words').toBe('a; "b  c"\n');
     const proxy = `env ANKA_HOME=${anka.home} ANKA_BASE_IMAGE=${tinyGuest()} ${process.execPath} ${join(process.cwd(), 'dist/cli/main.js')} nc %h %p`;
     expect((await w.host.ask(`ssh -i ${key} ${options} -o ProxyCommand='${proxy}' anka@vm1 whoami`))?.trim()).toBe('anka');
@@ -78,7 +78,7 @@ describe.skipIf(why !== null)(`real guests${why ? ` (${why})` : ''}`, () => {
   test('B3: files are copied in and out', async () => {
     const file = join(w.dir, 'random');
     execFileSync('dd', ['if=/dev/urandom', `of=${file}`, 'bs=1M', 'count=2'], { stdio: 'ignore' });
-    // dropbear has no sftp server: the guest's own cat and the host's scp -O are not ours to test here
+    // dropbear has no sftp server; the guest's own cat and the host's scp -O are not under test here
     await anka.run(['run', 'vm1', 'sh', '-c', 'cat >/tmp/f'], { input: readFileSync(file, 'latin1') });
     const r = await anka.run(['run', 'vm1', 'sh', '-c', 'wc -c </tmp/f']);
     expect(Number(r.stdout)).toBeGreaterThan(2 << 20);
@@ -106,7 +106,7 @@ describe.skipIf(why !== null)(`real guests${why ? ` (${why})` : ''}`, () => {
     await anka.ok('modify vm1 set network-card --ip auto');
   });
 
-  test('B24: another subnet, while the guest runs; one that clashes is refused and another proposed', async () => {
+  test('B24: the subnet changes while the guest runs; a clashing one is refused and a free one proposed', async () => {
     expect((await anka.run(['config', 'shared_subnet', '10.9.0.0/24'])).stderr).toMatch(
       /clashes with this host's route to 10\.9\.0\.0\/24 through en0; 'anka config shared_subnet \d+\.\d+\.\d+\.\d+\/24' sets a free one/,
     );
@@ -117,7 +117,7 @@ describe.skipIf(why !== null)(`real guests${why ? ` (${why})` : ''}`, () => {
     expect(await anka.address('vm1')).toMatch(/^192\.168\.64\./);
   });
 
-  test('B21, B32: the card is taken out of the running guest; a stopped VM without one has none, until it is added; there is no second', async () => {
+  test('B21, B32: the card is removed from the running guest; a stopped VM without one has none until it is added; a second is refused', async () => {
     await anka.ok('modify vm1 delete network-card 0');
     const uuid = (await anka.ok('show vm1 uuid')).trim();
     await until('the guest lost its card', () =>
@@ -138,7 +138,7 @@ describe.skipIf(why !== null)(`real guests${why ? ` (${why})` : ''}`, () => {
     await anka.ok('suspend vm1');
     expect(await anka.ok('show vm1 status')).toBe('suspended\n');
     expect(await anka.body('show vm1')).not.toHaveProperty('ip');
-    await until('QEMU is gone', () => pids().length === 0);
+    await until('QEMU exited', () => pids().length === 0);
     await anka.ok('start vm1');
     expect(await anka.address('vm1')).toBe(before);
     expect((await anka.run(['run', 'vm1', 'ls', '/tmp/mark'])).stdout).toBe('/tmp/mark\n');
@@ -148,11 +148,11 @@ describe.skipIf(why !== null)(`real guests${why ? ` (${why})` : ''}`, () => {
     await anka.ok('suspend vm1');
     await anka.ok('modify vm1 set network-card -t host');
     await anka.ok('start vm1');
-    await until('an address of host', async () => (await anka.body<{ ip?: string }>('show vm1')).ip?.startsWith('192.168.128.'));
+    await until('an address on host', async () => (await anka.body<{ ip?: string }>('show vm1')).ip?.startsWith('192.168.128.'));
     await anka.ok('modify vm1 set network-card -t shared');
   });
 
-  test('B6: the guest survives kill -9 of the daemon; its death is told with the reason', async () => {
+  test('B6: the guest survives kill -9 of the daemon; its own death is reported with the reason', async () => {
     const before = pids();
     expect(before).toHaveLength(1);
     await anka.killDaemon();
@@ -213,23 +213,23 @@ describe.skipIf(why !== null)(`real guests${why ? ` (${why})` : ''}`, () => {
     await anka.ok('delete --yes vm2');
   });
 
-  test('B40: the outside MAC comes from the pool and goes back to it', async () => {
+  test('B40: the outside MAC comes from the pool and returns to it', async () => {
     expect((await anka.body<{ mac: string }>('show vm1')).mac).toMatch(/^56:45:45:/);
     await anka.ok('stop -f vm1');
     expect(await anka.body('show vm1')).not.toHaveProperty('mac');
     await anka.ok('start vm1');
   });
 
-  test('B3: the end of a VM is told once, asked for (as soon as it boots) or the guest’s own', async () => {
+  test('B3: a VM’s stop is reported once, whether requested (as soon as it boots) or the guest’s own', async () => {
     const events = w.host.spawn([process.execPath, join(process.cwd(), 'dist/cli/main.js'), '-j', 'events'], anka.env);
-    let told = '';
+    let received = '';
     events.stdout?.on('data', (d: Buffer) => {
-      told += d.toString();
+      received += d.toString();
     });
-    await until('events are told', async () => {
+    await until('events arrive', async () => {
       await anka.ok('modify vm1 add port-forwarding -g 99 told');
       await anka.ok('modify vm1 delete port-forwarding told');
-      return told.includes('rule.removed');
+      return received.includes('rule.removed');
     });
     await anka.ok('stop -f vm1');
     await anka.ok('start vm1');
@@ -243,14 +243,14 @@ describe.skipIf(why !== null)(`real guests${why ? ` (${why})` : ''}`, () => {
     shell.write('\npoweroff -f\n');
     await until('it is off', async () => (await anka.ok('show vm1 status')) === 'stopped\n');
     await anka.ok('start vm1');
-    const ends = () => told.match(/"vm\.status","message":"[^"]*/g)?.map((l) => l.replace(/.*"/, ''));
-    await until('all is told', () => (ends()?.length ?? 0) >= 6);
-    expect(ends()).toEqual(['stopped', 'running', 'stopped', 'running', 'powered off by the guest', 'running']);
+    const transitions = () => received.match(/"vm\.status","message":"[^"]*/g)?.map((l) => l.replace(/.*"/, ''));
+    await until('all events arrived', () => (transitions()?.length ?? 0) >= 6);
+    expect(transitions()).toEqual(['stopped', 'running', 'stopped', 'running', 'powered off by the guest', 'running']);
     shell.destroy();
     events.kill();
   });
 
-  test('B1: --app refuses a file that is not a disk image, and says what is accepted', async () => {
+  test('B1: --app refuses a file that is not a disk image, and lists the accepted formats', async () => {
     const file = join(w.dir, 'installer.app');
     writeFileSync(file, 'not a disk'.repeat(1000));
     const r = await anka.run(['create', '--app', file, 'x']);

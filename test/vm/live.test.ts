@@ -1,6 +1,6 @@
 /**
- * Cards of real guests (the tiny one) changed while they run, sleep, or are copied: what only QEMU and a real Linux can
- * show (B4, B16, B18, B21, B22, B50, B71).
+ * Cards of real guests (the tiny one), changed while the VM runs, is suspended or is cloned: what only QEMU and a real
+ * Linux can show (B4, B16, B18, B21, B22, B50, B71).
  */
 import { readFileSync } from 'node:fs';
 import { createConnection } from 'node:net';
@@ -27,7 +27,7 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
   const show = (vm: string) => anka.body<Shown>(`show ${vm}`);
   const guest = async (vm: string, line: string) => (await anka.run(['run', vm, 'sh', '-c', line])).stdout.trim();
   const console_ = async (vm: string) => readFileSync(join(anka.home, 'run/vm', (await anka.ok(`show ${vm} uuid`)).slice(0, 8), 'console.log'), 'latin1');
-  /** The first words of the guest's ssh server. */
+  /** The first bytes of the guest's ssh server. */
   const banner = (from: Namespace, ip: string, port = 22) =>
     until(`${from.name} hears ssh of ${ip}:${port}`, () => from.ask(`timeout 20 bash -c 'exec 3<>/dev/tcp/${ip}/${port} && head -c 4 <&3'`));
   const onNetwork = (vm: string, net: string) =>
@@ -55,7 +55,7 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
     await anka.reaches('vm1', INTERNET);
     await anka.ok('modify vm1 add port-forwarding -g 22 ssh');
     await anka.ok('modify vm1 delete network-card');
-    await until('the guest lost it', async () => (await console_('vm1')).includes('card eth0 was removed'));
+    await until('the guest lost its card', async () => (await console_('vm1')).includes('card eth0 was removed'));
     expect(await anka.ok('modify vm1 add network-card -t disconnected')).toBe('network card added successfully; vm1 is disconnected\n');
     await until('the guest sees a card without a link', async () => /carrier eth\d x->0/.test(await console_('vm1')));
     expect(await anka.plug('modify vm1 set network-card -t shared', 'vm1', 'shared')).toBe(ip);
@@ -63,10 +63,10 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
     expect(await banner(w.outside, '10.9.0.2', 10000)).toBe('SSH-');
   });
 
-  test('B6, B21: a card whose addition was cut off by the daemon’s death is put in by the next daemon', async () => {
+  test('B6, B21: if the daemon dies while adding a card, the next daemon adds it', async () => {
     await anka.ok('modify vm1 delete network-card');
     const adding = anka.run(['modify', 'vm1', 'add', 'network-card']);
-    await until('it is noted', async () => w.host.run('ip -o link').includes('anka:v1:nic='));
+    await until('the addition is recorded', async () => w.host.run('ip -o link').includes('anka:v1:nic='));
     await anka.killDaemon();
     await adding;
     const { network } = await show('vm1');
@@ -75,12 +75,11 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
     expect(await guest('vm1', 'echo here')).toBe('here');
   });
 
-  test('B4: after a resume the guest asks for its address by itself, and has it again', async () => {
+  test('B4: after a resume the guest renews its lease on its own, and keeps its address', async () => {
     const { ip } = await show('vm1');
     const asked = async () => (await console_('vm1')).split(`udhcpc: bound ${ip}`).length;
     const before = await asked();
-    // another model is for the next start: what the guest has must be there when it resumes, and this one has no driver
-    // for it
+    // a new model waits for the next start: the resumed guest must find its old card, and has no driver for this one
     expect(await anka.ok('modify vm1 set network-card -c e1000')).toBe(
       'MAC address and controller change at the next start; the built-in Debian guest has no driver for an e1000 card and will have no network\n',
     );
@@ -88,12 +87,12 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
     await anka.ok('start vm1');
     await anka.ok('modify vm1 set network-card -c virtio-net');
     const since = Date.now();
-    // its lease is good for hours yet, so that only the bounced link can be why
+    // its lease is valid for hours yet, so only the link bounce can be the cause
     await until('it has asked again', async () => (await asked()) > before && (await show('vm1')).ip === ip);
     console.log(`    an address ${Date.now() - since} ms after the resume (wanted: within 5 s)`);
   });
 
-  test('B22: a cable moved while it was suspended: the other network after the resume; pulled while suspended or right after it: no link', async () => {
+  test('B22: moved to another network while suspended: on that network after the resume; disconnected while suspended or right after the resume: no link', async () => {
     const { ip } = await show('vm1');
     await anka.ok('suspend vm1');
     expect(await anka.ok('modify vm1 set network-card 0 -t host')).toBe('vm1 will be on host when it resumes\n');
@@ -115,7 +114,7 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
     await anka.ok('modify vm1 set network-card -t shared');
   });
 
-  test('B16, B18, B71: ANKA_BRIDGE_NAME names the interface of a start; an existing bridge is used as it is', async () => {
+  test('B16, B18, B71: ANKA_BRIDGE_NAME names the interface for a start; an existing bridge is used unchanged', async () => {
     w.host.run(
       'ip link add br0 type bridge stp_state 0 forward_delay 0; ip link set br0 up; ip link add s0 type dummy; ip link set s0 master br0 up; ip addr add 10.77.0.1/24 dev br0',
     );
@@ -138,13 +137,13 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
     await anka.ok('start vm1', { env: { ANKA_BRIDGE_NAME: 'br0' } });
     expect((await show('vm1')).network).toMatchObject({ type: 'bridge', bridge: 'br0' });
     const bound = await until('the network’s own server answers', async () => /udhcpc: bound (10\.77\.0\.\d+)/.exec(await console_('vm1'))?.[1]);
-    await w.host.reaches(bound, 'the host reaches it');
+    await w.host.reaches(bound, 'the host reaches the guest');
     server.kill();
     await anka.plug('modify vm1 set network-card -t shared', 'vm1', 'shared');
     expect(w.host.pings(bound)).toBe(false);
   });
 
-  test('B16, B18, B19, B22, B41: a running guest goes onto the host’s own Ethernet and back; with --mac the outside sees another address', async () => {
+  test('B16, B18, B19, B22, B41: a running guest moves to the host’s own Ethernet and back; with --mac the outside sees another address', async () => {
     const leases = join(w.dir, 'dnsmasq.leases');
     const server = w.outside.spawn([
       ...['dnsmasq', '-k', '--conf-file=/dev/null', '--pid-file=', '--no-resolv', '--user=root', '--port=0', '--interface=ext0', '--bind-interfaces'],
@@ -160,7 +159,7 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
     expect(await anka.ok('network list')).toMatch(/^\| bridge +\| +\| +\| en0 +\| yes +\| +\| vm1 +\| +\|$/m);
     expect(await banner(w.outside, ip as string), 'from outside').toBe('SSH-');
     expect(await banner(w.host, ip as string), 'from the host').toBe('SSH-');
-    await w.host.reaches('10.9.0.1', 'the host is as connected as before');
+    await w.host.reaches('10.9.0.1', 'the host is still connected');
     expect(await guest('vm1', 'echo in')).toBe('in');
 
     await anka.ok('modify vm1 set network-card -m 52:54:00:ab:cd:ef');
@@ -184,14 +183,14 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
     expect(facts(), 'nothing is left on the interface').toBe(before);
   });
 
-  test('B50: an address set by hand in the guest is shown within two seconds, reached by the rule, and gone again with it', async () => {
+  test('B50: an address configured in the guest is shown within two seconds, reachable through the rule, and no longer shown once removed', async () => {
     const lease = (await show('vm1')).ip as string;
     const eth = await guest('vm1', 'ls /sys/class/net | grep eth');
     const { uuid } = await anka.body<{ uuid: string }>('show vm1');
     const change = async (to: string) => {
       const shell = createConnection(join(anka.home, 'run/vm', uuid.slice(0, 8), 'console.sock'));
       const line = `ip -4 addr flush dev ${eth}; ip addr add ${to}/24 dev ${eth}; ip route add default via 192.168.64.1; ping -c1 -W2 192.168.64.1 >/dev/null; echo now $((1+1)) ${to}`;
-      shell.on('error', () => {}); // what was not done is missed below
+      shell.on('error', () => {}); // the checks below notice a failure
       shell.write(`\n${line}\n`);
       await until('the guest has changed it', async () => (await console_('vm1')).includes(`now 2 ${to}`));
       const since = Date.now();
@@ -209,7 +208,7 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
     expect((await show('vm1')).network?.address_source).toBe('lease');
   });
 
-  test('B43, B64: clones of a running, a suspended and a stopped VM work beside it: own outside MAC, own address, own automatic ports', async () => {
+  test('B43, B64: clones of a running, a suspended and a stopped VM work beside it: each with its own outside MAC, address and automatic ports', async () => {
     await anka.ok('modify vm1 set network-card -m 52:54:00:12:34:56 --no-local');
     const { ip, mac } = await show('vm1');
     await anka.ok('clone vm1 running');

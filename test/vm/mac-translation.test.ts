@@ -1,6 +1,6 @@
 /**
- * Two real guests (the tiny one) with one MAC address on one network at a time, through the command (B40–B43): ours,
- * and somebody else's.
+ * Two real guests (the tiny one) with the same MAC address on one network, through the command (B40–B43): first on our
+ * network, then on a foreign one.
  */
 import { readFileSync } from 'node:fs';
 import { createConnection } from 'node:net';
@@ -23,7 +23,7 @@ describe.skipIf(why !== null)(`real guests with one MAC address${why ? ` (${why}
   const mac = async (vm: string): Promise<string> => (await anka.body<{ mac: string }>(`show ${vm}`)).mac;
   const guest = async (vm: string, ...words: string[]): Promise<string> => (await anka.run(['run', vm, ...words])).stdout.trim();
 
-  /** A line for the root shell on a guest's console; what it printed. */
+  /** Runs a line in the root shell on a guest's console; returns the output. */
   async function asRoot(vm: string, line: string): Promise<string> {
     const uuid = (await anka.ok(`show ${vm} uuid`)).trim();
     const socket = createConnection(join(anka.home, 'run/vm', uuid.slice(0, 8), 'console.sock'));
@@ -38,10 +38,10 @@ describe.skipIf(why !== null)(`real guests with one MAC address${why ? ` (${why}
     let typed = 0;
     const found = await until(`${vm} did: ${line}`, () => {
       if (failure) throw failure;
-      // again when nothing happens: a shell that is just starting forgets what was typed
+      // retry when nothing happens: a shell that is just starting discards its input
       if (!text.includes('BEGIN') && Date.now() - typed > 5000) {
         typed = Date.now();
-        // what is typed is echoed, so the marks are put together by the shell only
+        // the terminal echoes the input, so only the shell joins the marks
         socket.write(`\necho BE""GIN; ${line}; echo E""ND\n`);
       }
       return /BEGIN\r?\n([\s\S]*?)END\r?\n/.exec(text);
@@ -70,13 +70,13 @@ describe.skipIf(why !== null)(`real guests with one MAC address${why ? ` (${why}
     w.close();
   });
 
-  test('B43: any spelling is shown alike; what is no address of a card is refused; a clone keeps --mac', async () => {
+  test('B43: every spelling is shown the same; invalid addresses are refused; a clone keeps --mac', async () => {
     for (const vm of ['vm1', 'vm2']) expect(await anka.body(`describe ${vm}`)).toMatchObject({ network_cards: [{ mac_address: INSIDE }] });
     for (const bad of ['01:00:5e:00:00:01', '00:00:00:00:00:00', '52:54:00:aa:bb', 'x'])
       expect((await anka.run(['modify', 'vm1', 'set', 'network-card', '-m', bad])).status, bad).toBe(7);
   });
 
-  test('B40, B41, B42: on shared: both have the address inside, another outside each, a lease each, and reach each other', async () => {
+  test('B40, B41, B42: on shared: both have the same address inside, each its own outside and its own lease, and reach each other', async () => {
     await anka.ok('start vm1');
     const bridge = await Sniffer.start(w, w.host, 'anka-shared');
     await anka.ok('start vm2');
@@ -98,11 +98,11 @@ describe.skipIf(why !== null)(`real guests with one MAC address${why ? ` (${why}
     const seen = await bridge.stop();
     expect(seen.includes(bytes(out1)) && seen.includes(bytes(out2))).toBe(true);
     expect(seen.includes(bytes(INSIDE)), 'the inside address on the bridge').toBe(false);
-    // TCP and UDP of host and guests have their checksums still to come, on their way through a tap
+    // TCP and UDP between host and guests have no checksum yet when they pass a tap (offload)
     expect(badPackets(w.host, bridge.file, 'arp || icmpv6 || icmp.type == 0 || icmp.type == 8 || udp.srcport == 68')).toEqual([]);
   });
 
-  test('B41, B93: captures: inside has the inside address only, outside the outside one', async () => {
+  test('B41, B93: captures: inside shows the inside address only, outside the outside one', async () => {
     const ip2 = await anka.address('vm2');
     const own = await mac('vm1');
     for (const [side, there, missing_] of [
@@ -112,16 +112,16 @@ describe.skipIf(why !== null)(`real guests with one MAC address${why ? ` (${why}
       const file = join(w.dir, `${side}.pcapng`);
       const child = w.host.spawn([process.execPath, MAIN, '-j', 'capture', 'vm1', '--side', side, '-w', file, 'icmp', 'or', 'arp'], anka.env);
       const ended = new Promise((resolve) => child.once('exit', resolve));
-      await until('the capture has begun', () => w.host.attempt(`test -s ${file}`) !== null);
+      await until('the capture started', () => w.host.attempt(`test -s ${file}`) !== null);
       await guest('vm1', 'ping', '-c3', '-W3', ip2);
-      await until('frames are there', () => readFileSync(file).includes(bytes(there)));
+      await until('frames arrived', () => readFileSync(file).includes(bytes(there)));
       child.kill('SIGINT');
       await ended;
       expect(readFileSync(file).includes(bytes(missing_)), side).toBe(false);
     }
   });
 
-  test('B4, B41: suspended and resumed, the guest has what it had', async () => {
+  test('B4, B41: after suspend and resume, the guest keeps its address', async () => {
     const before = [await anka.address('vm1'), await mac('vm1')];
     await anka.ok('suspend vm1');
     expect(await anka.ok('modify vm1 set network-card -m 52:54:00:00:00:07')).toContain('MAC address and controller change when it is stopped and started');
@@ -131,7 +131,7 @@ describe.skipIf(why !== null)(`real guests with one MAC address${why ? ` (${why}
     await anka.reaches('vm1', await anka.address('vm2'));
   });
 
-  test('B41, B6: a new --mac waits for the next start, over the daemon’s death too; then it is the guest’s', async () => {
+  test('B41, B6: a new --mac waits for the next start, also across the daemon’s death; then the guest has it', async () => {
     expect(await anka.ok('modify vm1 set network-card -m 52:54:00:00:00:08')).toContain('at the next start');
     await anka.killDaemon();
     expect(await guest('vm1', 'cat', '/sys/class/net/eth0/address')).toBe(INSIDE);
@@ -152,7 +152,7 @@ describe.skipIf(why !== null)(`real guests with one MAC address${why ? ` (${why}
     await anka.address('vm1');
   });
 
-  test('B22, B41, B42: plugged into a foreign network while they run: a lease each from a foreign server, addresses by advertisement, no bad checksum', async () => {
+  test('B22, B41, B42: attached to a foreign network while they run: each has a lease from the foreign server and an address by advertisement; no bad checksum', async () => {
     const leases = join(w.dir, 'foreign.leases');
     w.outside.spawn([
       ...['dnsmasq', '-k', '--conf-file=/dev/null', '--pid-file=', '--user=root', '--port=0', '--interface=net0', '--bind-interfaces', '--no-ping'],
@@ -162,12 +162,12 @@ describe.skipIf(why !== null)(`real guests with one MAC address${why ? ` (${why}
     const all = await Sniffer.start(w, w.host, 'br-ext');
     for (const vm of ['vm1', 'vm2']) await asRoot(vm, 'echo 3 >/proc/sys/net/ipv6/conf/eth0/addr_gen_mode');
     for (const vm of ['vm1', 'vm2']) await anka.ok(`modify ${vm} set network-card -t bridge -b br-ext`);
-    const told = await until('two leases', () => {
+    const leaseText = await until('two leases', () => {
       const text = w.host.attempt(`cat ${leases}`) ?? '';
       return text.split('\n').filter((l) => / 10\.77\./.test(l)).length === 2 ? text : null;
     });
-    expect(told).not.toContain(INSIDE);
-    const address4 = async (vm: string): Promise<string> => new RegExp(`${await mac(vm)} (10\\.77\\.0\\.\\d+)`).exec(told)?.[1] as string;
+    expect(leaseText).not.toContain(INSIDE);
+    const address4 = async (vm: string): Promise<string> => new RegExp(`${await mac(vm)} (10\\.77\\.0\\.\\d+)`).exec(leaseText)?.[1] as string;
     const address6 = (vm: string): Promise<string> =>
       until(`${vm} has an address by advertisement`, async () => /inet6 (fd77:\S+)\/64/.exec(await asRoot(vm, 'ip addr show dev eth0'))?.[1]);
     const [a4, b4] = [await address4('vm1'), await address4('vm2')];

@@ -1,5 +1,5 @@
 /**
- * Bridge type with a real guest (the tiny one) on a host that takes no eBPF: QEMU's tap behind a macvlan
+ * Bridge type with a real guest (the tiny one) on a host where eBPF is not available: QEMU's tap behind a macvlan
  * (docs/decisions/0007).
  */
 import { readFileSync } from 'node:fs';
@@ -41,7 +41,7 @@ describe.skipIf(why !== null)(`a real guest bridged without eBPF${why ? ` (${why
     w.close();
   });
 
-  test('B16, B22, B52: a running guest is plugged over, and told what will not work; it has the foreign server’s address and is reached from outside', async () => {
+  test('B16, B22, B52: a running guest is moved, and the command prints the limit; it has an address from the foreign server and is reachable from outside', async () => {
     expect(await anka.ok('modify vm1 set network-card -t bridge -b en0')).toBe(`vm1 is on bridge en0; ${LIMIT}\n`);
     ip = await until('it has an address there', async () => {
       const seen = (await anka.body<{ ip?: string }>('show vm1')).ip;
@@ -55,7 +55,7 @@ describe.skipIf(why !== null)(`a real guest bridged without eBPF${why ? ` (${why
     expect(await anka.body('network list')).toContainEqual(expect.objectContaining({ name: 'bridge', interface: 'en0', vms: ['vm1'], message: LIMIT }));
   });
 
-  test('the limit is as told: the host is not reached, and stays connected; --mac is refused', async () => {
+  test('the limit is as printed: the host is not reachable, and stays connected; --mac is refused', async () => {
     expect(w.host.pings(ip)).toBe(false);
     expect(w.host.pings('10.9.0.1')).toBe(true);
     expect((await anka.run(['modify', 'vm1', 'set', 'network-card', '--mac', '52:54:00:00:00:09'])).stderr).toMatch(/^anka: .*eBPF/);

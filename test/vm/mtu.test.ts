@@ -1,6 +1,6 @@
 /**
- * The `mtu` setting with real guests on both engines: what virtio tells them, when, and that guests of different MTUs
- * get on with each other and with the outside.
+ * The `mtu` setting with real guests on both engines: what virtio advertises to them, when, and that guests with
+ * different MTUs reach each other and the outside.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { serve } from '../contract/guest-tools.ts';
@@ -19,7 +19,7 @@ describe.each(ENGINES)('the MTU of real guests, %s', (_name, ordinary, why) => {
   beforeEach((t) => t.skip(why !== null));
 
   const mtu = (vm: string): Promise<string> => anka.ok(`run ${vm} cat /sys/class/net/eth0/mtu`);
-  /** The first one may be lost: ping forbids fragments, and its guest learns from it what the way takes. */
+  /** The first ping may be lost: it forbids fragments, and the guest learns the path MTU from it. */
   const pings = (vm: string, to: string, size: number): Promise<boolean> =>
     until(`${vm} reaches ${to} with ${size} bytes`, async () =>
       (await anka.run(['run', vm, 'ping', '-c2', '-W5', '-s', String(size), to])).stdout.includes(' 0% packet loss'),
@@ -43,7 +43,7 @@ describe.each(ENGINES)('the MTU of real guests, %s', (_name, ordinary, why) => {
     w.close();
   });
 
-  test('a change is told whom it waits for, and reaches a guest at its next start; a suspended one keeps what it has', async () => {
+  test('a change prints the VMs that it waits for, and takes effect at a guest’s next start; a suspended one keeps its MTU', async () => {
     expect(await mtu('vm1')).toBe('1500\n');
     expect(await anka.ok('config mtu 65520')).toBe(
       "takes effect at the next start of vm1 (now 1500)\nvm3: an e1000 card is limited to 1500; use '-c virtio-net' for a larger MTU\n",
@@ -71,7 +71,7 @@ describe.each(ENGINES)('the MTU of real guests, %s', (_name, ordinary, why) => {
     for (const vm of ['vm1', 'vm2']) expect(await reachesOutside(vm)).toBe(true);
     const sh = async (vm: string, line: string): Promise<string> => (await anka.run(['run', vm, 'sh', '-c', line])).stdout;
     const sum = await sh('vm2', 'head -c 3000000 /dev/urandom >/tmp/f; sha256sum </tmp/f');
-    // a standard input that never ends, as nc would end with it
+    // the standard input never ends, as nc would exit at its end
     const listening = sh('vm1', 'mkfifo /tmp/p; exec 3<>/tmp/p; nc -l -p 9001 <&3 | sha256sum');
     await sh('vm2', `for i in 1 2 3 4 5 6 7 8 9; do nc -w 5 ${one} 9001 </tmp/f && exit 0; sleep 1; done`);
     expect(await listening).toBe(sum);

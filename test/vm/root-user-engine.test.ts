@@ -1,5 +1,5 @@
 /**
- * A real guest (the tiny one) on the user engine of root: QEMU and the network process are two users, and reach each
+ * A real guest (the tiny one) on root's user engine: QEMU and the network process run as two users, and reach each
  * other (docs/decisions/0012).
  */
 import { readFileSync } from 'node:fs';
@@ -30,7 +30,7 @@ describe.skipIf(why !== null)(`a real guest on root's user engine${why ? ` (${wh
     w.close();
   });
 
-  test('B10, B12: it has an address and reaches outside; no process that guests speak to is root’s', async () => {
+  test('B10, B12: it has an address and reaches outside; no process that handles guest traffic runs as root', async () => {
     expect(await anka.address('vm1')).toMatch(/^192\.168\.64\.\d+$/);
     expect((await anka.run(['run', 'vm1', 'sh', '-c', 'echo | nc -w 60 10.9.0.1 8080'])).stdout).toMatch(/^outside sees 10\.9\.0\.2\n/);
     const lines = w.host

@@ -1,7 +1,7 @@
 /**
- * B91, B15, B92: what a real guest may not say, on the wire, on both engines. The table is the contract's (spoofs.ts),
- * where each frame is tried by itself; here a real Linux behind QEMU says them all, and nobody sees one: not another
- * guest, not the host, not the outside; the counters have every one of them.
+ * B91, B15, B92: spoofed frames of a real guest, on the wire, on both engines. The table is the contract's (spoofs.ts),
+ * which tests each frame separately; here a real Linux behind QEMU sends them all, and neither another guest, the host
+ * nor the outside receives any; the counters count every one.
  */
 import { randomBytes } from 'node:crypto';
 import { chownSync, readFileSync, writeFileSync } from 'node:fs';
@@ -24,7 +24,7 @@ const SUITES = ENGINES.map((t) => [`${t.kind} engine${t.needs === null ? '' : ` 
 const OUTSIDE = '10.9.0.1';
 const newToken = (): string => randomBytes(8).toString('hex');
 
-describe.each(SUITES)('a real guest speaks only as itself: %s', (_name, t) => {
+describe.each(SUITES)('a real guest cannot spoof: %s', (_name, t) => {
   let w: World;
   let anka: Anka;
   let heard: string;
@@ -66,41 +66,42 @@ describe.each(SUITES)('a real guest speaks only as itself: %s', (_name, t) => {
     return { mac: mac.replaceAll(':', ''), ip, drops: Object.fromEntries(drops.map((m) => [m[2] as string, Number(m[3])])) };
   };
 
-  /** What comes as far as the gateway's interface, which is the host's. */
+  /** Frames that may reach the gateway's interface, which is the host's. */
   const toGateway = new Set<Spoof>([...NOT_CARRIED, ...NOT_LEAVING]);
 
   /**
-   * Says it all, and looks what stations have seen of it. `bridge`: the interface of the gateway, on the kernel engine.
+   * Sends all spoofed frames and checks what the stations received. `bridge`: the interface of the gateway, on the
+   * kernel engine.
    */
-  async function say(spoofs: readonly Spoof[], gateway: SpoofWorld['gateway'], elsewhere: string, bridge: string): Promise<void> {
+  async function sendSpoofs(spoofs: readonly Spoof[], gateway: SpoofWorld['gateway'], elsewhere: string, bridge: string): Promise<void> {
     const [me, other] = [await card('vm1'), await card('vm2')];
     const at: SpoofWorld = { me, other, gateway, elsewhere, outside: OUTSIDE };
     const capture = w.host.spawn(['sh', '-c', `${anka.commandLine('capture vm2')} >${heard} 2>&2`]);
-    const hears = (token: string): boolean => readFileSync(heard).includes(Buffer.from(token, 'hex'));
+    const received = (token: string): boolean => readFileSync(heard).includes(Buffer.from(token, 'hex'));
     const devices = t.kind === 'kernel' ? ['en0', 'lo', 'anka-shared', 'anka-host'] : ['en0', 'lo'];
     const sniffers = new Map<string, Sniffer>([['outside', await Sniffer.start(w, w.outside, 'ext0')]]);
     for (const device of devices) sniffers.set(device, await Sniffer.start(w, w.host, device));
     const lines = (frames: readonly string[]) => ({ input: frames.map((f) => `${f}\n`).join('') });
     const broadcast = me.ip.replace(/\d+$/, '255');
-    const honest = (token: string): string => `ffffffffffff${me.mac}0800${ipv4Packet(me.ip, broadcast, 17, `0fa00fa100100000${token}`)}`;
-    await until('vm2 hears vm1', async () => {
+    const validFrame = (token: string): string => `ffffffffffff${me.mac}0800${ipv4Packet(me.ip, broadcast, 17, `0fa00fa100100000${token}`)}`;
+    await until('vm2 receives frames from vm1', async () => {
       const token = newToken();
-      await anka.run(['run', 'vm1', '/bin/say'], lines([honest(token)]));
-      return hears(token);
+      await anka.run(['run', 'vm1', '/bin/say'], lines([validFrame(token)]));
+      return received(token);
     });
     const held = `60000000001011ff${HELD}ff02${'0'.repeat(27)}10fa00fa100100000${newToken()}`;
     expect((await anka.run(['run', 'vm2', '/bin/say'], lines([`333300000001${other.mac}86dd${held}`]))).status).toBe(0);
 
     const before = (await card('vm1')).drops;
     const end = newToken();
-    const lies = spoofs.map((s) => ({ s, token: newToken(), right: newToken() }));
-    const frames = lies.flatMap(({ s, token, right }) => [s.frame(at, token), ...(s.right ? [s.right(at, right)] : [])]);
-    const said = await anka.run(['run', 'vm1', '/bin/say'], lines([...frames, honest(end)]));
+    const attempts = spoofs.map((s) => ({ s, token: newToken(), right: newToken() }));
+    const frames = attempts.flatMap(({ s, token, right }) => [s.frame(at, token), ...(s.right ? [s.right(at, right)] : [])]);
+    const said = await anka.run(['run', 'vm1', '/bin/say'], lines([...frames, validFrame(end)]));
     expect(said.status, said.stderr).toBe(0);
-    await until('vm2 hears the last', () => hears(end));
+    await until('vm2 receives the last frame', () => received(end));
 
     const expected = new Map<string, number>();
-    for (const { s } of lies) {
+    for (const { s } of attempts) {
       const reason = typeof s.reason === 'string' ? s.reason : s.reason[t.kind];
       if (reason !== null) expected.set(reason, (expected.get(reason) ?? 0) + 1);
     }
@@ -110,20 +111,20 @@ describe.each(SUITES)('a real guest speaks only as itself: %s', (_name, t) => {
     });
     const { drops } = await card('vm1');
     expect(Object.fromEntries([...expected.keys()].map((r) => [r, (drops[r] ?? 0) - (before[r] ?? 0)]))).toEqual(Object.fromEntries(expected));
-    for (const { s, token, right } of lies) {
-      expect(hears(token), `vm2 sees ${s.what}`).toBe(false);
+    for (const { s, token, right } of attempts) {
+      expect(received(token), `vm2 sees ${s.what}`).toBe(false);
       for (const [where, sniffer] of sniffers) if (where !== bridge || !toGateway.has(s)) expect(sniffer.sees(token), `${where} sees ${s.what}`).toBe(false);
-      if (s.right && !toGateway.has(s)) expect(hears(right), `vm2 sees the right of ${s.what}`).toBe(true);
+      if (s.right && !toGateway.has(s)) expect(received(right), `vm2 sees the valid form of ${s.what}`).toBe(true);
     }
     capture.kill('SIGINT');
-    console.log(`    ${lies.length} lies, ${[...expected.values()].reduce((a, b) => a + b, 0)} counted under ${expected.size} names`);
+    console.log(`    ${attempts.length} spoofed frames, ${[...expected.values()].reduce((a, b) => a + b, 0)} drops counted for ${expected.size} reasons`);
   }
 
   test.skipIf(t.needs !== null)('B91, B92: on the shared network', () =>
-    say([...SPOOFS, ...NOT_CARRIED], { mac: '5a4545004001', ip: '192.168.64.1' }, '192.168.128.77', 'anka-shared'),
+    sendSpoofs([...SPOOFS, ...NOT_CARRIED], { mac: '5a4545004001', ip: '192.168.64.1' }, '192.168.128.77', 'anka-shared'),
   );
   test.skipIf(t.needs !== null)('B15: nothing leaves the host network', async () => {
     for (const vm of ['vm1', 'vm2']) await anka.ok(`modify ${vm} set network-card -t host`);
-    await say([...NOT_CARRIED, ...NOT_LEAVING], { mac: '5a4545008001', ip: '192.168.128.1' }, '192.168.64.77', 'anka-host');
+    await sendSpoofs([...NOT_CARRIED, ...NOT_LEAVING], { mac: '5a4545008001', ip: '192.168.128.1' }, '192.168.64.77', 'anka-host');
   });
 });

@@ -1,4 +1,4 @@
-/** Real guests (the tiny one) on the user engine, through the command, everything run by a user without any right. */
+/** Real guests (the tiny one) on the user engine, through the command; everything runs as an unprivileged user. */
 import { type ChildProcess, execFileSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
@@ -26,7 +26,7 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
   const reachesOutside = async (seconds = 60): Promise<boolean> =>
     (await anka.run(['run', 'vm1', 'sh', '-c', `echo | nc -w ${seconds} 10.9.0.1 8080`])).stdout.startsWith('outside sees 10.9.0.2\n');
 
-  /** What a program says on its standard output, and how it ends. */
+  /** A program's standard output, and its exit. */
   const spoken = (child: ChildProcess): { text: string; exit: Promise<number | null> } => {
     const said = { text: '', exit: new Promise<number | null>((resolve) => child.once('exit', resolve)) };
     child.stdout?.on('data', (d: Buffer) => {
@@ -65,7 +65,7 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
     }
   });
 
-  test('B5, B12: commands run in the guest, which resolves names and reaches outside', async () => {
+  test('B5, B12: commands run in the guest; it resolves names and reaches outside', async () => {
     const r = await anka.run(['run', '-N', 'vm1', 'sh', '-c', 'whoami; nslookup host.anka.internal | grep Address; exit 7']);
     expect(r.status, r.stderr).toBe(7);
     expect(r.stdout).toMatch(/anka\n[\s\S]*192\.168\.64\.1/);
@@ -86,7 +86,7 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
     expect(closed.stderr).toMatch(/^anka: vm1 port 9: .*refused/);
   });
 
-  test('B3: bytes go in and out unchanged', async () => {
+  test('B3: bytes pass in and out unchanged', async () => {
     const file = join(w.dir, 'random');
     execFileSync('dd', ['if=/dev/urandom', `of=${file}`, 'bs=1M', 'count=4'], { stdio: 'ignore' });
     const sum = execFileSync('sha256sum', [file]).toString().split(' ')[0];
@@ -96,7 +96,7 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
     expect(back?.split(' ')[0]).toBe(sum);
   });
 
-  test('B60, B63: ssh from outside through a forwarded port; another program’s port is seen', async () => {
+  test('B60, B63: ssh from outside through a forwarded port; a port in use by another program is detected', async () => {
     expect(await anka.ok('modify vm1 add port-forwarding -g 22 ssh')).toBe('rule added successfully\n');
     const port = (await anka.body<{ port_forwarding: { host_port: number }[] }>('show vm1')).port_forwarding[0]?.host_port;
     expect(port).toBe(10000);
@@ -118,14 +118,14 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
     expect(await reachesOutside()).toBe(true);
   });
 
-  test('B16: bridge type is refused with the way out, and nothing changes', async () => {
+  test('B16: bridge type is refused with the remedy, and nothing changes', async () => {
     const r = await anka.run(['modify', 'vm1', 'set', 'network-card', '-t', 'bridge', '-b', 'en0']);
     expect(r.status).toBe(12);
     expect(r.stderr).toMatch(/bridge type needs the kernel engine: run anka as root/);
     expect(await anka.ok('show vm1 network type')).toBe('shared\n');
   });
 
-  test('the engine is not changed under a VM', async () => {
+  test('the engine cannot be changed under a VM', async () => {
     const r = await anka.run(['config', 'engine', 'kernel']);
     expect(r.stderr).toBe("anka: the engine cannot be changed while VMs run or are suspended: vm1; run 'anka stop vm1' first\n");
     expect(await anka.ok('config engine')).toBe('auto\n');
@@ -135,13 +135,13 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
     await anka.ok('run vm1 touch /tmp/mark');
     const before = await anka.address('vm1');
     await anka.ok('suspend vm1');
-    await until('QEMU is gone', () => processes(/qemu-system/).length === 0);
+    await until('QEMU exited', () => processes(/qemu-system/).length === 0);
     await anka.ok('start vm1');
     expect(await anka.address('vm1')).toBe(before);
     expect((await anka.run(['run', 'vm1', 'ls', '/tmp/mark'])).stdout).toBe('/tmp/mark\n');
   });
 
-  test('B6: kill -9 of the daemon: guest and network go on, and are found again with their flows', async () => {
+  test('B6: kill -9 of the daemon: guest and network keep running, and are adopted with their flows', async () => {
     const pid = networkProcess('shared');
     expect(pid).toBeGreaterThan(0);
     const flow = w.host.spawn(['sh', '-c', anka.commandLine("run vm1 sh -c 'for i in $(seq 600); do echo $i; sleep 0.1; done'")]);
@@ -160,15 +160,15 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
     flow.kill();
   });
 
-  test('B90: kill -9 of the network process: another carries on with the same address and rules', async () => {
+  test('B90: kill -9 of the network process: a new one continues with the same address and rules', async () => {
     const before = await anka.address('vm1');
     const pid = networkProcess('shared');
     process.kill(pid, 'SIGKILL');
     const since = Date.now();
-    await until('another process is there', () => networkProcess('shared') !== 0 && networkProcess('shared') !== pid);
+    await until('another process runs', () => networkProcess('shared') !== 0 && networkProcess('shared') !== pid);
     const ssh = `ssh -i ${join(tinyGuest(), 'id_ed25519')} ${SSH} -o ConnectTimeout=2 -p 10000 anka@10.9.0.2 whoami`;
     await until('forwarding works again', async () => (await w.outside.ask(ssh))?.trim() === 'anka');
-    console.log(`    healed in ${Date.now() - since} ms`);
+    console.log(`    recovered in ${Date.now() - since} ms`);
     expect(await anka.address('vm1')).toBe(before);
     expect(await reachesOutside()).toBe(true);
   });
@@ -176,8 +176,8 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
   test('B93: a capture, by the user', async () => {
     const file = join(anka.home, 'c.pcapng');
     const child = w.host.spawn(['sh', '-c', `exec ${anka.commandLine(`capture vm1 -w ${file} icmp`)}`]);
-    await until('it captures', () => existsSync(file) && statSync(file).size > 0);
-    await until('pings are seen', async () => {
+    await until('the capture started', () => existsSync(file) && statSync(file).size > 0);
+    await until('pings are captured', async () => {
       await anka.run(['run', 'vm1', 'ping', '-c', '1', '-W', '2', '192.168.64.1']);
       return w.host.run(`tcpdump -nr ${file} 2>/dev/null || true`).includes('ICMP echo reply');
     });
@@ -185,7 +185,7 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
     child.kill('SIGINT');
     expect(await said.exit).toBe(0);
     expect(said.text).toMatch(/^\d+ frames captured, 0 dropped\n$/m);
-    // whole to the last block, which are the statistics
+    // complete to the last block, which is the statistics
     expect(w.host.run(`capinfos -c ${file} 2>&1`)).toMatch(/Number of packets:\s+[1-9]/);
     expect(w.host.run(`tail -c 100 ${file} | od -An -tx1 -v | tr -d ' \\n'`)).toMatch(/04000800[0-9a-f]{16}050008000{16}00000000[0-9a-f]{8}$/);
     const live = w.host.spawn(['sh', '-c', `${anka.commandLine('capture vm1')} | tshark -n -l -i - -c 5 -T fields -e ip.src 2>/dev/null`]);
@@ -198,15 +198,15 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
       await anka.run(['run', 'vm1', 'ping', '-c', '1', '-W', '2', '192.168.64.1']);
       return live.exitCode !== null;
     });
-    expect(await over, 'the end of the reader is the end of the capture').toBe(0);
+    expect(await over, 'the capture ends with its reader').toBe(0);
     expect(shown).toMatch(/^192\.168\.64\.\d+$/m);
     expect((await anka.run(['capture', 'vm1', '-w', file, 'no', 'such', 'filter'])).stderr).toMatch(/^anka: the filter 'no such filter' is invalid/);
   });
 
-  test('B93: a capture ends with the VM, says so, and is whole', async () => {
+  test('B93: a capture ends with the VM, reports it, and the file is complete', async () => {
     const file = join(anka.home, 'd.pcapng');
     const said = spoken(w.host.spawn(['sh', '-c', `exec ${anka.commandLine(`capture vm1 -w ${file}`)}`]));
-    await until('it captures', () => existsSync(file) && statSync(file).size > 0);
+    await until('the capture started', () => existsSync(file) && statSync(file).size > 0);
     await anka.ok('stop -f vm1');
     expect(await said.exit).toBe(0);
     expect(said.text).toMatch(/^vm1 was stopped, or its network card unplugged: \d+ frames captured, 0 dropped\n$/m);
@@ -215,13 +215,13 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
     await anka.address('vm1');
   });
 
-  test('B93: doctor tells what an ordinary user lacks', async () => {
+  test('B93: doctor reports what an ordinary user lacks', async () => {
     const r = await anka.run(['doctor']);
     expect(r.stdout).toMatch(/ping_group_range/);
     expect(r.stdout).toMatch(/all required programs are installed/);
   });
 
-  test('B40: two VMs reach each other; the lease of a deleted one is given back', async () => {
+  test('B40: two VMs reach each other; the lease of a deleted VM is released', async () => {
     await anka.ok('clone vm1 vm2');
     await anka.ok('start vm2');
     const address = await anka.address('vm2');
@@ -229,6 +229,6 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
     await anka.ok('delete --yes vm2');
     const leases = (): string => readFileSync(join(anka.home, 'net-shared/leases.json'), 'utf8');
     const number = address.split('.').reduce((a, p) => a * 256 + Number(p), 0);
-    await until('it is given back', () => !leases().includes(String(number)));
+    await until('the lease is released', () => !leases().includes(String(number)));
   });
 });
