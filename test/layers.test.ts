@@ -1,6 +1,6 @@
 /**
- * The import rule of docs/architecture.md: layers point one way, and the npm packages that one file may import are
- * imported by no other.
+ * The import rule of docs/architecture.md: layers point in one direction, and no other file imports the npm packages
+ * that one file may import.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
@@ -9,7 +9,7 @@ import { describe, expect, test } from 'vitest';
 
 const src = fileURLToPath(new URL('../src', import.meta.url));
 
-/** What each folder may import besides itself. */
+/** What each directory may import besides itself. */
 const ALLOWED: Record<string, string[]> = {
   lib: [],
   wire: ['lib'],
@@ -23,7 +23,7 @@ const ALLOWED: Record<string, string[]> = {
   cli: ['lib', 'host', 'api/client.ts', 'api/types.ts'],
 };
 
-/** npm packages that have exactly one importer, or one folder of importers. */
+/** npm packages with exactly one importer, or one importing directory. */
 const SOLE: Record<string, string> = {
   koffi: 'host/ffi/',
   '@photostructure/sqlite': 'store/db.ts',
@@ -76,7 +76,7 @@ test('cycles are found', () => {
   expect(cycles(graph)).toEqual([['b', 'c'], ['e']]);
 });
 
-test('no file imports itself through others, types included', () => {
+test('no import cycles, types included', () => {
   const graph = new Map(
     files.map((file) => [
       file,
@@ -89,7 +89,7 @@ test('no file imports itself through others, types included', () => {
 });
 
 describe('layers', () => {
-  test('there is something to check', () => expect(files.length).toBeGreaterThan(5));
+  test('finds the sources', () => expect(files.length).toBeGreaterThan(5));
   test.each(files)('%s imports only what its layer may', (file) => {
     const layer = file.split('/')[0];
     const allowed = ALLOWED[layer];

@@ -9,7 +9,7 @@ import { RemoteEngine } from '../world/remote-engine.ts';
 import { putInVlan } from '../world/vlan.ts';
 import { missing, type Namespace, until, World } from '../world/world.ts';
 import { dhcp, guest, macText, nic, rule, state } from './guest-tools.ts';
-import { PacketTable, type Row } from './packet-table.ts';
+import { PacketTable, type TestPacket } from './packet-table.ts';
 
 const why = missing('root', 'netns');
 process.env['ANKA_ALLOW_VIRTUAL_UPLINK'] = '1';
@@ -23,7 +23,7 @@ const GW = '192.168.64.1';
  * vm1, vm2: on the bridge. vm3: on it, isolated. vm4: in VLAN 42. vm5: shared, with a rule. vm6: host. vm7: shared,
  * isolated. Where the bridge methods differ: no-touch/macvlan.
  */
-const ROWS: Row[] = [
+const ROWS: TestPacket[] = [
   // to the outside network, and beyond it
   [1, 'vm1', 'tcp', '-', OUT, 8080, 'allowed'],
   [1, 'vm1', 'udp', '-', OUT, 5000, 'allowed'],
@@ -84,7 +84,7 @@ const ROWS: Row[] = [
 ];
 
 /** With the outside in VLAN 42, and vm2 in it, too. */
-const VLAN_ROWS: Row[] = [
+const VLAN_ROWS: TestPacket[] = [
   [4, 'vm4', 'udp', '-', OUT, 5000, 'allowed'],
   [4, 'vm4', 'tcp', '-', OUT, 8080, 'allowed'],
   [4, 'outside', 'udp', OUT, 'ip4', 5000, 'allowed'],
@@ -99,8 +99,8 @@ const VLAN_ROWS: Row[] = [
 describe.skipIf(why !== null).each(['ebpf', 'macvlan'] as const)(`explain, bridge by %s${why ? ` (${why})` : ''}`, (bridgeMethod) => {
   let w: World;
   let e: RemoteEngine;
-  const rows = ROWS.map((r): Row => {
-    const row: Row = [...r];
+  const rows = ROWS.map((r): TestPacket => {
+    const row: TestPacket = [...r];
     row[6] = r[6].split('/').at(bridgeMethod === 'macvlan' ? -1 : 0) as string;
     return row;
   });

@@ -7,7 +7,7 @@ import { RemoteEngine } from '../world/remote-engine.ts';
 import { shimmedGuest } from '../world/shim.ts';
 import { missing, type Namespace, until, World } from '../world/world.ts';
 import { dhcp, guest, macText, nic, rule, state, vmId } from './guest-tools.ts';
-import { PacketTable, type Row } from './packet-table.ts';
+import { PacketTable, type TestPacket } from './packet-table.ts';
 
 const INTERNET = '198.51.100.1';
 const OUT = '10.9.0.1';
@@ -22,7 +22,7 @@ const HOST6 = '2001:db8:1::2';
  * vm1: shared, with rules. vm2: shared. vm3: host, with a rule. vm4: host. vm5: shared, isolated, with a rule. vm6:
  * disconnected. vm7: shared, without an address. Source `-`: the sender's own.
  */
-const ROWS: Row[] = [
+const ROWS: TestPacket[] = [
   // to outside
   [1, 'vm1', 'tcp', '-', INTERNET, 8080, 'allowed'],
   [1, 'vm1', 'udp', '-', INTERNET, 5000, 'allowed'],
@@ -152,11 +152,13 @@ const ENGINES = [
 ];
 
 /** The rows for one engine. */
-function rowsOf(kind: 'kernel' | 'user'): Row[] {
-  return ROWS.flatMap((r): Row[] => {
+function rowsOf(kind: 'kernel' | 'user'): TestPacket[] {
+  return ROWS.flatMap((r): TestPacket[] => {
     const [kernel, user] = r[6].split('/') as [string, string?];
     const verdict = kind === 'user' ? (user ?? kernel) : kernel;
-    return verdict === '-' ? [] : [[...(r.slice(0, 6) as [number, string, PacketProtocol, string, string, number]), verdict, ...(r[7] ? [r[7]] : [])] as Row];
+    return verdict === '-'
+      ? []
+      : [[...(r.slice(0, 6) as [number, string, PacketProtocol, string, string, number]), verdict, ...(r[7] ? [r[7]] : [])] as TestPacket];
   });
 }
 

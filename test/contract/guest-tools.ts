@@ -1,4 +1,4 @@
-/** What a guest namespace does in the tests: asks for an address, serves, claims to be somebody else. */
+/** What guest namespaces do in the tests: lease an address, serve, spoof. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -44,12 +44,12 @@ export function state(...nics: DesiredNic[]): DesiredState {
   };
 }
 
-/** The guest of card `n`: a namespace on the interface that would be its tap. */
+/** The guest of card `n`: a namespace on the interface that stands in for its tap. */
 export function guest(world: World, n: number): Namespace {
   return world.guest(`g${n}`, `anka0000000${n}`, macText(n));
 }
 
-/** Gets a lease by udhcpc; the address, or null. */
+/** Requests a lease with udhcpc; returns it, or null. */
 export async function dhcp(
   world: World,
   g: Namespace,
@@ -66,7 +66,7 @@ export async function dhcp(
   return m ? { ip: m[1] as string, router: m[2] as string, dns: m[3] as string, server: m[4] as string, mask: m[5] as string } : null;
 }
 
-/** A TCP and UDP server that sends each client its address and echoes its data; listening when this resolves. */
+/** A TCP and UDP server that sends each client its address and echoes its data; it listens when this resolves. */
 export async function serve(ns: Namespace, port: number, name: string, address = '0.0.0.0'): Promise<void> {
   const program = `
     const net = require('net'), dgram = require('dgram');
@@ -76,13 +76,13 @@ export async function serve(ns: Namespace, port: number, name: string, address =
   const child = ns.spawn([process.execPath, '-e', program]);
   await new Promise<void>((resolve, reject) => {
     child.stdout?.once('data', () => resolve());
-    child.once('exit', () => reject(new Error('the server ended')));
+    child.once('exit', () => reject(new Error('the server exited')));
   });
 }
 
 /**
- * What a server says to a client in `ns`: its greeting, or `refused`, `timeout`, `reset`. `seconds`: how long it is
- * waited for, which a client that must be answered does patiently.
+ * A server's greeting to a client in `ns`, or `refused`, `timeout`, `reset`. `seconds`: the time limit, longer for a
+ * client that must be answered.
  */
 export async function greet(ns: Namespace, protocol: 'tcp' | 'udp', address: string, port: number, seconds = 3): Promise<string> {
   const program =
@@ -92,12 +92,12 @@ export async function greet(ns: Namespace, protocol: 'tcp' | 'udp', address: str
   return ((await ns.ask(`${process.execPath} -e "${program.replaceAll('"', '\\"')}"`)) ?? 'failed').trim();
 }
 
-/** As `greet`, of a server that must answer: however slow the machine is. */
+/** As `greet`, but waits long enough for a server that must answer, even on a slow machine. */
 export function greeting(ns: Namespace, protocol: 'tcp' | 'udp', address: string, port: number): Promise<string> {
   return greet(ns, protocol, address, port, 60);
 }
 
-/** What a server in a guest says to a stream through its network's process. */
+/** A guest server's greeting to a stream through its network's process. */
 export async function throughStream(path: string | null, id: string, port: number): Promise<string> {
   const socket = await beginStream(path ?? '', { dial: { id, port } }).catch((cause: Error) => cause.message);
   if (typeof socket === 'string') return socket;
@@ -108,20 +108,20 @@ export async function throughStream(path: string | null, id: string, port: numbe
       resolve(String(d).trim());
       socket.destroy();
     });
-    socket.resume(); // it comes paused
+    socket.resume(); // the socket starts paused
   });
 }
 
-/** A TCP connection that says a byte every 20 ms to a server which echoes it. */
+/** A TCP connection that sends a byte every 20 ms to an echo server. */
 export interface Flow {
-  /** How it ended: `ended`, or the error's code; null while it goes on. */
+  /** How it ended: `ended`, or the error code; null while it is open. */
   end(): string | null;
-  /** Bytes that came back, and the longest silence between two of them in milliseconds. */
+  /** Bytes echoed, and the longest gap between two of them in milliseconds. */
   echoed(): Promise<{ bytes: number; gap: number }>;
   stop(): void;
 }
 
-/** Begins one; resolves when the first echo is there. */
+/** Opens a flow; resolves at the first echo. */
 export async function flow(ns: Namespace, address: string, port: number): Promise<Flow> {
   const program = `
     const s = require('net').connect({ host: '${address}', port: ${port} }); let bytes = 0, gap = 0, last = Date.now();
@@ -153,7 +153,7 @@ export async function flow(ns: Namespace, address: string, port: number): Promis
   };
 }
 
-/** Sends raw frames out of a guest's eth0. Each is hex text. */
+/** Sends raw frames from a guest's eth0. Each is hex text. */
 export async function sendFrames(g: Namespace, frames: readonly string[]): Promise<void> {
   const program = `import socket\ns=socket.socket(17,3)\ns.bind(('eth0',0))\nfor f in ${JSON.stringify(frames)}: s.send(bytes.fromhex(f))`;
   if ((await g.ask(`python3 -c "${program.replaceAll('"', "'")}"`)) === null) throw new Error('frames were not sent');
@@ -167,7 +167,7 @@ export function ipv4Hex(address: string): string {
     .join('');
 }
 
-/** An IPv4 packet with a right header checksum, as hex. */
+/** An IPv4 packet with a valid header checksum, as hex. */
 export function ipv4Packet(source: string, destination: string, protocol: number, payload: string): string {
   const h = Buffer.from(`45000000000000004000000000000000${'0'.repeat(8)}`, 'hex');
   h.writeUInt16BE(20 + payload.length / 2, 2);

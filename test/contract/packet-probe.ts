@@ -1,12 +1,11 @@
 /**
- * Sends single packets that carry a token, and sees where they come out. The programs need nothing of Python but its
- * `socket`.
+ * Sends single packets with a token, and reports where they arrive. The programs need only Python's `socket` module.
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Namespace, until, type World } from '../world/world.ts';
 
-/** A packet as received somewhere. The source port is present only where the packet has one. */
+/** A received packet. The source port is present only where the packet has one. */
 export interface Seen {
   at: string;
   protocol: number;
@@ -16,8 +15,8 @@ export interface Seen {
 }
 
 /**
- * Raw sockets see what the namespace's own firewall has let in; an echo's answer and an error that quotes a token are
- * left out.
+ * Raw sockets receive what the namespace's own firewall accepts. Echo replies and errors that quote a token are left
+ * out.
  */
 const OBSERVER = `
 import socket, select, sys
@@ -50,8 +49,8 @@ while True:
 `;
 
 /**
- * argv: kind token source destination sport dport wait. It ends when the answer is known, at the latest after so many
- * seconds. Packets to ports 53 and 67 are a question by DNS and a DHCPDISCOVER, so that they are answered.
+ * argv: kind token source destination sport dport wait. Exits once the answer is known, at the latest after `wait`
+ * seconds. Packets to ports 53 and 67 are a DNS query and a DHCPDISCOVER, so that they are answered.
  */
 const SENDER = `
 import socket, struct, sys, time
@@ -127,8 +126,8 @@ export class Observers {
   }
 
   /**
-   * Watches in a namespace; ready when this resolves. `addresses`: those of interfaces on which a multicast group is
-   * joined.
+   * Starts an observer in a namespace, which is ready when this resolves. `addresses`: those of interfaces on which it
+   * joins a multicast group.
    */
   async watch(at: string, ns: Namespace, addresses: readonly string[]): Promise<void> {
     const child = ns.spawn(['python3', '-c', OBSERVER, ...addresses]);

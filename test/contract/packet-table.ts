@@ -1,6 +1,4 @@
-/**
- * A table of packets: each is explained, then sent from the namespace of its sender and looked for in every namespace.
- */
+/** A table of packets: each is explained, then sent from its sender's namespace and looked for in every namespace. */
 import { expect } from 'vitest';
 import type { Explanation } from '../../src/net/explain/explanation.ts';
 import type { Packet, PacketAddress, PacketProtocol } from '../../src/net/explain/packet.ts';
@@ -11,17 +9,17 @@ import { vmId } from './guest-tools.ts';
 import { Observers } from './packet-probe.ts';
 
 /**
- * Names of senders, and of addresses in the table: `ip1` is the address of vm1, `ll2` the link-local IPv6 address of
- * vm2; source `-`: the sender's own.
+ * Names of senders, and of addresses in the table: `ip1` is vm1's address, `ll2` vm2's link-local IPv6 address; source
+ * `-` is the sender's own.
  */
-export type Row = [
+export type TestPacket = [
   about: number,
   sender: string,
   protocol: PacketProtocol,
   source: string,
   destination: string,
   port: number,
-  /** Where the engines differ: kernel/user, with - where the packet makes no sense. */
+  /** `kernel/user` where the engines differ; `-` where the packet makes no sense. */
   verdict: string,
   sourcePort?: number,
 ];
@@ -30,15 +28,15 @@ const NUMBERS: Record<PacketProtocol, number> = { icmp: 1, tcp: 6, udp: 17, othe
 const token = (i: number): string => `token-${String(i).padStart(3, '0')}`;
 
 export class PacketTable {
-  readonly rows: readonly Row[];
+  readonly rows: readonly TestPacket[];
   readonly namespaces = new Map<string, Namespace>();
-  /** Names of the table, by the addresses that they stand for. */
+  /** Names in the table, by the addresses that they represent. */
   readonly addresses = new Map<string, string>();
   #explanations: Explanation[] = [];
   #answers: string[] = [];
   #observers: Observers | null = null;
 
-  constructor(rows: readonly Row[]) {
+  constructor(rows: readonly TestPacket[]) {
     this.rows = rows;
   }
 
@@ -47,7 +45,8 @@ export class PacketTable {
   }
 
   /**
-   * Watches in all guests, outside and on the host. `groups`: addresses of interfaces on which a guest joins a group.
+   * Starts observers in all guests, outside and on the host. `groups`: addresses of interfaces on which a guest joins a
+   * multicast group.
    */
   async watch(w: World, groups: (name: string) => string[], others: { outside: string[]; host: string[] }): Promise<void> {
     this.#observers = new Observers(w);
@@ -57,7 +56,7 @@ export class PacketTable {
     await this.#observers.watch('host', w.host, others.host);
   }
 
-  /** Rows from `begin` to before `end`, in order. `fixed`: addresses of senders that have no name. */
+  /** Packets from `begin` to before `end`, in order. `fixed`: addresses of senders without a name. */
   async explainAndSend(e: RemoteEngine, fixed: Record<string, string> = {}, begin = 0, end = this.rows.length): Promise<void> {
     for (const [about, , protocol, source, destination, port, , sourcePort] of this.rows.slice(begin, end)) {
       const address = (text: string): PacketAddress => parseIpv4(this.#resolve(text)) ?? this.#resolve(text);
@@ -74,13 +73,13 @@ export class PacketTable {
     let next = begin;
     const work = async (): Promise<void> => {
       for (let i = next++; i < end; i = next++) {
-        const [, sender, protocol, source, destination, port, , sourcePort] = this.rows[i] as Row;
+        const [, sender, protocol, source, destination, port, , sourcePort] = this.rows[i] as TestPacket;
         const to = this.#resolve(destination);
         const n = Number(sender.slice(2));
         const own = source === '-' || source === `ip${n}` || sender === 'host' || sender === 'outside';
         const from = source !== '-' ? this.#resolve(source) : (fixed[sender] ?? this.#resolve(`ip${n}`));
         const kind = to.includes(':') ? 'udp6' : protocol === 'tcp' ? (own ? 'connect' : 'syn') : protocol;
-        // an answer that must come may take long on a loaded machine
+        // an expected answer may take long on a loaded machine
         const explanation = this.#explanations[i] as Explanation;
         const wait = explanation.verdict === 'refused' || explanation.arrives.some((a) => a.at === 'gateway') ? 60 : kind === 'connect' ? 3 : 1;
         this.#answers[i] = (await this.#observers?.send(this.namespaces.get(sender) as Namespace, kind, token(i), from, to, sourcePort ?? 0, port, wait)) ?? '';
@@ -96,11 +95,11 @@ export class PacketTable {
   }
 
   /**
-   * Where the packet arrived, without the host's end of a listener that forwarded it, the sender's own copy of a
-   * broadcast, and answers.
+   * Where the packet arrived, without the host's end of a forwarding listener, the sender's own copy of a broadcast,
+   * and answers.
    */
   #seenAt(i: number) {
-    const [, sender, , , destination] = this.rows[i] as Row;
+    const [, sender, , , destination] = this.rows[i] as TestPacket;
     const isGroup = /^(239|.*\.255$)/.test(destination);
     const x = this.#explanations[i] as Explanation;
     const isForwarded = x.steps.some((s) => s.does.includes('listener')) || x.arrives.some((a) => a.at === 'gateway');
@@ -113,9 +112,9 @@ export class PacketTable {
     return this.rows.map((r, i) => [`${r[1]}: ${r[2]} ${r[3]} → ${r[4]}${r[5] ? `:${r[5]}` : ''}`, i]);
   }
 
-  /** What happened to the packet of a row is what `explain` said. */
+  /** Checks that the packet did what `explain` predicted. */
   check(i: number): void {
-    const [, , protocol, , , , verdict] = this.rows[i] as Row;
+    const [, , protocol, , , , verdict] = this.rows[i] as TestPacket;
     const x = this.#explanations[i] as Explanation;
     const answer = this.#answers[i];
     const seen = this.#seenAt(i);
@@ -124,7 +123,7 @@ export class PacketTable {
     if (verdict === 'allowed') expect(x.arrives.length).toBeGreaterThan(0);
     for (const a of x.arrives) {
       if (a.at === 'gateway') {
-        expect(answer, 'the gateway answers itself').toBe('answered');
+        expect(answer, 'the gateway itself answers').toBe('answered');
         continue;
       }
       const s = seen.find((y) => y.at === a.at && y.protocol === NUMBERS[protocol]);
@@ -139,7 +138,7 @@ export class PacketTable {
   }
 }
 
-/** The packet's text names another source, destination or port than the arrival. */
+/** Whether the packet's text has another source, destination or port than the arrival. */
 function changed(x: Explanation, a: Explanation['arrives'][number]): boolean {
   const [from, to] = x.packet.slice(x.packet.indexOf(' ') + 1).split(' → ') as [string, string];
   const [, address, port] = /^\[?([0-9a-f.:]+?)\]?(?::(\d+))?$/.exec(to.includes('.') || to.startsWith('[') ? to : `[${to}]`) as unknown as [

@@ -70,7 +70,7 @@ describe.each(SUITES)('a guest sends only with its own addresses: %s', (_name, t
 
   const drops = async (n: number): Promise<Record<string, number>> => (await e.observe()).nics.find((x) => x.id === vmId(n))?.drops ?? {};
   /** A valid broadcast with a token. */
-  const honest = (n: number, token: string): string => {
+  const validFrame = (n: number, token: string): string => {
     const broadcast = `${(ips.get(n) as string).split('.').slice(0, 3).join('.')}.255`;
     const payload = `0fa00fa10010${'0000'}${token}`;
     return `ffffffffffff${macHex(n)}0800${ipv4Packet(ips.get(n) as string, broadcast, 17, payload)}`;
@@ -79,19 +79,20 @@ describe.each(SUITES)('a guest sends only with its own addresses: %s', (_name, t
   /** `toGateway`: the frame may reach the gateway's interface on the host. */
   async function attempt(s: Spoof, n: number, neighbour: number, world: SpoofWorld, toGateway = false): Promise<void> {
     const reason = typeof s.reason === 'string' ? s.reason : s.reason[t.kind];
-    const [lie, truth, end, last] = [newToken(), newToken(), newToken(), newToken()];
+    const [spoofed, valid, end, last] = [newToken(), newToken(), newToken(), newToken()];
     const before = await drops(n);
-    send(n, s.frame(world, lie), ...(s.right ? [s.right(world, truth)] : []), honest(n, end));
+    send(n, s.frame(world, spoofed), ...(s.valid ? [s.valid(world, valid)] : []), validFrame(n, end));
     const bridge = `host anka-${n < 3 ? 'shared' : 'host'}`;
     for (const name of [`vm${neighbour}`, ...(t.kind === 'kernel' ? [bridge] : [])]) await until(`${name} hears vm${n}`, () => sniffers.get(name)?.sees(end));
     uplink.send([`ffffffffffff56454500ffff88b5${last}${'00'.repeat(40)}`]);
     for (const name of ['host en0', 'outside']) await until(`${name} hears the host`, () => sniffers.get(name)?.sees(last));
-    if (s.right) await until('what is right arrives', () => [...sniffers].some(([name, sniffer]) => name !== `vm${n}` && sniffer.sees(truth)));
+    if (s.valid) await until('the valid form arrives', () => [...sniffers].some(([name, sniffer]) => name !== `vm${n}` && sniffer.sees(valid)));
     await until(`${reason} is counted`, async () => ((await drops(n))[reason] ?? 0) > (before[reason] ?? 0));
     const after = await drops(n);
     const news = Object.entries(after).flatMap(([name, count]) => (count === (before[name] ?? 0) ? [] : [[name, count - (before[name] ?? 0)]]));
     expect(Object.fromEntries(news)).toEqual({ [reason]: 1 });
-    for (const [name, sniffer] of sniffers) if (name !== `vm${n}` && (!toGateway || name !== bridge)) expect(sniffer.sees(lie), `seen by ${name}`).toBe(false);
+    for (const [name, sniffer] of sniffers)
+      if (name !== `vm${n}` && (!toGateway || name !== bridge)) expect(sniffer.sees(spoofed), `seen by ${name}`).toBe(false);
   }
 
   const world = (n: number, other: number): SpoofWorld => {
@@ -130,9 +131,9 @@ describe.each(SUITES)('a guest sends only with its own addresses: %s', (_name, t
       `${destination}${macHex(1)}0800${ipv4Packet(ips.get(1) as string, to, 17, `0fa00fa10010${'0000'}${token}`)}`;
     const ask6 = (destination: string, token: string): string =>
       `${destination}${macHex(1)}86dd60000000001011ff${linkLocal(macHex(1))}ff02${'0'.repeat(27)}10fa00fa100100000${token}`;
-    const [lie, lie6, truth] = [newToken(), newToken(), newToken()];
+    const [spoofed, spoofed6, valid] = [newToken(), newToken(), newToken()];
     const plugged = state(nic(1), nic(2), nic(3, 'host'), nic(4, 'host'));
-    send(1, ask('0180c200000e', '10.9.0.2', lie), ask6('0180c200000e', lie6));
+    send(1, ask('0180c200000e', '10.9.0.2', spoofed), ask6('0180c200000e', spoofed6));
     expect(await e.apply({ ...plugged, nics: plugged.nics.map((n) => (n.vmName === 'vm1' ? { ...n, type: 'disconnected' } : n)) })).toEqual([]);
     const received = (): number => Number(w.host.run('cat /sys/class/net/anka00000001/statistics/rx_packets'));
     const [before, lone, lone6] = [received(), newToken(), newToken()];
@@ -140,10 +141,10 @@ describe.each(SUITES)('a guest sends only with its own addresses: %s', (_name, t
     await until('its frames have come', () => received() >= before + 2);
     expect(await e.apply(plugged)).toEqual([]);
     await until('what is said to the host is heard', () => {
-      send(1, ask(GATEWAYS.shared.mac, GATEWAYS.shared.ip, truth));
-      return heard.includes(truth);
+      send(1, ask(GATEWAYS.shared.mac, GATEWAYS.shared.ip, valid));
+      return heard.includes(valid);
     });
-    for (const token of [lie, lie6, lone, lone6]) expect(heard).not.toContain(token);
+    for (const token of [spoofed, spoofed6, lone, lone6]) expect(heard).not.toContain(token);
     listener.kill('SIGKILL');
   });
 

@@ -1,9 +1,9 @@
 /**
- * Any chunking of any bytes into a port: a network with three cards and everything behind them is fed over real unix
- * sockets. Two guests send frames that nearly make sense, among them TCP segments of every kind that follow what the
- * gateway said last, to an echo server; the third one only pings, and must get every answer. ANKA_FUZZ_FRAMES sets the
- * number of frames (500,000 without it), ANKA_FUZZ_SECONDS ends it before that, ANKA_FUZZ_SEED sets the seed, which is
- * told on failure. Memory is watched.
+ * Fuzzes a port with any chunking of any bytes: a network with three cards and everything behind them, over real unix
+ * sockets. Two guests send almost valid frames, among them TCP segments of every type to an echo server, which follow
+ * the gateway's last segment. The third guest only pings, and must get every reply. ANKA_FUZZ_FRAMES sets the number of
+ * frames (default 500,000), ANKA_FUZZ_SECONDS a time limit, ANKA_FUZZ_SEED the seed, which a failure reports. Memory
+ * use is bounded.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
@@ -28,11 +28,11 @@ const MACS = [0x564545000001, 0x564545000002, 0x564545000003];
 const INSIDE = [0x564545000001, 0x020000000007, 0x564545000003];
 const GATEWAY_MAC = 0x5a4545008001;
 const GATEWAY = 0xc0a84001;
-/** Of the one that pings. */
+/** The address of the guest that pings. */
 const PINGER = 0xc0a84009;
 const NOTHING = Buffer.alloc(0);
 
-/** Numbers from a seed (xorshift). */
+/** Random numbers from a seed (xorshift). */
 class Random {
   #state: number;
   constructor(seed: number) {
@@ -46,7 +46,7 @@ class Random {
   }
 }
 
-/** A QEMU: listens, and takes one connection after the other. `onFrame` sees what comes. */
+/** A stand-in for QEMU: listens, and serves one connection after another. `onFrame` receives the frames. */
 function listen(path: string, onFrame: (frame: Buffer) => void): Promise<{ server: Server; socket(): Socket | null; connections(): number }> {
   let current: Socket | null = null;
   let n = 0;
@@ -70,7 +70,7 @@ function listen(path: string, onFrame: (frame: Buffer) => void): Promise<{ serve
   return new Promise((resolve) => server.listen(path, () => resolve({ server, socket: () => current, connections: () => n })));
 }
 
-/** Until more may be written, or nothing more. */
+/** Resolves once the socket is writable again or closed. */
 function drained(socket: Socket): Promise<void> {
   return new Promise((resolve) => {
     const done = (): void => {
@@ -97,8 +97,8 @@ const SEEDS = [
 ].map((hex) => Buffer.from(hex, 'hex'));
 
 /**
- * Frames that nearly make sense, so that they get far: of the card's own MAC and address, to the gateway, the other
- * card, or all.
+ * Almost valid frames, which pass the first checks: from the card's own MAC and address, to the gateway, the other
+ * card, or broadcast.
  */
 function frame(r: Random, me: number): Buffer {
   const body = SEEDS[r.below(SEEDS.length)] as Buffer;
@@ -107,7 +107,7 @@ function frame(r: Random, me: number): Buffer {
   head.writeUIntBE(to, 0, 6);
   head.writeUIntBE(r.below(8) === 0 ? r.below(2 ** 31) : (INSIDE[me] as number), 6, 6);
   let f = Buffer.concat([head, body]);
-  if (f.readUInt16BE(12) === 0x0800 && r.below(4) > 0) mend(f);
+  if (f.readUInt16BE(12) === 0x0800 && r.below(4) > 0) setChecksum(f);
   for (let i = r.below(4); i > 0; i--) f[r.below(f.length)] = r.below(256);
   if (r.below(6) === 0) f = f.subarray(0, 14 + r.below(f.length - 14));
   if (r.below(20) === 0) f = Buffer.concat([f, Buffer.alloc(r.below(65_000))]);
@@ -115,21 +115,21 @@ function frame(r: Random, me: number): Buffer {
 }
 
 /**
- * What the gateway said last on a connection of a guest, by the guest's port: where its next segment begins, and what
- * it has got.
+ * The gateway's last segment on each connection, by the guest's port: the sequence number of its next one, and what it
+ * has received.
  */
-type Heard = Map<number, { next: number; got: number }>;
+type LastSegments = Map<number, { next: number; got: number }>;
 
-function hear(heard: Heard, f: Buffer): void {
+function track(last: LastSegments, f: Buffer): void {
   if (f.length < 54 || f.readUInt16BE(12) !== 0x0800 || f[23] !== 6) return;
   const length = f.readUInt16BE(16) - 20 - (((f[46] as number) >> 4) << 2);
   const size = length + ((f[47] as number) & 3 ? 1 : 0);
-  heard.set(f.readUInt16BE(36), { next: (f.readUInt32BE(38) + size) >>> 0, got: f.readUInt32BE(42) });
+  last.set(f.readUInt16BE(36), { next: (f.readUInt32BE(38) + size) >>> 0, got: f.readUInt32BE(42) });
 }
 
 /**
- * Options of TCP as they should be, or nearly: the usual ones of a SYN, blocks of SACK at or near `got`, times, lengths
- * of 0 or beyond the end, any bytes.
+ * TCP options, valid or almost: those of a SYN, SACK blocks at or near `got`, timestamps, lengths of 0 or beyond the
+ * end, any bytes.
  */
 function options(r: Random, got: number): Buffer {
   const times = Buffer.from('0101080a0000000000000000', 'hex');
@@ -148,10 +148,10 @@ function options(r: Random, got: number): Buffer {
   return any;
 }
 
-/** A segment of one of eight connections, with any flags, at or near the place where it should be. */
-function segment(r: Random, me: number, heard: Heard): Buffer {
+/** A segment of one of eight connections, with any flags, at or near the expected sequence number. */
+function segment(r: Random, me: number, last: LastSegments): Buffer {
   const port = 3000 + r.below(8);
-  const known = heard.get(port);
+  const known = last.get(port);
   const near = (n: number): number => (n + (r.below(3) > 0 ? 0 : r.below(6000) - 3000)) >>> 0;
   const data = Buffer.alloc(r.below(3) === 0 ? r.below(1400) : 0, 'x');
   const flags = known && r.below(6) > 0 ? ([16, 24, 17, 16, 20, 4, 18, 16][r.below(8)] as number) : r.below(5) > 0 ? 2 : r.below(256);
@@ -169,7 +169,7 @@ function segment(r: Random, me: number, heard: Heard): Buffer {
   return packet(INSIDE[me] as number, 0xc0a84002 + me, 6, 16, tcp);
 }
 
-/** A frame to the gateway with right checksums: of IPv4, and of what is in it, at `checksumAt` there. */
+/** A frame to the gateway with valid checksums: of IPv4, and of its payload, at `checksumAt` there. */
 function packet(source: number, ip: number, protocol: number, checksumAt: number, payload: Buffer): Buffer {
   const f = Buffer.alloc(34 + payload.length);
   f.writeUIntBE(GATEWAY_MAC, 0, 6);
@@ -182,7 +182,7 @@ function packet(source: number, ip: number, protocol: number, checksumAt: number
   f.writeUInt32BE(ip, 26);
   f.writeUInt32BE(GATEWAY, 30);
   payload.copy(f, 34);
-  mend(f);
+  setChecksum(f);
   const pseudo = protocol === 6 ? f.subarray(26, 34) : Buffer.alloc(0);
   let sum = protocol === 6 ? 6 + payload.length : 0;
   for (const part of [pseudo, payload]) for (let i = 0; i < part.length; i += 2) sum += ((part[i] as number) << 8) | (part[i + 1] ?? 0);
@@ -191,8 +191,8 @@ function packet(source: number, ip: number, protocol: number, checksumAt: number
   return f;
 }
 
-/** The header checksum of IPv4. */
-function mend(f: Buffer): void {
+/** Sets the header checksum of IPv4. */
+function setChecksum(f: Buffer): void {
   f.writeUInt16BE(0, 24);
   let sum = 0;
   for (let i = 14; i < 34; i += 2) sum += f.readUInt16BE(i);
@@ -205,11 +205,11 @@ afterAll(() => rmSync(dir, { recursive: true, force: true }));
 test(`any chunking of any bytes into a port: ${FRAMES} frames at most`, async () => {
   const r = new Random(SEED);
   const paths = [join(dir, 'a'), join(dir, 'b'), join(dir, 'c')];
-  const heard: Heard[] = [new Map(), new Map()];
+  const last: LastSegments[] = [new Map(), new Map()];
   let answers = 0;
   const guests = [
-    await listen(paths[0] as string, (f) => hear(heard[0] as Heard, f)),
-    await listen(paths[1] as string, (f) => hear(heard[1] as Heard, f)),
+    await listen(paths[0] as string, (f) => track(last[0] as LastSegments, f)),
+    await listen(paths[1] as string, (f) => track(last[1] as LastSegments, f)),
     await listen(paths[2] as string, (f) => {
       if (f.readUInt16BE(12) === 0x0800 && f[23] === 1 && f[34] === 0 && f.readUInt32BE(26) === GATEWAY) answers++;
     }),
@@ -223,7 +223,7 @@ test(`any chunking of any bytes into a port: ${FRAMES} frames at most`, async ()
   await new Promise<void>((resolve) => echo.listen(0, '127.0.0.1', resolve));
   const resolve = () => ({ host: '127.0.0.1', port: (echo.address() as AddressInfo).port });
   const config: NetworkConfig = {
-    // no subnet is in use on the host by that: nothing of it leaves this process
+    // this subnet is not used on the host: no packet leaves this process
     network: { name: 'host', subnet: { base: 0xc0a84000, prefix: 24 } },
     dnsServers: [],
     dnsForward: false,
@@ -257,10 +257,10 @@ test(`any chunking of any bytes into a port: ${FRAMES} frames at most`, async ()
   });
   try {
     network.configure(config);
-    await until('the cables are in', () => network.observedNics().every((n) => n.healthy));
+    await until('the cards are connected', () => network.observedNics().every((n) => n.healthy));
     let left = FRAMES;
     const from = performance.now();
-    /** Part of the work that is done, from 0 to 1. */
+    /** The part of the work done, from 0 to 1. */
     const done = (): number => Math.max(1 - left / FRAMES, (performance.now() - from) / 1000 / SECONDS);
     let pending = [Buffer.alloc(0), Buffer.alloc(0)];
     let heap = 0;
@@ -277,21 +277,21 @@ test(`any chunking of any bytes into a port: ${FRAMES} frames at most`, async ()
       length.writeUInt32BE(echoRequest.length);
       pinger.write(Buffer.concat([length, echoRequest]));
       asked++;
-      for (let i = 0; i < 1000 && answers < asked; i++) await turn(); // it comes in a moment; who polls sleeps longer
-      await until(`answer ${asked} to the one that pings (seed ${SEED})`, () => answers === asked);
+      for (let i = 0; i < 1000 && answers < asked; i++) await turn(); // the reply takes less than a poll interval
+      await until(`reply ${asked} to the pings (seed ${SEED})`, () => answers === asked);
     };
     await ping();
     while (left > 0 && done() < 1) {
       const g = r.below(2);
       const socket = guests[g]?.socket();
       if (!socket) {
-        await until('it dials again', () => guests[g]?.socket());
+        await until('the port connects again', () => guests[g]?.socket());
         pending = pending.map((p, i) => (i === g ? Buffer.alloc(0) : p));
         continue;
       }
       const frames: Buffer[] = [];
       for (let i = 1 + r.below(30); i > 0 && left > 0; i--, left--) {
-        const f = r.below(6) === 0 ? segment(r, g, heard[g] as Heard) : frame(r, g);
+        const f = r.below(6) === 0 ? segment(r, g, last[g] as LastSegments) : frame(r, g);
         const length = Buffer.alloc(4);
         length.writeUInt32BE(r.below(Math.max(2000, FRAMES / 100)) === 0 ? r.below(2 ** 31) : f.length);
         frames.push(length, f);

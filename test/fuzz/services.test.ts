@@ -1,7 +1,7 @@
 /**
- * Conversations of nearly right messages with what the gateway serves, and with who answers from outside: DHCP and DNS.
- * Whatever comes, nothing is thrown, what is answered is well-formed and for who asked, and tables stay bounded.
- * ANKA_FUZZ_TALKS: how many conversations (500 without it); a failure tells its seed.
+ * Fuzzes DHCP and DNS with almost valid messages, from clients to the gateway and from upstream servers. Nothing
+ * throws, each answer is well-formed and goes to its client, and tables stay bounded. ANKA_FUZZ_TALKS sets the number
+ * of conversations (default 500); a failure reports its seed.
  */
 import dnsPacket from 'dns-packet';
 import fc from 'fast-check';
@@ -15,14 +15,14 @@ const SUBNET = { base: 0xc0a84000, prefix: 29 };
 const GATEWAY = 0xc0a84001;
 const CARDS = [1, 2, 3].map((n) => ({ id: `vm${n}`, mac: 0x564545000000 + n, hostname: `vm${n}`, mtu: n === 3 ? 9000 : 1500 }));
 
-/** What is done to the bytes of a right message: some are changed, its end is cut off, something is added. */
+/** Damage to the bytes of a valid message: some change, its end is truncated, bytes are appended. */
 const damage = fc.record({
   changes: fc.array(fc.tuple(fc.nat(700), fc.nat(255)), { maxLength: 4 }),
   cut: fc.option(fc.nat(700), { freq: 6 }),
   more: fc.option(fc.uint8Array({ maxLength: 400 }), { freq: 8 }),
 });
 type Damage = typeof damage extends fc.Arbitrary<infer T> ? T : never;
-const unharmed = fc.constant<Damage>({ changes: [], cut: null, more: null });
+const undamaged = fc.constant<Damage>({ changes: [], cut: null, more: null });
 
 function damaged(message: Uint8Array, d: Damage): Uint8Array {
   const b = Buffer.concat([message.subarray(0, d.cut ?? message.length), d.more ?? new Uint8Array()]);
@@ -39,10 +39,10 @@ const dhcpTalk = fc.array(
     ip: fc.nat(9),
     asks: fc.constantFrom('requested', 'current', 'none'),
     server: fc.constantFrom(0, GATEWAY, GATEWAY, 0x0a000001),
-    /** What a probe by ARP finds: nobody, a card, somebody else. */
+    /** The MAC address that an ARP probe finds: none, a card's, a foreign one. */
     user: fc.constantFrom(null, null, 0x564545000001, 0x564545000002, 0x020000000001),
     wait: fc.constantFrom(0, 10, 5000, 4_000_000),
-    damage: fc.oneof({ weight: 2, arbitrary: unharmed }, { weight: 3, arbitrary: damage }),
+    damage: fc.oneof({ weight: 2, arbitrary: undamaged }, { weight: 3, arbitrary: damage }),
   }),
   { maxLength: 60 },
 );
@@ -63,13 +63,13 @@ function dhcpMessage(mac: number, type: number, xid: number, ciaddr: number, opt
   return b;
 }
 
-/** The options of an answer, each of which must be whole and come once. */
+/** The options of an answer; each must be complete and occur once. */
 function optionsOf(b: Uint8Array): Map<number, Uint8Array> {
   const found = new Map<number, Uint8Array>();
   let at = 240;
   while (b[at] !== 255) {
     const [code, length] = [b[at] as number, b[at + 1] as number];
-    expect(at + 2 + length, 'an option is whole').toBeLessThan(b.length);
+    expect(at + 2 + length, 'an option is complete').toBeLessThan(b.length);
     expect(found.has(code), `option ${code} comes once`).toBe(false);
     found.set(code, b.subarray(at + 2, at + 2 + length));
     at += 2 + length;
@@ -77,7 +77,7 @@ function optionsOf(b: Uint8Array): Map<number, Uint8Array> {
   return found;
 }
 
-test('DHCP: no address belongs to two cards, each is of the pool, and each answer is whole and for who asked', () => {
+test('DHCP: no address belongs to two cards, each is from the pool, and each answer is complete and goes to its client', () => {
   fc.assert(
     fc.property(dhcpTalk, (talk) => {
       const s = new DhcpServer({ subnet: SUBNET, leaseSeconds: 3600, domain: 'anka.internal' });
@@ -108,7 +108,7 @@ test('DHCP: no address belongs to two cards, each is of the pool, and each answe
         expect(given).toBeGreaterThan(GATEWAY);
         expect(given).toBeLessThan(0xc0a84007);
         expect(s.pool.lease(answer.nic, now)?.ip).toBe(given);
-        expect(before.get(given) ?? answer.nic, 'nobody else had it').toBe(answer.nic);
+        expect(before.get(given) ?? answer.nic, 'no other card had it').toBe(answer.nic);
       });
       const leases = s.pool.leases(now);
       expect(new Set(leases.map((l) => l.ip)).size).toBe(leases.length);
@@ -138,11 +138,11 @@ const dnsTalk = fc.array(
     name: fc.constantFrom(...NAMES),
     type: fc.constantFrom('A', 'AAAA', 'PTR', 'MX', 'ANY'),
     id: fc.nat(65_535),
-    /** Which of the questions asked outside is answered, by whom, and how. */
+    /** The forwarded query that is answered, the server that answers, and the response code. */
     which: fc.nat(100),
     server: fc.constantFrom(...SERVERS, '10.0.0.9'),
     rcode: fc.constantFrom(0, 0, 0, 2, 3, 5),
-    damage: fc.oneof({ weight: 2, arbitrary: unharmed }, { weight: 3, arbitrary: damage }),
+    damage: fc.oneof({ weight: 2, arbitrary: undamaged }, { weight: 3, arbitrary: damage }),
   }),
   { maxLength: 60 },
 );
@@ -159,7 +159,7 @@ function labelsOf(query: Uint8Array): string[] {
   return labels;
 }
 
-test('DNS: an answer goes to who asked, about what was asked, by who was asked; own names never leave the host', () => {
+test('DNS: an answer goes to its client, matches the question, and comes from the server asked; internal names never leave the host', () => {
   fc.assert(
     fc.property(dnsTalk, (talk) => {
       let random = 0;
@@ -183,7 +183,7 @@ test('DNS: an answer goes to who asked, about what was asked, by who was asked; 
           }
           const query = queries.get(a.client) as Buffer;
           const answer = Buffer.from(a.bytes);
-          expect(answer.readUInt16BE(0), 'its number').toBe(query.readUInt16BE(0));
+          expect(answer.readUInt16BE(0), 'its id').toBe(query.readUInt16BE(0));
           expect(answer[2] & 0x80, 'an answer').toBe(0x80);
         }
       };
@@ -207,7 +207,7 @@ test('DNS: an answer goes to who asked, about what was asked, by who was asked; 
           if (actions.length > 0) {
             expect(
               asked.some((a) => a.upstream === t.server && a.bytes[0] === bytes[0] && a.bytes[1] === bytes[1]),
-              'he was asked',
+              'the server was asked',
             ).toBe(true);
             for (const a of actions)
               if (a.kind === 'answer' && a.bytes.length > 12) expect(Buffer.from(a.bytes.subarray(12, 16))).toEqual(queries.get(a.client)?.subarray(12, 16));

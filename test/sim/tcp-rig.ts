@@ -1,7 +1,7 @@
 /**
- * The TCP machine on a manual clock, between a guest and a host that are played by the test. Everything the machine
- * does is one line of a log; `expect` compares the whole of it, so that a trace also says that nothing else has
- * happened. Sequence numbers are shown counted from each side's first.
+ * The TCP machine on a manual clock, between a guest and a host that the test plays. Every action of the machine is one
+ * line of a log, and `expect` compares the whole log, so a trace also proves that nothing else happened. Sequence
+ * numbers are relative to each side's first.
  */
 import { loadKernels } from '../../src/net/memory/kernels.ts';
 import { PacketMemory } from '../../src/net/memory/packet-memory.ts';
@@ -26,7 +26,7 @@ const FLAGS: [string, number][] = [
   ['.', TcpFlag.ack],
 ];
 
-/** A frame that left, or is to come. */
+/** A frame that left, or is expected. */
 export interface Segment {
   flags: number;
   seq: number;
@@ -50,13 +50,13 @@ export interface GuestSegment {
   guestPort?: number;
   peerPort?: number;
   peer?: number;
-  /** Options of a SYN; −1 leaves the scale out, mss 0 all of them. */
+  /** Options of a SYN; −1 omits the window scale, mss 0 omits all options. */
   mss?: number;
   windowScale?: number;
   sack?: boolean;
-  /** Selective acknowledgement: pairs of sequence numbers, counted as `ack` is. */
+  /** Selective acknowledgement: pairs of sequence numbers, relative as `ack` is. */
   blocks?: number[];
-  /** The port that it comes by, when not the rig's own. */
+  /** The port that it arrives at, if not the rig's own. */
   by?: FakePort;
 }
 
@@ -133,7 +133,7 @@ export function loadKernelsOnce(memory: PacketMemory): ReturnType<typeof loadKer
   return have;
 }
 
-/** Reads framed segments towards the guest, and checks their checksums. */
+/** Reads framed segments to the guest, and verifies their checksums. */
 export function readFrames(memory: PacketMemory, start: number, end: number): Segment[] {
   const found: Segment[] = [];
   const v = memory.view;
@@ -172,16 +172,16 @@ export class TcpRig {
   log: string[] = [];
   /** The guest's first sequence number. */
   readonly isn: number;
-  /** Ours, once seen. */
+  /** Our first sequence number, once seen. */
   iss = 0;
   #issKnown = false;
-  /** The newest flow that asked for a host socket. */
+  /** The newest flow that requested a host socket. */
   flow: TcpFlow | null = null;
   resolved: ReturnType<TcpMachineOptions['resolve']> | null = null;
-  /** What the host's socket does not take. */
+  /** The host's socket accepts no data. */
   stuck = false;
   readonly written: Buffer[] = [];
-  /** Takes what is sent to the guest, instead of the log. */
+  /** Receives the segments to the guest, instead of the log. */
   onSegment: ((s: Segment) => void) | null = null;
   /** Receives the dial priority of each new connection. */
   onConnect: ((priority: number) => void) | null = null;
@@ -228,12 +228,12 @@ export class TcpRig {
       host,
       secret: Buffer.alloc(16, 7),
       now: this.now,
-      ackDelay: options.ackDelay ?? 0, // so that most traces need no clock
+      ackDelay: options.ackDelay ?? 0, // most traces then need no clock
       ...(options.limits ? { limits: options.limits } : {}),
     });
   }
 
-  /** As tcpdump writes it: flags, seq, ack, length; `win` only when asked for. */
+  /** In tcpdump's notation: flags, seq, ack, length; `win` only on request. */
   show(s: Segment): string {
     if (s.flags & TcpFlag.syn && !this.#issKnown) {
       this.iss = s.seq;
@@ -251,7 +251,7 @@ export class TcpRig {
     return parts.join(' ');
   }
 
-  /** A segment of the guest: sequence and acknowledgement numbers counted from the first ones. */
+  /** A segment from the guest: sequence and acknowledgement numbers relative to the first ones. */
   guest(flags: string, s: GuestSegment = {}): this {
     this.run([this.build(flags, s)], s.peer ?? PEER, s.by);
     return this;
@@ -291,8 +291,8 @@ export class TcpRig {
   }
 
   /**
-   * Lets time pass until the machine does something by itself; fails when that takes longer than `limit` ms. Returns
-   * how long it took.
+   * Advances the clock until the machine acts on its own; fails if that takes longer than `limit` ms. Returns how long
+   * it took.
    */
   next(limit = 100_000): number {
     const from = this.now;
@@ -309,7 +309,7 @@ export class TcpRig {
     this.machine.run(this.now);
   }
 
-  /** Lets `ms` pass. */
+  /** Advances the clock by `ms`. */
   pass(ms: number): this {
     const end = this.now + ms;
     while (this.machine.nextAt() <= end) this.#step();
@@ -325,7 +325,7 @@ export class TcpRig {
     return log;
   }
 
-  /** An established connection of the guest, with an empty log; `roundTrip` (ms) is what the handshake takes. */
+  /** An established connection of the guest, with an empty log; `roundTrip` (ms) is the duration of the handshake. */
   established(syn: GuestSegment = {}, roundTrip = 0): this {
     this.#issKnown = false;
     this.guest('S', syn);

@@ -94,8 +94,8 @@ describe.each(SUITES)('a real guest cannot spoof: %s', (_name, t) => {
 
     const before = (await card('vm1')).drops;
     const end = newToken();
-    const attempts = spoofs.map((s) => ({ s, token: newToken(), right: newToken() }));
-    const frames = attempts.flatMap(({ s, token, right }) => [s.frame(at, token), ...(s.right ? [s.right(at, right)] : [])]);
+    const attempts = spoofs.map((s) => ({ s, token: newToken(), valid: newToken() }));
+    const frames = attempts.flatMap(({ s, token, valid }) => [s.frame(at, token), ...(s.valid ? [s.valid(at, valid)] : [])]);
     const said = await anka.run(['run', 'vm1', '/bin/say'], lines([...frames, validFrame(end)]));
     expect(said.status, said.stderr).toBe(0);
     await until('vm2 receives the last frame', () => received(end));
@@ -111,10 +111,10 @@ describe.each(SUITES)('a real guest cannot spoof: %s', (_name, t) => {
     });
     const { drops } = await card('vm1');
     expect(Object.fromEntries([...expected.keys()].map((r) => [r, (drops[r] ?? 0) - (before[r] ?? 0)]))).toEqual(Object.fromEntries(expected));
-    for (const { s, token, right } of attempts) {
+    for (const { s, token, valid } of attempts) {
       expect(received(token), `vm2 sees ${s.what}`).toBe(false);
       for (const [where, sniffer] of sniffers) if (where !== bridge || !toGateway.has(s)) expect(sniffer.sees(token), `${where} sees ${s.what}`).toBe(false);
-      if (s.right && !toGateway.has(s)) expect(received(right), `vm2 sees the valid form of ${s.what}`).toBe(true);
+      if (s.valid && !toGateway.has(s)) expect(received(valid), `vm2 sees the valid form of ${s.what}`).toBe(true);
     }
     capture.kill('SIGINT');
     console.log(`    ${attempts.length} spoofed frames, ${[...expected.values()].reduce((a, b) => a + b, 0)} drops counted for ${expected.size} reasons`);
