@@ -1,4 +1,4 @@
-/** The control protocol with a side that is not whole: it is hung up on, and this side goes on. */
+/** The control protocol with a misbehaving peer: its connection is closed, and this side continues. */
 
 import { once } from 'node:events';
 import { createConnection, createServer, type Socket } from 'node:net';
@@ -20,7 +20,7 @@ beforeEach(async () => {
 });
 afterEach(() => new Promise<void>((resolve) => server.close(() => resolve())));
 
-/** What is no request, nor an answer. */
+/** Lines that are neither a request nor an answer. */
 const BROKEN = ['{', 'null', '7', '"text"', '{"id":1,"method":"say"', '\u0000', '[', '{"id":1}}', 'x'.repeat(100_000)];
 
 test.each(BROKEN)('the server closes the connection on malformed line %#', async (line) => {
@@ -47,7 +47,7 @@ test.each(BROKEN)('the client closes the connection on malformed line %#, and re
   const peer = await accepted;
   const asked = client.call('say', {});
   peer.write(`${line}\n`);
-  await expect(asked).rejects.toThrow(/gone/);
+  await expect(asked).rejects.toThrow(/connection to the helper process is closed/);
   peer.destroy();
 });
 
