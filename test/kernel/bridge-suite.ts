@@ -268,11 +268,11 @@ export function testBridge(hooks: Hooks): void {
         [vm2, 'fd00:9::11'],
         [w.host, 'fd00:9::11'],
       ];
-      const said = await Promise.all([
+      const replies = await Promise.all([
         ...isolated.flatMap(([from, to, port]) => [greet(from, 'tcp', to, port), greet(from, 'udp', to, port), ping(from, to)]),
         ...parted6.map(([from, to]) => ping(from, to)),
       ]);
-      expect(said.filter((x) => !/^(timeout|unreachable)$/.test(x))).toEqual([]);
+      expect(replies.filter((x) => !/^(timeout|unreachable)$/.test(x))).toEqual([]);
       for (const protocol of ['tcp', 'udp'] as const) {
         expect(await greeting(vm1, protocol, '10.9.0.1', 8080)).toBe(`outside sees ${ip1}`);
         expect(await greeting(w.outside, protocol, ip1, 8080)).toBe('vm1 sees 10.9.0.1');
@@ -377,7 +377,7 @@ export function testBridge(hooks: Hooks): void {
       expectJoined();
     });
 
-    test('B6: a daemon was killed and the segment’s end then removed: the next daemon repairs the rest, or removes it if no VM is bridged', async () => {
+    test('B6: a daemon was killed and the segment’s port then removed: the next daemon repairs the segment, or removes it if no VM is bridged', async () => {
       await e.kill();
       w.host.run('ip link del $(ip -o link | grep -o "anka-pt[0-9a-f]*" | head -1)');
       e = engine();

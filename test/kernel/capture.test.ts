@@ -167,10 +167,10 @@ describe.skipIf(whyGuest !== null)(`anka capture${whyGuest ? ` (${whyGuest})` : 
     const frames = fields(file);
     expect(frames).toHaveLength(6);
     // a slow guest may answer the first request after the second was sent
-    const [asked, answered] = [frames.filter((r) => r[2] === ip), frames.filter((r) => r[1] === ip)];
+    const [requests, replies] = [frames.filter((r) => r[2] === ip), frames.filter((r) => r[1] === ip)];
     expect(frames[0]).toEqual(['eth:ethertype:ip:icmp:data', '192.168.64.1', ip, '0x00000001', 'vm1']);
-    expect(asked.map((r) => r[3])).toEqual(['0x00000001', '0x00000001', '0x00000001']);
-    expect(answered.map((r) => r.slice(1, 4))).toEqual(Array(3).fill([ip, '192.168.64.1', '0x00000002']));
+    expect(requests.map((r) => r[3])).toEqual(['0x00000001', '0x00000001', '0x00000001']);
+    expect(replies.map((r) => r.slice(1, 4))).toEqual(Array(3).fill([ip, '192.168.64.1', '0x00000002']));
     // capinfos reads the whole file, and complains about a truncated block
     expect(w.host.run(`capinfos -c ${file} 2>&1`)).toMatch(/Number of packets:\s+6/);
     const last = w.host.run(`tail -c 100 ${file} | od -An -tx1 -v | tr -d ' \\n'`);
@@ -220,14 +220,14 @@ describe.skipIf(whyGuest !== null)(`anka capture${whyGuest ? ` (${whyGuest})` : 
   test('B93: the capture ends when the VM stops', async () => {
     const file = join(w.dir, 'c.pcapng');
     const { child, exited } = start(`capture vm1 -w ${file}`);
-    let said = '';
+    let output = '';
     child.stdout?.on('data', (d: Buffer) => {
-      said += d.toString();
+      output += d.toString();
     });
     await until('the capture started', () => w.host.attempt(`test -s ${file}`) !== null);
     await anka.ok('stop -f vm1');
     expect(await exited).toBe(0);
-    expect(said).toMatch(/^vm1 was stopped, or its network card unplugged: \d+ frames captured, 0 dropped\n$/);
+    expect(output).toMatch(/^vm1 was stopped, or its network card unplugged: \d+ frames captured, 0 dropped\n$/);
     expect(w.host.run(`capinfos -c ${file} 2>&1`)).toMatch(/Number of packets/);
     expect((await anka.run(['capture', 'vm1'])).stderr).toBe("anka: vm1 is stopped; 'anka start vm1' starts it\n");
   });

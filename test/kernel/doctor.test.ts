@@ -55,11 +55,11 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
   });
 
   test('B93: a port in use', async () => {
-    const taker = w.host.spawn([process.execPath, '-e', "require('net').createServer().listen(10044, () => console.log('ready'))"]);
-    await new Promise((resolve) => taker.stdout?.once('data', resolve));
+    const otherProgram = w.host.spawn([process.execPath, '-e', "require('net').createServer().listen(10044, () => console.log('ready'))"]);
+    await new Promise((resolve) => otherProgram.stdout?.once('data', resolve));
     await e.apply(state(nic(1, 'shared', { rules: [rule(10044, 22)] })));
     await expectFault('ports.taken', 'error', /rule 'tcp10044' of vm1 .*another program holds tcp port 10044/, /ss -H -ltnp sport = :10044/, () =>
-      taker.kill(),
+      otherProgram.kill(),
     );
     await e.apply(desired());
   });

@@ -124,9 +124,9 @@ describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}
     const arp = (mac: string, ip: string): string => `ffffffffffff${mac}08060001080006040001${mac}${ipv4Hex(ip)}000000000000${ipv4Hex('10.9.0.1')}`;
     const own = macText(1).replaceAll(':', '');
     const forbidden = `ether dst 01:80:c2:00:00:00 or ether src 56:45:45:00:00:09 or (arp[14:4] = 0x0a090002 and ether src ${macText(1)})`;
-    const heard = w.outside.spawn(['tcpdump', '-lnei', 'ext0', `icmp or ${forbidden}`]);
+    const tcpdump = w.outside.spawn(['tcpdump', '-lnei', 'ext0', `icmp or ${forbidden}`]);
     let text = '';
-    heard.stdout?.on('data', (d: Buffer) => {
+    tcpdump.stdout?.on('data', (d: Buffer) => {
       text += d.toString();
     });
     await until('tcpdump captures', () => vm1.pings('10.9.0.1') && text !== '');
@@ -138,7 +138,7 @@ describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}
     const before = text.length;
     await until('the next ping is captured', () => vm1.pings('10.9.0.1') && text.length > before);
     expect(text.split('\n').filter((l) => l !== '' && !l.includes('ICMP echo'))).toEqual([]);
-    heard.kill('SIGKILL');
+    tcpdump.kill('SIGKILL');
   });
 
   test('B30: --no-local isolates it from other VMs, not from the outside', async () => {

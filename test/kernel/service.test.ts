@@ -55,7 +55,7 @@ describe.skipIf(why !== null)(`the kernel engine’s service${why ? ` (skipped: 
     for (const directory of ['run/service', 'state/service']) expect(statSync(join(w.dir, directory)).uid).toBe(1_639_999_003);
   });
 
-  test('serves: a rule with a port below 1024, also by the listener, and a lease that outlives it', async () => {
+  test('serves: a rule with a port below 1024, also by the listener, and its leases outlive it', async () => {
     await serve(vm, 8080, 'vm');
     await until('the guest’s address is known', async () => (await e.observe()).nics[0]?.ip);
     expect(await greeting(w.outside, 'tcp', '10.9.0.2', 80)).toMatch(/^vm sees /);

@@ -75,13 +75,13 @@ describe.skipIf(why !== null)(`changes by others during a step${why === null ? '
     await until('forwarding', async () => (await greet(w.outside, 'tcp', '10.9.0.2', 10001)) === `vm1 sees 10.9.0.1`);
     const program = `const s = require('net').connect(8080, '${ip}'); s.on('data', () => console.log('open')); s.on('error', (e) => { console.log(e.code); process.exit(); });`;
     const flow = w.host.spawn([process.execPath, '-e', program]);
-    let said = '';
+    let output = '';
     flow.stdout?.on('data', (d: Buffer) => {
-      said += d.toString();
+      output += d.toString();
     });
-    await until('the host has a flow to the guest', () => said.includes('open'));
+    await until('the host has a flow to the guest', () => output.includes('open'));
     await e.apply(state(nic(1, 'disconnected')));
-    await until('the flow is closed', () => said.includes('ECONN'));
+    await until('the flow is closed', () => output.includes('ECONN'));
     expect(ss.left()).toBe(0);
   });
 

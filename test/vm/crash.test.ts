@@ -221,7 +221,7 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
       } catch (cause) {
         throw new Error(`${where}: ${(cause as Error).message}`, { cause });
       }
-      // later steps start failed VMs like any others; failed ones must not fill up the host
+      // failed VMs stay: later steps start them like any others, so they cannot pile up
       before = after;
     }
     console.log(

@@ -1,7 +1,7 @@
 /**
- * An e1000 card in a real guest on both engines: it works, is changed while it runs, and stays at 1500 bytes, without
- * being told to, where the network's MTU is larger. Its guest has Debian's generic kernel, which takes long to boot
- * under emulation: only with ANKA_TEST_E1000=1.
+ * An e1000 card in a real guest on both engines: it works, is changed while it runs, and stays at 1500 bytes, though
+ * nothing advertises an MTU to it, where the network's MTU is larger. Its guest has Debian's generic kernel, which
+ * takes long to boot under emulation: only with ANKA_TEST_E1000=1.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { serve } from '../contract/guest-tools.ts';

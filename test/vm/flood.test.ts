@@ -21,7 +21,7 @@ describe.skipIf(why !== null)(`a flooded real guest${why === null ? '' : ` (${wh
   let w: World;
   let e: RemoteEngine;
   let ssh: string;
-  /** QEMU's. */
+  /** The process id of QEMU. */
   let pid: number;
   let ip: number;
   const received = async (): Promise<number> => (await e.stats()).find((s) => s.id === vmId(1))?.rxPackets ?? 0;

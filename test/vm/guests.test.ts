@@ -205,11 +205,11 @@ describe.skipIf(why !== null)(`real guests${why ? ` (${why})` : ''}`, () => {
   });
 
   test('B62: another program that takes the port while the VM is stopped moves an automatic rule', async () => {
-    const squatter = w.host.spawn([process.execPath, '-e', "require('net').createServer().listen(10001, () => console.log('ready'))"]);
-    await new Promise((resolve) => squatter.stdout?.once('data', resolve));
+    const otherProgram = w.host.spawn([process.execPath, '-e', "require('net').createServer().listen(10001, () => console.log('ready'))"]);
+    await new Promise((resolve) => otherProgram.stdout?.once('data', resolve));
     const r = await anka.run(['start', 'vm2']);
     expect(r.stderr).toMatch(/rule ssh: port 10001 is in use by another program; the rule now uses port 1000\d/);
-    squatter.kill();
+    otherProgram.kill();
     await anka.ok('delete --yes vm2');
   });
 

@@ -29,7 +29,7 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
   const console_ = async (vm: string) => readFileSync(join(anka.home, 'run/vm', (await anka.ok(`show ${vm} uuid`)).slice(0, 8), 'console.log'), 'latin1');
   /** The first bytes of the guest's ssh server. */
   const banner = (from: Namespace, ip: string, port = 22) =>
-    until(`${from.name} hears ssh of ${ip}:${port}`, () => from.ask(`timeout 20 bash -c 'exec 3<>/dev/tcp/${ip}/${port} && head -c 4 <&3'`));
+    until(`${from.name} reads the ssh banner of ${ip}:${port}`, () => from.ask(`timeout 20 bash -c 'exec 3<>/dev/tcp/${ip}/${port} && head -c 4 <&3'`));
   const onNetwork = (vm: string, net: string) =>
     until(`${vm} has an address of ${net}`, async () => ((await show(vm)).ip?.startsWith(net) ? (await show(vm)).ip : null));
 
@@ -77,8 +77,8 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
 
   test('B4: after a resume the guest renews its lease on its own, and keeps its address', async () => {
     const { ip } = await show('vm1');
-    const asked = async () => (await console_('vm1')).split(`udhcpc: bound ${ip}`).length;
-    const before = await asked();
+    const leases = async () => (await console_('vm1')).split(`udhcpc: bound ${ip}`).length;
+    const before = await leases();
     // a new model waits for the next start: the resumed guest must find its old card, and has no driver for this one
     expect(await anka.ok('modify vm1 set network-card -c e1000')).toBe(
       'MAC address and controller change at the next start; the built-in Debian guest has no driver for an e1000 card and will have no network\n',
@@ -88,7 +88,7 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
     await anka.ok('modify vm1 set network-card -c virtio-net');
     const since = Date.now();
     // its lease is valid for hours yet, so only the link bounce can be the cause
-    await until('it has asked again', async () => (await asked()) > before && (await show('vm1')).ip === ip);
+    await until('it renewed its lease', async () => (await leases()) > before && (await show('vm1')).ip === ip);
     console.log(`    an address ${Date.now() - since} ms after the resume (wanted: within 5 s)`);
   });
 

@@ -27,7 +27,7 @@ const newToken = (): string => randomBytes(8).toString('hex');
 describe.each(SUITES)('a real guest cannot spoof: %s', (_name, t) => {
   let w: World;
   let anka: Anka;
-  let heard: string;
+  let captureFile: string;
 
   beforeAll(async () => {
     if (t.needs !== null) return;
@@ -37,9 +37,9 @@ describe.each(SUITES)('a real guest cannot spoof: %s', (_name, t) => {
       await anka.ok(`create -m 192M -c 1 -d 1G ${vm}`);
       await anka.ok(`start ${vm}`);
     }
-    heard = join(w.dir, 'heard.pcapng');
-    writeFileSync(heard, '');
-    if (t.kind === 'user') chownSync(heard, ORDINARY, ORDINARY);
+    captureFile = join(w.dir, 'capture.pcapng');
+    writeFileSync(captureFile, '');
+    if (t.kind === 'user') chownSync(captureFile, ORDINARY, ORDINARY);
   });
 
   afterAll(async () => {
@@ -76,8 +76,8 @@ describe.each(SUITES)('a real guest cannot spoof: %s', (_name, t) => {
   async function sendSpoofs(spoofs: readonly Spoof[], gateway: SpoofWorld['gateway'], elsewhere: string, bridge: string): Promise<void> {
     const [me, other] = [await card('vm1'), await card('vm2')];
     const at: SpoofWorld = { me, other, gateway, elsewhere, outside: OUTSIDE };
-    const capture = w.host.spawn(['sh', '-c', `${anka.commandLine('capture vm2')} >${heard} 2>&2`]);
-    const received = (token: string): boolean => readFileSync(heard).includes(Buffer.from(token, 'hex'));
+    const capture = w.host.spawn(['sh', '-c', `${anka.commandLine('capture vm2')} >${captureFile} 2>&2`]);
+    const received = (token: string): boolean => readFileSync(captureFile).includes(Buffer.from(token, 'hex'));
     const devices = t.kind === 'kernel' ? ['en0', 'lo', 'anka-shared', 'anka-host'] : ['en0', 'lo'];
     const sniffers = new Map<string, Sniffer>([['outside', await Sniffer.start(w, w.outside, 'ext0')]]);
     for (const device of devices) sniffers.set(device, await Sniffer.start(w, w.host, device));
@@ -96,8 +96,8 @@ describe.each(SUITES)('a real guest cannot spoof: %s', (_name, t) => {
     const end = newToken();
     const attempts = spoofs.map((s) => ({ s, token: newToken(), valid: newToken() }));
     const frames = attempts.flatMap(({ s, token, valid }) => [s.frame(at, token), ...(s.valid ? [s.valid(at, valid)] : [])]);
-    const said = await anka.run(['run', 'vm1', '/bin/say'], lines([...frames, validFrame(end)]));
-    expect(said.status, said.stderr).toBe(0);
+    const sent = await anka.run(['run', 'vm1', '/bin/say'], lines([...frames, validFrame(end)]));
+    expect(sent.status, sent.stderr).toBe(0);
     await until('vm2 receives the last frame', () => received(end));
 
     const expected = new Map<string, number>();

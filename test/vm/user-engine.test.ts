@@ -27,12 +27,12 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
     (await anka.run(['run', 'vm1', 'sh', '-c', `echo | nc -w ${seconds} 10.9.0.1 8080`])).stdout.startsWith('outside sees 10.9.0.2\n');
 
   /** A program's standard output, and its exit. */
-  const spoken = (child: ChildProcess): { text: string; exit: Promise<number | null> } => {
-    const said = { text: '', exit: new Promise<number | null>((resolve) => child.once('exit', resolve)) };
+  const collectOutput = (child: ChildProcess): { text: string; exit: Promise<number | null> } => {
+    const output = { text: '', exit: new Promise<number | null>((resolve) => child.once('exit', resolve)) };
     child.stdout?.on('data', (d: Buffer) => {
-      said.text += d.toString();
+      output.text += d.toString();
     });
-    return said;
+    return output;
   };
 
   beforeAll(async () => {
@@ -181,10 +181,10 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
       await anka.run(['run', 'vm1', 'ping', '-c', '1', '-W', '2', '192.168.64.1']);
       return w.host.run(`tcpdump -nr ${file} 2>/dev/null || true`).includes('ICMP echo reply');
     });
-    const said = spoken(child);
+    const output = collectOutput(child);
     child.kill('SIGINT');
-    expect(await said.exit).toBe(0);
-    expect(said.text).toMatch(/^\d+ frames captured, 0 dropped\n$/m);
+    expect(await output.exit).toBe(0);
+    expect(output.text).toMatch(/^\d+ frames captured, 0 dropped\n$/m);
     // complete to the last block, which is the statistics
     expect(w.host.run(`capinfos -c ${file} 2>&1`)).toMatch(/Number of packets:\s+[1-9]/);
     expect(w.host.run(`tail -c 100 ${file} | od -An -tx1 -v | tr -d ' \\n'`)).toMatch(/04000800[0-9a-f]{16}050008000{16}00000000[0-9a-f]{8}$/);
@@ -205,11 +205,11 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
 
   test('B93: a capture ends with the VM, reports it, and the file is complete', async () => {
     const file = join(anka.home, 'd.pcapng');
-    const said = spoken(w.host.spawn(['sh', '-c', `exec ${anka.commandLine(`capture vm1 -w ${file}`)}`]));
+    const output = collectOutput(w.host.spawn(['sh', '-c', `exec ${anka.commandLine(`capture vm1 -w ${file}`)}`]));
     await until('the capture started', () => existsSync(file) && statSync(file).size > 0);
     await anka.ok('stop -f vm1');
-    expect(await said.exit).toBe(0);
-    expect(said.text).toMatch(/^vm1 was stopped, or its network card unplugged: \d+ frames captured, 0 dropped\n$/m);
+    expect(await output.exit).toBe(0);
+    expect(output.text).toMatch(/^vm1 was stopped, or its network card unplugged: \d+ frames captured, 0 dropped\n$/m);
     expect(w.host.run(`capinfos -c ${file} 2>&1`)).toMatch(/Number of packets:\s+\d/);
     await anka.ok('start vm1');
     await anka.address('vm1');
