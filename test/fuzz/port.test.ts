@@ -20,7 +20,7 @@ import { loadKernels } from '../../src/net/memory/kernels.ts';
 import { PacketMemory } from '../../src/net/memory/packet-memory.ts';
 import { until } from '../world/world.ts';
 
-const FRAMES = Number(process.env['ANKA_FUZZ_FRAMES'] ?? 500_000);
+const FRAMES = Number(process.env['ANKA_FUZZ_FRAMES'] ?? 100_000);
 const SECONDS = Number(process.env['ANKA_FUZZ_SECONDS'] ?? Number.POSITIVE_INFINITY);
 const SEED = Number(process.env['ANKA_FUZZ_SEED'] ?? 1);
 const dir = mkdtempSync(join(tmpdir(), 'anka-fuzz-'));
