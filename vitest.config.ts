@@ -10,19 +10,22 @@ const HANG_MS = 3_600_000;
  * follows in any order. `npm test` prints the durations from which this list is kept.
  */
 const SLOWEST_FIRST = [
-  'vm/live',
-  'vm/mac-translation',
+  'cli/walk',
   'kernel/bridge-tcx',
-  'contract/tcp-path',
-  'contract/engine',
-  'kernel/bridge-clsact',
-  'contract/spoofing',
-  'contract/mtu',
-  'vm/guests',
-  'vm/crash',
-  'contract/explain',
   'contract/greed',
-  'kernel/doctor',
+  'vm/live',
+  'vm/guests',
+  'contract/tcp-path',
+  'vm/crash',
+  'contract/engine',
+  'vm/mtu',
+  'vm/mac-translation',
+  'contract/explain',
+  'kernel/bridge-clsact',
+  'contract/explain-bridge',
+  'contract/spoofing',
+  'vm/spoofing',
+  'contract/live',
 ];
 
 class SlowestFirst extends BaseSequencer {

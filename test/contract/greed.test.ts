@@ -78,7 +78,7 @@ describe.each(SUITES)('one guest exhausts the services: %s', (_name, t) => {
     greedy.stdout?.on('data', (d: Buffer) => {
       said += d.toString();
     });
-    await until(`it is at it: ${what}`, () => said.includes('at it'));
+    await until(`the exhaustion has begun: ${what}`, () => said.includes('at it'));
   };
   const dig = async (n: number, args: string): Promise<string> =>
     ((await (vms[n] as Namespace).ask(`dig +short @${GW} ${args}`)) ?? 'failed').replaceAll(/^;.*\n/gm, '').trim();

@@ -152,7 +152,7 @@ export function testBridge(hooks: Hooks): void {
       count(w.outside, 'prerouting');
       const pings = w.host.spawn(['ping', '-q', '-i', '0.001', '-s', '63', '10.9.0.1']);
       await until('the host sends', () => counted(w.host) > 100);
-      for (let round = 0; round < 5; round++)
+      for (let round = 0; round < 3; round++)
         for (const desired of [state(nic(1), nic(2)), state(bridged(1), bridged(2))]) expect(await e.apply(desired)).toEqual([]);
       const ended = new Promise((resolve) => pings.once('exit', resolve));
       pings.kill('SIGKILL');

@@ -229,6 +229,6 @@ describe.skipIf(whyGuest !== null)(`anka capture${whyGuest ? ` (${whyGuest})` : 
     expect(await exited).toBe(0);
     expect(output).toMatch(/^vm1 was stopped, or its network card unplugged: \d+ frames captured, 0 dropped\n$/);
     expect(w.host.run(`capinfos -c ${file} 2>&1`)).toMatch(/Number of packets/);
-    expect((await anka.run(['capture', 'vm1'])).stderr).toBe("anka: vm1 is stopped; 'anka start vm1' starts it\n");
+    expect((await anka.run(['capture', 'vm1'])).stderr).toBe("anka: vm1 is stopped; run 'anka start vm1' first\n");
   });
 });

@@ -1,6 +1,7 @@
 /** Runs the compiled `anka` in a namespace, with its own state directory. */
 import { chownSync, cpSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { Client } from '../../src/api/client.ts';
 import { runsWith } from '../../src/host/process.ts';
 import { builtMain } from './built.ts';
 import { AS_ORDINARY_USER, ORDINARY, WITHOUT_EBPF } from './remote-engine.ts';
@@ -103,11 +104,12 @@ export class Anka {
    */
   async plug(line: string, vm: string, type: 'shared' | 'host', ip = type === 'host' ? '192.168.128.' : '192.168.64.'): Promise<string> {
     const said = await this.ok(line);
-    const told = /(?:^|; )(\w+) is on (\w+)(?: with address (\S+)|; its guest has not requested an address \(it may use a static one\))\n$/.exec(said);
-    if (told?.[1] !== vm || told[2] !== type) throw new Error(`anka ${line}: ${said}`);
-    if (told[3] === undefined) return until(`${vm} has an address of ${type}`, async () => ((await this.address(vm)).startsWith(ip) ? this.address(vm) : null));
-    if (!told[3].startsWith(ip)) throw new Error(`anka ${line}: ${said}`);
-    return told[3];
+    const printed = /(?:^|; )(\w+) is on (\w+)(?: with address (\S+)|; its guest has not requested an address \(it may use a static one\))\n$/.exec(said);
+    if (printed?.[1] !== vm || printed[2] !== type) throw new Error(`anka ${line}: ${said}`);
+    if (printed[3] === undefined)
+      return until(`${vm} has an address of ${type}`, async () => ((await this.address(vm)).startsWith(ip) ? this.address(vm) : null));
+    if (!printed[3].startsWith(ip)) throw new Error(`anka ${line}: ${said}`);
+    return printed[3];
   }
 
   /** Waits until a ping in the guest is answered. */
@@ -116,7 +118,12 @@ export class Anka {
   }
 
   /** Waits until a VM has an address, and returns it. */
-  address(vm: string): Promise<string> {
-    return until(`${vm} has an address`, async () => (await this.body<{ ip?: string }>(`show ${vm}`)).ip);
+  async address(vm: string): Promise<string> {
+    const { ip, uuid } = await this.body<{ ip?: string; uuid: string }>(`show ${vm}`);
+    if (ip) return ip;
+    // by the API, as each command costs the CPU a fifth of a second; by the command if the daemon has exited meanwhile
+    const api = new Client(join(this.home, 'run/ankad.sock'));
+    const look = () => api.get<{ ip?: string }>(`/v1/vms/${uuid}`).catch(() => this.body<{ ip?: string }>(`show ${vm}`));
+    return until(`${vm} has an address`, async () => (await look()).ip);
   }
 }

@@ -96,7 +96,7 @@ export class Namespace {
 
   /** Waits until a ping is answered. Use it to expect an answer: a slow machine may miss a single one. */
   async reaches(address: string, what = `${this.name} reaches ${address}`): Promise<void> {
-    await until(what, () => this.pings(address), 60_000);
+    await until(what, () => this.pings(address));
   }
 
   close(): void {
@@ -117,14 +117,18 @@ function ip(...args: string[]): string {
   return String(execFileSync('ip', args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, PATH } }));
 }
 
-/** Waits until `check` returns something truthy; fails with `what` after a limit that only a hang reaches. */
-export async function until<T>(what: string, check: () => T | Promise<T>, limitMs = 300_000): Promise<NonNullable<T>> {
+/**
+ * Waits until `check` returns something truthy; fails with `what` after a limit that only a hang reaches. It checks
+ * every 50 ms, and less often if a check takes longer than that, as the machine has other work to do.
+ */
+export async function until<T>(what: string, check: () => T | Promise<T>, limitMs = 900_000): Promise<NonNullable<T>> {
   const end = Date.now() + limitMs;
   for (;;) {
+    const start = Date.now();
     const value = await check();
     if (value) return value as NonNullable<T>;
     if (Date.now() > end) throw new Error(`timed out waiting: ${what}`);
-    await sleep(50);
+    await sleep(Math.min(500, Math.max(50, Date.now() - start)));
   }
 }
 

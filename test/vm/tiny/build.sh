@@ -63,6 +63,7 @@ bound | renew)
 esac
 S
 chmod +x "$r/usr/share/udhcpc/default.script"
+cc -O2 -Wall -Wextra -Werror -static -o "$r/bin/link-events" "$here/link-events.c"
 cp "$here/init.sh" "$r/init"
 chmod 755 "$r/init"
 # One host key for the image: creating a key at each boot takes seconds under emulation.

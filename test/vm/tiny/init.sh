@@ -15,44 +15,32 @@ echo "0 2147483647" >/proc/sys/net/ipv4/ping_group_range
 hostname anka-vm
 ip link set lo up
 dropbear -R -B -P /run/dropbear.pid 2>/dev/null
-watch_card() {
-  i=$1
-  last=x
-  pid=
-  while [ -d /sys/class/net/"$i" ]; do
-    c=$(cat /sys/class/net/"$i"/carrier 2>/dev/null || echo 0)
-    if [ "$c" != "$last" ]; then
-      echo "carrier $i $last->$c" >/dev/console
-      [ -n "$pid" ] && kill "$pid" 2>/dev/null
-      pid=
-      if [ "$c" = 1 ]; then
-        udhcpc -f -S -s /usr/share/udhcpc/default.script -i "$i" -t 4 -T 1 -A 2 -x hostname:"$(hostname)" >/dev/null 2>&1 &
-        pid=$!
-      else ip -4 addr flush dev "$i"; fi
-      last=$c
-    fi
-    sleep 0.2
-  done
-  [ -n "$pid" ] && kill "$pid" 2>/dev/null
-  echo "card $i was removed" >/dev/console
+# A file per interface holds the pid of its DHCP client, another the last carrier (x: none yet).
+stop_client() {
+  [ -s /run/dhcp."$1" ] && kill "$(cat /run/dhcp."$1")" 2>/dev/null
+  : >/run/dhcp."$1"
 }
-(
-  seen=" "
-  while :; do
-    for p in /sys/class/net/eth*; do
-      i=${p##*/}
-      [ -d "$p" ] || continue
-      n=$i:$(cat "$p"/ifindex)
-      case "$seen" in *" $n "*) ;; *)
-        seen="$seen$n "
-        ip link set "$i" up
-        watch_card "$i" &
-        ;;
-      esac
-    done
-    sleep 0.3
-  done
-) &
+link-events | while read -r event i carrier; do
+  case "$event" in
+    new)
+      echo x >/run/carrier."$i"
+      ip link set "$i" up
+      ;;
+    carrier)
+      echo "carrier $i $(cat /run/carrier."$i")->$carrier" >/dev/console
+      echo "$carrier" >/run/carrier."$i"
+      stop_client "$i"
+      if [ "$carrier" = 1 ]; then
+        udhcpc -f -S -s /usr/share/udhcpc/default.script -i "$i" -t 4 -T 1 -A 2 -x hostname:"$(hostname)" >/dev/null 2>&1 &
+        echo $! >/run/dhcp."$i"
+      else ip -4 addr flush dev "$i"; fi
+      ;;
+    del)
+      stop_client "$i"
+      echo "card $i was removed" >/dev/console
+      ;;
+  esac
+done &
 # The power button sends an input event. Any input event powers the guest off.
 for e in /dev/input/event*; do (head -c 24 "$e" >/dev/null && poweroff -f) & done
 echo "TINY GUEST READY" >/dev/console
