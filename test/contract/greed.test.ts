@@ -91,7 +91,7 @@ describe.each(SUITES)('one guest exhausts the services: %s', (_name, t) => {
     console.info(`${what}: half of 50 connections took ${connected?.slice(10).trim()} ms`);
     expect(connected).toMatch(/^connected/);
     // a flood loses some in the queues of the kernel that both guests share
-    const received = Number(/(\d+) received/.exec((await (vms[1] as Namespace).ask(`ping -c20 -i0.2 -W5 -q ${OUTSIDE}; true`)) ?? '')?.[1]);
+    const received = Number(/(\d+) received/.exec((await (vms[1] as Namespace).ask(`ping -c20 -i0.05 -W5 -q ${OUTSIDE}; true`)) ?? '')?.[1]);
     expect(received).toBeGreaterThanOrEqual(10);
   };
 

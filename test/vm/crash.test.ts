@@ -17,7 +17,7 @@ import { missing, until, World } from '../world/world.ts';
 
 const why = missing('root', 'netns', 'tun', 'qemu');
 const SEED = Number(process.env['ANKA_CRASH_SEED'] ?? 20_261_124);
-const ROUNDS = Number(process.env['ANKA_CRASH_ROUNDS'] ?? 25);
+const ROUNDS = Number(process.env['ANKA_CRASH_ROUNDS'] ?? 15);
 const MOST_VMS = 4;
 const MOST_RUNNING = 2;
 

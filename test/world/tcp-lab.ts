@@ -94,6 +94,8 @@ export class Lab {
   }
 
   async ready(): Promise<void> {
+    // BBR, the default of some hosts, may send a few kbit/s for minutes after heavy loss
+    if (this.#damage.length > 0) this.guest.run('sysctl -qw net.ipv4.tcp_congestion_control=reno');
     await until('the path listens', () => existsSync(this.#socket));
     await joinTap(this.guest, 'tap0', 'dial', this.#socket, this.#damage);
     await until('the server listens', () => this.served.includes('ready'));
