@@ -109,6 +109,8 @@ async function main(): Promise<void> {
   process.on('SIGTERM', stop);
   process.on('SIGINT', stop);
   process.on('SIGHUP', () => {}); // the daemon outlives the terminal that started it
+  // VMs and networks do not depend on the call that failed: the daemon continues
+  process.on('uncaughtException', (cause) => log.error({ error: cause.stack }, 'unexpected error'));
   process.on('unhandledRejection', (cause) => log.error({ error: cause instanceof Error ? cause.stack : String(cause) }, 'unhandled rejection'));
 }
 

@@ -10,7 +10,9 @@
  */
 import { createSocket, type Socket as UdpSocket } from 'node:dgram';
 import { createConnection, type Socket } from 'node:net';
+import { sendDatagram } from '../lib/datagram-room.ts';
 import type { DnsForwarder } from '../net/dns-forwarder.ts';
+import { DNS_SERVICE_PORT } from '../net/policy/services.ts';
 import { parseDnsQuery, truncateDns } from '../wire/dns.ts';
 
 const TCP_IDLE_MS = 10_000;
@@ -58,9 +60,9 @@ export class DnsService {
   #perform(actions: ReturnType<DnsForwarder['onQuery']>): void {
     for (const a of actions) {
       if (a.kind === 'ask') {
-        this.#upstream(a.upstream).send(a.bytes, 53, a.upstream, (e) => {
-          if (e) this.#log({ upstream: a.upstream, error: e.message }, 'dns upstream');
-        });
+        sendDatagram(this.#upstream(a.upstream), a.bytes, DNS_SERVICE_PORT, a.upstream, (e) =>
+          this.#log({ upstream: a.upstream, error: e.message }, 'dns upstream'),
+        );
         continue;
       }
       const c = this.#clients.get(a.client);

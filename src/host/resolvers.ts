@@ -46,17 +46,25 @@ export function resolverAnswers(server: string, timeoutMs = 2000): Promise<boole
     const socket = createSocket(isIPv6(server) ? 'udp6' : 'udp4');
     // connected, so that a refusal raises the `error` event, too
     const send = (): void => socket.send(ROOT_QUERY, () => {});
+    let retry: NodeJS.Timeout | undefined;
+    let finished = false;
     const done = (answered: boolean): void => {
+      if (finished) return;
+      finished = true;
       clearTimeout(retry);
       clearTimeout(end);
       socket.close();
       resolve(answered);
     };
-    const retry = setTimeout(send, timeoutMs / 2);
     const end = setTimeout(() => done(false), timeoutMs);
     socket.once('message', () => done(true));
-    socket.once('error', () => done(false)); // refused, or no route
-    socket.connect(53, server, send);
+    socket.on('error', () => done(false)); // refused
+    // the callback gets the error of a connect without a route, and then there is no `error` event
+    socket.connect(53, server, ((error?: Error) => {
+      if (error) return done(false);
+      send();
+      retry = setTimeout(send, timeoutMs / 2);
+    }) as () => void);
   });
 }
 

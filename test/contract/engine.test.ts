@@ -346,6 +346,27 @@ describe.each(SUITES)('%s', (_name, t) => {
     await until('no longer isolated', () => vm2.pings(ip1));
   });
 
+  test('UDP from and to port 0 ends no process (RFC 768, RFC 6335 6)', async () => {
+    const before = servicePids();
+    const me = macText(1).replaceAll(':', '');
+    const datagram = (to: string, source: number, destination: number, payload: string): string => {
+      const port = (n: number): string => n.toString(16).padStart(4, '0');
+      const udp = `${port(source)}${port(destination)}${port(8 + payload.length / 2)}0000${payload}`;
+      return `5a4545004001${me}0800${ipv4Packet(ip1, to, 17, udp)}`;
+    };
+    const query = '123401000001000000000000046e6f6e650474657374000001'.concat('0001');
+    await sendFrames(vm1, [
+      datagram(GW, 0, 53, query),
+      datagram(GW, 5000, 0, '00'),
+      datagram(INTERNET, 5000, 0, '00'),
+      datagram(INTERNET, 0, 8080, '00'),
+      datagram(HOST, 0, 10001, '00'),
+    ]);
+    await until('names resolve', async () => (await vm1.ask(`dig +short +time=5 +tries=9 @${GW} host.anka.internal`))?.trim() === GW);
+    expect(await greeting(vm1, 'udp', '10.9.0.1', 8080)).toBe(`outside sees ${HOST}`);
+    expect(servicePids()).toEqual(before);
+  });
+
   test('B20: a disconnected card receives and sends nothing', async () => {
     await e.apply(state(nic(1, 'shared', { rules }), nic(2, 'disconnected'), nic(3, 'host', { rules: [rule(10005, 8080)] }), nic(4, 'host')));
     expect(await answered([vm2, GW], [vm1, ip2])).toEqual([]);

@@ -71,7 +71,7 @@ export async function serve(ns: Namespace, port: number, name: string, address =
   const program = `
     const net = require('net'), dgram = require('dgram');
     net.createServer({ allowHalfOpen: true }, (c) => { c.on('error', () => {}); c.write(${JSON.stringify(name)} + ' sees ' + c.remoteAddress.replace('::ffff:', '') + '\\n'); c.pipe(c); }).listen(${port}, '${address}', () => {
-      const u = dgram.createSocket('udp4'); u.on('message', (m, r) => u.send(${JSON.stringify(name)} + ' sees ' + r.address, r.port, r.address)); u.bind(${port}, '${address}', () => console.log('ready'));
+      const u = dgram.createSocket('udp4'); u.on('message', (m, r) => r.port > 0 && u.send(${JSON.stringify(name)} + ' sees ' + r.address, r.port, r.address)); u.bind(${port}, '${address}', () => console.log('ready'));
     });`;
   const child = ns.spawn([process.execPath, '-e', program]);
   await new Promise<void>((resolve, reject) => {

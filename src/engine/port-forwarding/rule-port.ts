@@ -6,7 +6,7 @@
  */
 import { createSocket, type RemoteInfo, type Socket as UdpSocket } from 'node:dgram';
 import { createServer, type Server, type Socket } from 'node:net';
-import { takesDatagrams } from '../../lib/datagram-room.ts';
+import { sendDatagram, takesDatagrams } from '../../lib/datagram-room.ts';
 import { formatIpv4 } from '../../wire/address.ts';
 import type { DesiredRule } from '../engine.ts';
 
@@ -48,9 +48,8 @@ export abstract class RulePort {
 
   /** Sends a datagram to a client from the rule's port; false when it was dropped. */
   protected answer(bytes: Uint8Array, port: number, address: string): boolean {
-    if (!this.#udp || !takesDatagrams(this.#udp)) return false;
-    this.#udp.send(bytes, port, address, () => {}); // errors about a client that closed its port are ignored
-    return true;
+    // errors about a client that closed its port are ignored
+    return this.#udp !== null && takesDatagrams(this.#udp) && sendDatagram(this.#udp, bytes, port, address);
   }
 
   #setState(listening: boolean, reason: string): void {

@@ -51,13 +51,11 @@ export class HostAddresses {
       }
     }
     const probe = createSocket('udp4');
-    probe.once('error', () => {
-      this.#uplink = null; // no route to outside
+    probe.on('error', () => {}); // the callback gets the error of a connect
+    probe.connect(53, OUTSIDE_ADDRESS, ((error?: Error) => {
+      // an error: no route to outside
+      this.#uplink = error ? null : parseIpv4(probe.address().address);
       probe.close();
-    });
-    probe.connect(53, OUTSIDE_ADDRESS, () => {
-      this.#uplink = parseIpv4(probe.address().address);
-      probe.close();
-    });
+    }) as () => void);
   }
 }

@@ -10,7 +10,7 @@
  */
 import { createSocket, type RemoteInfo, type Socket as UdpSocket } from 'node:dgram';
 import { createConnection, type Socket } from 'node:net';
-import { takesDatagrams } from '../../../lib/datagram-room.ts';
+import { sendDatagram, takesDatagrams } from '../../../lib/datagram-room.ts';
 import { formatIpv4 } from '../../../wire/address.ts';
 import type { DesiredRule } from '../../engine.ts';
 import { RulePort } from '../../port-forwarding/rule-port.ts';
@@ -90,7 +90,7 @@ export class RuleListener extends RulePort {
     }
     c.timer.refresh();
     // UDP clients get no error for an unreachable guest
-    if (takesDatagrams(c.socket)) c.socket.send(bytes, this.rule.guestPort, formatIpv4(ip), () => {});
+    if (takesDatagrams(c.socket)) sendDatagram(c.socket, bytes, this.rule.guestPort, formatIpv4(ip));
   }
 
   #dropClient(key: string): void {

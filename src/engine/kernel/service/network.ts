@@ -11,6 +11,7 @@
 import { createSocket, type Socket as UdpSocket } from 'node:dgram';
 import { createServer, type Server } from 'node:net';
 import { probeAddress } from '../../../host/arp-probe.ts';
+import { sendDatagram } from '../../../lib/datagram-room.ts';
 import { formatIpv4, formatMac, gatewayOf } from '../../../wire/address.ts';
 import { DHCP_CLIENT_PORT } from '../../../wire/dhcpv4.ts';
 import { NetworkServices } from '../../network-services.ts';
@@ -119,17 +120,22 @@ export class ServedNetwork {
 
   #answerDhcp(bytes: Buffer): void {
     this.services.answerDhcp(bytes, (answer) => {
-      this.#dhcpSender?.send(answer.bytes, DHCP_CLIENT_PORT, formatIpv4(answer.to), (e) => {
-        if (e) this.#log.info({ network: this.config.name, error: e.message }, 'dhcp answer not sent');
-      });
+      const sender = this.#dhcpSender;
+      if (sender) sendDatagram(sender, answer.bytes, DHCP_CLIENT_PORT, formatIpv4(answer.to), (e) => this.#logUnsent('dhcp', e));
     });
+  }
+
+  #logUnsent(service: string, error: Error): void {
+    this.#log.info({ network: this.config.name, error: error.message }, `${service} answer not sent`);
   }
 
   #openDnsUdp(): void {
     const socket = createSocket({ type: 'udp4', reuseAddr: true });
     this.#dnsSocket = socket;
     socket.on('message', (bytes, from) => {
-      this.services.dns.onQuery(bytes, from.address, from.port, (answer) => this.#dnsSocket?.send(answer, from.port, from.address));
+      this.services.dns.onQuery(bytes, from.address, from.port, (answer) => {
+        if (this.#dnsSocket) sendDatagram(this.#dnsSocket, answer, from.port, from.address, (e) => this.#logUnsent('dns', e));
+      });
     });
     socket.on('error', (e) => {
       this.dnsListening = false;

@@ -228,6 +228,7 @@ export class Outbound implements Carriers<Port> {
       const sent = rule.rule.protocol === 'udp' ? rule.onAnswer(d) : null;
       if (sent !== null) return sent ? null : 'queue_full';
     }
+    if (d.destinationPort === 0) return 'prohibited'; // reserved (RFC 6335, 6)
     const real = this.#realAddress(from, d.destination, 'udp', d.destinationPort);
     if (typeof real === 'string') return real;
     return this.#udp.send(from, d, real, Date.now());
