@@ -19,7 +19,7 @@ const LINK = /\]\(([^)\s]+)\)/g;
 /** `a/{b,c}.ts` is `a/b.ts` and `a/c.ts`. */
 function expand(path: string): string[] {
   const braces = /^(.*?)\{([^{}]*)\}(.*)$/.exec(path);
-  return braces === null ? [path] : braces[2]!.split(',').flatMap((choice) => expand(`${braces[1]}${choice}${braces[3]}`));
+  return braces === null ? [path] : braces[2].split(',').flatMap((choice) => expand(`${braces[1]}${choice}${braces[3]}`));
 }
 
 /** A pattern with `*` names at least one tracked file. */
@@ -34,7 +34,7 @@ const anchor = (heading: string) =>
     .replaceAll(' ', '-');
 
 function anchors(page: string): string[] {
-  return [...readFileSync(page, 'utf8').matchAll(/^#+ (.+)$/gm)].map((m) => anchor(m[1]!));
+  return [...readFileSync(page, 'utf8').matchAll(/^#+ (.+)$/gm)].map((m) => anchor(m[1]));
 }
 
 describe.each(pages)('%s', (page) => {
@@ -47,7 +47,7 @@ describe.each(pages)('%s', (page) => {
 
   test('has no broken links', () => {
     const broken = [...text.matchAll(LINK)]
-      .map((m) => m[1]!)
+      .map((m) => m[1])
       .filter((target) => !/^[a-z]+:/.test(target))
       .filter((target) => {
         const [path, section] = target.split('#');

@@ -227,8 +227,8 @@ describe.skipIf(why !== null)(`real guests${why ? ` (${why})` : ''}`, () => {
       received += d.toString();
     });
     await until('events arrive', async () => {
-      await anka.ok('modify vm1 add port-forwarding -g 99 told');
-      await anka.ok('modify vm1 delete port-forwarding told');
+      await anka.ok('modify vm1 add port-forwarding -g 99 reported');
+      await anka.ok('modify vm1 delete port-forwarding reported');
       return received.includes('rule.removed');
     });
     await anka.ok('stop -f vm1');

@@ -76,7 +76,14 @@ describe('switch and gateway', () => {
       tcpRun: (_f, start, end) => log.push(`tcp run of ${end - start}`),
       tcpPacket: (_f, p) => log.push(`tcp packet of ${p.length}`),
     };
-    machine = new GatewayMachine<FakePort>(0xc0a84001, Number.parseInt(GATEWAY_MAC, 16), memory, new PacketWriter(memory, 0x5a4545004001), carriers, () => 0);
+    machine = new GatewayMachine<FakePort>({
+      ip: 0xc0a84001,
+      mac: Number.parseInt(GATEWAY_MAC, 16),
+      memory,
+      writer: new PacketWriter(memory, 0x5a4545004001),
+      carriers,
+      now: () => 0,
+    });
     theSwitch = new Switch(memory, guard, machine);
     theSwitch.setPorts(ports);
   });

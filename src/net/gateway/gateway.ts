@@ -73,6 +73,17 @@ export interface Carriers<P> {
   tcpPacket(from: P, packet: Uint8Array): void;
 }
 
+export interface GatewayOptions<P extends GatewayPort> {
+  ip: number;
+  mac: number;
+  /** Packet memory, in which guests' frames lie. */
+  memory: Uint8Array;
+  writer: PacketWriter;
+  carriers: Carriers<P>;
+  /** Milliseconds. */
+  now: () => number;
+}
+
 export class GatewayMachine<P extends GatewayPort> {
   readonly ip: number;
   readonly mac: number;
@@ -82,11 +93,10 @@ export class GatewayMachine<P extends GatewayPort> {
   readonly #now: () => number;
   readonly #fragments = new Map<P, Reassembly>();
 
-  /** `bytes` is the packet memory. */
-  constructor(ip: number, mac: number, bytes: Uint8Array, writer: PacketWriter, carriers: Carriers<P>, now: () => number) {
+  constructor({ ip, mac, memory, writer, carriers, now }: GatewayOptions<P>) {
     this.ip = ip;
     this.mac = mac;
-    this.#b = bytes;
+    this.#b = memory;
     this.#writer = writer;
     this.#carriers = carriers;
     this.#now = now;

@@ -95,7 +95,7 @@ export class Outbound implements Carriers<Port> {
     this.#services = options.services;
     this.#guard = options.guard;
     this.#nics = options.nics;
-    this.gateway = new GatewayMachine(this.#gatewayIp, gatewayMac, memory.u8, writer, this, Date.now);
+    this.gateway = new GatewayMachine({ ip: this.#gatewayIp, mac: gatewayMac, memory: memory.u8, writer, carriers: this, now: Date.now });
     this.#udp = new UdpNat((flow) => this.#openUdp(flow));
     this.tcp = options.createTcp({
       memory,
