@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { DesiredNic, DesiredRule, DesiredState } from '../../src/engine/engine.ts';
 import { beginStream } from '../../src/lib/begin-stream.ts';
+import { compiled } from '../world/compile.ts';
 import type { Namespace, World } from '../world/world.ts';
 
 export const SUBNETS = { shared: { base: 0xc0a84000, prefix: 24 }, host: { base: 0xc0a88000, prefix: 24 } } as const;
@@ -80,16 +81,14 @@ export async function serve(ns: Namespace, port: number, name: string, address =
   });
 }
 
+const GREET = new URL('../world/greet.c', import.meta.url);
+
 /**
  * A server's greeting to a client in `ns`, or `refused`, `timeout`, `reset`. `seconds`: the time limit, longer for a
  * client that must be answered.
  */
 export async function greet(ns: Namespace, protocol: 'tcp' | 'udp', address: string, port: number, seconds = 3): Promise<string> {
-  const program =
-    protocol === 'tcp'
-      ? `const s = require('net').connect({ host: '${address}', port: ${port} }); s.setTimeout(${seconds * 1000}, () => { console.log('timeout'); process.exit(); }); s.on('error', (e) => { console.log({ ECONNREFUSED: 'refused', ECONNRESET: 'reset', EHOSTUNREACH: 'unreachable', ENETUNREACH: 'unreachable' }[e.code] || e.code); process.exit(); }); s.on('end', () => { console.log('closed'); process.exit(); }); s.once('data', (d) => { console.log(String(d).trim()); process.exit(); });`
-      : `const u = require('dgram').createSocket('udp4'); let n = 0; const ask = () => { if (n++ === ${seconds * 2}) { console.log('timeout'); process.exit(); } u.send('x', ${port}, '${address}', () => {}); setTimeout(ask, 500); }; u.on('error', () => {}); u.on('message', (m) => { console.log(String(m)); process.exit(); }); ask();`;
-  return ((await ns.ask(`${process.execPath} -e "${program.replaceAll('"', '\\"')}"`)) ?? 'failed').trim();
+  return ((await ns.ask(`${compiled(GREET)} ${protocol} ${address} ${port} ${seconds}`)) ?? 'failed').trim();
 }
 
 /** As `greet`, but waits long enough for a server that must answer, even on a slow machine. */
