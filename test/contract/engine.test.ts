@@ -106,9 +106,10 @@ describe.each(SUITES)('%s', (_name, t) => {
   test('B11, B23: dhclient, with its own client identifier, gets the card’s address', async () => {
     const lease = join(w.dir, 'dhclient.leases');
     writeFileSync(lease, '');
-    const out = await vm2.ask(
-      `dhclient -1 -v -sf /bin/true -lf ${lease} -pf ${join(w.dir, 'dhclient.pid')} eth0 2>&1; cat ${lease}; kill $(cat ${join(w.dir, 'dhclient.pid')})`,
-    );
+    const pid = join(w.dir, 'dhclient.pid');
+    // it returns before its background process has written the pid file
+    const stop = `until [ -s ${pid} ]; do sleep 0.05; done; kill $(cat ${pid})`;
+    const out = await vm2.ask(`dhclient -1 -v -sf /bin/true -lf ${lease} -pf ${pid} eth0 2>&1; cat ${lease}; ${stop}`);
     expect(out).toContain(`fixed-address ${ip2};`);
     expect(out).toContain('option routers 192.168.64.1;');
     expect(out).toContain('option subnet-mask 255.255.255.0;');
