@@ -50,6 +50,7 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['src/**/*.test.ts', 'test/*.test.ts', 'test/sim/**/*.test.ts', 'test/fuzz/**/*.test.ts'],
+          maxWorkers: availableParallelism(),
           testTimeout: HANG_MS,
           sequence: { groupOrder: 0 },
         },

@@ -1,5 +1,5 @@
 // Builds, checks, and runs every test; prints the slowest files, the skipped tests by name, and one line of counts.
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
@@ -8,19 +8,27 @@ import { fileURLToPath } from 'node:url';
 const SLOWEST = 12;
 const root = fileURLToPath(new URL('..', import.meta.url));
 
-/** Runs one step; exits when it fails. */
+/** Runs one step, and then prints its output. True when it succeeded. */
 function step(what, file, args) {
-  console.log(`\n== ${what}`);
-  const run = spawnSync(file, args, { cwd: root, stdio: 'inherit' });
-  if (run.status === 0) return;
-  console.log(`\n${what} failed`);
-  process.exit(run.status ?? 1);
+  const run = spawn(file, args, { cwd: root, stdio: ['ignore', 'pipe', 'pipe'] });
+  let output = '';
+  for (const stream of [run.stdout, run.stderr]) stream.on('data', (d) => (output += d));
+  return new Promise((resolve) => {
+    run.on('close', (status) => {
+      console.log(`\n== ${what}${status === 0 ? '' : ': failed'}`);
+      process.stdout.write(output);
+      resolve(status === 0);
+    });
+  });
 }
 
 const started = Date.now();
-step('build', process.execPath, ['scripts/build.mjs']);
-step('types', 'npx', ['tsc', '-p', '.']);
-step('lint', 'npm', ['run', '--silent', 'lint']);
+const steps = [
+  step('build', process.execPath, ['scripts/build.mjs']),
+  step('types', 'npx', ['tsc', '-p', '.']),
+  step('lint', 'npm', ['run', '--silent', 'lint']),
+];
+if ((await Promise.all(steps)).includes(false)) process.exit(1);
 
 const work = mkdtempSync(join(tmpdir(), 'anka-test-'));
 const counts = { passed: 0, failed: 0, skipped: 0 };
