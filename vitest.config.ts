@@ -11,21 +11,30 @@ const HANG_MS = 3_600_000;
  */
 const SLOWEST_FIRST = [
   'cli/walk',
-  'kernel/bridge-tcx',
-  'contract/greed',
-  'vm/live',
-  'vm/guests',
-  'contract/tcp-path',
-  'vm/crash',
-  'contract/engine',
   'vm/mtu',
+  'vm/live',
+  'vm/guest-commands',
+  'vm/guests',
+  'vm/crash',
+  'contract/tcp-path',
+  'contract/engine',
   'vm/mac-translation',
+  'cli/poor-host',
   'contract/explain',
-  'kernel/bridge-clsact',
+  'contract/greed',
   'contract/explain-bridge',
-  'contract/spoofing',
   'vm/spoofing',
-  'contract/live',
+  'vm/user-engine',
+  'kernel/bridge-tcx',
+  'vm/root-user-engine',
+  'conformance/old-connections',
+  'vm/sessions',
+  'conformance/dns',
+  'vm/taken-over',
+  'cli/commands',
+  'kernel/bridge-clsact',
+  'contract/helper-processes',
+  'contract/spoofing',
 ];
 
 class SlowestFirst extends BaseSequencer {
@@ -58,7 +67,7 @@ export default defineConfig({
       {
         test: {
           name: 'world',
-          include: ['test/{contract,kernel,vm,cli}/**/*.test.ts'],
+          include: ['test/{contract,conformance,kernel,vm,cli}/**/*.test.ts'],
           pool: 'forks',
           setupFiles: ['test/world/lane.ts'],
           // these tests mostly wait: for guests that boot, and for what must not arrive

@@ -29,6 +29,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     $command >/dev/null
   fi
 fi
+if [ "${1:-}" = --test ]; then scripts/dns-peers.sh || echo "Tests that require them are skipped."; fi
 if [ ! -d node_modules ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
   echo "Installing npm packages"
   npm ci --no-audit --no-fund --loglevel=error

@@ -1,16 +1,22 @@
-// Long runs of what `npm test` does briefly: random bytes, crashes, connections. Each prints its seed and its extent.
-//   npm run soak                  all of them, at full length (about an hour)
+// Long runs of what `npm test` does briefly: random bytes, crashes, connections; and chaos. Each prints its extent.
+//   npm run soak                  all of them but chaos, at full length (about an hour)
 //   npm run soak -- --short       at a length that CI can afford (some minutes)
 //   npm run soak -- --only crash  one of them
-import { spawnSync } from 'node:child_process';
+//   npm run soak -- --chaos       test/chaos: ten minutes on both engines; --seed N, --seconds N
+import { spawn, spawnSync } from 'node:child_process';
 import { randomInt } from 'node:crypto';
+import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
-const seed = String(randomInt(1, 2 ** 31));
+const TEXT = { type: 'string' };
+const { values } = parseArgs({
+  options: { short: { type: 'boolean' }, only: TEXT, chaos: { type: 'boolean' }, seed: TEXT, seconds: TEXT, help: { type: 'boolean', short: 'h' } },
+});
+const seed = values.seed ?? String(randomInt(1, 2 ** 31));
 
-/** `env`: the test's extent, full and short. */
+/** `env`: the test's extent, full and short. Null: only in full, as `npm test` has enough of it. */
 const SOAKS = {
   port: {
     file: 'test/fuzz/port.test.ts',
@@ -19,30 +25,54 @@ const SOAKS = {
     env: { ANKA_FUZZ_FRAMES: ['100000000', '10000000'], ANKA_FUZZ_SECONDS: ['1200', '45'] },
   },
   services: { file: 'test/fuzz/services.test.ts', project: 'unit', env: { ANKA_FUZZ_TALKS: ['50000', '3000'] } },
-  crash: { file: 'test/vm/crash.test.ts', project: 'world', seed: 'ANKA_CRASH_SEED', env: { ANKA_CRASH_ROUNDS: ['500', '60'] } },
-  connections: { file: 'test/contract/tcp-path.test.ts', project: 'world', name: '10,000 half-open', env: { ANKA_SOAK_CONNECTIONS: ['1000000', '100000'] } },
+  dns: { file: 'test/conformance/dns-load.test.ts', project: 'world', env: { ANKA_DNS_SECONDS: ['600', '10'] } },
+  crash: { file: 'test/vm/crash.test.ts', project: 'world', seed: 'ANKA_CRASH_SEED', env: { ANKA_CRASH_ROUNDS: ['500', null] } },
+  walk: { file: 'test/cli/walk.test.ts', project: 'world', env: { ANKA_WALK: ['full', null] } },
+  commands: { file: 'test/vm/guest-commands.test.ts', project: 'world', name: 'at once', env: { ANKA_SOAK_COMMANDS: ['30', '30'] } },
+  connections: { file: 'test/contract/tcp-path.test.ts', project: 'world', name: '10,000 half-open', env: { ANKA_SOAK_CONNECTIONS: ['1000000', '50000'] } },
 };
 
-const { values } = parseArgs({ options: { short: { type: 'boolean' }, only: { type: 'string' }, help: { type: 'boolean', short: 'h' } } });
-const names = values.only ? [values.only] : Object.keys(SOAKS);
-if (values.help || names.some((n) => !SOAKS[n])) {
-  console.log(`usage: npm run soak -- [--short] [--only ${Object.keys(SOAKS).join('|')}]`);
+/** Runs chaos on both engines at the same time; each line of output begins with the engine. */
+async function chaos() {
+  const seconds = values.seconds ?? (values.short ? '60' : '600');
+  console.log(`\n== soak chaos: seed=${seed} seconds=${seconds}`);
+  const engine = (name) =>
+    new Promise((resolve) => {
+      const args = ['--import', 'tsx', 'test/chaos/main.ts', '--engine', name, '--seed', seed, '--seconds', seconds];
+      const run = spawn(process.execPath, args, { cwd: root, stdio: ['ignore', 'pipe', 'inherit'] });
+      createInterface({ input: run.stdout }).on('line', (line) => console.log(`${name.padEnd(6)} ${line}`));
+      run.on('close', resolve);
+    });
+  const statuses = await Promise.all(['kernel', 'user'].map(engine));
+  return statuses.every((s) => s === 0 || s === SKIPPED);
+}
+
+/** Exit status of a run that this machine cannot do. */
+const SKIPPED = 77;
+const known = [...Object.keys(SOAKS), 'chaos'];
+const chosen = values.chaos ? 'chaos' : values.only;
+const inShort = (name) => Object.values(SOAKS[name].env).every(([, short]) => short !== null);
+const names = chosen ? [chosen] : Object.keys(SOAKS).filter((name) => !values.short || inShort(name));
+if (values.help || names.some((n) => !known.includes(n))) {
+  console.log(`usage: npm run soak -- [--short] [--only ${known.join('|')} | --chaos] [--seed N] [--seconds N (chaos)]`);
   process.exit(values.help ? 0 : 2);
+}
+
+/** Runs one of the tests; true when it passed. */
+function soak(name) {
+  const { env: extent, ...test } = SOAKS[name];
+  const env = Object.fromEntries(Object.entries(extent).map(([key, [full, short]]) => [key, process.env[key] ?? (values.short ? (short ?? full) : full)]));
+  if (test.seed) env[test.seed] = process.env[test.seed] ?? seed;
+  const listed = Object.entries(env).map(([k, v]) => `${k}=${v}`);
+  console.log(`\n== soak ${name}: ${listed.join(' ')}`);
+  const args = ['vitest', 'run', '--project', test.project, test.file, ...(test.name ? ['-t', test.name] : [])];
+  return spawnSync('npx', args, { cwd: root, stdio: 'inherit', env: { ...process.env, ...env } }).status === 0;
 }
 
 const outcome = { passed: 0, failed: 0 };
 for (const name of names) {
-  const soak = SOAKS[name];
-  const env = Object.fromEntries(Object.entries(soak.env).map(([key, [full, short]]) => [key, process.env[key] ?? (values.short ? short : full)]));
-  if (soak.seed) env[soak.seed] = process.env[soak.seed] ?? seed;
-  console.log(
-    `\n== soak ${name}: ${Object.entries(env)
-      .map(([k, v]) => `${k}=${v}`)
-      .join(' ')}`,
-  );
-  const args = ['vitest', 'run', '--project', soak.project, soak.file, ...(soak.name ? ['-t', soak.name] : [])];
-  const run = spawnSync('npx', args, { cwd: root, stdio: 'inherit', env: { ...process.env, ...env } });
-  if (run.status === 0) outcome.passed++;
+  const passed = name === 'chaos' ? await chaos() : soak(name);
+  if (passed) outcome.passed++;
   else outcome.failed++;
 }
 console.log(`soaks: ${outcome.passed} passed, ${outcome.failed} failed`);

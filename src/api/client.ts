@@ -2,7 +2,9 @@
  * The client of the API: node:http on a unix socket, without other dependencies, so that it loads fast.
  *
  * Theory of operation: `connect` tries the socket. If no daemon answers, it starts `ankad` detached and waits until it
- * answers. Limits: the wait ends after 30 s, or when the daemon exits with an error, whose message is passed on.
+ * answers. While an answer is awaited, the daemon is watched (daemon-watch.ts): no command waits for one that is
+ * stopped or hung. Limits: the wait for a start ends after 30 s, or when the daemon exits with an error, whose message
+ * is passed on.
  */
 import { spawn } from 'node:child_process';
 import { mkdirSync, openSync, readFileSync } from 'node:fs';
@@ -10,9 +12,13 @@ import { type IncomingMessage, request } from 'node:http';
 import { createConnection } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isDiskFull } from '../host/disk-space.ts';
+import { daemonEnvironment } from '../host/environment.ts';
 import { ownProgram } from '../host/own-program.ts';
 import type { Paths } from '../host/paths.ts';
+import { monotonicMs } from '../lib/clock.ts';
 import { AnkaError, type ErrorBody } from '../lib/errors.ts';
+import { DaemonWatch, isHung } from './daemon-watch.ts';
 import type { DaemonEvent, Progress } from './types.ts';
 
 const START_LIMIT_MS = 30_000;
@@ -23,6 +29,8 @@ const RESTART_MS = 200;
 /** Exit status of `ankad` when another daemon holds the lock. */
 export const EXIT_ALREADY_RUNNING = 3;
 
+export { isHung };
+
 const INTERRUPTED = 'the daemon exited before its answer was complete; run the command again';
 
 export interface CallOptions {
@@ -30,13 +38,23 @@ export interface CallOptions {
   signal?: AbortSignal;
 }
 
+/** A turn that the daemon has given to this client. */
+export interface Turn<T> {
+  value: T;
+  /** Passes the turn on. */
+  end(): void;
+}
+
 export class Client {
   #socketPath: string;
   #settings: Record<string, string>;
+  #lockFile: string | null;
 
-  constructor(socketPath: string, settings: Record<string, string> = {}) {
+  /** `lockFile`: holds the daemon's pid. */
+  constructor(socketPath: string, settings: Record<string, string> = {}, lockFile: string | null = null) {
     this.#socketPath = socketPath;
     this.#settings = settings;
+    this.#lockFile = lockFile;
   }
 
   get<T>(path: string, options?: CallOptions): Promise<T> {
@@ -55,10 +73,9 @@ export class Client {
     return this.#call('DELETE', path, undefined, options);
   }
 
-  /** Events as they occur, until the signal aborts. */
-  async *events(signal?: AbortSignal): AsyncGenerator<DaemonEvent> {
-    const response = await this.#send('GET', '/v1/events', undefined, signal);
-    for await (const line of lines(response)) yield JSON.parse(line) as DaemonEvent;
+  /** Events as they occur, from when this resolves until the signal aborts. */
+  async events(signal?: AbortSignal): Promise<AsyncGenerator<DaemonEvent>> {
+    return eventsOf(await this.#send('GET', '/v1/events', undefined, signal));
   }
 
   /** A response whose body is a stream of bytes. */
@@ -66,6 +83,17 @@ export class Client {
     const response = await this.#send('GET', path, undefined);
     if ((response.statusCode ?? 500) < 400) return response;
     throw AnkaError.fromBody((JSON.parse(await textOf(response)) as { error: ErrorBody }).error);
+  }
+
+  /** Waits for a turn, which lasts until its `end`, or the end of this process. */
+  async turn<T>(path: string): Promise<Turn<T>> {
+    const response = await this.stream(path);
+    response.on('error', () => {}); // the daemon has exited
+    const { value } = await lines(response).next();
+    const answer = JSON.parse((value as string | undefined) ?? '{}') as { turn?: T; error?: ErrorBody };
+    if (answer.turn !== undefined) return { value: answer.turn, end: () => void response.destroy() };
+    response.destroy();
+    throw answer.error ? AnkaError.fromBody(answer.error) : new AnkaError('daemon', INTERRUPTED);
   }
 
   async #call<T>(method: string, path: string, body: object | undefined, options: CallOptions = {}): Promise<T> {
@@ -97,13 +125,20 @@ export class Client {
           },
           ...(signal ? { signal } : {}),
         },
-        resolve,
+        (response) => {
+          response.once('close', () => watch.end());
+          answer = response;
+          resolve(response);
+        },
       );
-      r.on('error', (e) =>
-        reject(
-          signal?.aborted ? e : new AnkaError('daemon', `no answer from the daemon at ${this.#socketPath}: ${e.message}; run the command again`, { cause: e }),
-        ),
-      );
+      let answer: IncomingMessage | null = null;
+      const onHung = (error: AnkaError): void => void (answer ?? r).destroy(error);
+      const watch = new DaemonWatch({ socket: this.#socketPath, lockFile: this.#lockFile, onHung });
+      r.on('error', (e) => {
+        watch.end();
+        const failed = `no answer from the daemon at ${this.#socketPath}: ${e.message}; run the command again`;
+        reject(signal?.aborted || isHung(e) ? e : new AnkaError('daemon', failed, { cause: e }));
+      });
       r.end(text);
     });
   }
@@ -118,6 +153,10 @@ async function lastResult<T>(response: IncomingMessage, options: CallOptions): P
     else return m.result as T;
   }
   throw new AnkaError('daemon', INTERRUPTED);
+}
+
+async function* eventsOf(response: IncomingMessage): AsyncGenerator<DaemonEvent> {
+  for await (const line of lines(response)) yield JSON.parse(line) as DaemonEvent;
 }
 
 async function* lines(response: IncomingMessage): AsyncGenerator<string> {
@@ -141,7 +180,7 @@ async function* chunksOf(response: IncomingMessage): AsyncGenerator<string> {
   try {
     yield* response as AsyncIterable<string>;
   } catch (cause) {
-    if ((cause as Error).name === 'AbortError') throw cause;
+    if ((cause as Error).name === 'AbortError' || isHung(cause)) throw cause;
     throw new AnkaError('daemon', INTERRUPTED, { cause });
   }
 }
@@ -160,7 +199,7 @@ export function isRunning(paths: Paths): Promise<boolean> {
 
 /** A client of the daemon. Starts the daemon first when it is not running, unless `autostart` is false. */
 export async function connect(paths: Paths, options: { autostart?: boolean; settings?: Record<string, string> } = {}): Promise<Client> {
-  const client = new Client(paths.socket, options.settings);
+  const client = new Client(paths.socket, options.settings, paths.lock);
   if (await isRunning(paths)) return client;
   if (options.autostart === false) throw new AnkaError('daemon', "the daemon is not running; 'anka list' or any other command starts it");
   await startDaemon(paths);
@@ -176,7 +215,7 @@ interface Attempt {
 function spawnDaemon(errorFile: number): Attempt {
   const attempt: Attempt = { state: 'starting' };
   const [node, ...argv] = ownProgram(new URL('../daemon/main.ts', import.meta.url));
-  const child = spawn(node, argv, { detached: true, stdio: ['ignore', errorFile, errorFile], cwd: '/' });
+  const child = spawn(node, argv, { detached: true, stdio: ['ignore', errorFile, errorFile], cwd: '/', env: daemonEnvironment() });
   child.once('exit', (code) => {
     attempt.state = code === EXIT_ALREADY_RUNNING ? 'alreadyRunning' : 'exited';
   });
@@ -192,8 +231,8 @@ async function startDaemon(paths: Paths): Promise<void> {
   const errors = join(paths.state, 'ankad.stderr');
   const errorFile = openSync(errors, 'w', 0o600);
   let attempt = spawnDaemon(errorFile);
-  const deadline = Date.now() + START_LIMIT_MS;
-  while (Date.now() < deadline) {
+  const deadline = monotonicMs() + START_LIMIT_MS;
+  while (monotonicMs() < deadline) {
     if (await isRunning(paths)) return;
     // another daemon holds the lock: it is starting and will answer, or it is exiting and will release the lock
     if (attempt.state === 'alreadyRunning') {
@@ -202,9 +241,14 @@ async function startDaemon(paths: Paths): Promise<void> {
     }
     if (attempt.state === 'exited') {
       const lastLine = readFileSync(errors, 'utf8').trim().split('\n').at(-1);
+      // then it could not say so
+      if (!lastLine && isDiskFull(paths.state)) throw new AnkaError('diskFull', `the daemon did not start: no space left in ${paths.state}; free some space`);
       throw new AnkaError('daemon', lastLine?.replace(/^ankad: /, '') || `the daemon did not start; its log is ${paths.log}`);
     }
     await sleep(POLL_MS);
   }
-  throw new AnkaError('daemon', `the daemon did not answer within ${START_LIMIT_MS / 1000} s; its log is ${paths.log}`);
+  const { lockHolder } = await import('../host/daemon-lock.ts');
+  const pid = lockHolder(paths.lock);
+  const remedy = pid === null ? '' : `; 'anka daemon stop' stops it (pid ${pid}), and VMs keep running`;
+  throw new AnkaError('daemon', `the daemon did not answer within ${START_LIMIT_MS / 1000} s; its log is ${paths.log}${remedy}`);
 }

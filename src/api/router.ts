@@ -5,7 +5,7 @@
 import { OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { stream } from 'hono/streaming';
-import { AnkaError, type ErrorBody, type ErrorKind } from '../lib/errors.ts';
+import { AnkaError, ankaError, type ErrorBody, type ErrorKind } from '../lib/errors.ts';
 import type { CallSettings, OnProgress } from './service.ts';
 
 const STATUS: Partial<Record<ErrorKind, number>> = {
@@ -21,13 +21,14 @@ function sameStatus(status: number, ...kinds: ErrorKind[]): Partial<Record<Error
   return Object.fromEntries(kinds.map((k) => [k, status]));
 }
 
-function bodyOf(cause: unknown): ErrorBody {
-  return (cause instanceof AnkaError ? cause : new AnkaError('internal', (cause as Error).message)).toBody();
+/** An error as clients get it. */
+export function bodyOf(cause: unknown): ErrorBody {
+  return ankaError(cause).toBody();
 }
 
 function errorResponse(c: Context, cause: unknown): Response {
-  const kind = cause instanceof AnkaError ? cause.kind : 'internal';
-  return c.json({ error: bodyOf(cause) }, (STATUS[kind] ?? 500) as 500);
+  const error = ankaError(cause);
+  return c.json({ error: error.toBody() }, (STATUS[error.kind] ?? 500) as 500);
 }
 
 /** The `ANKA_*` overrides of one call. Throws unless they are an object of strings. */

@@ -3,7 +3,7 @@ import type { OpenAPIHono } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { stream } from 'hono/streaming';
 import { AnkaError } from '../lib/errors.ts';
-import { callSettings, Router } from './router.ts';
+import { bodyOf, callSettings, Router } from './router.ts';
 import { cardSchema, cloneSchema, createSchema, emptySchema, forceSchema, modifySchema, ruleSchema, valueSchema, waitSchema } from './schema.ts';
 import type { AnkaService } from './service.ts';
 
@@ -35,6 +35,22 @@ function addVmRoutes(r: Router, service: AnkaService): void {
   r.write('patch', '/v1/vms/:ref', 'Change name, memory or CPU cores', modifySchema, (c, b) => service.modify(ref(c), defined(b)));
   r.read('get', '/v1/vms/:ref/config', 'Show the stored configuration of a VM', (c) => service.describe(ref(c)));
   r.read('get', '/v1/vms/:ref/guest', 'Show how to log in to a guest', (c) => service.guest(ref(c)));
+  r.raw('/v1/vms/:ref/login', 'Wait for a turn to log in to a guest; the turn lasts until the client disconnects', async (c) => {
+    const turn = service.login(ref(c));
+    c.header('content-type', 'application/x-ndjson');
+    return stream(c, async (out) => {
+      const left = new Promise<void>((resolve) => out.onAbort(resolve));
+      void left.then(() => turn.end());
+      try {
+        await out.write(`${JSON.stringify({ turn: await turn.access })}\n`);
+        await left;
+      } catch (cause) {
+        await out.write(`${JSON.stringify({ error: bodyOf(cause) })}\n`);
+      } finally {
+        turn.end();
+      }
+    });
+  });
   r.long('post', '/v1/vms/:ref/clone', 'Clone a VM', cloneSchema, (c, b, p) => service.clone(ref(c), b.name, p));
   r.long('delete', '/v1/vms/:ref', 'Stop and delete a VM', emptySchema, (c, _b, p) => service.delete(ref(c), p));
   r.long('post', '/v1/base-image', 'Build the image of the built-in guest', emptySchema, (_c, _b, p) => service.buildBaseImage(p));
@@ -96,6 +112,7 @@ function addHostRoutes(r: Router, service: AnkaService): void {
 
 function addDaemonRoutes(r: Router, service: AnkaService): void {
   r.read('get', '/v1/status', 'Show the status of the daemon', () => service.status());
+  r.read('get', '/v1/pulse', 'Answer at once, to show that the daemon is not hung', async () => ({}));
   r.write('post', '/v1/shutdown', 'Stop the daemon; VMs and networks keep running', emptySchema, async () => service.shutdown());
   r.raw('/metrics', 'Counters in the Prometheus text format', async (c) => c.text(await service.metrics()));
   r.raw('/v1/events', 'Stream events as they occur, one JSON object a line', async (c) => {

@@ -30,6 +30,14 @@ export interface CaptureStream {
   abort(): void;
 }
 
+/** A place in the queue of those who log in to a guest. */
+export interface LoginTurn {
+  /** Resolves when the turn has come; rejects if the VM is deleted meanwhile. */
+  access: Promise<GuestAccess>;
+  /** Leaves the queue, or passes the turn on. */
+  end(): void;
+}
+
 export interface AnkaService {
   status(): Promise<DaemonStatus>;
   shutdown(): void;
@@ -40,6 +48,7 @@ export interface AnkaService {
   show(ref: string): Promise<VmShow>;
   describe(ref: string): Promise<VmDescribe>;
   guest(ref: string): Promise<GuestAccess>;
+  login(ref: string): LoginTurn;
   modify(ref: string, request: ModifyRequest): Promise<void>;
   start(ref: string, settings: CallSettings, progress: OnProgress): Promise<VmShow>;
   stop(ref: string, force: boolean, settings: CallSettings, progress: OnProgress): Promise<void>;

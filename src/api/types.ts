@@ -71,14 +71,16 @@ export interface DaemonStatus {
   log: string;
   vms: number;
   running: number;
+  /** Of the daemon and its helper processes; see their logs. */
+  unexpected_errors: number;
 }
 
 export interface DaemonEvent {
   /** Milliseconds since 1970. */
   time: number;
   /**
-   * `vm.created`, `vm.status`, `vm.address`, `vm.deleted`, `rule.added`, `rule.removed`, `rule.moved`,
-   * `network.problem`, `config.changed` …
+   * `vm.created`, `vm.status`, `vm.address`, `vm.network` (its card was detached, or attached elsewhere), `vm.deleted`,
+   * `rule.added`, `rule.removed`, `rule.moved`, `network.problem`, `config.changed` …
    */
   type: string;
   vm?: { uuid: string; name: string };
@@ -99,6 +101,19 @@ export interface ShownRule {
   protocol: 'tcp' | 'udp';
   name: string;
   host_ip: string;
+}
+
+/**
+ * An address of a card. `lease` and `reservation` are assigned to it by DHCP and by `--ip`. The guest has set the
+ * others itself: `static` is its main address, `virtual` one that it has besides.
+ */
+export interface ShownAddress {
+  ip: string;
+  source: 'lease' | 'reservation' | 'static' | 'virtual';
+  /** Seconds since the card has it, as far as is known. */
+  age: number;
+  /** Seconds since the guest last used it in ARP; absent before. */
+  last_arp?: number;
 }
 
 /** Body of `show` (B82). `ip` and `mac` are absent while the VM has none. */
@@ -126,6 +141,8 @@ export interface VmShow {
     mac?: string;
     inside_mac?: string;
     address_source?: 'lease' | 'static';
+    /** All addresses of the card, the main one (`ip`) first. Absent when there is none. */
+    addresses?: ShownAddress[];
     healthy: boolean;
     /** What does not work with this type of connection. */
     limit?: string;
@@ -169,6 +186,8 @@ export interface GuestAccess {
   console: string;
   /** Unix socket for streams to the guest's ports; set when the host has no route to the address (user engine). */
   stream_socket?: string;
+  /** Process id of the VM's QEMU, while it runs. */
+  pid?: number;
 }
 
 export interface CreateRequest {

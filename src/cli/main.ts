@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 /** `anka`: runs one command and exits with its status: 0, 2 for a usage error, otherwise the error's code. */
+import { AnkaError } from '../lib/errors.ts';
 import { Output } from './output/output.ts';
 import { runCommandLine, takeGlobalFlags, UsageError } from './parse.ts';
 import { createSession } from './session.ts';
@@ -19,7 +20,8 @@ async function main(): Promise<void> {
 }
 
 process.stdout.on('error', (e: NodeJS.ErrnoException) => {
-  if (e.code === 'EPIPE') process.exit(0); // the reader closed the pipe: no error, as with `anka list | head -1`
-  throw e;
+  if (e.code === 'EPIPE') process.exit(); // the reader closed the pipe: no error, as with `anka list | head -1`
+  process.exit(new Output(false).failed(new AnkaError(e.code === 'ENOSPC' ? 'diskFull' : 'badValue', `cannot write standard output: ${e.message}`)));
 });
+process.stderr.on('error', () => {}); // nobody reads messages any more, or their disk is full: the command continues
 await main();

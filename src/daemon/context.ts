@@ -7,6 +7,7 @@ import type { VmRow, VmStore } from '../store/vms.ts';
 import type { Machine, MachineRunner } from '../vm/machine.ts';
 import type { EventLog } from './events.ts';
 import type { Log } from './log.ts';
+import type { StartGate } from './start-gate.ts';
 
 export interface Context {
   paths: Paths;
@@ -17,12 +18,17 @@ export interface Context {
   runner: MachineRunner;
   /** Running machines, by UUID. */
   machines: Map<string, Machine>;
-  /** VMs that are being started: the engine attaches their cards before their machines run. */
-  starting: Set<string>;
+  starts: StartGate;
   events: EventLog;
   /** The engine of the setting `engine`, created on first use. */
   engine(): Promise<Engine>;
 }
+
+/** True for a VM that runs, or is being started or resumed. */
+export const usesNetworks = (ctx: Context, uuid: string): boolean => ctx.machines.has(uuid) || ctx.starts.starting.has(uuid);
+
+/** True while a VM uses the networks. */
+export const networksInUse = (ctx: Context): boolean => ctx.machines.size > 0 || ctx.starts.starting.size > 0;
 
 /** How events refer to a VM. */
 export const vmName = (vm: VmRow): { uuid: string; name: string } => ({ uuid: vm.uuid, name: vm.name });

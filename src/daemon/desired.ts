@@ -4,7 +4,7 @@ import type { CallSettings } from '../api/service.ts';
 import type { BridgeMethod, DesiredNic, DesiredState } from '../engine/engine.ts';
 import type { VmRow } from '../store/vms.ts';
 import { parseSubnet } from '../wire/address.ts';
-import type { Context } from './context.ts';
+import { type Context, usesNetworks } from './context.ts';
 import { settingValue } from './settings.ts';
 import { guestMtu } from './vms/card-mtu.ts';
 
@@ -62,12 +62,14 @@ export function desiredNetworks(ctx: Context, overrides: CallSettings = {}): Des
  */
 export function desiredState(ctx: Context, change?: VmRow): DesiredState {
   const rows = ctx.vms.all().map((v) => (change && v.uuid === change.uuid ? change : v));
-  const nics = rows.filter((v) => ctx.machines.has(v.uuid) || ctx.starting.has(v.uuid) || v.uuid === change?.uuid).flatMap((v) => desiredNic(ctx, v) ?? []);
+  const nics = rows.filter((v) => usesNetworks(ctx, v.uuid) || v.uuid === change?.uuid).flatMap((v) => desiredNic(ctx, v) ?? []);
   const servers = settingValue(ctx.settings, 'dns_servers').value;
   return {
     networks: nics.length > 0 ? desiredNetworks(ctx) : [],
     nics,
     dnsServers: servers === '' ? [] : servers.split(',').map((s) => s.trim()),
+    dnsHosts: settingValue(ctx.settings, 'dns_hosts').value === 'on',
     bridgeMethod: settingValue(ctx.settings, 'bridge_method').value as BridgeMethod,
+    metadata: settingValue(ctx.settings, 'metadata').value === 'allow',
   };
 }

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { GuestAccess, VmShow } from '../api/types.ts';
 import type { ObservedState } from '../engine/engine.ts';
+import { monotonicMs } from '../lib/clock.ts';
 import { AnkaError } from '../lib/errors.ts';
 import type { VmRow } from '../store/vms.ts';
 import { findBaseImage } from '../vm/base-image.ts';
@@ -15,7 +16,8 @@ const POLL_MS = 200;
 export async function guestAccess(ctx: Context, vm: VmRow, observed: ObservedState | null): Promise<GuestAccess> {
   const ip = vm.status === 'running' ? (observed?.nics.find((n) => n.id === vm.uuid)?.ip ?? null) : null;
   const base = vm.app ? null : await findBaseImage(ctx.paths.baseImage);
-  const stream = ctx.machines.has(vm.uuid) && vm.hasCard ? ((await ctx.engine()).streamSocket?.(vm.uuid) ?? null) : null;
+  const machine = ctx.machines.get(vm.uuid);
+  const stream = machine && vm.hasCard ? ((await ctx.engine()).streamSocket?.(vm.uuid) ?? null) : null;
   return {
     uuid: vm.uuid,
     user: 'anka',
@@ -24,6 +26,7 @@ export async function guestAccess(ctx: Context, vm: VmRow, observed: ObservedSta
     console: machineFiles(ctx.paths.vmRun(vm.uuid)).console,
     ...(ip === null ? {} : { address: formatIpv4(ip) }),
     ...(stream === null ? {} : { stream_socket: stream }),
+    ...(machine ? { pid: machine.pid } : {}),
   };
 }
 
@@ -32,7 +35,7 @@ export async function guestAccess(ctx: Context, vm: VmRow, observed: ObservedSta
  * no address.
  */
 export async function waitFor(show: () => Promise<VmShow>, until: 'ip' | 'stopped', timeoutSeconds: number): Promise<VmShow> {
-  const deadline = Date.now() + timeoutSeconds * 1000;
+  const deadline = monotonicMs() + timeoutSeconds * 1000;
   for (;;) {
     const vm = await show();
     const running = vm.status === 'running';
@@ -44,7 +47,7 @@ export async function waitFor(show: () => Promise<VmShow>, until: 'ip' | 'stoppe
         'network',
         `${vm.name} ${vm.network ? 'is disconnected' : 'has no network card'} and has no address; run 'anka console ${vm.name}' to log in`,
       );
-    if (Date.now() >= deadline) throw new AnkaError('timeout', `${vm.name} has no address after ${timeoutSeconds} s${detail}`);
+    if (monotonicMs() >= deadline) throw new AnkaError('timeout', `${vm.name} has no address after ${timeoutSeconds} s${detail}`);
     await sleep(POLL_MS);
   }
 }

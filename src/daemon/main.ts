@@ -5,14 +5,20 @@
  * Theory of operation: it takes the lock, opens the database, adopts running VMs, and serves the API. VMs and networks
  * keep running when it exits, by a signal or by kill -9. Limits: one per state directory; a second one exits at once.
  */
+import { spawn } from 'node:child_process';
 import { mkdirSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import pino from 'pino';
-import { EXIT_ALREADY_RUNNING } from '../api/client.ts';
+import { EXIT_ALREADY_RUNNING, isRunning } from '../api/client.ts';
 import { createApp } from '../api/routes.ts';
-import { serveApi } from '../api/server.ts';
-import { LogFile } from '../host/log-file.ts';
+import { ApiServer } from '../api/server.ts';
+import { DaemonLock, lockHolder } from '../host/daemon-lock.ts';
+import { daemonEnvironment } from '../host/environment.ts';
+import { LogFile, standardOutput } from '../host/log-file.ts';
+import { ownProgram } from '../host/own-program.ts';
 import { type Paths, resolvePaths } from '../host/paths.ts';
+import { surviveUnexpectedErrors } from '../host/unexpected-errors.ts';
+import { monotonicMs } from '../lib/clock.ts';
 import { AnkaError } from '../lib/errors.ts';
 import { version } from '../lib/version.ts';
 import { openDb } from '../store/db.ts';
@@ -23,10 +29,11 @@ import { createMachineRunner } from '../vm/launch.ts';
 import type { Context } from './context.ts';
 import { CurrentEngine } from './current-engine.ts';
 import { EventLog } from './events.ts';
-import { takeLock } from './lock.ts';
+import { keepInPlace } from './keep-in-place.ts';
 import type { Log } from './log.ts';
 import { Reconciler } from './reconcile.ts';
 import { createService } from './service.ts';
+import { StartGate } from './start-gate.ts';
 import type { VmContext } from './vms/context.ts';
 import { VmQueue } from './vms/queue.ts';
 import { recoverVms } from './vms/recover.ts';
@@ -41,11 +48,11 @@ Options:
   --help        Show this message.
 `;
 
-/** The run directory of an ordinary user may be in /tmp, where another user could have created it first. */
+/** In /tmp another user could have created the directory first. */
 function demandOwnDirectory(path: string): void {
   const s = statSync(path);
   if (s.uid !== process.getuid?.() || (s.mode & 0o022) !== 0)
-    throw new AnkaError('noRights', `the directory ${path} must belong to you and be writable by you only; remove it, or set XDG_RUNTIME_DIR`);
+    throw new AnkaError('noRights', `the directory ${path} must belong to you and be writable by you only; remove it, or set ANKA_HOME to a short path`);
 }
 
 /** Creates the directories of state and sockets. VMs' own users pass through them (mode 0711). */
@@ -53,7 +60,7 @@ function createDirectories(paths: Paths): void {
   mkdirSync(paths.state, { recursive: true, mode: 0o711 });
   mkdirSync(join(paths.state, 'vms'), { recursive: true, mode: 0o711 });
   mkdirSync(paths.run, { recursive: true, mode: 0o711 });
-  if (!process.env['ANKA_HOME'] && process.getuid?.() !== 0) for (const dir of [dirname(paths.run), paths.run]) demandOwnDirectory(dir);
+  if (paths.run.startsWith('/tmp/')) for (const dir of [dirname(paths.run), paths.run]) demandOwnDirectory(dir);
   mkdirSync(join(paths.run, 'vm'), { recursive: true, mode: 0o711 });
 }
 
@@ -70,7 +77,7 @@ function createContext(paths: Paths, log: Log): { ctx: VmContext; engine: Curren
     settings,
     runner: createMachineRunner(paths.state),
     machines: new Map(),
-    starting: new Set(),
+    starts: new StartGate(),
     events: new EventLog(log),
     engine: () => engine.get(),
   };
@@ -87,31 +94,49 @@ function shutdown(ctx: VmContext, engine: CurrentEngine): void {
   setTimeout(() => process.exit(0), 3000).unref();
 }
 
+/** A daemon that failed sooner than so is not started again by itself, as the next one would fail, too. */
+const STABLE_MS = 60_000;
+
+/** Exits with 1 after too many errors. Systemd, or in the background this process itself, starts another daemon. */
+function exitAfterErrors(foreground: boolean): void {
+  const [node, ...argv] = ownProgram(new URL(import.meta.url));
+  if (!foreground && process.uptime() * 1000 > STABLE_MS)
+    spawn(node, argv, { detached: true, stdio: 'ignore', cwd: '/', env: daemonEnvironment() })
+      .on('error', () => {}) // the next command starts it
+      .unref();
+  process.exit(1);
+}
+
 async function main(): Promise<void> {
   const args = process.argv.slice(2);
   if (args.includes('--help')) return void process.stdout.write(HELP);
   if (args.includes('--version')) return void process.stdout.write(`${version()}\n`);
   const foreground = args.includes('--foreground');
+  process.umask(0o022); // VMs' own users pass through our directories, whatever the caller's mask
+  process.stderr.on('error', () => {}); // a full disk
+  process.env = daemonEnvironment(); // it may have been started directly, without anka
   const paths = resolvePaths();
   createDirectories(paths);
-  const log = pino({ level: process.env['ANKA_DEBUG'] ? 'debug' : 'info' }, foreground ? pino.destination({ dest: 1, sync: true }) : new LogFile(paths.log));
-  const other = takeLock(join(paths.state, 'ankad.lock'));
-  if (other !== null) {
-    process.stderr.write(`ankad: another daemon is running (pid ${other})\n`);
+  const log = pino({ level: process.env['ANKA_DEBUG'] ? 'debug' : 'info' }, foreground ? standardOutput : new LogFile(paths.log));
+  // VMs and networks do not depend on the call that failed: the daemon continues
+  const errors = surviveUnexpectedErrors({ log, survives: () => true, exit: () => exitAfterErrors(foreground) });
+  const lock = DaemonLock.take(paths.lock);
+  // one whose lock file was removed still answers
+  if (lock === null || (await isRunning(paths))) {
+    process.stderr.write(`ankad: another daemon is running (pid ${lockHolder(paths.lock) ?? 'unknown'})\n`);
     process.exit(EXIT_ALREADY_RUNNING);
   }
   const { ctx, engine } = createContext(paths, log);
   await recoverVms(ctx);
   const stop = (): void => shutdown(ctx, engine);
-  const service = createService(ctx, { version: version(), started: Date.now(), shutdown: stop });
-  await serveApi(createApp(service, version()), paths.socket);
+  const service = createService(ctx, { version: version(), started: monotonicMs(), errors, shutdown: stop });
+  const api = new ApiServer(createApp(service, version()), paths.socket, (e) => log.warn({ error: e.message }, 'a client was not accepted'));
+  await api.listen();
+  keepInPlace({ paths, lock, api, log, createDirectories: () => createDirectories(paths), exit: stop });
   log.info({ pid: process.pid, socket: paths.socket }, 'the daemon is ready');
   process.on('SIGTERM', stop);
   process.on('SIGINT', stop);
   process.on('SIGHUP', () => {}); // the daemon outlives the terminal that started it
-  // VMs and networks do not depend on the call that failed: the daemon continues
-  process.on('uncaughtException', (cause) => log.error({ error: cause.stack }, 'unexpected error'));
-  process.on('unhandledRejection', (cause) => log.error({ error: cause instanceof Error ? cause.stack : String(cause) }, 'unhandled rejection'));
 }
 
 main().catch((cause: Error) => {

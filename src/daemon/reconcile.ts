@@ -1,5 +1,7 @@
 /** Applies the desired state to the engine: one run at a time, and one more for all requests that arrive meanwhile. */
+
 import type { Engine, EngineProblem, ObservedState } from '../engine/engine.ts';
+import { monotonicMs } from '../lib/clock.ts';
 import type { Context } from './context.ts';
 import { desiredState } from './desired.ts';
 
@@ -47,7 +49,7 @@ export class Reconciler {
     for (const p of problems) this.#ctx.events.emit('network.problem', `${p.object}: ${p.message}`);
     if (this.#watched !== engine) {
       this.#watched = engine;
-      engine.watch(() => void this.#changed());
+      engine.watch(() => this.#changed().catch((e: Error) => this.#ctx.log.warn({ error: e.message }, 'cannot observe the networks')));
     }
     this.#observed = null;
     return problems;
@@ -55,8 +57,8 @@ export class Reconciler {
 
   /** What the engine observes, at most 150 ms old. */
   async observe(): Promise<ObservedState> {
-    if (!this.#observed || Date.now() - this.#observed.at > OBSERVATION_AGE_MS) {
-      this.#observed = { at: Date.now(), state: this.#ctx.engine().then((e) => e.observe()) };
+    if (!this.#observed || monotonicMs() - this.#observed.at > OBSERVATION_AGE_MS) {
+      this.#observed = { at: monotonicMs(), state: this.#ctx.engine().then((e) => e.observe()) };
     }
     return this.#observed.state;
   }

@@ -1,15 +1,21 @@
 /** The daemon's side of the API: each call of `AnkaService`, passed to the file that carries it out. */
+
 import type { AnkaService } from '../api/service.ts';
 import type { VmShow } from '../api/types.ts';
 import type { ObservedState } from '../engine/engine.ts';
+import { monotonicMs } from '../lib/clock.ts';
 import { AnkaError } from '../lib/errors.ts';
 import { ensureBaseImage } from '../vm/base-image.ts';
 import { Captures } from './capture.ts';
 import { resetSetting, setSetting } from './change-setting.ts';
+import { usesNetworks } from './context.ts';
+import { nameFindings } from './doctor.ts';
 import { explainPacket } from './explain.ts';
 import { guestAccess, waitFor } from './guest.ts';
+import { LoginTurns } from './login-turns.ts';
 import { metricsText } from './metrics.ts';
 import { networks } from './networks.ts';
+import { type ProcessHealth, processFindings, processHealth } from './process-health.ts';
 import { allSettings, settingValue } from './settings.ts';
 import { cardChange } from './vms/card-request.ts';
 import type { VmContext } from './vms/context.ts';
@@ -19,12 +25,14 @@ import { addCard, changeCard, removeCard } from './vms/network-card.ts';
 import { addRule, deleteRule } from './vms/port-forwarding.ts';
 import { describe, listEntry, show } from './vms/show.ts';
 import { startVm } from './vms/start.ts';
-import { rebootVm, stopVm, suspendVm } from './vms/stop.ts';
+import { forceStop, rebootVm, stopVm, suspendVm } from './vms/stop.ts';
 
 export interface DaemonProcess {
   version: string;
-  /** Milliseconds since 1970. */
+  /** By `monotonicMs`. */
   started: number;
+  /** Errors that nothing handled. */
+  errors: { readonly total: number };
   /** Stops the daemon once the answer is sent. */
   shutdown(): void;
 }
@@ -46,34 +54,40 @@ export function createService(ctx: VmContext, daemon: DaemonProcess): AnkaServic
 type HostCall = 'status' | 'shutdown' | 'onEvent' | 'metrics' | 'networks' | 'resetNetworks' | 'doctor' | 'buildBaseImage';
 
 function hostCalls(ctx: VmContext, daemon: DaemonProcess, observe: Observe): Pick<AnkaService, HostCall> {
+  const health = (): Promise<ProcessHealth[]> => processHealth(ctx, daemon.errors.total);
   return {
     async status() {
       const engine = await ctx.engine().catch(() => null);
       return {
         pid: process.pid,
         version: daemon.version,
-        uptime: Math.floor((Date.now() - daemon.started) / 1000),
+        uptime: Math.floor((monotonicMs() - daemon.started) / 1000),
         engine: engine?.name ?? 'kernel',
         socket: ctx.paths.socket,
         log: ctx.paths.log,
         vms: ctx.vms.all().length,
         running: ctx.machines.size,
+        unexpected_errors: (await health()).reduce((sum, p) => sum + p.unexpectedErrors, 0),
       };
     },
     shutdown: () => daemon.shutdown(),
     onEvent: (listener) => ctx.events.on(listener),
-    metrics: async () => metricsText(ctx, await observe()),
+    metrics: async () => metricsText(ctx, await observe(), await health()),
     networks: async () => networks(ctx, await observe()),
-    async resetNetworks() {
-      const running = [...ctx.machines.keys()].map((u) => ctx.vms.find(u)?.name ?? u);
-      if (running.length > 0) throw new AnkaError('badState', `networks cannot be reset while VMs run: ${running.join(', ')}; run 'anka stop --all' first`);
-      return { removed: await (await ctx.engine()).reset() };
-    },
-    doctor: async () => (await ctx.engine()).doctor(),
+    resetNetworks: () => ctx.starts.close(() => resetNetworks(ctx)),
+    doctor: async () => [...(await (await ctx.engine()).doctor()), ...nameFindings(ctx.vms.all()), ...processFindings(await health())],
     async buildBaseImage(progress) {
       await ensureBaseImage(ctx.paths.baseImage, progress);
     },
   };
+}
+
+async function resetNetworks(ctx: VmContext): Promise<{ removed: string[] }> {
+  const running = ctx.vms.all().flatMap((v) => (usesNetworks(ctx, v.uuid) ? v.name : []));
+  if (running.length > 0)
+    throw new AnkaError('badState', `networks cannot be reset while VMs run or start: ${running.join(', ')}; run 'anka stop --all' first`);
+  await ctx.reconciler.settled(); // cards of VMs that exited may be about to be detached
+  return { removed: await (await ctx.engine()).reset() };
 }
 
 function settingCalls(ctx: VmContext): Pick<AnkaService, 'settings' | 'setting' | 'setSetting' | 'resetSetting'> {
@@ -85,10 +99,11 @@ function settingCalls(ctx: VmContext): Pick<AnkaService, 'settings' | 'setting' 
   };
 }
 
-type VmCall = 'list' | 'create' | 'show' | 'describe' | 'guest' | 'modify' | 'start' | 'stop' | 'suspend' | 'reboot' | 'clone' | 'wait' | 'delete';
+type VmCall = 'list' | 'create' | 'show' | 'describe' | 'guest' | 'login' | 'modify' | 'start' | 'stop' | 'suspend' | 'reboot' | 'clone' | 'wait' | 'delete';
 
 function vmCalls(ctx: VmContext, observe: Observe): Pick<AnkaService, VmCall> {
   const { queue } = ctx;
+  const logins = new LoginTurns();
   const shown = async (ref: string): Promise<VmShow> => show(ctx, queue.find(ref), await observe());
   return {
     async list() {
@@ -102,12 +117,18 @@ function vmCalls(ctx: VmContext, observe: Observe): Pick<AnkaService, VmCall> {
     show: shown,
     describe: async (ref) => describe(ctx, queue.find(ref)),
     guest: async (ref) => guestAccess(ctx, queue.find(ref), await observe()),
+    login(ref) {
+      const { uuid } = queue.find(ref);
+      const { granted, end } = logins.take(uuid);
+      return { access: granted.then(async () => guestAccess(ctx, queue.find(uuid), await observe())), end };
+    },
     modify: (ref, request) => queue.exclusive(ref, (vm) => modifyVm(ctx, vm, request)),
     async start(ref, settings, progress) {
       await queue.exclusive(ref, (vm) => startVm(ctx, vm, { settings, progress }));
       return shown(ref);
     },
-    stop: (ref, force, settings, progress) => queue.exclusive(ref, (vm) => stopVm(ctx, vm, force, { settings, progress })),
+    stop: (ref, force, settings, progress) =>
+      force ? forceStop(ctx, ref, { settings, progress }) : queue.exclusive(ref, (vm) => stopVm(ctx, vm, false, { settings, progress })),
     suspend: (ref, progress) => queue.exclusive(ref, (vm) => suspendVm(ctx, vm, progress)),
     reboot: (ref, force, settings, progress) => queue.exclusive(ref, (vm) => rebootVm(ctx, vm, force, { settings, progress })),
     clone: (ref, name, progress) => queue.exclusive(ref, (vm) => cloneVm(ctx, vm, name, progress)),

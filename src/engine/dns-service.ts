@@ -1,42 +1,44 @@
 /**
- * The host's side of a network's DNS (B25), for both engines: sockets to upstream servers, for queries by UDP and TCP.
+ * The host's side of a network's DNS (B25), for both engines: guests' queries by UDP and TCP, and upstream servers.
  *
- * Theory of operation: net/dns-forwarder decides what to answer and where to forward. There is one UDP socket per
- * upstream server, with a random source port, replaced when it fails. Queries by TCP for outside names are forwarded by
- * TCP.
+ * Theory of operation: net/dns-forwarder decides what to answer and where to forward; dns-upstream has the sockets. A
+ * guest may pipeline queries on a TCP connection, and each is answered as soon as its answer is there, in any order
+ * (RFC 7766, 6.2.1.1). The connection is not read while 64 queries wait, or 64 KiB of answers.
  *
- * Limits: as many UDP queries in flight as the forwarder allows, to 16 upstream servers. A guest may have 16
- * connections at once, each with 16 queries and closed after 10 idle seconds; all guests together 1024 connections.
+ * Limits: those of the forwarder, and 16 upstream servers. A guest may have 16 connections at once, each closed after
+ * 10 idle seconds; all guests together 1024.
  */
-import { createSocket, type Socket as UdpSocket } from 'node:dgram';
-import { createConnection, type Socket } from 'node:net';
-import { sendDatagram } from '../lib/datagram-room.ts';
-import type { DnsForwarder } from '../net/dns-forwarder.ts';
-import { DNS_SERVICE_PORT } from '../net/policy/services.ts';
+import { randomInt } from 'node:crypto';
+import type { Socket } from 'node:net';
+import type { DnsAction, DnsForwarder, DnsTransport, DnsUpstreams } from '../net/dns-forwarder.ts';
 import { parseDnsQuery, truncateDns } from '../wire/dns.ts';
+import { DnsFrames, framed } from './dns-frames.ts';
+import { DnsUpstream } from './dns-upstream.ts';
 
 const TCP_IDLE_MS = 10_000;
 const TCP_PER_GUEST = 16;
 const TCP_CLIENTS = 1024;
-const TCP_QUERIES = 16;
-const UPSTREAM_SOCKETS = 16;
+/** Of one connection. */
+const TCP_WAITING = 64;
+const TCP_UNSENT_BYTES = 64 << 10;
+const UPSTREAMS = 16;
 
-interface Client {
-  /** Longest answer, bytes; a longer one is truncated, so that the client retries by TCP. */
-  size: number;
-  answer: (bytes: Uint8Array) => void;
-}
+/** A query that waits; `null`: it is dropped. */
+type Answer = (bytes: Uint8Array | null) => void;
 
 export class DnsService {
   readonly #dns: DnsForwarder;
   readonly #log: (o: object, m: string) => void;
-  #clients = new Map<string, Client>();
-  #upstreamSockets = new Map<string, UdpSocket>();
+  /** By the number under which the forwarder knows them. */
+  #clients = new Map<number, Answer>();
+  #nextClient = 1;
+  #upstreams = new Map<string, DnsUpstream>();
   #pollTimer: NodeJS.Timeout | null = null;
+  #pollAt = Number.POSITIVE_INFINITY;
   /** TCP connections by guest. */
   readonly #tcpOfGuest = new Map<string, number>();
   /** TCP connections of all guests. */
-  #tcpClients = 0;
+  readonly #tcpClients = new Set<Socket>();
 
   constructor(dns: DnsForwarder, log: (o: object, m: string) => void) {
     this.#dns = dns;
@@ -45,109 +47,126 @@ export class DnsService {
 
   close(): void {
     if (this.#pollTimer) clearTimeout(this.#pollTimer);
-    for (const s of this.#upstreamSockets.values()) s.close();
-    this.#upstreamSockets.clear();
+    this.#pollTimer = null;
+    for (const u of this.#upstreams.values()) u.close();
+    this.#upstreams.clear();
+    for (const s of this.#tcpClients) s.destroy();
+  }
+
+  setUpstreams(upstreams: DnsUpstreams): void {
+    const now = performance.now();
+    this.#dns.setUpstreams(upstreams, now);
+    for (const [server, u] of this.#upstreams) {
+      if (upstreams.servers.includes(server)) continue;
+      this.#upstreams.delete(server);
+      u.close();
+    }
+    this.#perform(this.#dns.poll(now));
   }
 
   /** Handles a query by UDP from a guest's port. */
-  onQuery(bytes: Uint8Array, guest: string, port: number, answer: (bytes: Uint8Array) => void): void {
+  onQuery(bytes: Uint8Array, guest: string, answer: (bytes: Uint8Array) => void): void {
     const q = parseDnsQuery(bytes);
-    const key = `${guest}:${port}:${q?.id ?? 0}`;
-    this.#clients.set(key, { size: q?.udpSize ?? 512, answer });
-    this.#perform(this.#dns.onQuery(bytes, key, guest, Date.now()));
+    const size = q === null || typeof q === 'number' ? 512 : q.udpSize;
+    this.#ask(bytes, guest, 'udp', (a) => {
+      if (a) answer(a.length > size ? truncateDns(a) : a);
+    });
   }
 
-  #perform(actions: ReturnType<DnsForwarder['onQuery']>): void {
+  #ask(bytes: Uint8Array, guest: string, transport: DnsTransport, answer: Answer): void {
+    const client = this.#nextClient++;
+    this.#clients.set(client, answer);
+    this.#perform(this.#dns.onQuery(bytes, { client, guest, transport }, performance.now()));
+  }
+
+  #perform(actions: DnsAction[]): void {
     for (const a of actions) {
       if (a.kind === 'ask') {
-        sendDatagram(this.#upstream(a.upstream), a.bytes, DNS_SERVICE_PORT, a.upstream, (e) =>
-          this.#log({ upstream: a.upstream, error: e.message }, 'dns upstream'),
-        );
+        this.#upstream(a.upstream).ask(a.bytes, a.transport, randomInt(65_536));
         continue;
       }
-      const c = this.#clients.get(a.client);
+      const answer = this.#clients.get(a.client);
       this.#clients.delete(a.client);
-      if (!c || a.kind === 'forget') continue;
-      const q = a.bytes.length > c.size ? parseDnsQuery(Uint8Array.from(a.bytes, (b, i) => (i === 2 ? b & 0x7f : b))) : null;
-      c.answer(a.bytes.length > c.size ? truncateDns(a.bytes, q?.end ?? 12) : a.bytes);
+      answer?.(a.kind === 'answer' ? a.bytes : null);
     }
-    if (this.#pollTimer) clearTimeout(this.#pollTimer);
-    const at = this.#dns.pollAt();
-    this.#pollTimer = at === null ? null : setTimeout(() => this.#perform(this.#dns.poll(Date.now())), Math.max(1, at - Date.now()));
+    this.#planPoll();
   }
 
-  #upstream(server: string): UdpSocket {
-    const known = this.#upstreamSockets.get(server);
+  #planPoll(): void {
+    const at = this.#dns.pollAt() ?? Number.POSITIVE_INFINITY;
+    if (at === this.#pollAt) return;
+    this.#pollAt = at;
+    if (this.#pollTimer) clearTimeout(this.#pollTimer);
+    this.#pollTimer = null;
+    if (at === Number.POSITIVE_INFINITY) return;
+    const poll = (): void => {
+      this.#pollAt = Number.POSITIVE_INFINITY;
+      try {
+        this.#perform(this.#dns.poll(performance.now()));
+      } finally {
+        this.#planPoll();
+      }
+    };
+    this.#pollTimer = setTimeout(poll, Math.max(1, at - performance.now()));
+  }
+
+  #upstream(server: string): DnsUpstream {
+    const known = this.#upstreams.get(server);
     if (known) return known;
-    const socket = createSocket(server.includes(':') ? 'udp6' : 'udp4');
-    socket.on('message', (bytes, from) => {
-      if (from.port === 53 && from.address === server.split('%')[0]) this.#perform(this.#dns.onAnswer(bytes, server, Date.now()));
+    const upstream = new DnsUpstream(server, {
+      onAnswer: (bytes, transport) => this.#perform(this.#dns.onAnswer(bytes, { upstream: server, transport }, performance.now())),
+      onLost: (id, transport, why) => {
+        if (why) this.#log({ upstream: server, transport, error: why.message }, 'dns upstream');
+        this.#perform(this.#dns.onLost(id, { upstream: server, transport }, performance.now()));
+      },
     });
-    socket.on('error', () => {
-      if (this.#upstreamSockets.get(server) !== socket) return; // replaced
-      this.#upstreamSockets.delete(server);
-      socket.close();
-    });
-    const [oldest] = this.#upstreamSockets;
-    if (oldest && this.#upstreamSockets.size >= UPSTREAM_SOCKETS) {
-      this.#upstreamSockets.delete(oldest[0]);
+    const [oldest] = this.#upstreams;
+    if (oldest && this.#upstreams.size >= UPSTREAMS) {
+      this.#upstreams.delete(oldest[0]);
       oldest[1].close();
     }
-    this.#upstreamSockets.set(server, socket);
-    return socket;
+    this.#upstreams.set(server, upstream);
+    return upstream;
   }
 
-  /** Serves one TCP connection of a guest: queries with two bytes of length each (RFC 1035, 4.2.2). */
+  /** Serves one TCP connection of a guest. */
   serveTcp(socket: Socket, guest: string): void {
     const others = this.#tcpOfGuest.get(guest) ?? 0;
-    if (others >= TCP_PER_GUEST || this.#tcpClients >= TCP_CLIENTS) return void socket.destroy();
+    if (others >= TCP_PER_GUEST || this.#tcpClients.size >= TCP_CLIENTS) return void socket.destroy();
     this.#tcpOfGuest.set(guest, others + 1);
-    this.#tcpClients++;
-    let rest = Buffer.alloc(0);
-    let asked = 0;
-    socket.setTimeout(TCP_IDLE_MS, () => socket.destroy());
+    this.#tcpClients.add(socket);
+    let waiting = 0;
+    const frames = new DnsFrames();
+    const serve = (): void => {
+      while (!socket.destroyed && waiting < TCP_WAITING && socket.writableLength <= TCP_UNSENT_BYTES) {
+        const query = frames.next();
+        if (!query) return void socket.resume();
+        waiting++;
+        this.#ask(query, guest, 'tcp', (answer) => {
+          waiting--;
+          if (!answer) return void socket.destroy(); // no query
+          if (!socket.destroyed) socket.write(framed(answer));
+          // not from within this function, which continues by itself
+          setImmediate(serve);
+        });
+      }
+      socket.pause();
+    };
+    socket.on('data', (chunk) => {
+      frames.push(chunk);
+      serve();
+    });
+    socket.on('drain', serve);
+    // queries that wait are answered, which counts as activity
+    socket.setTimeout(TCP_IDLE_MS, () => {
+      if (waiting === 0 || socket.writableLength > 0) socket.destroy();
+    });
     socket.on('error', () => {}); // 'close' follows
     socket.on('close', () => {
-      this.#tcpClients--;
+      this.#tcpClients.delete(socket);
       const left = (this.#tcpOfGuest.get(guest) ?? 1) - 1;
       if (left > 0) this.#tcpOfGuest.set(guest, left);
       else this.#tcpOfGuest.delete(guest);
     });
-    socket.on('data', (chunk) => {
-      rest = Buffer.concat([rest, chunk]);
-      while (rest.length >= 2 && rest.length >= 2 + rest.readUInt16BE(0)) {
-        const query = Buffer.from(rest.subarray(2, 2 + rest.readUInt16BE(0)));
-        rest = rest.subarray(2 + query.length);
-        if (++asked > TCP_QUERIES) return void socket.destroy();
-        const own = this.#dns.ownAnswer(query);
-        if (own) socket.write(framed(own));
-        else if (parseDnsQuery(query)) this.#queryByTcp(query, [...this.#dns.upstreams()], socket);
-      }
-    });
   }
-
-  #queryByTcp(query: Buffer, servers: string[], client: Socket): void {
-    const server = servers.shift();
-    if (server === undefined) return void client.destroy();
-    const up = createConnection({ host: server, port: 53, timeout: TCP_IDLE_MS });
-    let rest = Buffer.alloc(0);
-    let answered = false;
-    up.on('timeout', () => up.destroy());
-    up.on('error', () => {}); // 'close' follows
-    up.on('connect', () => up.write(framed(query)));
-    up.on('data', (chunk) => {
-      rest = Buffer.concat([rest, chunk]);
-      if (rest.length < 2 || rest.length < 2 + rest.readUInt16BE(0)) return;
-      answered = true;
-      if (!client.destroyed) client.write(rest.subarray(0, 2 + rest.readUInt16BE(0)));
-      up.destroy();
-    });
-    up.on('close', () => {
-      if (!answered && !client.destroyed) this.#queryByTcp(query, servers, client);
-    });
-  }
-}
-
-function framed(message: Uint8Array): Buffer {
-  return Buffer.concat([Buffer.from([message.length >> 8, message.length & 255]), message]);
 }

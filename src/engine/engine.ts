@@ -7,10 +7,13 @@
  * state.
  *
  * Numbers: an IPv4 address is an unsigned 32-bit number in host order (192.168.64.1 = 0xc0a84001); a MAC is a number
- * below 2^48 (56:45:45:00:00:01 = 0x564545000001). They are strings only in the API and on the screen.
+ * below 2^48 (56:45:45:00:00:01 = 0x564545000001). They are strings only in the API and on the screen. An IPv6
+ * address is its canonical text.
  */
+import type { HeldSource } from '../net/addresses/card-addresses.ts';
 import type { Explanation } from '../net/explain/explanation.ts';
 import type { Packet } from '../net/explain/packet.ts';
+import type { IpAddress } from '../wire/ip-address.ts';
 import type { CapturedFrame } from '../wire/pcapng.ts';
 
 /** A subnet: network address (host order) and prefix length, 8–29. The gateway is `base + 1`. */
@@ -32,8 +35,8 @@ export interface DesiredNetwork {
 export interface DesiredRule {
   name: string;
   protocol: 'tcp' | 'udp';
-  /** Address of the host to listen on; 0 = every address. */
-  hostIp: number;
+  /** Address of the host to listen on; 0 = every IPv4 address, `::` = every IPv6 address. */
+  hostIp: IpAddress;
   hostPort: number;
   guestPort: number;
 }
@@ -71,10 +74,14 @@ export type BridgeMethod = 'auto' | 'ebpf' | 'macvlan';
 export interface DesiredState {
   networks: DesiredNetwork[];
   nics: DesiredNic[];
-  /** Overrides the host's resolvers when not empty (numbers or IPv6 text). */
+  /** Overrides the host's resolvers when not empty: addresses as text. */
   dnsServers: string[];
+  /** Guests of the shared network get answers from the host's hosts file; yes when absent. */
+  dnsHosts?: boolean;
   /** `auto` when absent. */
   bridgeMethod?: BridgeMethod;
+  /** Guests may reach the metadata service of the host's cloud; they may not when absent. */
+  metadata?: boolean;
 }
 
 /** A fault of one object of the desired state, or what failed while it was applied. */
@@ -88,15 +95,26 @@ export interface EngineProblem {
 /** Where the address of a NIC comes from. */
 export type AddressSource = 'lease' | 'static' | 'none';
 
+/** One of a NIC's addresses. */
+export interface ObservedAddress {
+  ip: number;
+  source: HeldSource;
+  /** Milliseconds since the NIC has it, as far as is known, and since its guest last used it in ARP; null = not yet. */
+  age: number;
+  heard: number | null;
+}
+
 /** One NIC as observed. */
 export interface ObservedNic {
   id: string;
-  /** The guest's address now (host order), or null while it has none. */
+  /** The guest's main address now (host order), or null while it has none. */
   ip: number | null;
   source: AddressSource;
-  /** Lease end, milliseconds since 1970; null for static or none. */
+  /** All its addresses, the main one first. */
+  addresses: ObservedAddress[];
+  /** End of the lease, milliseconds since 1970, for display; null for static or none. */
   leaseExpires: number | null;
-  /** Time of the guest's last DHCP DISCOVER or REQUEST, milliseconds since 1970; null = none. */
+  /** When the guest last sent DHCP DISCOVER or REQUEST, by `monotonicMs` (lib/clock.ts); null = never. */
   lastDhcp: number | null;
   /** Host-side interface or socket that carries the NIC's frames. */
   backend: string;
@@ -142,8 +160,11 @@ export interface NicStats {
 export type NicBackend =
   /** An open tap file descriptor, to be inherited by QEMU and then closed here by `release`. */
   | { kind: 'tap-fd'; fd: number; vnetHdr: boolean; release(): void }
-  /** Path of the unix stream socket on which QEMU listens; the engine connects (`-netdev stream,server=on`). */
-  | { kind: 'stream'; path: string; release(): void };
+  /**
+   * Path of the unix stream socket on which QEMU listens; the engine connects (`-netdev stream,server=on`), once
+   * `listening` has taken the socket. It throws if QEMU does not listen there.
+   */
+  | { kind: 'stream'; path: string; listening(): Promise<void>; release(): void };
 
 /** A line of `anka doctor`. */
 export interface DoctorFinding {
@@ -153,6 +174,18 @@ export interface DoctorFinding {
   message: string;
   /** The command or step that fixes it; empty for `ok`. */
   remedy: string;
+}
+
+/** A helper process of an engine, since this daemon has known it. */
+export interface HelperHealth {
+  name: 'service' | 'shared' | 'host';
+  /** Its name in messages. */
+  title: string;
+  log: string;
+  /** Exceptions that nothing handled; it logged and survived them. */
+  unexpectedErrors: number;
+  /** Times that it was killed because it was hung. */
+  hangs: number;
 }
 
 /** As the guest sees frames, or as the network does, after the translation of the MAC address. */
@@ -196,6 +229,7 @@ export interface Engine {
   /** Calls back, debounced, when the observed state may have changed. Returns the unsubscribe function. */
   watch(onChange: () => void): () => void;
   doctor(): Promise<DoctorFinding[]>;
+  helpers(): HelperHealth[];
   /** Removes all objects of anka from the host; VMs lose their network. Returns what was removed, one line each. */
   reset(): Promise<string[]>;
   /** To be called when the daemon exits: networks, services and flows stay as they are. */

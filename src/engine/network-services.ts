@@ -8,13 +8,16 @@
  * Limits: those of net/dhcp/server.ts and dns-service.ts.
  */
 import { randomInt } from 'node:crypto';
+import { monotonicMs } from '../lib/clock.ts';
 import type { Lease } from '../net/dhcp/lease-pool.ts';
 import { type DhcpAnswer, type DhcpNic, DhcpServer } from '../net/dhcp/server.ts';
 import { DnsForwarder } from '../net/dns-forwarder.ts';
+import { DNS_SUFFIX } from '../net/dns-local-zones.ts';
 import { formatIpv4, gatewayOf } from '../wire/address.ts';
 import { DhcpType } from '../wire/dhcpv4.ts';
 import { DnsService } from './dns-service.ts';
 import type { DesiredNetwork } from './engine.ts';
+import type { HostResolution } from './upstream-resolvers.ts';
 
 const LEASE_SECONDS = 3600;
 
@@ -45,7 +48,7 @@ export class NetworkServices {
     const { network, dnsForward, log } = options;
     const { subnet } = network;
     this.#options = options;
-    this.dhcp = new DhcpServer({ subnet, leaseSeconds: LEASE_SECONDS, domain: 'anka.internal' });
+    this.dhcp = new DhcpServer({ subnet, leaseSeconds: LEASE_SECONDS, domain: DNS_SUFFIX });
     this.#forwarder = new DnsForwarder({ subnet, gateway: gatewayOf(subnet), forward: dnsForward }, () => randomInt(65_536));
     this.dns = new DnsService(this.#forwarder, (o, m) => log.info({ network: network.name, ...o }, m));
   }
@@ -67,17 +70,27 @@ export class NetworkServices {
       const ip = nic.staticIp ?? this.boundLease(nic.id)?.ip;
       if (ip !== undefined) names.set(nic.vmName, ip);
     }
-    this.#forwarder.setNames(names);
+    this.#forwarder.zones.setNames(names);
   }
 
   /** The lease that a NIC's guest has taken up and that is in force; null when there is none. */
   boundLease(id: string): Lease | null {
-    const lease = this.dhcp.pool.lease(id, Date.now());
+    const lease = this.dhcp.pool.lease(id, monotonicMs());
     return lease?.bound ? lease : null;
   }
 
-  setUpstreams(servers: readonly string[]): void {
-    this.#forwarder.setUpstreams(servers);
+  /** The host's servers, search list and hosts file; a network whose queries are not forwarded gets none of them. */
+  setResolution({ hosts, search, subnets, ...upstreams }: HostResolution): void {
+    if (!this.#options.dnsForward) return;
+    this.dns.setUpstreams(upstreams);
+    this.#forwarder.zones.ourSubnets = subnets;
+    this.#forwarder.zones.setHosts(hosts);
+    this.dhcp.search = search;
+  }
+
+  /** Addresses leased to NICs that are not attached. */
+  leasedToOthers(attached: { has(id: string): boolean }): number[] {
+    return this.dhcp.pool.leases(monotonicMs()).flatMap((l) => (attached.has(l.id) ? [] : [l.ip]));
   }
 
   /** Resolvers that DNS queries are forwarded to. */
@@ -88,7 +101,7 @@ export class NetworkServices {
   /** Handles a DHCP message; `send` gets the answer, if there is one, before `onLeases` is called. */
   answerDhcp(message: Uint8Array, send: (answer: DhcpAnswer) => void): void {
     const { network, log, onLeases } = this.#options;
-    const answer = this.dhcp.onMessage(message, Date.now());
+    const answer = this.dhcp.onMessage(message, monotonicMs());
     if (this.dhcp.exhausted && !this.#wasExhausted) log.warn({ network: network.name }, 'the address pool is exhausted');
     this.#wasExhausted = this.dhcp.exhausted;
     if (typeof answer !== 'string') {
@@ -103,6 +116,6 @@ export class NetworkServices {
   poolStatus(): { leases: number; poolSize: number; message: string } {
     const { pool, exhausted } = this.dhcp;
     const message = exhausted ? 'the address pool is exhausted: stop or delete VMs, or set a larger subnet' : '';
-    return { leases: pool.leases(Date.now()).length, poolSize: pool.size, message };
+    return { leases: pool.leases(monotonicMs()).length, poolSize: pool.size, message };
   }
 }

@@ -48,6 +48,19 @@ describe('queue', () => {
   });
 });
 
+test('B90: requests on a machine that is slower than they come: one waits, and a command is not behind many', async () => {
+  const first = pending();
+  void loop.enqueue(first.work);
+  const poll = vi.fn(async () => {});
+  for (let i = 0; i < 100; i++) loop.request(poll);
+  const command = loop.enqueue(async () => poll.mock.calls.length);
+  first.finish();
+  expect(await command).toBe(1);
+  loop.request(poll);
+  await vi.advanceTimersByTimeAsync(0);
+  expect(poll).toHaveBeenCalledTimes(2);
+});
+
 describe('cue', () => {
   test('merges cues into one reconciliation, then notifies watchers', async () => {
     loop.start();
@@ -97,6 +110,21 @@ describe('cue', () => {
     expect(onChange).not.toHaveBeenCalled();
     expect(warn).toHaveBeenCalledTimes(1);
   });
+});
+
+test('a check or a watcher that throws or rejects is logged, and keeps nothing else from running', async () => {
+  check.mockImplementationOnce(() => {
+    throw new Error('no descriptor');
+  });
+  loop.start();
+  loop.watch(() => Promise.reject(new Error('not observed')));
+  const last = vi.fn();
+  loop.watch(last);
+  await vi.advanceTimersByTimeAsync(2 * PERIOD_MS);
+  loop.notify();
+  await vi.advanceTimersByTimeAsync(0);
+  expect([check.mock.calls.length, onChange.mock.calls.length, last.mock.calls.length]).toEqual([2, 1, 1]);
+  expect(warn.mock.calls.map(([o]) => o.error)).toEqual(['no descriptor', 'not observed']);
 });
 
 describe('life cycle', () => {
@@ -152,6 +180,20 @@ describe('life cycle', () => {
     loop.start();
     loop.cue();
     expect([loop.active, loop.closed, vi.getTimerCount()]).toEqual([false, true, 0]);
+  });
+
+  test('cues while work takes long lead to one reconciliation', async () => {
+    loop.start();
+    const first = pending();
+    const result = loop.enqueue(first.work);
+    for (let i = 0; i < 5; i++) {
+      loop.cue();
+      await vi.advanceTimersByTimeAsync(PERIOD_MS);
+    }
+    first.finish();
+    await result;
+    await vi.advanceTimersByTimeAsync(DELAY_MS);
+    expect(reconcile).toHaveBeenCalledTimes(1);
   });
 
   test('a watcher that unsubscribed is not notified', () => {

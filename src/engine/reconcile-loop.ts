@@ -2,7 +2,9 @@
  * The loop that keeps what an engine manages as desired. Both engines use it.
  *
  * Theory of operation: work runs one piece at a time, in the order of `enqueue`. A `cue` schedules one reconciliation;
- * further cues are merged into it until it starts. After each reconciliation that a cue caused, watchers are notified.
+ * further cues are merged into it until it starts. Other repeated work is merged, too (`request`): so the queue stays
+ * short on a machine that is slower than the events. After each reconciliation that a cue caused, watchers are
+ * notified.
  * Between `start` and `stop` the loop is active: only then do cues and periodic checks have an effect.
  *
  * Limits: when two merged cues ask for different delays, the first one counts.
@@ -16,14 +18,16 @@ export interface ReconcileLoopOptions {
   reconcile: () => Promise<void>;
   /** Default time from a cue to its reconciliation, ms. */
   cueDelayMs: number;
-  /** Checks that run while the loop is active; they do not wait for queued work unless they enqueue. */
-  periodic?: readonly { everyMs: number; check: () => void }[];
+  /** Checks that run while the loop is active; they do not wait for queued work unless they request some. */
+  periodic?: readonly { everyMs: number; check: () => void | Promise<void> }[];
 }
 
 export class ReconcileLoop {
   readonly #options: ReconcileLoopOptions;
-  readonly #watchers = new Set<() => void>();
+  readonly #watchers = new Set<() => void | Promise<void>>();
   #queue: Promise<unknown> = Promise.resolve();
+  /** Requested work that has not begun. */
+  readonly #requested = new Set<() => Promise<void>>();
   #cue: NodeJS.Timeout | null = null;
   #periodic: NodeJS.Timeout[] = [];
   #active = false;
@@ -46,7 +50,7 @@ export class ReconcileLoop {
   start(): void {
     if (this.#active || this.#closed) return;
     this.#active = true;
-    this.#periodic = (this.#options.periodic ?? []).map(({ everyMs, check }) => setInterval(check, everyMs).unref());
+    this.#periodic = (this.#options.periodic ?? []).map(({ everyMs, check }) => setInterval(() => this.#attempt(check), everyMs).unref());
   }
 
   /** To be called when there is no desired state any more. Queued work still runs. */
@@ -73,27 +77,45 @@ export class ReconcileLoop {
     return result;
   }
 
+  /** As `enqueue`, unless this work waits already. Pass the same function each time. */
+  request(work: () => Promise<void>): void {
+    if (this.#requested.has(work)) return;
+    this.#requested.add(work);
+    void this.enqueue(() => {
+      this.#requested.delete(work);
+      return work();
+    });
+  }
+
   /** Something may differ from the desired state: reconcile in `delayMs`. */
   cue(delayMs = this.#options.cueDelayMs): void {
     if (!this.#active) return;
     this.#cue ??= setTimeout(() => {
       this.#cue = null;
-      void this.enqueue(async () => {
-        if (!this.#active) return;
-        await this.#options.reconcile();
-        this.notify();
-      });
+      this.request(this.#reconcile);
     }, delayMs);
   }
 
+  readonly #reconcile = async (): Promise<void> => {
+    if (!this.#active) return;
+    await this.#options.reconcile();
+    this.notify();
+  };
+
   /** Returns the unsubscribe function. */
-  watch(onChange: () => void): () => void {
+  watch(onChange: () => void | Promise<void>): () => void {
     this.#watchers.add(onChange);
     return () => this.#watchers.delete(onChange);
   }
 
   /** Reports to watchers that the observed state may have changed. */
   notify(): void {
-    for (const w of this.#watchers) w();
+    for (const w of this.#watchers) this.#attempt(w);
+  }
+
+  /** Runs a check or a watcher. One that fails is logged, and keeps no other from running. */
+  #attempt(work: () => void | Promise<void>): void {
+    const { log, title } = this.#options;
+    new Promise<void>((resolve) => resolve(work())).catch((cause: Error) => log.warn({ error: cause.message }, title));
   }
 }

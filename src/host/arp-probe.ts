@@ -8,6 +8,7 @@
  */
 import { createSocket } from 'node:dgram';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { monotonicMs } from '../lib/clock.ts';
 import { formatIpv4 } from '../wire/address.ts';
 import { deleteNeighbour, readNeighbours } from './netlink/neighbours.ts';
 
@@ -22,10 +23,10 @@ export async function probeAddress(ip: number, dev: string, waitMs = 200): Promi
   socket.on('error', () => {}); // no route to it: no answer will come
   socket.send('', DISCARD_PORT, text, () => {});
   try {
-    for (const end = Date.now() + waitMs; ; await sleep(POLL_MS)) {
+    for (const end = monotonicMs() + waitMs; ; await sleep(POLL_MS)) {
       const found = (await readNeighbours()).find((n) => n.ip === ip && n.dev === dev);
       if (found) return found.mac;
-      if (Date.now() >= end) return null;
+      if (monotonicMs() >= end) return null;
     }
   } finally {
     socket.close();

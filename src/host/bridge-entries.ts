@@ -4,14 +4,13 @@
  * Frames to such an address are delivered to the host instead of being forwarded. The kernel adds the entry when a port
  * is added to the bridge, or when its address changes.
  */
-import { run } from './exec.ts';
+import { interfaceIndex } from './ethernet.ts';
+import { deleteBridgeEntry, NTF, readBridgeEntries } from './netlink/bridge-entries.ts';
 
-/** All such entries, with addresses as the kernel prints them. */
-export async function listOwnEntries(): Promise<{ port: string; mac: string }[]> {
-  const entries = JSON.parse((await run('bridge', ['-j', 'fdb', 'show'])) || '[]') as { mac: string; ifname: string; master?: string; state?: string }[];
-  return entries.flatMap((e) => (e.master !== undefined && e.state === 'permanent' ? [{ port: e.ifname, mac: e.mac }] : []));
-}
-
-export async function removeOwnEntry(port: string, mac: string): Promise<void> {
-  await run('bridge', ['fdb', 'del', mac, 'dev', port, 'master']);
+/** Removes the entries that a port has for an address. Does nothing if the port does not exist. */
+export function removeOwnEntries(port: string, mac: number): void {
+  const index = interfaceIndex(port);
+  if (index === null) return;
+  const own = readBridgeEntries(index).some((e) => e.ofMaster && e.permanent && e.mac === mac);
+  if (own) deleteBridgeEntry(index, mac, NTF.master);
 }

@@ -1,6 +1,6 @@
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import { classifyInterface, defaultUplink, foreignMacDoubt, hasCarrier, usableInterfaces } from './ethernet.ts';
 
@@ -36,6 +36,10 @@ add('ens5', 16, { 'device/driver': '>../drivers/ena' });
 add('eth0', 17, { 'device/driver': '>../drivers/virtio_net' });
 add('wlbond', 18, { bonding: '/', lower_wl0: '/' });
 
+add('cali1', 19, {});
+/** Of these veths the other end is in another network namespace. */
+const CARDS = new Set(['cali1']);
+
 describe('interfaces for type bridge', () => {
   test.each([
     ['lo', 'is the loopback interface'],
@@ -47,7 +51,7 @@ describe('interfaces for type bridge', () => {
     ['en3', 'belongs to bond0; bridge to bond0'],
     ['wlbond', 'is virtual, not an Ethernet card'],
     ['en9', 'does not exist'],
-  ])('B17: %s is refused: it %s', (name, why) => expect(classifyInterface(name, sys)).toEqual({ usable: false, why }));
+  ])('B17: %s is refused: it %s', (name, why) => expect(classifyInterface(name, CARDS, sys)).toEqual({ usable: false, why }));
 
   test.each([
     ['en0', null],
@@ -56,17 +60,35 @@ describe('interfaces for type bridge', () => {
     ['vlan7', null],
     ['docker0', 'docker0'],
     ['en2', 'docker0'],
-  ])('B17: %s is usable, by bridge %s', (name, bridge) => expect(classifyInterface(name, sys)).toEqual({ usable: true, bridge }));
+    ['cali1', null],
+  ])('B17: %s is usable, by bridge %s', (name, bridge) => expect(classifyInterface(name, CARDS, sys)).toEqual({ usable: true, bridge }));
 
   test('B17: usable interfaces are listed in the order of their index', () =>
-    expect(usableInterfaces(sys)).toEqual(['en1', 'en0', 'usb0', 'docker0', 'en2', 'bond0', 'vlan7', 'ens5', 'eth0']));
+    expect(usableInterfaces(CARDS, sys)).toEqual(['en1', 'en0', 'usb0', 'docker0', 'en2', 'bond0', 'vlan7', 'ens5', 'eth0']));
 
   test('B18: the default is the interface of the default route if it is Ethernet, else the first card with a link', () => {
-    expect(defaultUplink(['usb0', 'en0'], sys)).toBe('usb0');
-    expect(defaultUplink(['wl0', 'bond0'], sys)).toBe('bond0');
+    expect(defaultUplink(['usb0', 'en0'], CARDS, sys)).toBe('usb0');
+    expect(defaultUplink(['wl0', 'bond0'], CARDS, sys)).toBe('bond0');
     expect(hasCarrier('en1', sys)).toBe(false);
-    expect(defaultUplink(['wl0'], sys)).toBe('en0');
-    expect(defaultUplink([], sys)).toBe('en0');
+    expect(defaultUplink(['wl0'], CARDS, sys)).toBe('en0');
+    expect(defaultUplink([], CARDS, sys)).toBe('en0');
+  });
+
+  test('B17, B18: in a container, its card is proposed, and is the default; on a host, only if it has the default route', () => {
+    const inside = join(sys, '../', `${basename(sys)}-container`);
+    mkdirSync(inside);
+    for (const [from, to] of [
+      ['lo', 'lo'],
+      ['docker0', 'docker0'],
+      ['veth1', 'veth1'],
+      ['cali1', 'eth0'],
+    ])
+      symlinkSync(join(sys, from as string), join(inside, to as string));
+    const cards = new Set(['eth0']);
+    expect(usableInterfaces(cards, inside)).toEqual(['docker0', 'eth0']);
+    expect(defaultUplink([], cards, inside)).toBe('eth0');
+    expect(defaultUplink(['cali1'], CARDS, sys)).toBe('cali1');
+    rmSync(inside, { recursive: true });
   });
 
   test('B93: networks that drop foreign MAC addresses are recognized by the driver and by the vendor of a virtual machine', () => {

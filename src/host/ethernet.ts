@@ -1,15 +1,19 @@
 /**
- * The host's interfaces that VMs can be bridged to (B17, B18), from sysfs alone.
+ * The host's interfaces that VMs can be bridged to (B17, B18), from sysfs.
  *
  * Theory of operation: an interface is usable if its type is Ethernet and it has a device: a card on PCI, USB or
- * another bus. A bridge is usable, and so is an interface in one, by that bridge. Bonds, teams and VLANs are usable if
- * all their lower interfaces are. Wireless cards are not, as access points drop frames of other stations.
+ * another bus. So is a container's card, a veth with its other end in another network namespace. sysfs does not show
+ * that, so callers pass their names (`cards`, from links.ts). On a host with a card of its own, such a veth leads into
+ * a container of that host: it is used if it is asked for, but not proposed. A bridge is usable, and so is an interface
+ * in one, by that bridge. Bonds, teams and VLANs are usable if all their lower interfaces are. Wireless cards are not,
+ * as access points drop frames of other stations.
  *
  * Limits: whether the network of a cloud or hypervisor drops foreign MAC addresses is guessed by the driver
  * (`foreignMacDoubt`).
  */
 import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { basename } from 'node:path';
+import { AnkaError } from '../lib/errors.ts';
 
 const SYS = '/sys/class/net';
 /** Directories of the interfaces' files, for a process with restricted file access. */
@@ -22,6 +26,13 @@ export function interfaceIndex(name: string): number | null {
   } catch {
     return null;
   }
+}
+
+/** Interface index. Throws if the interface does not exist. */
+export function demandInterface(name: string): number {
+  const index = interfaceIndex(name);
+  if (index === null) throw new AnkaError('network', `interface ${name} does not exist`);
+  return index;
 }
 
 /** `bridge`: the bridge that taps are added to; null if the interface is in none. */
@@ -69,8 +80,11 @@ class Interface {
   }
 }
 
+/** Names of interfaces that are the network cards of containers. */
+type Cards = ReadonlySet<string>;
+
 /** Whether an interface can be used for type bridge, and why not. */
-export function classifyInterface(name: string, sys = SYS): InterfaceKind {
+export function classifyInterface(name: string, cards: Cards, sys = SYS): InterfaceKind {
   const i = new Interface(name, sys);
   const refuse = (why: string): InterfaceKind => ({ usable: false, why });
   if (!i.has('type')) return refuse('does not exist');
@@ -85,7 +99,7 @@ export function classifyInterface(name: string, sys = SYS): InterfaceKind {
   if (i.has('brport')) return { usable: true, bridge: i.target('brport/bridge') };
   const master = i.target('master');
   if (master) return refuse(`belongs to ${master}; bridge to ${master}`);
-  if (i.has('device') || process.env['ANKA_ALLOW_VIRTUAL_UPLINK']) return { usable: true, bridge: null };
+  if (i.has('device') || cards.has(name)) return { usable: true, bridge: null };
   const lower = i.lower();
   if (i.has('bonding') || devType === 'bond' || devType === 'vlan' || (lower.length > 0 && devType !== 'macvlan')) {
     // members of a bond would be refused as such, so only their type is checked
@@ -99,13 +113,14 @@ export function classifyInterface(name: string, sys = SYS): InterfaceKind {
 }
 
 /**
- * Names of the interfaces that type bridge can use, without our own, in the order of their index.
+ * Names of the interfaces that type bridge can use, without our own, in the order of their index. Containers' cards are
+ * among them only if there is no other card, as in a container.
  */
-export function usableInterfaces(sys = SYS): string[] {
+export function usableInterfaces(cards: Cards, sys = SYS): string[] {
   const index = (name: string): number => Number(new Interface(name, sys).text('ifindex'));
-  return readdirSync(sys)
-    .filter((n) => !n.startsWith('anka') && classifyInterface(n, sys).usable)
-    .sort((a, b) => index(a) - index(b));
+  const names = readdirSync(sys).filter((n) => !n.startsWith('anka'));
+  const proposed: Cards = names.some((n) => new Interface(n, sys).has('device')) ? new Set() : cards;
+  return names.filter((n) => classifyInterface(n, proposed, sys).usable).sort((a, b) => index(a) - index(b));
 }
 
 /** Whether the link is up. */
@@ -117,11 +132,11 @@ export function hasCarrier(name: string, sys = SYS): boolean {
  * The automatic choice: the interface of the first default route if it is usable, else the first card with a link;
  * empty if there is none.
  */
-export function defaultUplink(defaultRoutes: readonly string[], sys = SYS): string {
-  const routed = defaultRoutes.find((d) => classifyInterface(d, sys).usable);
+export function defaultUplink(defaultRoutes: readonly string[], cards: Cards, sys = SYS): string {
+  const routed = defaultRoutes.find((d) => classifyInterface(d, cards, sys).usable);
   if (routed !== undefined) return routed;
   // a bridge with only containers in it has a link, too, so bridges do not count here
-  return usableInterfaces(sys).find((n) => hasCarrier(n, sys) && !new Interface(n, sys).has('bridge')) ?? '';
+  return usableInterfaces(cards, sys).find((n) => hasCarrier(n, sys) && !new Interface(n, sys).has('bridge')) ?? '';
 }
 
 /** Drivers of networks that by default deliver only to MAC addresses that they assigned. */

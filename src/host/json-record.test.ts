@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -43,6 +43,17 @@ describe('JSON record', () => {
     record.entries.clear();
     record.save();
     expect(readdirSync(dir)).toEqual([]);
+  });
+
+  it('stays unsaved while it cannot be written, and leaves no part of a file', () => {
+    const record = new JsonRecord<string>(join(dir, 'later', 'record.json'));
+    record.entries.set('key', 'value');
+    expect(() => record.save()).toThrow(/ENOENT/);
+    record.trySave();
+    expect(record.unsaved).toBe(true);
+    mkdirSync(join(dir, 'later'));
+    record.trySave();
+    expect([record.unsaved, readdirSync(join(dir, 'later'))]).toEqual([false, ['record.json']]);
   });
 
   it.each(['', '{"eth0":{"in', '[1]', 'null', '7'])('counts a damaged file as empty: %j', (text) => {

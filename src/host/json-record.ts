@@ -12,6 +12,7 @@ import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 export class JsonRecord<Value> {
   readonly #path: string;
   #entries: Map<string, Value> | null = null;
+  #unsaved = false;
 
   constructor(path: string) {
     this.#path = path;
@@ -23,15 +24,35 @@ export class JsonRecord<Value> {
     return this.#entries;
   }
 
+  /** The last save failed. */
+  get unsaved(): boolean {
+    return this.#unsaved;
+  }
+
   /** Throws the file system's error. */
   save(): void {
-    if (this.entries.size === 0) {
-      rmSync(this.#path, { force: true });
-      return;
-    }
+    this.#unsaved = true;
     const part = `${this.#path}.part`;
-    writeFileSync(part, JSON.stringify(Object.fromEntries(this.entries)), { mode: 0o600 });
-    renameSync(part, this.#path);
+    try {
+      if (this.entries.size === 0) rmSync(this.#path, { force: true });
+      else {
+        writeFileSync(part, JSON.stringify(Object.fromEntries(this.entries)), { mode: 0o600 });
+        renameSync(part, this.#path);
+      }
+    } catch (cause) {
+      rmSync(part, { force: true }); // the disk may be full
+      throw cause;
+    }
+    this.#unsaved = false;
+  }
+
+  /** For a record that only saves work after a restart: a failure leaves it `unsaved`, to be tried again later. */
+  trySave(): void {
+    try {
+      this.save();
+    } catch {
+      // `unsaved` stays true
+    }
   }
 }
 

@@ -1,9 +1,9 @@
-/**
- * The host's interfaces, addresses and routes, as `ip -j` prints them. A dump during which they changed may miss some,
- * so it is read again.
- */
-import { parseIpv4, type SubnetLike } from '../wire/address.ts';
+/** The host's interfaces, IPv4 addresses and routes. They are read by netlink, and changed by `ip`. */
+import { formatIpv4, type SubnetLike } from '../wire/address.ts';
 import { run } from './exec.ts';
+import { readAddresses } from './netlink/address-messages.ts';
+import { readLinks } from './netlink/link-messages.ts';
+import { MAIN_TABLE, readRoutes, UNICAST } from './netlink/route-messages.ts';
 
 export interface Link {
   name: string;
@@ -11,7 +11,7 @@ export interface Link {
   /** `bridge`, `tun`, `veth`, …; empty for a physical card. */
   kind: string;
   master: string | null;
-  /** The interface below a macvlan or VLAN; null for others. */
+  /** The interface below a macvlan or VLAN, or the other end of a veth; null for others. */
   parent: string | null;
   /** `bridge`, `private`, … of a macvlan; empty for others. */
   mode: string;
@@ -23,56 +23,66 @@ export interface Link {
   alias: string;
   mac: string;
   mtu: number;
-  group: string;
+  /** Number of its group. */
+  group: number;
+  /** A bridge's spanning tree; null for others. `forwardDelay`: in each of two states before a port forwards, ms. */
+  spanningTree: { on: boolean; forwardDelay: number } | null;
+  /** A bridge whose frames pass iptables' chains (nf_call_iptables). */
+  callsIptables: boolean;
+  /** As a port of a bridge: `forwarding`, `listening`, …, and the time until that state ends, ms; null for others. */
+  port: { state: string; timer: number } | null;
+  /** A veth whose other end is in another network namespace, as a container's network card is. */
+  isContainerCard: boolean;
 }
 
-interface IpLink {
-  ifname?: string;
-  ifindex: number;
-  master?: string;
-  link?: string;
-  flags: string[];
-  ifalias?: string;
-  address?: string;
-  mtu: number;
-  group: string;
-  linkinfo?: { info_kind?: string; info_data?: { mode?: unknown } };
-}
-
-async function ipJson<T>(args: string[]): Promise<T[]> {
-  const text = await run('ip', ['-j', ...args], { retryOn: /Dump was interrupted/ });
-  return text.trim() === '' ? [] : (JSON.parse(text) as T[]);
-}
+const IFF = { up: 0x1, promiscuous: 0x100, allMulticast: 0x200 } as const;
+/** By MACVLAN_MODE_*. */
+const MACVLAN_MODES: Record<number, string> = { 1: 'private', 2: 'vepa', 4: 'bridge', 8: 'passthru', 16: 'source' };
+/** By BR_STATE_*. */
+const PORT_STATES = ['disabled', 'listening', 'learning', 'forwarding', 'blocking'];
 
 export async function listLinks(): Promise<Link[]> {
-  const links = await ipJson<IpLink>(['-d', 'link', 'show']);
-  return links
-    .filter((l) => l.ifname !== undefined)
-    .map((l) => ({
-      name: l.ifname as string,
-      index: l.ifindex,
-      kind: l.linkinfo?.info_kind ?? '',
-      master: l.master ?? null,
-      parent: l.link ?? null,
-      mode: l.linkinfo?.info_kind === 'macvlan' ? String(l.linkinfo.info_data?.mode) : '',
-      up: l.flags.includes('UP'),
-      allMulticast: l.flags.includes('ALLMULTI'),
-      promiscuous: l.flags.includes('PROMISC'),
-      alias: l.ifalias ?? '',
-      mac: l.address ?? '',
-      mtu: l.mtu,
-      group: l.group,
-    }));
+  const links = readLinks();
+  const names = new Map(links.map((l) => [l.index, l.name]));
+  return links.map((l) => ({
+    name: l.name,
+    index: l.index,
+    kind: l.kind,
+    master: names.get(l.master) ?? null,
+    parent: l.belowElsewhere ? null : (names.get(l.below) ?? null),
+    mode: MACVLAN_MODES[l.macvlanMode] ?? '',
+    up: (l.flags & IFF.up) !== 0,
+    allMulticast: (l.flags & IFF.allMulticast) !== 0,
+    promiscuous: (l.flags & IFF.promiscuous) !== 0,
+    alias: l.alias,
+    mac: l.address,
+    mtu: l.mtu,
+    group: l.group,
+    spanningTree: l.bridge && { on: l.bridge.stpState !== 0, forwardDelay: l.bridge.forwardDelayMs },
+    callsIptables: l.bridge?.callsIptables ?? false,
+    port: l.port && { state: PORT_STATES[l.port.state] ?? '', timer: l.port.timerMs },
+    isContainerCard: l.kind === 'veth' && l.belowElsewhere,
+  }));
 }
+
+/** Names of the containers' network cards among `links`. */
+export function containerCards(links: readonly Link[]): Set<string> {
+  return new Set(links.flatMap((l) => (l.isContainerCard ? l.name : [])));
+}
+
+/** Names of the interfaces, by index. */
+const interfaceNames = (): Map<number, string> => new Map(readLinks().map((l) => [l.index, l.name]));
 
 /** IPv4 addresses by interface name, as `a.b.c.d/len`. */
 export async function listAddresses(): Promise<Map<string, string[]>> {
-  const found = await ipJson<{ ifname?: string; addr_info?: { family: string; local: string; prefixlen: number }[] }>(['-4', 'addr', 'show']);
-  return new Map(
-    found
-      .filter((l) => l.ifname !== undefined)
-      .map((l) => [l.ifname as string, (l.addr_info ?? []).filter((a) => a.family === 'inet').map((a) => `${a.local}/${a.prefixlen}`)]),
-  );
+  const found = new Map<string, string[]>();
+  const addresses = readAddresses();
+  const names = interfaceNames();
+  for (const { index, address, prefix } of addresses) {
+    const name = names.get(index);
+    if (name !== undefined) found.set(name, [...(found.get(name) ?? []), `${formatIpv4(address)}/${prefix}`]);
+  }
+  return found;
 }
 
 export interface Route extends SubnetLike {
@@ -80,16 +90,19 @@ export interface Route extends SubnetLike {
   isDefault: boolean;
 }
 
-/** IPv4 routes of the main table. */
-export async function listRoutes(): Promise<Route[]> {
-  const routes = await ipJson<{ dst: string; dev?: string }>(['-4', 'route', 'show', 'table', 'main']);
-  return routes.flatMap((r): Route[] => {
-    if (r.dev === undefined) return [];
-    if (r.dst === 'default') return [{ base: 0, prefix: 0, dev: r.dev, isDefault: true }];
-    const [address, length] = r.dst.split('/');
-    const base = parseIpv4(address as string);
-    return base === null ? [] : [{ base, prefix: length === undefined ? 32 : Number(length), dev: r.dev, isDefault: false }];
-  });
+/**
+ * IPv4 routes to other machines, of the main table or of all tables, through an interface. A multipath route counts
+ * once for each interface.
+ */
+export async function listRoutes(table: 'main' | 'all' = 'main'): Promise<Route[]> {
+  const routes = readRoutes().filter((r) => r.type === UNICAST && (table === 'all' || r.table === MAIN_TABLE));
+  const names = interfaceNames();
+  return routes.flatMap(({ base, prefix, interfaces }) =>
+    [...new Set(interfaces)].flatMap((index): Route[] => {
+      const dev = names.get(index);
+      return dev === undefined ? [] : [{ base, prefix, dev, isDefault: prefix === 0 }];
+    }),
+  );
 }
 
 /** Runs `ip` commands in one process. Stops at the first that fails, and throws its error. */

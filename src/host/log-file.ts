@@ -15,6 +15,17 @@ const FILE_BYTES = 8 << 20;
 const PENDING_CHARS = 1 << 20;
 const OPEN = constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | constants.O_NOFOLLOW | constants.O_NONBLOCK;
 
+/** A destination for pino. A line is lost if it cannot be written at once: the reader may be gone, or stopped. */
+export const standardOutput = {
+  write(line: string): void {
+    try {
+      writeSync(1, line);
+    } catch {
+      // as with a full disk
+    }
+  },
+};
+
 /** A destination for pino. */
 export class LogFile {
   readonly #path: string;

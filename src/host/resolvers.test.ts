@@ -1,8 +1,49 @@
+import { mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { resolverAnswers } from './resolvers.ts';
+import { parseResolvConf, readResolverFiles, resolverAnswers } from './resolvers.ts';
 
 test('a resolver that cannot be connected to does not answer, and raises nothing', async () => {
   // an IPv6 zone that does not exist; a multicast address, which a UDP socket connects to only with a route; no address
   const unreachable = ['fe80::53%99', '255.255.255.255', 'not an address'];
   expect(await Promise.all(unreachable.map((server) => resolverAnswers(server, 200)))).toEqual([false, false, false]);
+});
+
+test('resolv.conf: servers with zones, the last search list, and options; everything else is ignored', () => {
+  const text = `# nameserver 9.9.9.9
+nameserver 192.168.64.1
+nameserver 127.0.0.53
+  nameserver\tfe80::53%eth0 # zone
+nameserver 127.0.0.53
+nameserver ::1
+nameserver resolver.example
+nameserver
+domain first.example
+search Corp.Example. example.net -bad example.net ${'x'.repeat(64)}.test
+options edns0 timeout:1 rotate attempts:3
+options ndots:5 timeout:nonsense`;
+  expect(parseResolvConf(text, ['192.168.64.1'])).toEqual({
+    servers: ['127.0.0.53', 'fe80::53%eth0', '::1'],
+    search: ['corp.example', 'example.net'],
+    rotate: true,
+    timeoutSeconds: 1,
+    attempts: 3,
+  });
+  const many = Array.from({ length: 9 }, (_, i) => `nameserver 10.0.0.${i}\n`).join('');
+  expect(parseResolvConf(many).servers, 'the first six').toHaveLength(6);
+  expect(parseResolvConf('')).toEqual({ servers: [], search: [], rotate: false });
+});
+
+test('a missing file, a dangling link, a loop and a directory read as empty', () => {
+  const dir = mkdtempSync(join(tmpdir(), 'anka-resolv-'));
+  const path = (name: string): string => join(dir, name);
+  symlinkSync(path('nowhere'), path('dangling'));
+  symlinkSync(path('loop'), path('loop'));
+  for (const name of ['missing', 'dangling', 'loop', '.'])
+    expect(readResolverFiles({ resolvConf: path(name), hosts: path(name) })).toEqual({ resolvConf: '', hosts: '' });
+  writeFileSync(path('file'), 'nameserver 10.0.0.1\n');
+  symlinkSync(path('file'), path('link'));
+  expect(readResolverFiles({ resolvConf: path('link'), hosts: path('file') }).resolvConf).toBe('nameserver 10.0.0.1\n');
+  rmSync(dir, { recursive: true });
 });

@@ -1,12 +1,15 @@
-/** The host's DNS resolvers, and notifications of their changes (B25). */
+/** The host's name resolution: /etc/resolv.conf and /etc/hosts, and notifications of their changes (B25). */
 
 import { createSocket } from 'node:dgram';
-import { type FSWatcher, readFileSync, realpathSync, unwatchFile, watch, watchFile } from 'node:fs';
-import { isIPv6 } from 'node:net';
-import { dirname } from 'node:path';
+import { closeSync, constants, type FSWatcher, openSync, readSync, realpathSync, unwatchFile, watch, watchFile } from 'node:fs';
+import { isIP, isIPv6 } from 'node:net';
+import { basename, dirname } from 'node:path';
 
-const RESOLV_CONF = '/etc/resolv.conf';
+const PATHS = { resolvConf: '/etc/resolv.conf', hosts: '/etc/hosts' };
 const MAX_SERVERS = 6;
+const MAX_DOMAINS = 6;
+/** Read of each file; the rest is ignored. */
+const MAX_BYTES = 1 << 20;
 /** Directories of the files to which /etc/resolv.conf may be a link. */
 export const RESOLVER_DIRECTORIES = [
   '/run/systemd/resolve',
@@ -18,22 +21,79 @@ export const RESOLVER_DIRECTORIES = [
   '/mnt/wsl',
 ];
 
-/** The first `nameserver` addresses of a resolv.conf, IPv4 and IPv6, in order, without those in `except`. */
-export function parseResolvers(text: string, except: readonly string[] = []): string[] {
-  const found: string[] = [];
-  for (const line of text.split('\n')) {
-    const server = /^\s*nameserver\s+(\S+)/.exec(line)?.[1];
-    if (server && !except.includes(server) && !found.includes(server)) found.push(server);
-  }
-  return found.slice(0, MAX_SERVERS);
+/** Of opening a file that does not exist. */
+const ABSENT = ['ENOENT', 'ENOTDIR', 'ELOOP'];
+
+/** Contents of the two files: empty when there is none, null when it cannot be read by this process now. */
+export interface ResolverFiles {
+  resolvConf: string | null;
+  hosts: string | null;
 }
 
-/** The current resolvers; empty if the file cannot be read. */
-export function readResolvers(except: readonly string[] = [], path = RESOLV_CONF): string[] {
+/** A resolv.conf (resolv.conf(5)). */
+export interface ResolvConf {
+  /** The first six `nameserver` addresses, IPv4 and IPv6, in order. */
+  servers: string[];
+  /** Domains of the last `search` or `domain`, the first six. */
+  search: string[];
+  /** Of `options`. Absent: not set. */
+  timeoutSeconds?: number;
+  attempts?: number;
+  rotate: boolean;
+}
+
+const DOMAIN = /^(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*$/;
+
+/** `except`: servers to leave out. */
+export function parseResolvConf(text: string, except: readonly string[] = []): ResolvConf {
+  const conf: ResolvConf = { servers: [], search: [], rotate: false };
+  for (const line of text.split('\n')) {
+    const [keyword, ...values] = line.trim().split(/\s+/);
+    const first = values[0] ?? '';
+    if (keyword === 'nameserver' && isIP(first) !== 0 && !except.includes(first) && !conf.servers.includes(first)) conf.servers.push(first);
+    else if (keyword === 'search' || keyword === 'domain') conf.search = domains(values);
+    else if (keyword === 'options') readOptions(values, conf);
+  }
+  conf.servers.splice(MAX_SERVERS);
+  return conf;
+}
+
+function domains(words: readonly string[]): string[] {
+  const valid = words.map((w) => w.toLowerCase().replace(/\.$/, '')).filter((w) => DOMAIN.test(w));
+  return [...new Set(valid)].slice(0, MAX_DOMAINS);
+}
+
+function readOptions(words: readonly string[], conf: ResolvConf): void {
+  for (const word of words) {
+    const [, option, value] = /^(timeout|attempts):(\d{1,3})$/.exec(word) ?? [];
+    if (option === 'timeout') conf.timeoutSeconds = Number(value);
+    else if (option === 'attempts') conf.attempts = Number(value);
+    else if (word === 'rotate') conf.rotate = true;
+  }
+}
+
+/** The current files. */
+export function readResolverFiles(paths = PATHS): ResolverFiles {
+  return { resolvConf: readFile(paths.resolvConf), hosts: readFile(paths.hosts) };
+}
+
+function readFile(path: string): string | null {
+  let fd: number;
   try {
-    return parseResolvers(readFileSync(path, 'utf8'), except);
+    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK); // no fifo is waited for
+  } catch (cause) {
+    // no file means no resolvers, as for every libc
+    return ABSENT.includes((cause as NodeJS.ErrnoException).code ?? '') ? '' : null;
+  }
+  try {
+    const buffer = Buffer.alloc(MAX_BYTES);
+    let length = 0;
+    for (let n = -1; n !== 0 && length < MAX_BYTES; length += n) n = readSync(fd, buffer, length, MAX_BYTES - length, null);
+    return buffer.toString('latin1', 0, length);
   } catch {
-    return []; // no file means no resolvers, as for every libc
+    return ''; // a directory, or a file that fails
+  } finally {
+    closeSync(fd);
   }
 }
 
@@ -69,30 +129,36 @@ export function resolverAnswers(server: string, timeoutMs = 2000): Promise<boole
 }
 
 /**
- * Calls back after every change of the file, also if it is replaced or becomes a symbolic link. Its directories are
- * watched for a fast reaction; the file is also polled every second, as changes behind a link or mount raise no event.
- * Returns a function that stops watching.
+ * Calls back after every change of the files, also if one is replaced or becomes a symbolic link. Their directories are
+ * watched for a fast reaction; the files are also polled every second, as changes behind a link or mount raise no
+ * event. Returns a function that stops watching.
  */
-export function watchResolvers(onChange: () => void, path = RESOLV_CONF): () => void {
+export function watchResolvers(onChange: () => void, paths: readonly string[] = Object.values(PATHS)): () => void {
   const watchers: FSWatcher[] = [];
-  const directories = new Set([dirname(path)]);
-  try {
-    directories.add(dirname(realpathSync(path)));
-  } catch {
-    // a dangling link: only its own directory is watched
-  }
-  for (const directory of directories) {
+  const changed = (): void => onChange();
+  const targets = paths.flatMap((path) => {
     try {
-      const w = watch(directory, () => onChange());
+      return [path, realpathSync(path)];
+    } catch {
+      return [path]; // a dangling link: only its own directory is watched
+    }
+  });
+  const names = new Set(targets.map((path) => basename(path)));
+  for (const directory of new Set(targets.map((path) => dirname(path)))) {
+    try {
+      const w = watch(directory, (_event, name) => {
+        if (name === null || names.has(name)) changed();
+      });
       w.on('error', () => {}); // polling continues
+      w.unref();
       watchers.push(w);
     } catch {
       // no inotify instance left: polling continues
     }
   }
-  watchFile(path, { interval: 1000 }, () => onChange());
+  for (const path of paths) watchFile(path, { interval: 1000 }, changed).unref();
   return () => {
     for (const w of watchers) w.close();
-    unwatchFile(path);
+    for (const path of paths) unwatchFile(path, changed);
   };
 }

@@ -5,9 +5,14 @@
  * its program (`bpf_name`: the object file's name and the section) and a digest of its instructions (`tag`). Replacing
  * a filter is atomic: no frame passes between the old program and the new. Removing an interface removes all of it.
  *
+ * Filters are read by netlink, and changed by `tc`, which loads the programs.
+ *
  * Limits: clsact is shared with others (a CNI, a tracer), so callers remove it only if nobody else uses it.
  */
+import { AnkaError } from '../lib/errors.ts';
 import { run } from './exec.ts';
+import { readLinks } from './netlink/link-messages.ts';
+import { readFilters, readQdiscs } from './netlink/tc-messages.ts';
 
 /** `ingress`: frames that the host receives from the interface; `egress`: frames that it sends. */
 export type TcDirection = 'ingress' | 'egress';
@@ -39,13 +44,7 @@ export interface BpfProgram {
 }
 
 const HANDLE = '1';
-
-interface TcFilter {
-  pref: number;
-  chain?: number;
-  kind: string;
-  options?: { bpf_name?: string; 'direct-action'?: boolean; prog?: { id?: number; tag?: string } };
-}
+const DIRECTIONS = ['ingress', 'egress'] as const;
 
 /** Adds clsact to an interface that lacks it. */
 export async function ensureClsact(device: string): Promise<void> {
@@ -53,10 +52,10 @@ export async function ensureClsact(device: string): Promise<void> {
   await run('tc', ['qdisc', 'add', 'dev', device, 'clsact']);
 }
 
-/** Whether an interface has clsact, ours or another's. */
+/** Whether an interface has clsact, ours or another's. Throws if it does not exist. */
 export async function hasClsact(device: string): Promise<boolean> {
-  const found = JSON.parse((await run('tc', ['-j', 'qdisc', 'show', 'dev', device])) || '[]') as { kind: string }[];
-  return found.some((q) => q.kind === 'clsact');
+  const index = indexOf(device, interfaceIndexes());
+  return readQdiscs().some((q) => q.index === index && q.kind === 'clsact');
 }
 
 /** Removes clsact and every filter of it. */
@@ -78,33 +77,27 @@ export async function removeFilter(device: string, direction: TcDirection, prefe
   await run('tc', ['filter', 'del', 'dev', device, direction, 'pref', String(preference)]);
 }
 
-/** eBPF filters of both directions, by interface, read by one process. Throws if an interface does not exist. */
+/** eBPF filters of both directions, by interface. Throws if an interface does not exist. */
 export async function listBpfFilters(devices: readonly string[]): Promise<Map<string, BpfFilter[]>> {
-  const hooks = devices.flatMap((device) => (['ingress', 'egress'] as const).map((direction) => ({ device, direction })));
-  const found = new Map<string, BpfFilter[]>(devices.map((d) => [d, []]));
-  if (hooks.length === 0) return found;
-  const text = await run('tc', ['-j', '-batch', '-'], { input: hooks.map((h) => `filter show dev ${h.device} ${h.direction}\n`).join('') });
-  // one array per input line
-  const answers = text.split('\n').filter((l) => l.trim() !== '');
-  for (const [i, { device, direction }] of hooks.entries()) {
-    for (const f of JSON.parse(answers[i] ?? '[]') as TcFilter[]) {
-      if (f.kind !== 'bpf' || !f.options) continue;
-      found.get(device)?.push({
-        direction,
-        chain: f.chain ?? 0,
-        preference: f.pref,
-        name: f.options.bpf_name ?? '',
-        directAction: f.options['direct-action'] ?? false,
-        tag: f.options.prog?.tag ?? '',
-        id: f.options.prog?.id ?? 0,
-      });
-    }
-  }
-  return found;
+  const indexes = interfaceIndexes();
+  return new Map(devices.map((device) => [device, DIRECTIONS.flatMap((direction) => bpfFiltersAt(indexOf(device, indexes), direction))]));
 }
 
-/** Whether an interface has any filter at clsact. */
+function bpfFiltersAt(index: number, direction: TcDirection): BpfFilter[] {
+  return readFilters(index, direction).flatMap(({ preference, chain, bpf }) => (bpf ? [{ direction, chain, preference, ...bpf }] : []));
+}
+
+/** Whether an interface has any filter at clsact. Throws if it does not exist. */
 export async function hasFilters(device: string): Promise<boolean> {
-  for (const direction of ['ingress', 'egress']) if ((await run('tc', ['filter', 'show', 'dev', device, direction])).trim() !== '') return true;
-  return false;
+  const index = indexOf(device, interfaceIndexes());
+  return DIRECTIONS.some((direction) => readFilters(index, direction).length > 0);
+}
+
+/** Indexes of all interfaces, by name. */
+const interfaceIndexes = (): Map<string, number> => new Map(readLinks().map((l) => [l.name, l.index]));
+
+function indexOf(device: string, indexes: ReadonlyMap<string, number>): number {
+  const index = indexes.get(device);
+  if (index === undefined) throw new AnkaError('network', `interface ${device} does not exist`);
+  return index;
 }

@@ -1,16 +1,18 @@
 /**
- * Additional MAC addresses that a network card receives.
+ * Additional MAC addresses (numbers) that a network card receives.
  *
  * While there are any, the kernel switches a driver that cannot filter by several addresses to promiscuous mode.
- * Removing the interface removes them.
+ * Removing the interface removes them. Every function throws if the interface does not exist.
  */
-import { formatMac, parseMac } from '../wire/address.ts';
+import { formatMac } from '../wire/address.ts';
+import { demandInterface } from './ethernet.ts';
 import { run } from './exec.ts';
+import { NTF, readBridgeEntries } from './netlink/bridge-entries.ts';
 
-/** Addresses (numbers) that were added. Throws if the interface does not exist. */
-export async function listFilterAddresses(device: string): Promise<Set<number>> {
-  const entries = JSON.parse((await run('bridge', ['-j', 'fdb', 'show', 'dev', device])) || '[]') as { mac: string; flags?: string[]; master?: string }[];
-  return new Set(entries.filter((e) => e.flags?.includes('self') && e.master === undefined).flatMap((e) => parseMac(e.mac) ?? []));
+/** Addresses that were added. */
+export function listFilterAddresses(device: string): Set<number> {
+  const entries = readBridgeEntries(demandInterface(device));
+  return new Set(entries.flatMap((e) => ((e.flags & NTF.self) !== 0 && !e.ofMaster ? [e.mac] : [])));
 }
 
 export async function addFilterAddress(device: string, mac: number): Promise<void> {

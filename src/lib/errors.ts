@@ -73,6 +73,19 @@ export class AnkaError extends Error {
   }
 }
 
+/** Codes of system errors that have a kind of their own. */
+const SYSTEM_KINDS: Readonly<Record<string, ErrorKind>> = { ENOSPC: 'diskFull', EDQUOT: 'diskFull' };
+
+/** Any thrown value as an AnkaError. */
+export function ankaError(cause: unknown): AnkaError {
+  if (cause instanceof AnkaError) return cause;
+  const message = cause instanceof Error ? cause.message : String(cause);
+  const kind = SYSTEM_KINDS[(cause as NodeJS.ErrnoException | null)?.code ?? ''];
+  return kind === undefined
+    ? new AnkaError('internal', message, { cause })
+    : new AnkaError(kind, `${message}; free some space, and run the command again`, { cause });
+}
+
 /** Any thrown value as an AnkaError, prefixed with the action that failed ("attaching vm1 to shared: …"). */
 export function wrap(action: string, cause: unknown, kind: ErrorKind = 'internal'): AnkaError {
   const message = cause instanceof Error ? cause.message : String(cause);

@@ -6,23 +6,39 @@ export interface SshTarget {
   address: string;
   port: number;
   identityFile: string;
-  knownHosts: string;
   proxyCommand?: string;
 }
 
-function options(target: SshTarget): string[] {
+/** How this process follows a login. */
+export interface LoginWatch {
+  /** Gets SIGUSR2 once the guest has accepted the login. */
+  pid: number;
+  /** File to which ssh appends its own messages. */
+  log: string;
+}
+
+/** Until the guest has accepted the connection and exchanged keys, seconds. A burst of logins keeps a guest busy. */
+const CONNECT_TIMEOUT_S = 20;
+
+function options(target: SshTarget, watch: LoginWatch): string[] {
   const o: Record<string, string> = {
     IdentityFile: `"${target.identityFile}"`,
     IdentitiesOnly: 'yes',
+    BatchMode: 'yes',
     // A guest creates its host key at first boot, and an address is reused by other guests: there is no known key.
     StrictHostKeyChecking: 'no',
-    UserKnownHostsFile: target.knownHosts,
-    LogLevel: 'ERROR',
+    UserKnownHostsFile: '/dev/null',
+    GlobalKnownHostsFile: '/dev/null',
+    ConnectTimeout: String(CONNECT_TIMEOUT_S),
     ServerAliveInterval: '15',
     ServerAliveCountMax: '4',
+    SendEnv: 'LANG LC_*',
+    PermitLocalCommand: 'yes',
+    LocalCommand: `kill -USR2 ${watch.pid}`,
     ...(target.proxyCommand ? { ProxyCommand: target.proxyCommand } : {}),
   };
-  return Object.entries(o).flatMap(([k, v]) => ['-o', `${k}=${v}`]);
+  // no file of the user's or the host's: a shared connection (ControlPath) could lead to an address's earlier owner
+  return ['-F', 'none', ...Object.entries(o).flatMap(([k, v]) => ['-o', `${k}=${v}`])];
 }
 
 /** Quotes one word for a POSIX shell. */
@@ -30,15 +46,12 @@ export function shellQuote(word: string): string {
   return /^[A-Za-z0-9_@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
-/** A command line for the guest's shell that passes each word as one word. */
-export function shellLine(words: readonly string[]): string {
-  return words.map(shellQuote).join(' ');
-}
-
 /** Arguments of ssh: with a line for the guest's shell, or for a login. `tty` requests a terminal. */
-export function sshArguments(target: SshTarget, line = '', tty = false): string[] {
+export function sshArguments(target: SshTarget, watch: LoginWatch, line = '', tty = false): string[] {
   return [
-    ...options(target),
+    // at this level ssh logs the exit status that the guest sent, or -1
+    ...['-E', watch.log, '-o', 'LogLevel=DEBUG1'],
+    ...options(target, watch),
     '-p',
     String(target.port),
     ...(tty ? ['-t'] : []),
@@ -48,9 +61,25 @@ export function sshArguments(target: SshTarget, line = '', tty = false): string[
   ];
 }
 
-/** Arguments of scp: `paths` are the sources, then the destination. */
-export function scpArguments(target: SshTarget, paths: readonly { path: string; guest: boolean }[], recursive: boolean): string[] {
+/**
+ * Arguments of scp: `paths` are the sources, then the destination. `program`: instead of ssh; scp itself forbids local
+ * commands.
+ */
+export function scpArguments(target: SshTarget, watch: LoginWatch, copy: ScpCopy): string[] {
   const name = (p: { path: string; guest: boolean }) =>
     p.guest ? `${target.user}@${target.address}:${p.path}` : p.path.startsWith('/') ? p.path : `./${p.path}`;
-  return [...options(target), '-P', String(target.port), ...(recursive ? ['-r'] : []), ...paths.map(name)];
+  return [
+    ...['-S', copy.program],
+    ...options(target, watch),
+    ...['-o', 'LogLevel=ERROR', '-P', String(target.port)],
+    ...(copy.recursive ? ['-r'] : []),
+    ...copy.paths.map(name),
+  ];
+}
+
+export interface ScpCopy {
+  program: string;
+  /** The sources, then the destination. */
+  paths: readonly { path: string; guest: boolean }[];
+  recursive: boolean;
 }

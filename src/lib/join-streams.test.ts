@@ -33,6 +33,21 @@ test('B14: each direction ends by itself', async () => {
   await over;
 });
 
+test('B14: the peer ends first: the output ends, the input is passed on while it has data, then the connection ends', async () => {
+  const [near, far] = await pair();
+  const input = new PassThrough();
+  const output = new PassThrough();
+  const over = joinStreams(near, input, output);
+  far.end('bye');
+  expect(String((await once(output, 'data'))[0])).toBe('bye');
+  const farEnd = once(far, 'end');
+  input.write('late');
+  expect(String((await once(far, 'data'))[0])).toBe('late');
+  await over; // the input stays open
+  await farEnd;
+  expect(output.readableEnded).toBe(true);
+});
+
 test('B14: an error of the input or output closes the connection without an error', async () => {
   const [near, far] = await pair();
   const input = new PassThrough();

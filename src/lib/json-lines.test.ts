@@ -59,6 +59,20 @@ test.each(BROKEN)('a stream that is answered by malformed line %# fails', async 
   peer.destroy();
 });
 
+test('a call that is not answered in time fails, and its late answer is ignored', async () => {
+  const client = new LineClient(createConnection(path), () => {});
+  let answer = (): void => {};
+  const wait = () =>
+    new Promise<string>((resolve) => {
+      answer = () => resolve('late');
+    });
+  serveLines(await accepted, { ...methods, wait } as never);
+  await expect(client.call('wait', {}, 50)).rejects.toThrow(/did not answer 'wait' within 0.05 s/);
+  answer();
+  expect(await client.call('say', { text: 'on' })).toBe('ON');
+  client.close();
+});
+
 test('requests split at every byte are parsed the same', async () => {
   const client = createConnection(path);
   serveLines(await accepted, methods as never);

@@ -2,12 +2,20 @@
  * Requests and answers as JSON lines over a stream: the control protocol of the helper processes.
  *
  * Each request `{id, method, params}` has one answer `{id, result}` or `{id, error}`; `{event}` is unsolicited.
- * Anything else closes the connection, as neither side trusts the other. Limit: 16 MiB a line.
+ * Anything else closes the connection, as neither side trusts the other. Limits: 16 MiB a line; 5 s for an answer,
+ * unless the caller allows more.
  */
 import type { Duplex } from 'node:stream';
 import { AnkaError, type ErrorBody } from './errors.ts';
 
 const MAX_LINE = 16 << 20;
+const ANSWER_LIMIT_MS = 5000;
+
+interface PendingCall {
+  resolve: (value: unknown) => void;
+  reject: (error: Error) => void;
+  limit: NodeJS.Timeout | undefined;
+}
 
 /**
  * Splits chunks into lines and calls `take` with each. If it returns false, or a line is too long, destroys the stream.
@@ -69,7 +77,7 @@ export class LineClient {
   readonly closed: Promise<void>;
   #stream: Duplex;
   #next = 1;
-  #pending = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
+  #pending = new Map<number, PendingCall>();
 
   constructor(stream: Duplex, onEvent: (event: string) => void) {
     this.#stream = stream;
@@ -83,24 +91,36 @@ export class LineClient {
       }
       const w = this.#pending.get(m.id ?? -1);
       this.#pending.delete(m.id ?? -1);
+      clearTimeout(w?.limit);
       if (m.error) w?.reject(AnkaError.fromBody(m.error));
       else w?.resolve(m.result);
       return true;
     });
     this.closed = new Promise((resolve) => {
       stream.once('close', () => {
-        for (const w of this.#pending.values()) w.reject(new AnkaError('internal', 'the connection to the helper process is closed'));
+        for (const w of this.#pending.values()) {
+          clearTimeout(w.limit);
+          w.reject(new AnkaError('internal', 'the connection to the helper process is closed'));
+        }
         this.#pending.clear();
         resolve();
       });
     });
   }
 
-  call(method: string, params: unknown): Promise<unknown> {
+  /**
+   * Throws what the other side answers, `timeout`, or `internal` when the connection is closed. `limitMs`: null = the
+   * caller watches over the other side.
+   */
+  call(method: string, params: unknown, limitMs: number | null = ANSWER_LIMIT_MS): Promise<unknown> {
     const id = this.#next++;
     return new Promise((resolve, reject) => {
       if (this.#stream.destroyed) return reject(new AnkaError('internal', 'the connection to the helper process is closed'));
-      this.#pending.set(id, { resolve, reject });
+      const expire = (ms: number): void => {
+        this.#pending.delete(id);
+        reject(new AnkaError('timeout', `the helper process did not answer '${method}' within ${ms / 1000} s`));
+      };
+      this.#pending.set(id, { resolve, reject, limit: limitMs === null ? undefined : setTimeout(expire, limitMs, limitMs) });
       this.#stream.write(`${JSON.stringify({ id, method, params })}\n`);
     });
   }

@@ -35,7 +35,9 @@ function subnet(value: string): string {
   const base = octets.reduce((a, o) => a * 256 + o, 0);
   if (base % 2 ** (32 - prefix) !== 0) throw new Error(`must begin at a network address of /${prefix}`);
   const first = octets[0] as number;
-  if (first === 0 || first === 127 || first >= 224) throw new Error('must be a unicast subnet outside 0.0.0.0/8, 127.0.0.0/8 and 224.0.0.0/3');
+  const isLinkLocal = first === 169 && octets[1] === 254;
+  if (first === 0 || first === 127 || first >= 224 || isLinkLocal)
+    throw new Error('must be a unicast subnet outside 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16 and 224.0.0.0/3');
   return `${octets.join('.')}/${prefix}`;
 }
 
@@ -50,7 +52,7 @@ function addresses(value: string): string {
     .split(',')
     .map((a) => a.trim())
     .filter((a) => a !== '');
-  for (const a of list) if (isIP(a) !== 4) throw new Error(`'${a}' is not an IPv4 address; use the form 1.1.1.1,9.9.9.9`);
+  for (const a of list) if (isIP(a) === 0) throw new Error(`'${a}' is not an IP address; use the form 1.1.1.1,2620:fe::fe`);
   return list.join(',');
 }
 
@@ -90,6 +92,13 @@ export const SETTINGS: readonly Setting[] = [
   },
   { key: 'mtu', default: '1500', description: 'MTU of the shared and host networks, bytes', check: integer(576, 65520) },
   { key: 'dns_servers', default: '', description: "resolvers to forward DNS queries to instead of the host's, comma separated", check: addresses },
+  { key: 'dns_hosts', default: 'on', description: "answer the shared network's guests from the host's /etc/hosts: on or off", check: oneOf('on', 'off') },
+  {
+    key: 'metadata',
+    default: 'deny',
+    description: "whether VMs reach the metadata service of the host's cloud (169.254.169.254): deny or allow",
+    check: oneOf('deny', 'allow'),
+  },
   { key: 'stop_timeout', default: '60', description: 'seconds to wait for a guest to power off', check: integer(1, 3600) },
 ];
 

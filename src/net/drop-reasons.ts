@@ -30,6 +30,8 @@ export const DROPS = [
   'reassembly',
   /** To an address that this network must not reach (outside of the host network, the host's loopback, …). */
   'prohibited',
+  /** To the metadata service of a cloud (`anka config metadata`). */
+  'metadata',
   /** A protocol that the gateway does not forward. */
   'protocol',
   /** Echo request to outside, which the host does not permit (`ping_group_range`). */
@@ -38,6 +40,10 @@ export const DROPS = [
   'udp_flows',
   /** An inbound datagram from an address that the guest has not sent to. */
   'udp_unasked',
+  /** More connections than a guest may have open through the host; the sender is notified by ICMP. */
+  'connection_limit',
+  /** A TCP segment of no known connection, or outside its window; if the former, the sender gets a reset. */
+  'no_connection',
   /** The TTL expired at the gateway; the sender is notified by ICMP. */
   'ttl',
 ] as const;

@@ -78,14 +78,20 @@ test('RFC 4787 REQ-5: five minutes of silence, counted from the last datagram in
   expect([nat.size, log.at(-1)]).toEqual([0, 'close a:5000']);
 });
 
-test('bounds: 1024 flows per NIC, the longest idle is evicted; 64 peers per flow', () => {
+test('bounds: 1024 flows per NIC, the longest idle is evicted; 2048 peers per flow, and 16,384 per NIC', () => {
   for (let p = 1; p <= 1024; p++) send(A as Card, ME, p, REMOTE, REMOTE, 80, p);
   send(A as Card, ME, 1, REMOTE, REMOTE, 80, 2000);
   send(A as Card, ME, 3000, REMOTE, REMOTE, 80, 2001);
   expect([nat.size, nat.evicted]).toEqual([1024, 1]);
   expect(log.filter((l) => l.startsWith('close'))).toEqual(['close a:2']);
-  for (let i = 0; i < 100; i++) send(A as Card, ME, 3000, REMOTE + i, REMOTE + i, 80, 2002);
-  expect(flows.at(-1)?.peers.size).toBe(64);
+  const flow = flows.at(-1) as UdpFlow<Card>;
+  const remembered = (f: UdpFlow<Card>): number => f.peers.size + f.olderPeers.size;
+  for (let i = 0; i < 200; i++) send(A as Card, ME, 3000, REMOTE + i, REMOTE + i, 80, 2002);
+  expect([...Array(200).keys()].filter((i) => nat.peerOf(flow, REMOTE + i, 2003) === REMOTE + i).length, 'all of 200 may answer').toBe(200);
+  for (let i = 0; i < 10_000; i++) send(A as Card, ME, 3000, REMOTE + i, REMOTE + i, 80, 2004);
+  expect([remembered(flow) <= 2048, nat.knownAs(flow, REMOTE + 9999)]).toEqual([true, REMOTE + 9999]);
+  for (let p = 4000; p < 4100; p++) for (let i = 0; i < 1000; i++) send(A as Card, ME, p, REMOTE + i, REMOTE + i, 80, 10_000 + p);
+  expect(flows.filter((f) => f.socket).reduce((n, f) => n + remembered(f), 0)).toBeLessThanOrEqual(16_384);
 });
 
 test('no socket available, a failed socket, a removed NIC, a removed address', () => {
@@ -103,4 +109,15 @@ test('no socket available, a failed socket, a removed NIC, a removed address', (
   expect(nat.size).toBe(1);
   nat.close();
   expect([nat.size, log.filter((l) => l.startsWith('close')).length]).toEqual([0, 4]);
+});
+
+test('B91: peers that a guest may not reach any more cannot answer; a flow without other peers is closed', () => {
+  send(A as Card, ME, 5000, GATEWAY, HOST, 80, 0);
+  send(A as Card, ME, 5000, REMOTE, REMOTE, 80, 0);
+  send(A as Card, ME, 5001, GATEWAY, HOST, 80, 0);
+  send(B as Card, ME + 1, 5000, GATEWAY, HOST, 80, 0);
+  nat.removePeers(A as Card, (ip) => ip === GATEWAY);
+  const [both, one, other] = flows as [UdpFlow<Card>, UdpFlow<Card>, UdpFlow<Card>];
+  expect([nat.peerOf(both, HOST, 1), nat.peerOf(both, REMOTE, 1), nat.peerOf(other, HOST, 1)]).toEqual([null, REMOTE, GATEWAY]);
+  expect([one.socket, nat.size]).toEqual([null, 2]);
 });

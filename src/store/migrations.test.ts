@@ -88,6 +88,16 @@ test('a database of every earlier schema ends with the same columns as a new one
   }
 });
 
+test('a rule is stored and read back with its IPv4 or IPv6 address', () => {
+  const db = openDb(join(dir, 'rules.db'));
+  db.prepare(INSERT.replace('local', 'isolated')).run('u', 'vm1', 1, 1, 0);
+  const rules = new RuleStore(db);
+  for (const hostIp of [0, 0x0a090002, '::', '::1'])
+    rules.put({ vm: 'u', name: `r${hostIp}`, protocol: 'tcp', guestPort: 22, hostIp, hostPort: 10_000, automatic: true });
+  expect(rules.of('u').map((r) => r.hostIp)).toEqual([0, 0x0a090002, '::', '::1']);
+  db.close();
+});
+
 test('a VM is stored and read back with `isolated` set', () => {
   const db = openDb(join(dir, 'anka.db'));
   const vms = new VmStore(db);

@@ -45,4 +45,20 @@ export const MIGRATIONS: readonly string[] = [
   ALTER TABLE vms DROP COLUMN local;
   DELETE FROM settings WHERE key = 'machine_readable';
   `,
+  // host_ip: a number for IPv4, text for IPv6
+  `
+  ALTER TABLE rules RENAME TO old_rules;
+  CREATE TABLE rules (
+    vm TEXT NOT NULL REFERENCES vms (uuid) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    protocol TEXT NOT NULL CHECK (protocol IN ('tcp', 'udp')),
+    guest_port INTEGER NOT NULL,
+    host_ip ANY NOT NULL,
+    host_port INTEGER NOT NULL,
+    automatic INTEGER NOT NULL,
+    PRIMARY KEY (vm, name)
+  ) STRICT;
+  INSERT INTO rules SELECT * FROM old_rules ORDER BY rowid;
+  DROP TABLE old_rules;
+  `,
 ];

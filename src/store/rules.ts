@@ -6,8 +6,8 @@ export interface RuleRow {
   name: string;
   protocol: 'tcp' | 'udp';
   guestPort: number;
-  /** Address of the host to listen on; 0 = every address. */
-  hostIp: number;
+  /** Address of the host to listen on; 0 = every IPv4 address, `::` = every IPv6 address. */
+  hostIp: number | string;
   /** 0 until one is assigned. */
   hostPort: number;
   /** The host port was assigned automatically, and may be replaced at the next start. */
@@ -20,7 +20,7 @@ function fromRow(r: SqlRow): RuleRow {
     name: String(r['name']),
     protocol: r['protocol'] as 'tcp' | 'udp',
     guestPort: Number(r['guest_port']),
-    hostIp: Number(r['host_ip']),
+    hostIp: typeof r['host_ip'] === 'string' ? r['host_ip'] : Number(r['host_ip']),
     hostPort: Number(r['host_port']),
     automatic: r['automatic'] === 1,
   };

@@ -11,6 +11,8 @@ import { spawn } from 'node:child_process';
 import { access, constants, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { BOOT_ID } from '../host/boot.ts';
+import { monotonicMs } from '../lib/clock.ts';
 import type { Accelerator } from './machine.ts';
 
 const PROBE_LIMIT_MS = 4000;
@@ -18,18 +20,28 @@ const PROBE_LIMIT_MS = 4000;
 /** The fastest accelerator that works; cached in `cacheDir` per boot. */
 export async function probeAccelerator(cacheDir: string, qemu: string): Promise<Accelerator> {
   if (process.platform === 'darwin') return 'hvf';
-  const boot = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8').catch(() => '')).trim();
   const cache = join(cacheDir, 'accelerator.json');
-  const known = JSON.parse(await readFile(cache, 'utf8').catch(() => '{}')) as { boot?: string; accel?: Accelerator };
-  if (boot && known.boot === boot && known.accel) return known.accel;
+  const known = await readCache(cache);
+  if (BOOT_ID && known.boot === BOOT_ID && known.accel) return known.accel;
   const usable = await access('/dev/kvm', constants.R_OK | constants.W_OK).then(
     () => true,
     () => false,
   );
   const accel: Accelerator = usable && (await entersGuest(qemu)) ? 'kvm' : 'tcg';
-  await mkdir(cacheDir, { recursive: true });
-  await writeFile(cache, JSON.stringify({ boot, accel }));
+  // without it, the next daemon probes again
+  await mkdir(cacheDir, { recursive: true })
+    .then(() => writeFile(cache, JSON.stringify({ boot: BOOT_ID, accel }), { mode: 0o600 }))
+    .catch(() => {});
   return accel;
+}
+
+/** Nothing when it is missing or damaged, as a full disk leaves it. */
+async function readCache(path: string): Promise<{ boot?: string; accel?: Accelerator }> {
+  try {
+    return Object(JSON.parse(await readFile(path, 'utf8')));
+  } catch {
+    return {};
+  }
 }
 
 /** Whether the guest's instruction pointer leaves the reset vector (0xfff0) under KVM. */
@@ -38,20 +50,21 @@ async function entersGuest(qemu: string): Promise<boolean> {
   const child = spawn(qemu, args, { stdio: ['pipe', 'pipe', 'ignore'], detached: true });
   let text = '';
   let exited = false;
+  child.on('error', () => {
+    exited = true;
+  });
+  if (child.pid === undefined) return false; // it has no streams then
   child.stdout.on('data', (d: Buffer) => {
     text = (text + d.toString()).slice(-65_536);
   });
   child.stdin.on('error', () => {});
-  child.on('error', () => {
-    exited = true;
-  });
   child.on('exit', () => {
     exited = true;
   });
   try {
     child.stdin.write('cont\n');
-    const deadline = Date.now() + PROBE_LIMIT_MS;
-    while (Date.now() < deadline && !exited) {
+    const deadline = monotonicMs() + PROBE_LIMIT_MS;
+    while (monotonicMs() < deadline && !exited) {
       await sleep(200);
       text = '';
       child.stdin.write('info registers\n');

@@ -319,6 +319,6 @@ async function makeDisk(work: string, progress: Progress): Promise<void> {
   else await run('unshare', ['--user', '--map-auto', '--map-root-user', '--setuid', '0', '--setgid', '0', '--mount', ...shell]);
   progress('writing the disk', STEP_FRACTIONS.compress);
   const disk = join(work, 'out', 'disk.qcow2');
-  await run('qemu-img', ['convert', '-O', 'qcow2', join(work, 'root.img'), disk]);
+  await run('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', join(work, 'root.img'), disk]);
   await chmod(disk, 0o644);
 }

@@ -10,23 +10,30 @@ export type Boot =
   /** The firmware starts the disk's boot loader. `seed`: a NoCloud image. */
   | { kind: 'firmware'; seed?: string };
 
-export interface MachineSpec {
+/** Where a machine is, and whose. */
+export interface MachineFiles {
   uuid: string;
-  name: string;
-  /** Directory of disk and saved memory; owned by `uid`. */
+  /** Directory of disk and saved memory. */
   stateDir: string;
-  /** Directory of sockets, pid file and logs (`machineFiles`). */
+  /** Directory of sockets and logs (`machineFiles`). */
   runDir: string;
+  /** User that QEMU runs as; the caller's own if it is not root. */
+  uid: number;
+}
+
+export interface MachineSpec extends MachineFiles {
+  name: string;
   /** MiB. */
   ram: number;
   cpus: number;
   /** qcow2 file. */
   disk: string;
+  /** Bytes that the guest sees. */
+  diskSize: number;
   boot: Boot;
   /** null: no card. MTU in bytes. */
   nic: { insideMac: number; controller: 'virtio-net' | 'e1000'; linkUp: boolean; mtu: number } | null;
-  /** User and group that QEMU runs as; the caller's own if it is not root. */
-  uid: number;
+  /** Group that QEMU runs as. */
   gid: number;
   accel: Accelerator;
   /** Saved memory to resume from; removed once loaded, before the CPUs run. */
@@ -61,7 +68,7 @@ export interface Machine {
   hasCard(): Promise<boolean>;
   /** Saves memory to `file`, under another name first, and stops QEMU. */
   suspendTo(file: string, onProgress?: (fraction: number) => void): Promise<void>;
-  /** Copies the disk's present content into a new overlay of the same image. The guest keeps running. */
+  /** Copies the disk's present content into `file`, an empty overlay of the same image. The guest keeps running. */
   copyDisk(file: string): Promise<void>;
   /** Cancels the copy or save that a previous daemon had started. The guest stays running or paused. */
   cancelJobs(): Promise<void>;
@@ -77,8 +84,18 @@ export interface MachineRunner {
   accelerator(): Promise<Accelerator>;
   /** Starts QEMU; resolves when the guest's CPUs run. Throws with the last lines of qemu.log. */
   launch(spec: MachineSpec, backend: NicBackend | null, onProgress?: (fraction: number) => void): Promise<Machine>;
-  /** The machine that runs in this directory, by pid file and QMP socket; null if there is none. */
-  adopt(uuid: string, runDir: string): Promise<Machine | null>;
+  /** The machine that runs; null if none does. Throws if it does not answer on its socket. */
+  adopt(files: MachineFiles): Promise<Machine | null>;
+  /** Whether the machine has a process. */
+  isRunning(files: MachineFiles): Promise<boolean>;
+  /** Throws `badState` while the machine has a process, or another process uses its disk. */
+  demandStopped(files: MachineFiles, name: string): Promise<void>;
+  /** Kills the machine's process, if there is one. Throws `badState` while another process uses its disk. */
+  kill(files: MachineFiles): Promise<void>;
+  /**
+   * Root: lets QEMU's user change the disk only, a file of this name. Throws `noRights` if a file is not the VM's.
+   */
+  secure(files: MachineFiles, disk?: string): void;
 }
 
 /** Progress of a long operation: a step, and a fraction from 0 to 1 if it is known. */

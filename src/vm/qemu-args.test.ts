@@ -10,17 +10,19 @@ const spec: MachineSpec = {
   ram: 1024,
   cpus: 2,
   disk: '/s/disk,1.qcow2',
+  diskSize: 1 << 30,
   boot: { kind: 'direct', kernel: '/k', initrd: '/i', append: 'root=/dev/vda' },
   nic: { insideMac: 0x564545000001, controller: 'virtio-net', linkUp: true, mtu: 1500 },
   uid: 1,
   gid: 1,
   accel: 'tcg',
 };
+const fds = { qmp: 3, console: 4, consoleLog: 5, tap: 6 };
 const tap = { kind: 'tap-fd' as const, fd: 9, vnetHdr: true, release() {} };
 
-test('the tap is inherited as descriptor 3, and commas in names are doubled', () => {
-  const line = qemuArguments(spec, tap).join(' ');
-  expect(line).toContain('-netdev tap,id=net0,fd=3');
+test('the tap is inherited as a descriptor, and commas in names are doubled', () => {
+  const line = qemuArguments(spec, tap, fds).join(' ');
+  expect(line).toContain('-netdev tap,id=net0,fd=6');
   expect(line).toContain('mac=56:45:45:00:00:01');
   expect(line).toContain('file=/s/disk,,1.qcow2,');
   expect(line).toContain('guest=a,,b');
@@ -29,15 +31,16 @@ test('the tap is inherited as descriptor 3, and commas in names are doubled', ()
 });
 
 test('B21: without a card there is no network device at all', () => {
-  const line = qemuArguments({ ...spec, nic: null }, null).join(' ');
+  const line = qemuArguments({ ...spec, nic: null }, null, fds).join(' ');
   expect(line).not.toMatch(/netdev|virtio-net/);
 });
 
 test('variants: resume, firmware with a seed, KVM, e1000, jumbo MTU, a stream socket', () => {
-  expect(qemuArguments({ ...spec, resumeFrom: "/s/it's" }, tap)).toContain("exec:cat '/s/it'\\''s'");
+  expect(qemuArguments(spec, tap, { ...fds, memory: 7 })).toContain('fd:7');
   const line = qemuArguments(
     { ...spec, boot: { kind: 'firmware', seed: '/s/seed.img' }, accel: 'kvm' },
-    { kind: 'stream', path: '/r/net.sock', release() {} },
+    { kind: 'stream', path: '/r/net.sock', async listening() {}, release() {} },
+    fds,
   ).join(' ');
   expect(line).toContain('-accel kvm -cpu host');
   expect(line).toContain('file=/s/seed.img,if=virtio,format=raw,readonly=on');

@@ -7,16 +7,23 @@ import type { MachineSpec } from './machine.ts';
 export const NIC_ID = 'nic0';
 const NIC_PORT = 'port-nic';
 export const NETDEV = 'net0';
-/** The descriptor that QEMU inherits its tap as. */
-const TAP_FD = 3;
+/** Descriptors that QEMU inherits: listening sockets, a log to append to, the tap, saved memory to read. */
+export interface Descriptors {
+  qmp: number;
+  console: number;
+  consoleLog: number;
+  tap?: number;
+  memory?: number;
+}
+/** QEMU's set of the console log's descriptor. */
+const LOG_SET = 1;
 
 /** Files in a machine's run directory. */
-export function machineFiles(runDir: string): { qmp: string; console: string; consoleLog: string; pid: string; log: string } {
+export function machineFiles(runDir: string): { qmp: string; console: string; consoleLog: string; log: string } {
   return {
     qmp: join(runDir, 'qmp.sock'),
     console: join(runDir, 'console.sock'),
     consoleLog: join(runDir, 'console.log'),
-    pid: join(runDir, 'qemu.pid'),
     log: join(runDir, 'qemu.log'),
   };
 }
@@ -42,28 +49,22 @@ export function cardProperties(nic: NonNullable<MachineSpec['nic']>): Record<str
   };
 }
 
-function netdev(backend: NicBackend): string {
+function netdev(backend: NicBackend, { tap }: Descriptors): string {
   if (backend.kind === 'stream') return `stream,id=${NETDEV},server=on,addr.type=unix,addr.path=${quoted(backend.path)}`;
-  return `tap,id=${NETDEV},fd=${TAP_FD}`;
+  return `tap,id=${NETDEV},fd=${tap}`;
 }
 
 /** The arguments after the program's name. */
-export function qemuArguments(spec: MachineSpec, backend: NicBackend | null): string[] {
-  const files = machineFiles(spec.runDir);
+export function qemuArguments(spec: MachineSpec, backend: NicBackend | null, fds: Descriptors): string[] {
   const args = [
     ...['-name', `guest=${quoted(spec.name)},process=anka-${quoted(spec.name)}`.slice(0, 200)],
     ...['-uuid', spec.uuid],
     ...['-machine', 'q35,vmport=off', '-accel', spec.accel, '-cpu', spec.accel === 'tcg' ? 'max' : 'host'],
     ...['-smp', String(spec.cpus), '-m', `${spec.ram}M`],
     ...['-no-user-config', '-nodefaults', '-display', 'none', '-boot', 'strict=on'],
-    ...['-qmp', `unix:${quoted(files.qmp)},server=on,wait=off`],
-    ...['-pidfile', files.pid],
-    ...[
-      '-chardev',
-      `socket,id=con,path=${quoted(files.console)},server=on,wait=off,logfile=${quoted(files.consoleLog)},logappend=on`,
-      '-serial',
-      'chardev:con',
-    ],
+    ...['-chardev', `socket,id=qmp,fd=${fds.qmp},server=on,wait=off`, '-mon', 'chardev=qmp,mode=control'],
+    ...['-add-fd', `fd=${fds.consoleLog},set=${LOG_SET}`],
+    ...['-chardev', `socket,id=con,fd=${fds.console},server=on,wait=off,logfile=/dev/fdset/${LOG_SET},logappend=on`, '-serial', 'chardev:con'],
     ...['-object', 'rng-random,id=rng0,filename=/dev/urandom', '-device', 'virtio-rng-pci,rng=rng0'],
     ...[
       '-drive',
@@ -75,14 +76,13 @@ export function qemuArguments(spec: MachineSpec, backend: NicBackend | null): st
   ];
   if (spec.boot.kind === 'direct') args.push('-kernel', spec.boot.kernel, '-initrd', spec.boot.initrd, '-append', spec.boot.append);
   else if (spec.boot.seed) args.push('-drive', `file=${quoted(spec.boot.seed)},if=virtio,format=raw,readonly=on`);
-  if (backend) args.push('-netdev', netdev(backend));
+  if (backend) args.push('-netdev', netdev(backend, fds));
   if (backend && spec.nic) {
     const { driver, ...rest } = cardProperties(spec.nic);
     args.push('-device', [driver, ...Object.entries(rest).map(([k, v]) => `${k}=${v}`)].join(','));
   }
-  if (spec.resumeFrom) args.push('-incoming', `exec:cat '${spec.resumeFrom.replaceAll("'", "'\\''")}'`);
+  if (fds.memory !== undefined) args.push('-incoming', `fd:${fds.memory}`);
   else args.push('-S');
-  // `spawn` stays allowed: memory is saved and restored with `exec:`
-  args.push('-sandbox', 'on,obsolete=deny,elevateprivileges=deny,resourcecontrol=deny');
+  args.push('-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny');
   return args;
 }

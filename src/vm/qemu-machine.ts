@@ -4,29 +4,73 @@
  * Theory of operation: the closed QMP connection reports that the process has exited; the events before it, or the end
  * of qemu.log, say why.
  *
- * Limits: QEMU 7.2 has no `file:` migration, so memory is saved through `exec:cat`; the guest is paused meanwhile.
+ * Memory is saved into a file that QEMU gets as an open descriptor; the guest is paused meanwhile.
+ *
+ * Limits: QEMU may have been taken over by its guest. What it answers is checked for its type, its logs are read in
+ * part only, and no operation waits for it for ever: a copy or a save that does not keep its pace fails.
  */
-import { readFile, rename, rm } from 'node:fs/promises';
+import { open, rename, rm, stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { NicBackend } from '../engine/engine.ts';
-import { runsWith } from '../host/process.ts';
+import { isRunning, type ProcessId } from '../host/process.ts';
+import { readTail } from '../host/untrusted-files.ts';
+import { monotonicMs } from '../lib/clock.ts';
 import { AnkaError, wrap } from '../lib/errors.ts';
+import { limitLogs } from './log-limit.ts';
 import type { Machine, MachineExit, MachineSpec } from './machine.ts';
 import { cardProperties, machineFiles, NETDEV, NIC_ID } from './qemu-args.ts';
-import type { Qmp } from './qmp.ts';
+import { printable, type Qmp } from './qmp.ts';
 
 /** QEMU is killed if it has not exited so long after `quit`. */
 const QUIT_MS = 5000;
 /** Time that a guest has to release a card. */
 const UNPLUG_MS = 30_000;
+/** Time that QEMU has to cancel a job. */
+const CANCEL_MS = 30_000;
+/** QEMU may write a file for so long, and a second longer for so many bytes of it. */
+const FILE_MS = 60_000;
+const FILE_BYTES_PER_SECOND = 64 << 10;
+const POLL_MS = 50;
+/** Between two looks at a process whose QMP connection is closed: the first, and the longest. */
+const EXIT_POLL_MS = [20, 500] as const;
+
+/** Bytes of a log that its last lines are taken from. */
+const TAIL_BYTES = 2048;
 
 /** The last lines of a log, joined. */
-export async function lastLines(path: string, count = 3): Promise<string> {
-  const text = await readFile(path, 'utf8').catch(() => '');
-  return text.trim().split('\n').slice(-count).join('; ');
+export function lastLines(path: string, count = 3): string {
+  return readTail(path, TAIL_BYTES).trim().split('\n').slice(-count).join('; ');
 }
 
-function killNow(pid: number): void {
+/** Properties of an answer; none if it is not an object. */
+function objectOf(answer: unknown): Record<string, unknown> {
+  return typeof answer === 'object' && answer !== null ? (answer as Record<string, unknown>) : {};
+}
+
+function listOf(answer: unknown): Record<string, unknown>[] {
+  return Array.isArray(answer) ? answer.map(objectOf) : [];
+}
+
+/** Waits until a job is no longer listed. Throws `timeout`. */
+async function gone(isListed: () => Promise<boolean>, job: string): Promise<void> {
+  const deadline = monotonicMs() + CANCEL_MS;
+  while (await isListed()) {
+    if (monotonicMs() > deadline) throw new AnkaError('timeout', `QEMU did not cancel ${job} within ${CANCEL_MS / 1000} s`);
+    await sleep(POLL_MS);
+  }
+}
+
+/** Bytes of a file on the disk; 0 if there is none. */
+const sizeOf = async (file: string): Promise<number> => ((await stat(file).catch(() => null))?.blocks ?? 0) * 512;
+
+/** Throws `timeout` when a file has been written for longer than its size explains. */
+async function demandPace(file: string, since: number): Promise<void> {
+  const ms = monotonicMs() - since - FILE_MS;
+  if (ms > 0 && ((await sizeOf(file)) * 1000) / FILE_BYTES_PER_SECOND < ms)
+    throw new AnkaError('timeout', `QEMU was slower than ${FILE_BYTES_PER_SECOND >> 10} KiB/s`);
+}
+
+export function killNow(pid: number): void {
   try {
     process.kill(pid, 'SIGKILL');
   } catch (cause) {
@@ -38,30 +82,37 @@ export class QemuMachine implements Machine {
   readonly uuid: string;
   readonly pid: number;
   readonly exited: Promise<MachineExit>;
+  readonly #id: ProcessId;
   #qmp: Qmp;
   /** The daemon asked QEMU to quit. */
   #quitting = false;
   /** Reason of the SHUTDOWN event. */
   #shutdownReason: string | null = null;
   #detached = false;
+  readonly #endLimit: () => void;
 
-  constructor(uuid: string, pid: number, qmp: Qmp, runDir: string) {
+  constructor(uuid: string, id: ProcessId, qmp: Qmp, runDir: string) {
     this.uuid = uuid;
-    this.pid = pid;
+    this.#id = id;
+    this.pid = id.pid;
     this.#qmp = qmp;
     qmp.onEvent((name, data) => {
-      if (name === 'SHUTDOWN') this.#shutdownReason = String(data['reason'] ?? '');
+      if (name === 'SHUTDOWN') this.#shutdownReason = printable(data['reason'] ?? '');
     });
+    const { consoleLog, log } = machineFiles(runDir);
+    this.#endLimit = limitLogs([consoleLog, log]);
     this.exited = this.#watch(qmp, runDir);
   }
 
   async #watch(qmp: Qmp, runDir: string): Promise<MachineExit> {
     await qmp.closed;
     if (this.#detached) return new Promise(() => {});
-    while (await runsWith(this.pid, this.uuid)) await sleep(20);
+    const [first, longest] = EXIT_POLL_MS;
+    for (let ms: number = first; await isRunning(this.#id); ms = Math.min(2 * ms, longest)) await sleep(ms);
+    this.#endLimit();
     if (this.#quitting) return { cause: 'quit', reason: '' };
     if (this.#shutdownReason === 'guest-shutdown') return { cause: 'guest-shutdown', reason: '' };
-    const log = await lastLines(machineFiles(runDir).log);
+    const log = lastLines(machineFiles(runDir).log);
     return {
       cause: 'crash',
       reason: this.#shutdownReason?.startsWith('host-')
@@ -71,8 +122,8 @@ export class QemuMachine implements Machine {
   }
 
   async status(): Promise<'running' | 'paused'> {
-    const { running } = (await this.#qmp.command('query-status')) as { running: boolean };
-    return running ? 'running' : 'paused';
+    const { running } = objectOf(await this.#qmp.command('query-status'));
+    return running === true ? 'running' : 'paused';
   }
 
   async powerDown(): Promise<void> {
@@ -83,9 +134,9 @@ export class QemuMachine implements Machine {
 
   async quit(): Promise<void> {
     this.#quitting = true;
-    await this.#qmp.command('quit').catch(() => {});
+    void this.#qmp.command('quit').catch(() => {});
     const exited = await Promise.race([this.exited.then(() => true), sleep(QUIT_MS, false, { ref: false })]);
-    if (!exited && (await runsWith(this.pid, this.uuid))) killNow(this.pid);
+    if (!exited && (await isRunning(this.#id))) killNow(this.pid);
     await this.exited;
   }
 
@@ -121,6 +172,7 @@ export class QemuMachine implements Machine {
         await this.#qmp.command('netdev_add', { type: 'tap', id: NETDEV, fd: NETDEV });
       } else {
         await this.#qmp.command('netdev_add', { type: 'stream', id: NETDEV, server: true, addr: { type: 'unix', path: backend.path } });
+        await backend.listening();
       }
       await this.#qmp.command('device_add', cardProperties(nic));
       // before the guest can have probed its new card
@@ -134,8 +186,8 @@ export class QemuMachine implements Machine {
   }
 
   async hasCard(): Promise<boolean> {
-    const devices = (await this.#qmp.command('qom-list', { path: '/machine/peripheral' })) as { name: string }[];
-    return devices.some((d) => d.name === NIC_ID);
+    const devices = listOf(await this.#qmp.command('qom-list', { path: '/machine/peripheral' }));
+    return devices.some((d) => d['name'] === NIC_ID);
   }
 
   async suspendTo(file: string, onProgress: (fraction: number) => void = () => {}): Promise<void> {
@@ -143,8 +195,16 @@ export class QemuMachine implements Machine {
     await this.#qmp.command('stop');
     try {
       await this.#qmp.command('migrate-set-parameters', { 'max-bandwidth': 1e12 });
-      await this.#qmp.command('migrate', { uri: `exec:cat >'${part.replaceAll("'", "'\\''")}'` });
-      await this.#migrated(onProgress);
+      await rm(part, { force: true });
+      const memory = await open(part, 'wx', 0o600);
+      try {
+        await this.#qmp.passDescriptor('memory', memory.fd);
+        await this.#qmp.command('migrate', { uri: 'fd:memory' });
+        const since = monotonicMs();
+        await this.#migrated(onProgress, () => demandPace(part, since));
+      } finally {
+        await memory.close();
+      }
     } catch (cause) {
       await rm(part, { force: true });
       await this.#qmp.command('cont').catch(() => {});
@@ -155,45 +215,53 @@ export class QemuMachine implements Machine {
   }
 
   async copyDisk(file: string): Promise<void> {
-    const done = new Promise<void>((resolve, reject) => {
-      const off = this.#qmp.onEvent((name, data) => {
-        if (name !== 'BLOCK_JOB_COMPLETED' || data['device'] !== 'clone') return;
-        off();
-        if (data['error']) reject(new AnkaError('internal', `copying the disk: ${String(data['error'])}`));
-        else resolve();
-      });
+    const since = monotonicMs();
+    /** Its error once it has ended; empty for none. */
+    const job = { end: null as string | null };
+    const off = this.#qmp.onEvent((name, data) => {
+      if (name === 'BLOCK_JOB_COMPLETED' && data['device'] === 'clone') job.end ??= data['error'] ? printable(data['error']) : '';
     });
-    await this.#qmp.command('drive-backup', { 'job-id': 'clone', device: 'disk0', target: file, sync: 'top', format: 'qcow2' });
-    await Promise.race([done, this.exited.then(() => Promise.reject(new AnkaError('internal', 'the VM stopped while its disk was copied')))]);
+    try {
+      await this.#qmp.command('drive-backup', { 'job-id': 'clone', device: 'disk0', target: file, sync: 'top', format: 'qcow2', mode: 'existing' });
+      while (job.end === null) {
+        if (this.#qmp.isClosed) throw new Error('the VM stopped meanwhile');
+        await demandPace(file, since);
+        await sleep(POLL_MS);
+      }
+      if (job.end !== '') throw new Error(job.end);
+    } catch (cause) {
+      await this.#qmp.command('block-job-cancel', { device: 'clone', force: true }).catch(() => {}); // it may not run
+      throw wrap('copying the disk', cause);
+    } finally {
+      off();
+    }
   }
 
   async cancelJobs(): Promise<void> {
-    const copies = async (): Promise<boolean> => ((await this.#qmp.command('query-block-jobs')) as { device: string }[]).some((j) => j.device === 'clone');
+    const copies = async (): Promise<boolean> => listOf(await this.#qmp.command('query-block-jobs')).some((j) => j['device'] === 'clone');
     // the copy may complete in between
     if (await copies()) await this.#qmp.command('block-job-cancel', { device: 'clone', force: true }).catch(() => {});
-    while (await copies()) await sleep(20);
+    await gone(copies, 'the copy of the disk');
     const saves = async (): Promise<boolean> =>
-      !['completed', 'failed', 'cancelled', undefined].includes(((await this.#qmp.command('query-migrate')) as { status?: string }).status);
+      !['completed', 'failed', 'cancelled', undefined].includes(objectOf(await this.#qmp.command('query-migrate'))['status'] as string | undefined);
     if (await saves()) await this.#qmp.command('migrate_cancel');
-    while (await saves()) await sleep(20);
+    await gone(saves, 'saving memory');
   }
 
   async unpause(): Promise<void> {
     await this.#qmp.command('cont');
   }
 
-  /** Polls until the current migration is complete. */
-  async #migrated(onProgress: (fraction: number) => void): Promise<void> {
+  /** Polls until the current migration is complete. `demand` throws when it takes too long. */
+  async #migrated(onProgress: (fraction: number) => void, demand: () => Promise<void>): Promise<void> {
     for (;;) {
-      const m = (await this.#qmp.command('query-migrate')) as {
-        status?: string;
-        'error-desc'?: string;
-        ram?: { transferred: number; total: number; remaining: number };
-      };
-      if (m.ram?.total) onProgress(1 - m.ram.remaining / m.ram.total);
-      if (m.status === 'completed') return;
-      if (m.status === 'failed' || m.status === 'cancelled') throw new Error(m['error-desc'] ?? `migration ${m.status}`);
-      await sleep(50);
+      await demand();
+      const m = objectOf(await this.#qmp.command('query-migrate'));
+      const { total, remaining } = objectOf(m['ram']);
+      if (typeof total === 'number' && typeof remaining === 'number' && total > 0) onProgress(Math.min(1, Math.max(0, 1 - remaining / total)));
+      if (m['status'] === 'completed') return;
+      if (m['status'] === 'failed' || m['status'] === 'cancelled') throw new Error(printable(m['error-desc'] ?? `migration ${m['status']}`));
+      await sleep(POLL_MS);
     }
   }
 
@@ -203,7 +271,11 @@ export class QemuMachine implements Machine {
    * systems.
    */
   async begin(spec: MachineSpec, onProgress: (fraction: number) => void): Promise<void> {
-    if (spec.resumeFrom) await this.#migrated(onProgress);
+    if (spec.resumeFrom) {
+      const { resumeFrom } = spec;
+      const since = monotonicMs();
+      await this.#migrated(onProgress, () => demandPace(resumeFrom, since));
+    }
     if (spec.nic && !spec.nic.linkUp) await this.setLink(false);
     if (spec.resumeFrom) await rm(spec.resumeFrom);
     await this.#qmp.command('cont');
@@ -211,6 +283,7 @@ export class QemuMachine implements Machine {
 
   detach(): void {
     this.#detached = true;
+    this.#endLimit();
     this.#qmp.close();
   }
 }

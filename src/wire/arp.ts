@@ -1,6 +1,6 @@
 /** ARP for IPv4 over Ethernet (RFC 826): 28 bytes. Limits: no other hardware or protocol. */
 import { get16, get32, put16, put32 } from './bytes.ts';
-import { readMac, writeMac } from './ethernet.ts';
+import { ETH, ETH_HEADER, EtherType, readMac, writeMac } from './ethernet.ts';
 
 export const ARP_SIZE = 28;
 export const ArpOp = { request: 1, reply: 2 } as const;
@@ -39,3 +39,16 @@ export function emitArp(b: Uint8Array, o: number, a: Arp): void {
   writeMac(b, o + OFF.targetMac, a.targetMac);
   put32(b, o + OFF.targetIp, a.targetIp);
 }
+
+/** A broadcast frame, padded to the least size of Ethernet. */
+export function arpFrame(a: Arp): Uint8Array {
+  const frame = new Uint8Array(60);
+  frame.fill(0xff, 0, 6);
+  writeMac(frame, ETH.source, a.senderMac);
+  put16(frame, ETH.type, EtherType.arp);
+  emitArp(frame, ETH_HEADER, a);
+  return frame;
+}
+
+/** Gratuitous ARP: `mac` has an address (RFC 5227, 3). */
+export const announcementOf = (mac: number, ip: number): Arp => ({ op: ArpOp.request, senderMac: mac, senderIp: ip, targetMac: 0, targetIp: ip });

@@ -23,6 +23,7 @@ describe('DHCP messages', () => {
       mac: 0x564545000001,
       requestedIp: 0xc0a84009,
       serverId: 0,
+      parameters: null,
       clientId: Uint8Array.of(1, 0x56, 0x45, 0x45, 0, 0, 1),
     });
   });
@@ -72,6 +73,7 @@ describe('DHCP messages', () => {
       mtu: 9000,
       hostname: 'vm1',
       clientId: null,
+      parameters: null,
     });
     expect(b.length).toBeGreaterThanOrEqual(300);
     expect([...b.subarray(0, 4)]).toEqual([2, 1, 6, 0]);

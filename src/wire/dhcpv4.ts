@@ -48,10 +48,13 @@ const OPT = {
   renewal: 58,
   rebinding: 59,
   clientId: 61,
+  search: 119,
   end: 255,
 } as const;
 /** Smallest message that is sent: BOOTP's 300 bytes, which old clients require. */
 const MIN_SIZE = 300;
+/** Largest: what every client accepts in an IP datagram of 576 bytes (RFC 2131, 2). */
+const MAX_SIZE = 548;
 
 /** The fields of a client's message that a server uses. Addresses are numbers in host order; 0 = absent. */
 export interface DhcpRequest {
@@ -66,6 +69,8 @@ export interface DhcpRequest {
   serverId: number;
   /** Option 61 as sent, echoed by RFC 6842; null when absent. */
   clientId: Uint8Array | null;
+  /** Options that the client requests, option 55; null when absent. */
+  parameters: Uint8Array | null;
 }
 
 /** A server's message. */
@@ -87,7 +92,11 @@ export interface DhcpReply {
   mtu?: number;
   domain?: string;
   hostname?: string;
+  /** Domains to search (RFC 3397), as many as fit; sent to a client that requests them. */
+  search?: readonly string[];
   clientId: Uint8Array | null;
+  /** The client's; options are in this order, as far as they are in it (RFC 2132, 9.8). */
+  parameters: Uint8Array | null;
 }
 
 const u16 = (b: Uint8Array, o: number): number => (b[o] << 8) | b[o + 1];
@@ -117,6 +126,7 @@ export function parseDhcpRequest(b: Uint8Array): DhcpRequest | 'short' | 'not-a-
     requestedIp: 0,
     serverId: 0,
     clientId: null,
+    parameters: null,
   };
   const overload = { value: 0 };
   if (!readOptions(b, OFF.options, b.length, r, overload)) return 'bad-option';
@@ -140,16 +150,17 @@ function readOptions(b: Uint8Array, start: number, end: number, r: DhcpRequest, 
     if (code === OPT.type && n === 1) r.type = b[v];
     else if (code === OPT.requestedIp && n === 4) r.requestedIp = u32(b, v);
     else if (code === OPT.server && n === 4) r.serverId = u32(b, v);
-    else if (code === OPT.clientId && n >= 2) r.clientId = new Uint8Array(b.subarray(v, v + n));
+    else if (code === OPT.clientId && n >= 1) r.clientId = new Uint8Array(b.subarray(v, v + n));
+    else if (code === OPT.parameters) r.parameters = new Uint8Array(b.subarray(v, v + n));
     else if (code === OPT.overload && n === 1 && overload) overload.value = b[v];
     o = v + n;
   }
   return true; // a missing end option is accepted, as all servers do
 }
 
-/** A server's message, at least 300 bytes. */
+/** A server's message, 300 to 548 bytes. */
 export function emitDhcpReply(r: DhcpReply): Uint8Array {
-  const b = new Uint8Array(576);
+  const b = new Uint8Array(MAX_SIZE);
   b[OFF.op] = 2;
   b[OFF.htype] = 1;
   b[OFF.hlen] = 6;
@@ -165,18 +176,31 @@ export function emitDhcpReply(r: DhcpReply): Uint8Array {
   put32(b, OFF.chaddr + 2, r.mac % 2 ** 32);
   put32(b, OFF.cookie, COOKIE);
   let o: number = OFF.options;
-  const option = (code: number, ...bytes: number[]): void => {
-    b[o++] = code;
-    b[o++] = bytes.length;
-    for (const x of bytes) b[o++] = x;
+  const put = (code: number, bytes: readonly number[]): void => {
+    b.set([code, bytes.length, ...bytes], o);
+    o += 2 + bytes.length;
   };
+  const options = optionsOf(r);
+  dropOptional(options, MAX_SIZE - OFF.options - 1);
+  for (const code of orderOf(options, r.parameters)) put(code, options.get(code) as number[]);
+  if (r.parameters?.includes(OPT.search)) {
+    const search = searchList(r.search ?? [], Math.min(255, MAX_SIZE - o - 3));
+    if (search.length > 0) put(OPT.search, search);
+  }
+  b[o++] = OPT.end;
+  return b.subarray(0, Math.max(o, MIN_SIZE));
+}
+
+/** The options but the search list. */
+function optionsOf(r: DhcpReply): Map<number, number[]> {
+  const options = new Map<number, number[]>();
   const number32 = (code: number, v: number | undefined): void => {
-    if (v !== undefined) option(code, v >>> 24, (v >>> 16) & 255, (v >>> 8) & 255, v & 255);
+    if (v !== undefined) options.set(code, [v >>> 24, (v >>> 16) & 255, (v >>> 8) & 255, v & 255]);
   };
   const text = (code: number, v: string | undefined): void => {
-    if (v) option(code, ...Buffer.from(v.slice(0, 63), 'latin1'));
+    if (v) options.set(code, [...Buffer.from(v.slice(0, 63), 'latin1')]);
   };
-  option(OPT.type, r.type);
+  options.set(OPT.type, [r.type]);
   number32(OPT.server, r.serverId);
   number32(OPT.lease, r.leaseSeconds);
   if (r.leaseSeconds !== undefined) {
@@ -189,8 +213,41 @@ export function emitDhcpReply(r: DhcpReply): Uint8Array {
   number32(OPT.dns, r.dns);
   text(OPT.domain, r.domain);
   text(OPT.hostname, r.hostname);
-  if (r.mtu !== undefined) option(OPT.mtu, r.mtu >>> 8, r.mtu & 255);
-  if (r.clientId && r.clientId.length <= 64) option(OPT.clientId, ...r.clientId);
-  b[o++] = OPT.end;
-  return b.subarray(0, Math.max(o, MIN_SIZE));
+  if (r.mtu !== undefined) options.set(OPT.mtu, [r.mtu >>> 8, r.mtu & 255]);
+  if (r.clientId) options.set(OPT.clientId, [...r.clientId]);
+  return options;
+}
+
+/** Removes options that a client can do without, until the rest fits: a client identifier has up to 255 bytes. */
+function dropOptional(options: Map<number, number[]>, room: number): void {
+  for (const code of [OPT.hostname, OPT.domain, OPT.broadcast]) {
+    if ([...options.values()].reduce((sum, value) => sum + 2 + value.length, 0) <= room) return;
+    options.delete(code);
+  }
+}
+
+/** Type and server first, then those requested in that order; the mask before the router (RFC 2132, 3.3, 9.8). */
+function orderOf(options: ReadonlyMap<number, unknown>, parameters: Uint8Array | null): Set<number> {
+  const requested = [...(parameters ?? [])].flatMap((code) => (code === OPT.router ? [OPT.mask, code] : [code]));
+  return new Set([OPT.type, OPT.server, ...requested, ...options.keys()].filter((code) => options.has(code)));
+}
+
+/** Domains in wire format (RFC 3397), with pointers to what was written before (RFC 1035, 4.1.4). */
+function searchList(domains: readonly string[], room: number): number[] {
+  const bytes: number[] = [];
+  const known = new Map<string, number>();
+  for (const domain of domains) {
+    const before = bytes.length;
+    const labels = domain.split('.');
+    let i = 0;
+    for (; i < labels.length && !known.has(labels.slice(i).join('.')); i++) {
+      known.set(labels.slice(i).join('.'), bytes.length);
+      const label = [...Buffer.from((labels[i] as string).slice(0, 63), 'latin1')];
+      bytes.push(label.length, ...label);
+    }
+    const at = known.get(labels.slice(i).join('.'));
+    bytes.push(...(i < labels.length && at !== undefined ? [0xc0 | (at >> 8), at & 255] : [0]));
+    if (bytes.length > room) return bytes.slice(0, before);
+  }
+  return bytes;
 }

@@ -1,6 +1,8 @@
 /** Ethernet II: field offsets from the start of a frame, after its length prefix. */
 
 export const ETH_HEADER = 14;
+/** Every station of a link. */
+export const BROADCAST_MAC = 0xffff_ffff_ffff;
 export const EtherType = { ipv4: 0x0800, arp: 0x0806, vlan: 0x8100, ipv6: 0x86dd } as const;
 export const ETH = { destination: 0, source: 6, type: 12, payload: 14 } as const;
 

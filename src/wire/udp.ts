@@ -26,8 +26,23 @@ export function udpChecksumOk(b: Uint8Array, o: number, end: number, source: num
   return fold16(pseudoSum(source, destination, 17, end - o) + sum16(b, o, end)) === 0xffff;
 }
 
+interface Addresses {
+  source: number;
+  sourcePort: number;
+  destination: number;
+  destinationPort: number;
+}
+
+/** Writes the header of a datagram of `size` bytes, header included, whose payload is not wholly known: no checksum. */
+export function emitPartOfUdp(b: Uint8Array, size: number, u: Addresses): void {
+  put16(b, OFF.source, u.sourcePort);
+  put16(b, OFF.destination, u.destinationPort);
+  put16(b, OFF.length, size);
+  put16(b, OFF.checksum, 0);
+}
+
 /** Writes the header of a datagram, with its checksum. The payload must already be behind it. */
-export function emitUdp(b: Uint8Array, o: number, end: number, u: { source: number; sourcePort: number; destination: number; destinationPort: number }): void {
+export function emitUdp(b: Uint8Array, o: number, end: number, u: Addresses): void {
   put16(b, o, u.sourcePort);
   put16(b, o + OFF.destination, u.destinationPort);
   put16(b, o + OFF.length, end - o);

@@ -149,6 +149,17 @@ describe.skipIf(why !== null)(`the command${why ? ` (${why})` : ''}`, () => {
     expect(await anka.body('show vm1 port_forwarding')).toEqual([]);
   });
 
+  test('B60, B64: a rule listens on an IPv6 address; :: and 0.0.0.0 are two listeners', async () => {
+    await anka.ok('modify vm1 port six 80:[::1]:8081');
+    await anka.ok('modify vm1 add port-forwarding -g 81 -p 8081 four');
+    const taken = await anka.run('modify vm1 add port-forwarding -g 82 -p 8081 -l :: all'.split(' '));
+    expect(taken).toMatchObject({ status: 10, stderr: expect.stringContaining("tcp port 8081 is in use by rule 'six' of VM vm1") });
+    await anka.ok('modify vm1 add port-forwarding -g 82 -p 8082 -l :: all');
+    const addresses = (await anka.body<{ name: string; host_ip: string }[]>('show vm1 port_forwarding')).map((r) => `${r.name} ${r.host_ip}`);
+    expect(addresses).toEqual(expect.arrayContaining(['six ::1', 'four 0.0.0.0', 'all ::']));
+    for (const name of ['six', 'four', 'all']) await anka.ok(`modify vm1 delete port-forwarding ${name}`);
+  });
+
   test('B43: a MAC address is accepted in every usual notation, and shown in lower case with colons', async () => {
     for (const mac of ['52:54:00:AB:CD:EF', '52-54-00-ab-cd-ef', '525400abcdef', '5254.00ab.cdef']) {
       await anka.ok(`modify vm1 set network-card -m ${mac}`);

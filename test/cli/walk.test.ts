@@ -10,6 +10,9 @@ import { Anka } from '../world/anka.ts';
 import { debianGuest } from '../world/images.ts';
 import { missing, type Namespace, until, World } from '../world/world.ts';
 
+/** Debian takes minutes for these without KVM; test/vm has them with a small guest. `npm run soak -- --only walk` */
+const testInFull = process.env['ANKA_WALK'] === 'full' ? test : (): void => {};
+
 const why = missing('root', 'netns', 'tun', 'qemu');
 
 interface Shown {
@@ -133,7 +136,7 @@ describe.skipIf(why !== null)(`the commands of the seed page${why ? ` (${why})` 
     await anka.plug('modify vm1 set network-card -t shared', 'vm1', 'shared');
   });
 
-  test('B4: suspend and resume keep the boot and the address', async () => {
+  testInFull('B4: suspend and resume keep the boot and the address', async () => {
     const boot = await anka.ok('run vm1 cat /proc/sys/kernel/random/boot_id');
     const ip = (await show()).ip;
     await anka.ok('suspend vm1');
@@ -145,7 +148,7 @@ describe.skipIf(why !== null)(`the commands of the seed page${why ? ` (${why})` 
     expect(await anka.ok('run vm1 cat /proc/sys/kernel/random/boot_id')).not.toBe(boot);
   });
 
-  test('B64, B13: a clone of a running VM has its own address and automatic port; both VMs reach each other', async () => {
+  testInFull('B64, B13: a clone of a running VM has its own address and automatic port; both VMs reach each other', async () => {
     await anka.ok('clone vm1 vm2');
     await anka.ok('start vm2');
     await anka.ok('run -N vm2 true');

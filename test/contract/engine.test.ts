@@ -5,12 +5,14 @@
 import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import type { DesiredRule } from '../../src/engine/engine.ts';
 import { openCapture } from '../../src/engine/user/capture.ts';
 import type { CapturedFrame } from '../../src/wire/pcapng.ts';
+import { asOther, refused, tries, unixSockets } from '../world/other-user.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
 import { shimmedGuest } from '../world/shim.ts';
 import { answered, missing, type Namespace, until, World } from '../world/world.ts';
-import { dhcp, greet, greeting, guest, ipv4Hex, ipv4Packet, macText, nic, rule, sendFrames, serve, state, throughStream, vmId } from './guest-tools.ts';
+import { dhcp, flow, greet, greeting, guest, ipv4Hex, ipv4Packet, macText, nic, rule, sendFrames, serve, state, throughStream, vmId } from './guest-tools.ts';
 
 /** The differences between the engines. */
 const ENGINES = [
@@ -28,6 +30,17 @@ const INTERNET = '198.51.100.1';
 const HOST = '10.9.0.2';
 const GW = '192.168.64.1';
 
+/** Asks UDP port 10001 of these addresses from one port until all have answered; prints where answers came from. */
+const ASK = (addresses: readonly string[]): string => `
+import select, socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 0)); heard = set()
+for i in range(120):
+    for a in ${JSON.stringify(addresses)}: s.sendto(b'x', (a, 10001))
+    while len(heard) < ${addresses.length} and select.select([s], [], [], 0.5)[0]: heard.add(s.recvfrom(99)[1][0])
+    if len(heard) == ${addresses.length}: break
+print(' '.join(sorted(heard)))
+`;
+
 const SUITES = ENGINES.map((t) => [`${t.kind} engine${t.needs === null ? '' : ` (${t.needs})`}`, t] as const);
 
 describe.each(SUITES)('%s', (_name, t) => {
@@ -43,7 +56,8 @@ describe.each(SUITES)('%s', (_name, t) => {
   let ip3 = '';
 
   const rules = [rule(10001, 8080), rule(10001, 8080, 'udp'), rule(10002, 8080, 'tcp', 0x0a090002), rule(10003, 9999)];
-  const desired = () => state(nic(1, 'shared', { rules }), nic(2), nic(3, 'host', { rules: [rule(10005, 8080)] }), nic(4, 'host'));
+  const desired = (...more: DesiredRule[]) =>
+    state(nic(1, 'shared', { rules: [...rules, ...more] }), nic(2), nic(3, 'host', { rules: [rule(10005, 8080)] }), nic(4, 'host'));
   /** The engine's helper processes, which outlive it. */
   const servicePids = (): number[] =>
     w.host
@@ -207,6 +221,28 @@ describe.each(SUITES)('%s', (_name, t) => {
     expect(await greeting(vm1, p, HOST, 10001), 'itself').toBe(`vm1 sees ${t.hairpin}`);
   });
 
+  test('B63, B67: a UDP client is answered from the address that it asked: later, loopback and IPv6 addresses too', async () => {
+    w.host.run('ip addr add 10.9.0.3/24 dev en0; ip -6 addr add 2001:db8:5::1/128 dev lo nodad; ip -6 addr add 2001:db8:5::2/128 dev lo nodad');
+    expect(await e.apply(desired(rule(10012, 8080, 'udp', '::')))).toEqual([]);
+    const asked: [Namespace, string, number][] = [
+      ...['10.9.0.3', '127.0.0.2', '127.9.9.9'].map((a): [Namespace, string, number] => [w.host, a, 10001]),
+      ...[w.outside, vm2, vm1].map((from): [Namespace, string, number] => [from, '10.9.0.3', 10001]),
+      ...['2001:db8:5::1', '2001:db8:5::2'].map((a): [Namespace, string, number] => [w.host, a, 10012]),
+    ];
+    for (const answer of await Promise.all(asked.map(([from, to, port]) => greeting(from, 'udp', to, port)))) expect(answer).toMatch(/^vm1 sees/);
+    const both: [Namespace, string, string][] = [
+      [w.outside, HOST, '10.9.0.3'],
+      [w.host, '127.0.0.1', '127.0.0.2'],
+    ];
+    for (const [from, ...addresses] of both) {
+      const program = join(w.dir, 'ask.py');
+      writeFileSync(program, ASK(addresses));
+      expect(await from.ask(`python3 ${program}`), 'two addresses, asked from one port').toBe(`${addresses.join(' ')}\n`);
+    }
+    expect(await e.apply(desired())).toEqual([]);
+    w.host.run('ip addr del 10.9.0.3/24 dev en0; ip -6 addr del 2001:db8:5::1/128 dev lo; ip -6 addr del 2001:db8:5::2/128 dev lo');
+  });
+
   test('B63: a rule for one host address listens on that address only', async () => {
     expect(await greeting(w.outside, 'tcp', HOST, 10002)).toBe('vm1 sees 10.9.0.1');
     expect(await greeting(w.host, 'tcp', '127.0.0.1', 10002)).toBe('refused');
@@ -278,6 +314,124 @@ describe.each(SUITES)('%s', (_name, t) => {
     await until('it is counted', async () => (await dropped()) > before);
   });
 
+  test('B92: the metadata service of the host’s cloud is closed, counted, and opened by a setting', async () => {
+    const METADATA = '169.254.169.254';
+    w.outside.run(`ip addr add ${METADATA}/32 dev lo; ip addr add 169.254.7.7/32 dev lo; ip addr add 168.63.129.16/32 dev lo`);
+    w.host.run('ip route add 169.254.0.0/16 via 10.9.0.1; ip route add 168.63.129.16/32 via 10.9.0.1');
+    expect(await greeting(w.host, 'tcp', METADATA, 8080), 'the host reaches it').toBe(`outside sees ${HOST}`);
+    const counted = async (n: number) => (await observedNic(n))?.drops['metadata'] ?? 0;
+    const closed = [vm1, vm3].flatMap((g) => [greet(g, 'tcp', METADATA, 8080), greet(g, 'udp', METADATA, 8080), greet(g, 'tcp', '168.63.129.16', 8080)]);
+    const linkLocal = greet(vm1, 'udp', '169.254.7.7', 8080);
+    expect(await answered([vm1, METADATA], [vm3, METADATA], [vm1, '169.254.7.7'])).toEqual([]);
+    expect(new Set(await Promise.all(closed))).toEqual(new Set(['timeout']));
+    expect(await linkLocal).toBe('timeout');
+    await until('it is counted for both', async () => (await counted(1)) >= 4 && (await counted(3)) >= 4);
+
+    expect(await e.apply({ ...desired(), metadata: true })).toEqual([]);
+    expect(await greeting(vm1, 'tcp', METADATA, 8080)).toBe(`outside sees ${HOST}`);
+    const open = await flow(vm1, METADATA, 8080);
+    const still = [greet(vm3, 'udp', METADATA, 8080), greet(vm1, 'udp', '169.254.7.7', 8080)];
+    expect(await Promise.all(still), 'not for the host network; no router forwards link-local addresses (RFC 3927 7)').toEqual(['timeout', 'timeout']);
+    expect(await e.apply(desired())).toEqual([]);
+    await until('an open connection is closed too', async () => open.end() !== null || (await open.echoed()).gap > 1500);
+    open.stop();
+    w.host.run('ip route del 169.254.0.0/16; ip route del 168.63.129.16/32');
+  });
+
+  test('B15: a resolver on the host’s own address does not answer the host network; the network’s own DNS does', async () => {
+    const resolver = w.host.spawn(
+      `dnsmasq -k --conf-file=/dev/null --pid-file= --no-resolv --no-hosts --user=root --address=/outside.test/203.0.113.9 --listen-address=${HOST} --bind-interfaces`.split(
+        ' ',
+      ),
+    );
+    const ask = async (g: Namespace, name: string, how = '') => ((await g.ask(`dig +short +time=5 +tries=9 ${how} @${HOST} ${name}`)) ?? 'failed').trim();
+    await until('it answers a shared guest', async () => (await ask(vm1, 'outside.test')) === '203.0.113.9');
+    for (const how of ['', '+tcp']) {
+      expect(await ask(vm3, 'outside.test', how), how).toBe('');
+      expect(await ask(vm3, 'host.anka.internal', how), how).toBe('192.168.128.1');
+    }
+    resolver.kill();
+  });
+
+  test('B60: rules listen on ::1 and on ::, and leave IPv4 to the rule on 0.0.0.0', async () => {
+    w.host.run('ip -6 addr add 2001:db8:9::2/64 dev en0 nodad');
+    w.outside.run('ip -6 addr add 2001:db8:9::1/64 dev ext0 nodad');
+    const six = [rule(10010, 8080, 'tcp', '::1'), rule(10011, 8080, 'tcp', '::'), rule(10011, 8080, 'udp', '::')];
+    const four = [rule(10011, 8080)];
+    expect(await e.apply(state(nic(1, 'shared', { rules: [...rules, ...six] }), nic(2, 'shared', { rules: four }), nic(3, 'host'), nic(4, 'host')))).toEqual(
+      [],
+    );
+    await until('all are in force', async () => (await e.observe()).nics.every((n) => n.rules.every((r) => r.active)));
+    for (const [ns, p, address, port, name] of [
+      [w.host, 'tcp', '::1', 10010, 'vm1'],
+      [w.host, 'tcp', '::1', 10011, 'vm1'],
+      [w.host, 'udp', '::1', 10011, 'vm1'],
+      [w.outside, 'tcp', '2001:db8:9::2', 10011, 'vm1'],
+      [w.outside, 'udp', '2001:db8:9::2', 10011, 'vm1'],
+      [w.host, 'tcp', '127.0.0.1', 10011, 'vm2'],
+    ] as const)
+      expect(await greeting(ns, p, address, port), `${p} [${address}]:${port}`).toBe(`${name} sees ${GW}`);
+    expect(await greeting(w.outside, 'tcp', HOST, 10011)).toBe('vm2 sees 10.9.0.1');
+    expect(await greeting(w.outside, 'tcp', '2001:db8:9::2', 10010)).toBe('refused');
+    const packet = { protocol: 'tcp' as const, source: '2001:db8:9::1', sourcePort: null, destination: '2001:db8:9::2', port: 10011 };
+    expect(await e.explain(vmId(1), packet)).toMatchObject({
+      verdict: 'allowed',
+      rule: "port forwarding 'tcp10011::' of vm1",
+      arrives: [{ at: 'vm1', source: GW }],
+    });
+    expect(await e.explain(vmId(1), { ...packet, destination: '::1', port: 10010 })).toMatchObject({ verdict: 'dropped' });
+    expect(await e.apply(desired())).toEqual([]);
+    await until('the ports are free', async () => (await greet(w.host, 'tcp', '::1', 10011)) === 'refused');
+  });
+
+  test('B12, B92: a host with nothing but its loopback is reached at the gateway, and what listens on 127.0.0.1 is not', async () => {
+    w.host.spawn([process.execPath, '-e', "require('net').createServer(c=>c.end('secret')).listen(8098,'127.0.0.1')"]);
+    await until('it listens', async () => (await greet(w.host, 'tcp', '127.0.0.1', 8098)) === 'secret');
+    w.host.run('ip addr flush dev en0');
+    const client = kernel ? ip1 : '127.192.168.64';
+    await until('it is reached by TCP', async () => (await greet(vm1, 'tcp', GW, 8081)) === `host sees ${client}`);
+    expect(await greeting(vm1, 'udp', GW, 8081)).toBe(`host sees ${client}`);
+    expect(await greet(vm1, 'tcp', GW, 8098)).toBe('refused');
+    expect((await e.explain(vmId(1), { protocol: 'tcp', source: null, sourcePort: null, destination: 0xc0a84001, port: 8081 })).arrives).toMatchObject([
+      { at: 'host', source: client },
+    ]);
+    w.host.run('ip addr add 10.9.0.2/24 dev en0; ip route add default via 10.9.0.1');
+    await until('the outside is reached again', async () => (await greet(vm1, 'udp', '10.9.0.1', 8080)) === `outside sees ${HOST}`);
+    await until('from the host’s address', async () => (await greet(vm1, 'tcp', GW, 8081)) === `host sees ${kernel ? ip1 : HOST}`);
+  });
+
+  test('B92: another local user reaches no service of the engine’s: its sockets are for guests, or of its own user', async () => {
+    const own = unixSockets(w.host, join(w.dir, 'run')).filter((p) => !p.includes('/nic/'));
+    const expected = kernel ? ['service/control.sock'] : ['host', 'shared'].flatMap((n) => [`net-${n}/control.sock`, `net-${n}/control.sock.dial`]);
+    expect(own).toEqual(expected.map((p) => join(w.dir, 'run', p)));
+    expect(await tries(w.host, 'connect', own)).toEqual(refused('connect', own));
+    const pids = servicePids().map((pid) => `pid=${pid},`);
+    const lines = w.host.run('ss -Hlntup').split('\n');
+    const words = lines.filter((l) => pids.some((pid) => l.includes(pid))).map((l) => l.split(/\s+/));
+    // UDP ports of the kernel's choice belong to flows, resolvers and clients of rules: datagrams of others are dropped
+    const ports = words.map((l) => `${l[0]} ${l[4]}`).filter((p) => p.startsWith('tcp') || Number(p.split(':').at(-1)) < 32_768);
+    const forRules = ['udp 0.0.0.0:10001', 'tcp 0.0.0.0:10001', 'tcp 0.0.0.0:10003', 'tcp 0.0.0.0:10005', 'tcp 10.9.0.2:10002'];
+    const services = ['192.168.64.1', '192.168.128.1'].flatMap((gateway, i) => {
+      const dhcp = `${9967 + i}`;
+      return [`tcp ${gateway}:9953`, `udp ${gateway}:9953`, `udp ${gateway}:${dhcp}`, `udp 255.255.255.255:${dhcp}`];
+    });
+    expect(ports.sort()).toEqual([...forRules, ...(kernel ? services : [])].sort());
+  });
+
+  test.skipIf(!kernel)('B92: DNS and DHCP of the service answer guests only, no program of the host, and no broadcast from outside', async () => {
+    for (const how of ['+tcp', '+notcp'])
+      expect(await w.host.ask(`dig ${how} +short +time=1 +tries=1 -p 9953 @${GW} host.anka.internal`), how).not.toBe(`${GW}\n`);
+    const hex = macText(1).replaceAll(':', '');
+    const release = `01010600${'00'.repeat(8)}${ipv4Hex(ip1)}${'00'.repeat(12)}${hex}${'00'.repeat(202)}638253633501073604c0a84001ff`;
+    const send = (to: string) =>
+      `const u=require('dgram').createSocket('udp4');u.bind(0,()=>{u.setBroadcast(true);u.send(Buffer.from('${release}','hex'),9967,'${to}',()=>process.exit())})`;
+    w.host.run(asOther(`${process.execPath} -e "${send(GW)}"`));
+    w.outside.run(`${process.execPath} -e "${send('255.255.255.255')}"`);
+    // a later message of a guest is answered: the server has seen the forged ones, or never will
+    expect((await dhcp(w, vm2))?.ip).toBe(ip2);
+    expect(await observedNic(1)).toMatchObject({ source: 'lease', ip: 0xc0a84000 + Number(ip1.split('.')[3]) });
+  });
+
   describe('B91: a guest sends only with its own addresses', () => {
     const bc = 'ffffffffffff';
     const me = macText(1).replaceAll(':', '');
@@ -333,6 +487,64 @@ describe.each(SUITES)('%s', (_name, t) => {
     expect(ip2).toMatch(/^192\.168\.64\./);
     await until('a lease counts again', async () => (await observedNic(2))?.source === 'lease');
     await e.apply(desired());
+  });
+
+  describe('B50, B91: a card owns a set of addresses', () => {
+    const VIP = '192.168.64.200';
+    const gratuitous = (n: number, ip: string): string => {
+      const mac = macText(n).replaceAll(':', '');
+      return `ffffffffffff${mac}08060001080006040001${mac}${ipv4Hex(ip)}000000000000${ipv4Hex(ip)}`;
+    };
+    const announce = (n: number, ip: string, times = 1) => sendFrames(n === 1 ? vm1 : vm2, new Array(times).fill(gratuitous(n, ip)));
+    const sources = async (n: number) =>
+      (await observedNic(n))?.addresses.map((a) => `${[24, 16, 8, 0].map((s) => (a.ip >>> s) & 255).join('.')} ${a.source}`).sort();
+    const own = (n: number) => `${n === 1 ? ip1 : ip2} lease`;
+
+    test('beside its lease it has one that its guest sets; the lease stays the main one, and both pass', async () => {
+      const before = (await observedNic(1))?.drops['ip_spoof'] ?? 0;
+      vm1.run(`ip addr add ${VIP}/32 dev eth0`);
+      await announce(1, VIP);
+      await until('both are reported', async () => JSON.stringify(await sources(1)) === JSON.stringify([own(1), `${VIP} virtual`].sort()));
+      for (const source of [ip1, VIP, ip1]) await until(`${source} passes`, () => vm1.attempt(`ping -c1 -W1 -q -I ${source} ${GW}`) !== null);
+      expect((await observedNic(1))?.drops['ip_spoof'] ?? 0).toBe(before);
+      const [main] = (await observedNic(1))?.addresses ?? [];
+      expect(main).toMatchObject({ ip: (await observedNic(1))?.ip, source: 'lease' });
+      expect(main?.age).toBeGreaterThanOrEqual(0);
+      expect((await vm2.ask(`dig +short +time=5 +tries=9 @${GW} vm1.anka.internal`))?.trim()).toBe(ip1);
+    });
+
+    test('another VM takes neither of them while this one lives', async () => {
+      const before = (await observedNic(2))?.drops['arp_spoof'] ?? 0;
+      vm2.run(`ip addr add ${VIP}/32 dev eth0; ip addr add ${ip1}/32 dev eth0`);
+      for (let i = 0; i < 6; i++) await Promise.all([announce(2, VIP), announce(2, ip1), vm2.ask('sleep 0.4')]);
+      await until('they are dropped', async () => ((await observedNic(2))?.drops['arp_spoof'] ?? 0) >= before + 12);
+      expect(await sources(2)).toEqual([own(2)]);
+      expect(await sources(1)).toEqual([own(1), `${VIP} virtual`].sort());
+      expect(vm2.attempt(`ping -c1 -W1 -q -I ${VIP} ${GW}`), 'a pending claim sends nothing').toBeNull();
+      if (kernel) expect(await greeting(w.host, 'tcp', ip1, 8080)).toBe(`vm1 sees ${GW}`);
+      else expect(await throughStream(await e.streamSocket(vmId(1)), vmId(1), 8080)).toBe(`vm1 sees ${GW}`);
+    });
+
+    test('a virtual address moves when its holder vanishes; others learn it; a lease stays', async () => {
+      // the guest answers no ARP, as one that hangs; it remembers an old owner, as any other VM does
+      vm1.run(
+        `ip addr del ${VIP}/32 dev eth0; sysctl -qw net.ipv4.conf.eth0.arp_ignore=8; ip neigh replace ${VIP} lladdr 02:00:00:00:00:99 dev eth0 nud stale`,
+      );
+      const since = performance.now();
+      await announce(2, VIP, 5);
+      await until('it has moved', async () => JSON.stringify(await sources(2)) === JSON.stringify([own(2), `${VIP} virtual`].sort()));
+      console.log(`    moved after ${Math.round(performance.now() - since)} ms`);
+      expect(await sources(1)).toEqual([own(1)]);
+      await until('it passes', () => vm2.attempt(`ping -c1 -W1 -q -I ${VIP} ${GW}`) !== null);
+      await until('another VM knows', () => vm1.run(`ip neigh show ${VIP}`).includes(macText(2)));
+      if (kernel) expect(await greeting(w.host, 'tcp', VIP, 8080)).toBe(`vm2 sees ${GW}`);
+      for (let i = 0; i < 4; i++) await Promise.all([announce(2, ip1), vm2.ask('sleep 0.4')]);
+      expect(await sources(1), 'its lease does not move').toEqual([own(1)]);
+      expect((await vm2.ask(`dig +short +time=5 +tries=9 @${GW} vm2.anka.internal`))?.trim()).toBe(ip2);
+      vm1.run('sysctl -qw net.ipv4.conf.eth0.arp_ignore=0');
+      vm2.run(`ip addr del ${VIP}/32 dev eth0; ip addr del ${ip1}/32 dev eth0`);
+      await vm2.reaches(ip1);
+    });
   });
 
   test('B91: --no-local isolates a VM from VMs and the host; outside and forwarding still work', async () => {
@@ -426,6 +638,7 @@ describe.each(SUITES)('%s', (_name, t) => {
           ['the bridge deleted', 'ip link del anka-shared'],
           ['a tap without its master', 'ip link set anka00000001 nomaster'],
           ['the gateway’s address removed', 'ip addr del 192.168.64.1/24 dev anka-shared'],
+          ['the network’s route removed', 'ip route flush dev anka-shared'],
           ['the bridge down', 'ip link set anka-shared down'],
           [
             'forwarding rules removed one by one',

@@ -12,7 +12,6 @@ import { dhcp, guest, macText, nic, rule, state } from './guest-tools.ts';
 import { PacketTable, type TestPacket } from './packet-table.ts';
 
 const why = missing('root', 'netns');
-process.env['ANKA_ALLOW_VIRTUAL_UPLINK'] = '1';
 
 const INTERNET = '198.51.100.1';
 const OUT = '10.9.0.1';
@@ -32,6 +31,9 @@ const ROWS: TestPacket[] = [
   [1, 'vm1', 'udp', '-', INTERNET, 5000, 'allowed'],
   [3, 'vm3', 'tcp', '-', OUT, 8080, 'allowed'],
   [3, 'vm3', 'icmp', '-', INTERNET, 0, 'allowed'],
+  // a cloud's metadata service
+  [1, 'vm1', 'tcp', '-', '169.254.169.254', 80, 'dropped'],
+  [3, 'vm3', 'icmp', '-', '169.254.169.254', 0, 'dropped'],
   // from there
   [1, 'outside', 'tcp', OUT, 'ip1', 8080, 'allowed'],
   [1, 'outside', 'udp', OUT, 'ip1', 5000, 'allowed'],
@@ -138,6 +140,7 @@ describe.skipIf(why !== null).each(['ebpf', 'macvlan'] as const)(`explain, bridg
     for (const n of [1, 2]) table.addresses.set(`ll${n}`, linkLocalOf(0x564545000000 + n));
     for (const [n, ns] of table.namespaces) await until(`${n}'s IPv6 address is its own`, () => !ns.run('ip -6 addr show dev eth0').includes('tentative'));
     await until('all addresses are reported', async () => (await e.observe()).nics.every((n) => n.ip !== null));
+    w.outside.run('ip addr add 169.254.169.254/32 dev lo');
     await table.watch(w, (name) => [table.addresses.get(`ip${name.slice(2)}`) as string], { outside: [OUT], host: [HOST, GW] });
     await table.explainAndSend(e, {}, 0, rows.length);
     expect(await e.apply(cards({ vlan: 42 }))).toEqual([]);

@@ -3,9 +3,10 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import type { PacketProtocol } from '../../src/net/explain/packet.ts';
 import { parseIpv4 } from '../../src/wire/address.ts';
 import { linkLocalOf } from '../../src/wire/address6.ts';
+import { onBothEngines } from '../world/engines.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
 import { shimmedGuest } from '../world/shim.ts';
-import { missing, type Namespace, until, World } from '../world/world.ts';
+import { type Namespace, until, World } from '../world/world.ts';
 import { dhcp, guest, macText, nic, rule, state, vmId } from './guest-tools.ts';
 import { PacketTable, type TestPacket } from './packet-table.ts';
 
@@ -37,6 +38,14 @@ const ROWS: TestPacket[] = [
   [3, 'vm3', 'icmp', '-', INTERNET, 0, 'dropped'],
   [3, 'vm3', 'other', '-', INTERNET, 0, 'dropped/refused'],
   [6, 'vm6', 'udp', '-', INTERNET, 5000, 'dropped'],
+  // a cloud's metadata service, and link-local addresses
+  [1, 'vm1', 'tcp', '-', '169.254.169.254', 80, 'dropped'],
+  [1, 'vm1', 'icmp', '-', '169.254.169.254', 0, 'dropped'],
+  [1, 'vm1', 'other', '-', '169.254.169.254', 0, 'dropped/refused'],
+  [3, 'vm3', 'udp', '-', '169.254.169.254', 80, 'dropped'],
+  [5, 'vm5', 'udp', '-', '168.63.129.16', 80, 'dropped'],
+  [1, 'vm1', 'udp', '-', '169.254.7.7', 5000, 'dropped'],
+  [1, 'vm1', 'udp', '-', 'fd00:ec2::254', 80, 'dropped'],
   // to the host
   [1, 'vm1', 'tcp', '-', GW, 8080, 'allowed'],
   [1, 'vm1', 'udp', '-', GW, 5000, 'allowed'],
@@ -63,6 +72,7 @@ const ROWS: TestPacket[] = [
   [5, 'vm5', 'udp', '-', GW, 67, 'allowed', 68],
   [5, 'vm5', 'tcp', '-', GW, 53, 'allowed'],
   [3, 'vm3', 'udp', '-', HOST, 53, 'allowed'],
+  [3, 'vm3', 'tcp', '-', HOST, 53, 'allowed'],
   [5, 'vm5', 'udp', '-', HOST, 53, 'dropped'],
   // only what a client sends to the gateway, or to everybody, is for the DHCP server
   [1, 'vm1', 'udp', '-', INTERNET, 67, 'allowed', 68],
@@ -146,11 +156,6 @@ const ROWS: TestPacket[] = [
   [3, 'vm3', 'udp', '-', '2001:db8::1', 5000, 'dropped'],
 ];
 
-const ENGINES = [
-  { kind: 'kernel' as const, why: missing('root', 'netns') },
-  { kind: 'user' as const, why: missing('root', 'netns', 'tun', 'cc') },
-];
-
 /** The rows for one engine. */
 function rowsOf(kind: 'kernel' | 'user'): TestPacket[] {
   return ROWS.flatMap((r): TestPacket[] => {
@@ -162,7 +167,7 @@ function rowsOf(kind: 'kernel' | 'user'): TestPacket[] {
   });
 }
 
-const SUITES = ENGINES.map((x) => [`explain, ${x.kind} engine${x.why === null ? '' : ` (${x.why})`}`, x] as const);
+const SUITES = onBothEngines('explain, ');
 
 describe.each(SUITES)('%s', (_suite, { kind, why }) => {
   const rows = rowsOf(kind);
@@ -180,6 +185,8 @@ describe.each(SUITES)('%s', (_suite, { kind, why }) => {
     w.host.run('sysctl -qw net.ipv4.ping_group_range="0 2147483647"');
     // no default route, so that a missing route can be tried
     w.host.run(`ip route del default; ip route add ${INTERNET}/32 via ${OUT}; ip route add 2001:db8::/32 dev en0; sysctl -qw net.ipv6.conf.all.forwarding=1`);
+    w.host.run(`ip route add 169.254.0.0/16 via ${OUT}; ip route add 168.63.129.16/32 via ${OUT}`);
+    w.outside.run('ip addr add 169.254.169.254/32 dev lo; ip addr add 169.254.7.7/32 dev lo; ip addr add 168.63.129.16/32 dev lo');
     w.host.run(`ip -6 addr add ${HOST6}/128 dev en0 nodad`);
     e = new RemoteEngine(w, kind);
     const problems = await e.apply(
@@ -203,7 +210,8 @@ describe.each(SUITES)('%s', (_suite, { kind, why }) => {
     for (const n of [1, 2]) addresses.set(`ll${n}`, linkLocalOf(0x564545000000 + n));
     addresses.set('llgw', linkLocalOf(0x5a4545004001));
     for (const n of [1, 3, 5])
-      namespaces.get(`vm${n}`)?.run(`ip -6 route add 2001:db8::/32 via ${linkLocalOf(n === 3 ? 0x5a4545008001 : 0x5a4545004001)} dev eth0`);
+      for (const to of ['2001:db8::/32', 'fd00::/8'])
+        namespaces.get(`vm${n}`)?.run(`ip -6 route add ${to} via ${linkLocalOf(n === 3 ? 0x5a4545008001 : 0x5a4545004001)} dev eth0`);
     namespaces.get('vm1')?.run('sysctl -qw net.ipv4.conf.eth0.accept_local=1');
     for (const [n, ns] of namespaces)
       if (n !== 'vm6') await until(`${n}'s IPv6 address is its own`, () => !ns.run('ip -6 addr show dev eth0').includes('tentative'));

@@ -9,16 +9,13 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { formatIpv4 } from '../../src/wire/address.ts';
 import { compiled } from '../world/compile.ts';
+import { onBothEngines } from '../world/engines.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
 import { shimmedGuest } from '../world/shim.ts';
-import { missing, type Namespace, until, World } from '../world/world.ts';
+import { type Namespace, until, World } from '../world/world.ts';
 import { dhcp, guest, macText, nic, serve, state, vmId } from './guest-tools.ts';
 
-const ENGINES = [
-  { kind: 'kernel' as const, needs: missing('root', 'netns') },
-  { kind: 'user' as const, needs: missing('root', 'netns', 'tun', 'cc') },
-];
-const SUITES = ENGINES.map((t) => [`${t.kind} engine${t.needs === null ? '' : ` (${t.needs})`}`, t] as const);
+const SUITES = onBothEngines();
 const GW = '192.168.64.1';
 const OUTSIDE = '198.51.100.1';
 const GREEDY = fileURLToPath(new URL('greedy.py', import.meta.url));
@@ -38,10 +35,10 @@ describe.each(SUITES)('one guest exhausts the services: %s', (_name, t) => {
   let greedy: ChildProcess | null = null;
   let said = '';
 
-  beforeEach((test) => test.skip(t.needs !== null));
+  beforeEach((test) => test.skip(t.why !== null));
 
   beforeAll(async () => {
-    if (t.needs !== null) return;
+    if (t.why !== null) return;
     w = new World('gr-');
     w.host.run('sysctl -qw net.ipv4.ping_group_range="0 2147483647"');
     const all = [1, 2, 3, 4, 5];

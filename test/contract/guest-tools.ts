@@ -30,8 +30,8 @@ export function nic(n: number, type: DesiredNic['type'] = 'shared', rest: Partia
   };
 }
 
-export function rule(hostPort: number, guestPort: number, protocol: 'tcp' | 'udp' = 'tcp', hostIp = 0): DesiredRule {
-  return { name: `${protocol}${hostPort}`, protocol, hostIp, hostPort, guestPort };
+export function rule(hostPort: number, guestPort: number, protocol: 'tcp' | 'udp' = 'tcp', hostIp: DesiredRule['hostIp'] = 0): DesiredRule {
+  return { name: `${protocol}${hostPort}${typeof hostIp === 'string' ? hostIp : ''}`, protocol, hostIp, hostPort, guestPort };
 }
 
 export function state(...nics: DesiredNic[]): DesiredState {

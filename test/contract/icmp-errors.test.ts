@@ -6,16 +6,13 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { onBothEngines } from '../world/engines.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
 import { shimmedGuest } from '../world/shim.ts';
-import { missing, type Namespace, until, World } from '../world/world.ts';
+import { type Namespace, until, World } from '../world/world.ts';
 import { dhcp, guest, macText, nic, serve, state, vmId } from './guest-tools.ts';
 
-const ENGINES = [
-  { kind: 'kernel' as const, why: missing('root', 'netns') },
-  { kind: 'user' as const, why: missing('root', 'netns', 'tun', 'cc') },
-];
-const SUITES = ENGINES.map((x) => [`ICMP errors, ${x.kind} engine${x.why === null ? '' : ` (${x.why})`}`, x] as const);
+const SUITES = onBothEngines('ICMP errors, ');
 const INTERNET = '198.51.100.1';
 const OUT = '10.9.0.1';
 const GW = '192.168.64.1';

@@ -109,7 +109,8 @@ describe.skipIf(why !== null)(`live changes${why ? ` (${why})` : ''}`, () => {
 
   test('B91: --no-local, live: local connections are reset, outside ones continue; no bypass by the gateway, IPv6 or multicast', async () => {
     const far = [await begin(vm1, INTERNET, 8080), await begin(w.outside, HOST, 10001)];
-    const near = await begin(w.host, ip1, 8080);
+    await serve(vm1, 8085, 'vm1');
+    const near = await begin(w.host, ip1, 8085); // no rule leads there
     const link = (g: Namespace) => /inet6 (fe80\S+)\//.exec(g.run('ip -6 addr show dev eth0'))?.[1] ?? '';
     const bridge = 'fe80::5845:45ff:fe00:4001';
     const ping6 = (g: Namespace, to: string, dev = 'eth0') => g.attempt(`ping -6 -c1 -W1 -q ${to}%${dev}`) !== null;

@@ -7,18 +7,15 @@
  */
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { onBothEngines } from '../world/engines.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
 import { shimmedGuest } from '../world/shim.ts';
 import { FrameSender, Sniffer } from '../world/sniffer.ts';
-import { missing, type Namespace, until, World } from '../world/world.ts';
+import { type Namespace, until, World } from '../world/world.ts';
 import { dhcp, guest, ipv4Packet, macText, nic, state, vmId } from './guest-tools.ts';
 import { HELD, linkLocal, NOT_CARRIED, NOT_LEAVING, SPOOFS, type Spoof, type SpoofWorld } from './spoofs.ts';
 
-const ENGINES = [
-  { kind: 'kernel' as const, needs: missing('root', 'netns') },
-  { kind: 'user' as const, needs: missing('root', 'netns', 'tun', 'cc') },
-];
-const SUITES = ENGINES.map((t) => [`${t.kind} engine${t.needs === null ? '' : ` (${t.needs})`}`, t] as const);
+const SUITES = onBothEngines();
 const OUTSIDE = '10.9.0.1';
 const GATEWAYS = { shared: { mac: '5a4545004001', ip: '192.168.64.1' }, host: { mac: '5a4545008001', ip: '192.168.128.1' } };
 const macHex = (n: number): string => macText(n).replaceAll(':', '');
@@ -35,10 +32,10 @@ describe.each(SUITES)('a guest sends only with its own addresses: %s', (_name, t
   let uplink: FrameSender;
   const send = (n: number, ...frames: string[]): void => senders.get(n)?.send(frames);
 
-  beforeEach((test) => test.skip(t.needs !== null));
+  beforeEach((test) => test.skip(t.why !== null));
 
   beforeAll(async () => {
-    if (t.needs !== null) return;
+    if (t.why !== null) return;
     w = new World('sp-');
     const desired = state(nic(1), nic(2), nic(3, 'host'), nic(4, 'host'));
     if (t.kind === 'kernel') for (const n of [1, 2, 3, 4]) vms.set(n, guest(w, n));

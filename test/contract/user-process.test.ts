@@ -3,10 +3,24 @@
  * (docs/decisions/0012).
  */
 import { execFileSync } from 'node:child_process';
-import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import {
+  chmodSync,
+  existsSync,
+  lchownSync,
+  linkSync,
+  lstatSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { landlockAbi } from '../../src/host/ffi/landlock.ts';
+import { asOther, refused, tries } from '../world/other-user.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
 import { shimmedGuest } from '../world/shim.ts';
 import { memoryOf, missing, type Namespace, until, World } from '../world/world.ts';
@@ -51,12 +65,22 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
     return found.pid;
   };
 
+  /** A guest behind a socket of its VM's user, as QEMU creates it. */
+  async function plug(n: number): Promise<Namespace> {
+    const { path } = await e.openNic(vmId(n));
+    const guest = await shimmedGuest(w, `g${n}`, macText(n), path);
+    lchownSync(path, VM_UID + n - 1, VM_UID + n - 1);
+    await e.listening(vmId(n));
+    return guest;
+  }
+  const cardSocket = (n: number): string => join(w.dir, 'run/nic', vmId(n).slice(0, 8), 'qemu.sock');
+
   beforeAll(async () => {
     w = new World('up-');
     e = new RemoteEngine(w, 'user', 'root');
     expect(await e.apply(desired())).toEqual([]);
-    vm1 = await shimmedGuest(w, 'g1', macText(1), (await e.openNic(vmId(1))).path);
-    vm2 = await shimmedGuest(w, 'g2', macText(2), (await e.openNic(vmId(2))).path);
+    vm1 = await plug(1);
+    vm2 = await plug(2);
     await serve(w.outside, 8080, 'outside');
     await serve(vm1, 8080, 'vm1');
     await serve(w.host, 8080, 'host');
@@ -253,6 +277,70 @@ print(n)'`);
     expect([readFileSync(precious, 'utf8'), statSync(precious).uid]).toEqual(['precious', 0]);
   });
 
+  test('B92: a link in place of its control socket leads the daemon to no other socket', async () => {
+    expect(await e.apply({ ...state(), networks: [] })).toEqual([]);
+    const other = join(w.dir, 'other.sock');
+    const server = w.host.spawn([
+      process.execPath,
+      '-e',
+      `require('net').createServer((s) => s.on('data', console.log)).listen('${other}', () => console.log('ready'))`,
+    ]);
+    const said: string[] = [];
+    server.stdout?.on('data', (d: Buffer) => said.push(d.toString()));
+    await until('it listens', () => said.length > 0);
+    chmodSync(other, 0o600);
+    symlinkSync(other, join(w.dir, 'run/net-shared/control.sock'));
+    expect(await e.apply(desired())).toEqual([]);
+    expect(await dhcp(w, vm1)).not.toBeNull();
+    server.kill('SIGKILL');
+    expect(said).toEqual(['ready\n']);
+  });
+
+  test('B92: a card’s socket is readable by the process of its network only, also after it has moved', async () => {
+    const owner = (n: number): [number, number] => [lstatSync(cardSocket(n)).uid, lstatSync(cardSocket(n)).mode & 0o777];
+    expect([owner(1), owner(2)]).toEqual([
+      [1_639_999_001, 0o600],
+      [1_639_999_002, 0o600],
+    ]);
+    for (const user of [VM_UID, VM_UID + 1, 1_639_999_002])
+      expect(await tries(w.host, 'connect', [cardSocket(1)], user)).toEqual(refused('connect', [cardSocket(1)]));
+    expect(await e.apply(state(nic(1, 'host', { ownerUid: VM_UID }), nic(2, 'host', { ownerUid: VM_UID + 1 })))).toEqual([]);
+    expect(owner(1)).toEqual([1_639_999_002, 0o600]);
+    expect((await dhcp(w, vm1))?.ip).toMatch(/^192\.168\.128\./);
+    expect(await e.apply(desired())).toEqual([]);
+    expect(owner(1)).toEqual([1_639_999_001, 0o600]);
+    expect((await dhcp(w, vm1))?.ip).toMatch(/^192\.168\.64\./);
+  });
+
+  test('B92: what a taken-over QEMU puts in place of a new card’s socket is not taken: link, hard link, fifo, file, directory, in any order', async () => {
+    const victim = join(w.dir, 'run/net-host/control.sock');
+    const precious = join(w.dir, 'precious2');
+    writeFileSync(precious, 'precious', { mode: 0o600 });
+    const states = (): unknown[] => [victim, precious, cardSocket(1)].map((p) => [lstatSync(p).ino, lstatSync(p).uid, lstatSync(p).gid, lstatSync(p).mode]);
+    const before = states();
+    const inbox = dirname((await e.openNic(vmId(1))).path);
+    const tricks = [`ln -s ${victim} S`, `ln -s ${precious} S`, 'mkfifo S', 'touch S', 'mkdir -p S/S'].map((t) => t.replaceAll('S', `${inbox}/qemu.sock`));
+    for (const trick of tricks) {
+      await e.openNic(vmId(1));
+      w.host.run(asOther(trick, VM_UID));
+      await expect(e.listening(vmId(1)), trick).rejects.toThrow(/is not a socket of this VM/);
+    }
+    // where the kernel does not protect hard links (fs.protected_hardlinks)
+    await e.openNic(vmId(1));
+    linkSync(victim, join(inbox, 'qemu.sock'));
+    await expect(e.listening(vmId(1))).rejects.toThrow(/is not a socket of this VM/);
+    writeFileSync(join(w.dir, 'race'), `while :; do ${tricks.map((t) => `${t}; rm -rf ${inbox}/qemu.sock`).join('; ')}; done 2>/dev/null`);
+    const racer = w.host.spawn(asOther(`sh ${w.dir}/race`, VM_UID).split(' '));
+    for (let i = 0; i < 10; i++) {
+      await e.openNic(vmId(1));
+      await expect(e.listening(vmId(1))).rejects.toThrow();
+    }
+    racer.kill('SIGKILL');
+    expect(states()).toEqual(before);
+    expect(readdirSync(dirname(cardSocket(1)))).toEqual(['qemu.sock']);
+    expect(await greet(vm1, 'tcp', OUT, 8080)).toBe(`outside sees ${HOST}`);
+  });
+
   test('B90: killed during a change, which is still made', async () => {
     for (const port of [443, 444, 445]) {
       const before = pidOf('shared');
@@ -265,21 +353,16 @@ print(n)'`);
     expect(await e.apply(desired())).toEqual([]);
   });
 
-  test('B90: while one network’s process is stopped, the other’s flows continue and new ones start; later its own resume', async () => {
-    const [stopped, going] = [await flow(vm1, OUT, 8080), await flow(vm2, HOST_GATEWAY, 8080)];
-    const pid = pidOf('shared');
+  test('B90: while one network’s process is stopped, the other’s flows continue and new ones start; it is replaced, and the guest served again', async () => {
+    const going = await flow(vm2, HOST_GATEWAY, 8080);
+    const [pid, other] = [pidOf('shared'), pidOf('host')];
     process.kill(pid, 'SIGSTOP');
-    try {
-      const before = await going.echoed();
-      await until('the other network’s flow goes on', async () => (await going.echoed()).bytes > before.bytes + 20);
-      expect(await greeting(vm2, 'tcp', HOST_GATEWAY, 8080)).toMatch(/^host sees /);
-    } finally {
-      process.kill(pid, 'SIGCONT');
-    }
-    const since = await stopped.echoed();
-    await until('its own flow goes on', async () => (await stopped.echoed()).bytes > since.bytes + 20);
-    expect([stopped.end(), going.end(), pidOf('shared')]).toEqual([null, null, pid]);
-    stopped.stop();
+    const before = await going.echoed();
+    await until('the other network’s flow goes on', async () => (await going.echoed()).bytes > before.bytes + 20);
+    expect(await greeting(vm2, 'tcp', HOST_GATEWAY, 8080)).toMatch(/^host sees /);
+    await until('the rule works again', async () => (await greet(w.outside, 'tcp', HOST, 80)) === `vm1 sees ${OUT}`);
+    expect(pidOf('shared')).not.toBe(pid);
+    expect([going.end(), pidOf('host')]).toEqual([null, other]);
     going.stop();
   });
 

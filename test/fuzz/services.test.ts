@@ -135,6 +135,7 @@ const dnsTalk = fc.array(
   fc.record({
     what: fc.constantFrom('query', 'query', 'query', 'answer', 'answer', 'time'),
     guest: fc.constantFrom('g1', 'g2'),
+    transport: fc.constantFrom('udp', 'udp', 'tcp'),
     name: fc.constantFrom(...NAMES),
     type: fc.constantFrom('A', 'AAAA', 'PTR', 'MX', 'ANY'),
     id: fc.nat(65_535),
@@ -167,11 +168,11 @@ test('DNS: an answer goes to its client, matches the question, and comes from th
         { subnet: { base: 0xc0a84000, prefix: 24 }, gateway: GATEWAY, forward: true },
         () => (random = (random * 7919 + 12_345) & 0xffff),
       );
-      f.setNames(new Map([['vm1', 0xc0a84002]]));
-      f.setUpstreams(SERVERS);
+      f.zones.setNames(new Map([['vm1', 0xc0a84002]]));
+      f.setUpstreams({ servers: SERVERS }, 0);
       let now = 0;
-      const asked: { upstream: string; bytes: Uint8Array }[] = [];
-      const queries = new Map<string, Buffer>();
+      const asked: { upstream: string; transport: 'udp' | 'tcp'; bytes: Uint8Array }[] = [];
+      const queries = new Map<number, Buffer>();
       const act = (actions: ReturnType<DnsForwarder['onQuery']>): void => {
         for (const a of actions) {
           if (a.kind === 'forget') continue;
@@ -195,15 +196,15 @@ test('DNS: an answer goes to its client, matches the question, and comes from th
           const bytes = Buffer.from(
             damaged(dnsPacket.encode({ type: 'query', id: t.id, flags: 0x100, questions: [{ type: t.type as 'A', name: t.name }] }), t.damage),
           );
-          queries.set(`${i}`, bytes);
-          act(f.onQuery(bytes, `${i}`, t.guest, now));
+          queries.set(i, bytes);
+          act(f.onQuery(bytes, { client: i, guest: t.guest, transport: t.transport as 'udp' }, now));
         } else if (asked.length > 0) {
           const to = asked[t.which % asked.length] as (typeof asked)[0];
           const right = Buffer.from(to.bytes);
           right[2] = right[2] | 0x80;
           right[3] = (right[3] & 0xf0) | t.rcode;
           const bytes = damaged(right, t.damage);
-          const actions = f.onAnswer(bytes, t.server, now);
+          const actions = f.onAnswer(bytes, { upstream: t.server, transport: to.transport }, now);
           if (actions.length > 0) {
             expect(
               asked.some((a) => a.upstream === t.server && a.bytes[0] === bytes[0] && a.bytes[1] === bytes[1]),

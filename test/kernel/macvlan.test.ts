@@ -14,7 +14,6 @@ import { RemoteEngine } from '../world/remote-engine.ts';
 import { answered, missing, type Namespace, until, World } from '../world/world.ts';
 
 const why = missing('root', 'netns');
-process.env['ANKA_ALLOW_VIRTUAL_UPLINK'] = '1';
 
 describe.skipIf(why !== null)(`bridge type without eBPF${why ? ` (${why})` : ''}`, () => {
   let w: World;

@@ -8,34 +8,13 @@ import dgram from 'node:dgram';
 import { Resolver } from 'node:dns/promises';
 import { readFileSync } from 'node:fs';
 import net from 'node:net';
+import { tryTcp, tryUdp } from '../world/attempts.mjs';
 
 const EVERY_MS = 50;
 const GIVE_UP_MS = 300;
 const [mode, host, what, answer] = process.argv.slice(2);
 const port = Number(what);
 const success = () => process.stdout.write(`${Date.now()}\n`);
-
-function tcp() {
-  const s = net.connect({ host, port });
-  s.setTimeout(GIVE_UP_MS, () => s.destroy());
-  s.on('error', () => {}); // only successes are printed
-  s.once('data', () => {
-    success();
-    s.resetAndDestroy();
-  });
-}
-
-function udp() {
-  const s = dgram.createSocket('udp4');
-  const end = setTimeout(() => s.close(), GIVE_UP_MS);
-  s.on('error', () => {});
-  s.once('message', () => {
-    success();
-    clearTimeout(end);
-    s.close();
-  });
-  s.send('x', port, host, () => {});
-}
 
 async function dns() {
   const r = new Resolver({ timeout: GIVE_UP_MS, tries: 1 });
@@ -69,5 +48,11 @@ function dhcp() {
   };
 }
 
-const begin = { tcp: () => tcp, udp: () => udp, dns: () => dns, flow, dhcp }[mode]();
+const begin = {
+  tcp: () => () => tryTcp({ host, port }, GIVE_UP_MS, success),
+  udp: () => () => tryUdp({ host, port }, GIVE_UP_MS, success),
+  dns: () => dns,
+  flow,
+  dhcp,
+}[mode]();
 setInterval(begin, EVERY_MS);

@@ -180,6 +180,8 @@ export class TcpRig {
   resolved: ReturnType<TcpMachineOptions['resolve']> | null = null;
   /** The host's socket accepts no data. */
   stuck = false;
+  /** When the host last heard the peer, ms; null: now. */
+  heardAt: number | null = null;
   readonly written: Buffer[] = [];
   /** Receives the segments to the guest, instead of the log. */
   onSegment: ((s: Segment) => void) | null = null;
@@ -197,10 +199,10 @@ export class TcpRig {
       }
     });
     const host: HostSide = {
-      connect: (flow, address, port, priority) => {
+      connect: (flow, to, priority) => {
         this.flow = flow;
         this.onConnect?.(priority);
-        this.log.push(`connect ${address}:${port}`);
+        this.log.push('host' in to ? `connect ${to.host}:${to.port}` : 'connect to a service');
       },
       write: (flow, at, length) => {
         this.written.push(Buffer.from(this.memory.u8.slice(at, at + length)));
@@ -217,6 +219,8 @@ export class TcpRig {
         this.log.push(on ? 'read' : 'do not read');
         return on;
       },
+      sinceHeard: () => (this.heardAt === null ? 0 : this.now - this.heardAt),
+      askPeer: (_flow, on) => this.log.push(on ? 'ask the peer' : 'do not ask the peer'),
     };
     this.machine = new TcpMachine({
       memory: this.memory,

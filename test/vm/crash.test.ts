@@ -13,6 +13,7 @@ import { openDb } from '../../src/store/db.ts';
 import { Qmp } from '../../src/vm/qmp.ts';
 import { Anka } from '../world/anka.ts';
 import { tinyGuest } from '../world/images.ts';
+import { pick as pickBy, random } from '../world/random.ts';
 import { missing, until, World } from '../world/world.ts';
 
 const why = missing('root', 'netns', 'tun', 'qemu');
@@ -20,17 +21,6 @@ const SEED = Number(process.env['ANKA_CRASH_SEED'] ?? 20_261_124);
 const ROUNDS = Number(process.env['ANKA_CRASH_ROUNDS'] ?? 15);
 const MOST_VMS = 4;
 const MOST_RUNNING = 2;
-
-/** Random numbers below 1 from a seed (mulberry32). */
-function random(seed: number): () => number {
-  let a = seed >>> 0;
-  return () => {
-    a = (a + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(a ^ (a >>> 15), 1 | a);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  };
-}
 
 interface Vm {
   uuid: string;
@@ -52,7 +42,7 @@ describe.skipIf(why !== null)(`kill -9${why ? ` (${why})` : ''}`, () => {
   let w: World;
   let anka: Anka;
   const rnd = random(SEED);
-  const pick = <T>(items: readonly T[]): T => items[Math.floor(rnd() * items.length)] as T;
+  const pick = <T>(items: readonly T[]): T => pickBy(rnd, items);
 
   /** Processes in the host's namespace: pid and arguments. */
   const processes = (): { pid: number; args: string[] }[] =>

@@ -3,16 +3,19 @@
  * Linux can show (B4, B16, B18, B21, B22, B50, B71).
  */
 import { readFileSync } from 'node:fs';
-import { createConnection } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Anka } from '../world/anka.ts';
+import { typeLine } from '../world/console.ts';
 import { tinyGuest } from '../world/images.ts';
 import { tcxPrograms } from '../world/tcx.ts';
 import { missing, type Namespace, until, World } from '../world/world.ts';
 
 const why = missing('root', 'netns', 'tun', 'qemu');
 const INTERNET = '198.51.100.1';
+/** On the console: the last change of a carrier is its loss. A DHCP client that just ended may still print a line. */
+const NO_LINK = /carrier eth\d .->0\s(?![\s\S]*carrier)/;
+const ADDED_WITHOUT_LINK = /was removed[\s\S]*carrier eth\d .->0\s(?![\s\S]*carrier)/;
 
 interface Shown {
   ip?: string;
@@ -36,7 +39,6 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
   beforeAll(async () => {
     w = new World('tw-');
     anka = new Anka(w, tinyGuest());
-    anka.env['ANKA_ALLOW_VIRTUAL_UPLINK'] = '1'; // the world's en0 is a veth
     await anka.ok('create -m 128M -c 1 -d 1G vm1');
     await anka.ok('modify vm1 delete network-card 0');
     await anka.ok('start vm1');
@@ -58,7 +60,7 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
     await until('the guest lost its card', async () => (await console_('vm1')).includes('card eth0 was removed'));
     expect(await anka.ok('modify vm1 add network-card -t disconnected')).toBe('network card added successfully; vm1 is disconnected\n');
     // QEMU adds the card with its link up; a slow guest sees only the link down that follows
-    await until('the guest sees a card without a link', async () => /was removed[\s\S]*carrier eth\d [x1]->0\s*$/.test(await console_('vm1')));
+    await until('the guest sees a card without a link', async () => ADDED_WITHOUT_LINK.test(await console_('vm1')));
     expect(await anka.plug('modify vm1 set network-card -t shared', 'vm1', 'shared')).toBe(ip);
     expect((await show('vm1')).port_forwarding).toMatchObject([{ name: 'ssh', host_port: 10000 }]);
     expect(await banner(w.outside, '10.9.0.2', 10000)).toBe('SSH-');
@@ -105,13 +107,13 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
     await anka.ok('suspend vm1');
     await anka.ok('modify vm1 set network-card -t disconnected');
     await anka.ok('start vm1');
-    await until('the guest sees no link', async () => /carrier eth\d 1->0\s*$/.test((await console_('vm1')).trimEnd()));
+    await until('the guest sees no link', async () => NO_LINK.test(await console_('vm1')));
     expect(await show('vm1')).not.toHaveProperty('ip');
     expect(await anka.plug('modify vm1 set network-card -t shared', 'vm1', 'shared')).toBe(ip);
     await anka.ok('suspend vm1');
     await anka.ok('start vm1');
     await anka.ok('modify vm1 set network-card -t disconnected');
-    await until('the guest sees no link', async () => /carrier eth\d 1->0\s*$/.test((await console_('vm1')).trimEnd()));
+    await until('the guest sees no link', async () => NO_LINK.test(await console_('vm1')));
     await anka.ok('modify vm1 set network-card -t shared');
   });
 
@@ -187,17 +189,15 @@ describe.skipIf(why !== null)(`live changes of real guests${why ? ` (${why})` : 
   test('B50: an address configured in the guest is shown within two seconds, reachable through the rule, and no longer shown once removed', async () => {
     const lease = (await show('vm1')).ip as string;
     const eth = await guest('vm1', 'ls /sys/class/net | grep eth');
-    const { uuid } = await anka.body<{ uuid: string }>('show vm1');
     const change = async (to: string) => {
-      const shell = createConnection(join(anka.home, 'run/vm', uuid.slice(0, 8), 'console.sock'));
-      const line = `ip -4 addr flush dev ${eth}; ip addr add ${to}/24 dev ${eth}; ip route add default via 192.168.64.1; ping -c1 -W2 192.168.64.1 >/dev/null; echo now $((1+1)) ${to}`;
-      shell.on('error', () => {}); // the checks below notice a failure
-      shell.write(`\n${line}\n`);
-      await until('the guest has changed it', async () => (await console_('vm1')).includes(`now 2 ${to}`));
+      await typeLine(
+        anka,
+        'vm1',
+        `ip -4 addr flush dev ${eth}; ip addr add ${to}/24 dev ${eth}; ip route add default via 192.168.64.1; ping -c1 -W2 192.168.64.1 >/dev/null`,
+      );
       const since = Date.now();
       await until('it is shown', async () => (await show('vm1')).ip === to);
       console.log(`    shown ${Date.now() - since} ms after the change`);
-      shell.destroy();
       expect(await banner(w.outside, '10.9.0.2', 10000)).toBe('SSH-');
     };
     await change('192.168.64.77');

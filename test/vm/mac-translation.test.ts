@@ -3,11 +3,11 @@
  * network, then on a foreign one.
  */
 import { readFileSync } from 'node:fs';
-import { createConnection } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Anka } from '../world/anka.ts';
+import { typeLine } from '../world/console.ts';
 import { tinyGuest } from '../world/images.ts';
 import { badPackets, Sniffer } from '../world/sniffer.ts';
 import { missing, until, World } from '../world/world.ts';
@@ -23,32 +23,7 @@ describe.skipIf(why !== null)(`real guests with one MAC address${why ? ` (${why}
   const mac = async (vm: string): Promise<string> => (await anka.body<{ mac: string }>(`show ${vm}`)).mac;
   const guest = async (vm: string, ...words: string[]): Promise<string> => (await anka.run(['run', vm, ...words])).stdout.trim();
 
-  /** Runs a line in the root shell on a guest's console; returns the output. */
-  async function asRoot(vm: string, line: string): Promise<string> {
-    const uuid = (await anka.ok(`show ${vm} uuid`)).trim();
-    const socket = createConnection(join(anka.home, 'run/vm', uuid.slice(0, 8), 'console.sock'));
-    let text = '';
-    let failure: Error | null = null;
-    socket.on('error', (error) => {
-      failure = error;
-    });
-    socket.on('data', (d: Buffer) => {
-      text += d.toString('latin1');
-    });
-    let typed = 0;
-    const found = await until(`${vm} did: ${line}`, () => {
-      if (failure) throw failure;
-      // retry when nothing happens: a shell that is just starting discards its input
-      if (!text.includes('BEGIN') && Date.now() - typed > 5000) {
-        typed = Date.now();
-        // the terminal echoes the input, so only the shell joins the marks
-        socket.write(`\necho BE""GIN; ${line}; echo E""ND\n`);
-      }
-      return /BEGIN\r?\n([\s\S]*?)END\r?\n/.exec(text);
-    });
-    socket.destroy();
-    return found[1] as string;
-  }
+  const asRoot = (vm: string, line: string): Promise<string> => typeLine(anka, vm, line);
   const reaches = (vm: string, address: string): Promise<string> =>
     asRoot(vm, `for i in 1 2 3 4 5 6 7 8 9; do ping -c1 -W2 ${address} >/dev/null && echo reached && break; done`);
 

@@ -24,7 +24,6 @@ describe.skipIf(why !== null)(`a real guest bridged without eBPF${why ? ` (${why
   beforeAll(async () => {
     w = new World('mq-');
     anka = new Anka(w, tinyGuest(), { withoutEbpf: true });
-    anka.env['ANKA_ALLOW_VIRTUAL_UPLINK'] = '1'; // the world's en0 is a veth
     w.outside.spawn([
       ...['dnsmasq', '-k', '--conf-file=/dev/null', '--pid-file=', '--no-resolv', '--user=root', '--port=0', '--interface=ext0', '--bind-interfaces'],
       ...['--dhcp-range=10.9.0.100,10.9.0.199,1h', '--dhcp-leasefile=/dev/null', '--no-ping'],

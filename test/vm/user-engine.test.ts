@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { serve } from '../contract/guest-tools.ts';
 import { Anka } from '../world/anka.ts';
 import { tinyGuest } from '../world/images.ts';
+import { expectClosedToOthers } from '../world/other-user.ts';
 import { ORDINARY } from '../world/remote-engine.ts';
 import { missing, until, World } from '../world/world.ts';
 
@@ -63,6 +64,11 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
       expect(status, line).toMatch(new RegExp(`^Uid:\\t${ORDINARY}\\t${ORDINARY}`, 'm'));
       expect(status, line).toMatch(/^CapEff:\t0+$/m);
     }
+  });
+
+  test('B92: another local user opens no socket and no file of anka’s', async () => {
+    await anka.address('vm1');
+    await expectClosedToOthers(w.host, anka.home);
   });
 
   test('B5, B12: commands run in the guest; it resolves names and reaches outside', async () => {
@@ -127,7 +133,7 @@ describe.skipIf(why !== null)(`real guests of an ordinary user${why ? ` (${why})
 
   test('the engine cannot be changed under a VM', async () => {
     const r = await anka.run(['config', 'engine', 'kernel']);
-    expect(r.stderr).toBe("anka: the engine cannot be changed while VMs run or are suspended: vm1; run 'anka stop vm1' first\n");
+    expect(r.stderr).toBe("anka: the engine cannot be changed while VMs run, start or are suspended: vm1; run 'anka stop vm1' first\n");
     expect(await anka.ok('config engine')).toBe('auto\n');
   });
 

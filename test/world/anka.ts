@@ -24,12 +24,12 @@ export class Anka {
 
   /**
    * `ordinary`: everything runs as an unprivileged user with a copy of the image. `withoutEbpf`: as root without the
-   * capabilities that eBPF needs.
+   * capabilities that eBPF needs. `inside`: a command prefix that enters another mount namespace.
    */
-  constructor(world: World, baseImage: string, options: { ordinary?: boolean; withoutEbpf?: boolean } = {}) {
+  constructor(world: World, baseImage: string, options: { ordinary?: boolean; withoutEbpf?: boolean; inside?: readonly string[] } = {}) {
     this.ns = world.host;
     this.home = join(world.dir, 'h');
-    this.#as = options.ordinary ? AS_ORDINARY_USER : options.withoutEbpf ? WITHOUT_EBPF : [];
+    this.#as = [...(options.inside ?? []), ...(options.ordinary ? AS_ORDINARY_USER : options.withoutEbpf ? WITHOUT_EBPF : [])];
     mkdirSync(this.home, { recursive: true, mode: 0o755 });
     this.env = { ANKA_HOME: this.home, ANKA_BASE_IMAGE: baseImage };
     if (!options.ordinary) return;
@@ -49,7 +49,7 @@ export class Anka {
   /** The command line of `anka` with these words, for a shell in the namespace. */
   commandLine(words: string): string {
     const env = Object.entries(this.env).map(([k, v]) => `${k}=${v}`);
-    return [...this.#as, ...(this.#as.length > 0 ? [] : ['env']), ...env, process.execPath, this.#main, words].join(' ');
+    return [...this.#as, 'env', ...env, process.execPath, this.#main, words].join(' ');
   }
 
   /** Runs one command, given as separate words. `input` is its standard input. */

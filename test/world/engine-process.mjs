@@ -8,12 +8,21 @@ const [, , kind, runDir, stateDir] = process.argv;
 const log = { info: () => {}, warn: (o, m) => process.env['ANKA_DEBUG'] && process.stderr.write(`${m} ${JSON.stringify(o)}\n`) };
 const say = (message) => process.stdout.write(`${JSON.stringify(message)}\n`);
 
+/** The last backend of each card. */
+const backends = new Map();
+const openNic = async (id) => {
+  const backend = await engine.openNic(id);
+  backends.set(id, backend);
+  return backend;
+};
+const calls = { openNic, listening: (id) => backends.get(id).listening() };
+
 const engine = await (kind === 'user' ? createUserEngine : createKernelEngine)({ runDir, stateDir, log });
 say({ ready: true });
 for await (const line of createInterface({ input: process.stdin })) {
   const { id, method, params } = JSON.parse(line);
   try {
-    say({ id, result: (await engine[method]?.(...params)) ?? null });
+    say({ id, result: (await (calls[method] ?? engine[method]?.bind(engine))?.(...params)) ?? null });
   } catch (cause) {
     say({ id, error: cause.message });
   }

@@ -1,6 +1,7 @@
 /* greet tcp|udp ADDRESS PORT SECONDS: prints what a server sends to a new client, or `refused`, `reset`, `unreachable`,
- * `closed`, `timeout`, or the name of another error. A UDP server is asked twice a second; errors about it are ignored.
- * A program of its own, as tests start hundreds of clients. */
+ * `closed`, `timeout`, or the name of another error. A UDP server is asked twice a second by a connected socket, which
+ * takes answers only from the address that it asked; errors about it are ignored. A program of its own, as tests start
+ * hundreds of clients. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -34,32 +35,42 @@ static int failure(int error)
 
 int main(int argc, char **argv)
 {
-	struct sockaddr_in to = { .sin_family = AF_INET };
+	struct sockaddr_in to4 = { .sin_family = AF_INET };
+	struct sockaddr_in6 to6 = { .sin6_family = AF_INET6 };
 	int error = 0;
 	socklen_t size = sizeof(error);
 	char text[65536];
-	ssize_t n;
+	ssize_t n = 0;
 
-	if (argc != 5 || inet_pton(AF_INET, argv[2], &to.sin_addr) != 1) {
+	int is6 = argc == 5 && inet_pton(AF_INET6, argv[2], &to6.sin6_addr) == 1;
+	struct sockaddr *to = is6 ? (struct sockaddr *)&to6 : (struct sockaddr *)&to4;
+	socklen_t length = is6 ? sizeof(to6) : sizeof(to4);
+
+	if (argc != 5 || (!is6 && inet_pton(AF_INET, argv[2], &to4.sin_addr) != 1)) {
 		fputs("usage: greet tcp|udp ADDRESS PORT SECONDS\n", stderr);
 		return 2;
 	}
-	to.sin_port = htons((uint16_t)atoi(argv[3]));
+	to4.sin_port = to6.sin6_port = htons((uint16_t)atoi(argv[3]));
 	int seconds = atoi(argv[4]), udp = strcmp(argv[1], "udp") == 0;
-	int fd = socket(AF_INET, (udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_NONBLOCK, 0);
+	int fd = socket(to->sa_family, (udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_NONBLOCK, 0);
 	struct pollfd wait = { .fd = fd, .events = POLLIN };
 
 	if (udp) {
-		for (int i = 0; i < seconds * 2; i++) {
-			sendto(fd, "x", 1, 0, (struct sockaddr *)&to, sizeof(to));
-			if (poll(&wait, 1, 500) > 0 && (n = recv(fd, text, sizeof(text) - 1, 0)) > 0) {
+		for (int i = 0, connected = 0; i < seconds * 2; i++) {
+			connected = connected || connect(fd, to, length) == 0;
+			if (connected)
+				send(fd, "x", 1, 0);
+			if (connected && poll(&wait, 1, 500) > 0 && (n = recv(fd, text, sizeof(text) - 1, 0)) > 0) {
 				text[n] = 0;
 				return answer(text);
 			}
+			if (!connected || n < 0)
+				poll(NULL, 0, 500);
+			n = 0;
 		}
 		return answer("timeout");
 	}
-	if (connect(fd, (struct sockaddr *)&to, sizeof(to)) < 0 && errno != EINPROGRESS)
+	if (connect(fd, to, length) < 0 && errno != EINPROGRESS)
 		return failure(errno);
 	wait.events = POLLOUT;
 	if (poll(&wait, 1, seconds * 1000) <= 0)

@@ -1,10 +1,10 @@
 /** An engine in a process inside a namespace, driven by the test over JSON lines. */
-import type { ChildProcess } from 'node:child_process';
-import { chownSync, mkdirSync } from 'node:fs';
+import { type ChildProcess, execFileSync } from 'node:child_process';
+import { chownSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import type { DesiredState, DoctorFinding, EngineProblem, NicStats, ObservedState } from '../../src/engine/engine.ts';
+import type { DesiredState, DoctorFinding, EngineProblem, HelperHealth, NicStats, ObservedState } from '../../src/engine/engine.ts';
 import type { Explanation } from '../../src/net/explain/explanation.ts';
 import type { Packet } from '../../src/net/explain/packet.ts';
 import { builtMain } from './built.ts';
@@ -33,14 +33,38 @@ const WITHOUT_TCX = ['sh', '-c', 'mount -t bpf bpf /sys/fs/bpf && exec setpriv -
  */
 const FROM_A_SHELL = ['env', 'SECRET_OF_TEST=1', 'NODE_OPTIONS=--trace-warnings', 'bash', '-c', 'exec 9</etc/services 251</etc/services; exec "$@"', 'bash'];
 
+/** Takes a process's unused descriptors away (EMFILE); the function gives them back. */
+export function takeDescriptors(pid: number): () => void {
+  const open = new Set(readdirSync(`/proc/${pid}/fd`).map(Number));
+  let free = 0;
+  while (open.has(free)) free++;
+  const [, soft, hard] = /^Max open files +(\S+) +(\S+)/m.exec(readFileSync(`/proc/${pid}/limits`, 'utf8')) ?? [];
+  const status = readFileSync(`/proc/${pid}/status`, 'utf8');
+  const id = (row: string): string => new RegExp(`^${row}:\\t(\\d+)`, 'm').exec(status)?.[1] ?? '0';
+  // as the process's user: root without CAP_SYS_RESOURCE may not change the limits of others
+  const as = [`--reuid=${id('Uid')}`, `--regid=${id('Gid')}`, '--clear-groups'];
+  const limit = (value: string): void => void execFileSync('setpriv', [...as, 'prlimit', `--pid=${pid}`, `--nofile=${value}`]);
+  limit(`${free}:${hard}`);
+  return () => limit(`${soft}:${hard}`);
+}
+
 export class RemoteEngine {
   readonly child: ChildProcess;
   #next = 1;
   #waiting = new Map<number, { resolve: (v: unknown) => void; reject: (e: Error) => void }>();
   readonly ready: Promise<void>;
 
-  /** `root`: the user engine runs as root too. `programs`: a directory that comes first on its PATH. */
-  constructor(world: World, kind: 'kernel' | 'user', rights: 'usual' | 'no-ebpf' | 'no-tcx' | 'root' = 'usual', programs = '') {
+  /**
+   * `root`: the user engine runs as root too. `programs`: a directory that comes first on its PATH. `more`: further
+   * variables of its environment.
+   */
+  constructor(
+    world: World,
+    kind: 'kernel' | 'user',
+    rights: 'usual' | 'no-ebpf' | 'no-tcx' | 'root' = 'usual',
+    programs = '',
+    more: Record<string, string> = {},
+  ) {
     const ordinary = kind === 'user' && rights !== 'root';
     const run = join(world.dir, 'run');
     const state = join(world.dir, 'state');
@@ -50,7 +74,8 @@ export class RemoteEngine {
     const program = [process.execPath, fileURLToPath(new URL('engine-process.mjs', import.meta.url)), kind, run, state];
     if (ordinary) for (const dir of [run, state]) chownSync(dir, ORDINARY, ORDINARY);
     const as = ordinary ? AS_ORDINARY_USER : { usual: [], 'no-ebpf': WITHOUT_EBPF, 'no-tcx': WITHOUT_TCX, root: FROM_A_SHELL }[rights];
-    this.child = world.host.spawn([...as, ...program], programs === '' ? {} : { PATH: `${programs}:${process.env['PATH']}` });
+    const inEtc = world.etc === null ? [] : ['unshare', '-m', 'sh', '-c', `mount --bind ${world.etc} /etc && exec "$@"`, 'sh'];
+    this.child = world.host.spawn([...inEtc, ...as, ...program], programs === '' ? more : { ...more, PATH: `${programs}:${process.env['PATH']}` });
     let ready: () => void;
     let failed: (e: Error) => void;
     this.ready = new Promise((resolve, reject) => {
@@ -99,11 +124,18 @@ export class RemoteEngine {
   doctor(): Promise<DoctorFinding[]> {
     return this.#call('doctor');
   }
+  helpers(): Promise<HelperHealth[]> {
+    return this.#call('helpers');
+  }
   explain(id: string, packet: Packet): Promise<Explanation> {
     return this.#call('explain', id, packet);
   }
   openNic(id: string): Promise<{ kind: string; path: string }> {
     return this.#call('openNic', id);
+  }
+  /** As the daemon calls it once QEMU listens at that path. */
+  listening(id: string): Promise<void> {
+    return this.#call('listening', id);
   }
   streamSocket(id: string): Promise<string | null> {
     return this.#call('streamSocket', id);

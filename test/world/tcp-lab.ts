@@ -74,17 +74,19 @@ export class Lab {
 
   readonly #socket = join(this.dir, 'nic.sock');
   readonly #damage: string[];
+  #closed = false;
 
   constructor(mtu: number, damage: string[] = [], rules = '', sockets: Sockets = 'handles', settings: Record<string, string> = {}) {
     this.#damage = damage;
     const socket = this.#socket;
     this.process = this.host.spawn(
-      [process.execPath, '--import', 'tsx', join(root, 'test/world/tcp-path-process.ts'), socket, String(mtu), rules, sockets],
+      [process.execPath, '--expose-gc', '--import', 'tsx', join(root, 'test/world/tcp-path-process.ts'), socket, String(mtu), rules, sockets],
       settings,
     );
     this.process.stdout?.on('data', (d) => {
       this.output += d;
     });
+    this.process.once('exit', () => this.#onExit());
     this.guest.run(`ip tuntap add dev tap0 mode tap; ip link set tap0 address 52:54:00:77:00:0a mtu ${mtu} txqueuelen 20000 up`);
     this.guest.run('ip addr add 192.168.64.2/24 dev tap0; ip route add default via 192.168.64.1');
     const server = this.host.spawn([process.execPath, '-e', SERVER]);
@@ -153,7 +155,15 @@ export class Lab {
     return Number(this.guest.run(`nstat -asz ${name} | awk 'END{print $2}'`));
   }
 
+  /** Programs that use the path may wait for it for ever: without it, they end, and their tests fail. */
+  #onExit(): void {
+    if (this.#closed) return;
+    console.error('the process of the TCP path has exited');
+    for (const n of [this.guest, this.host]) n.killAll();
+  }
+
   close(): void {
+    this.#closed = true;
     this.guest.close();
     this.host.close();
     rmSync(this.dir, { recursive: true, force: true });

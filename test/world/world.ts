@@ -11,7 +11,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-const PATH = `${process.env['PATH']}:/usr/sbin:/sbin`;
+/** Without a version manager's shims, which take half a second of CPU time to start Python. */
+const PATH = [...(process.env['PATH'] ?? '').split(':').filter((dir) => !dir.endsWith('/shims')), '/usr/sbin', '/sbin'].join(':');
 
 /** Why tests with these needs cannot run here; null when they can. */
 export function missing(...needs: ('root' | 'netns' | 'tun' | 'qemu' | 'cc')[]): string | null {
@@ -99,7 +100,8 @@ export class Namespace {
     await until(what, () => this.pings(address));
   }
 
-  close(): void {
+  /** Kills all programs. */
+  killAll(): void {
     for (const pid of String(execFileSync('ip', ['netns', 'pids', this.name])).split('\n')) {
       if (pid === '') continue;
       try {
@@ -109,6 +111,10 @@ export class Namespace {
       }
     }
     for (const c of this.#children) c.kill('SIGKILL');
+  }
+
+  close(): void {
+    this.killAll();
     ip('netns', 'del', this.name);
   }
 }
@@ -148,6 +154,8 @@ export class World {
   readonly outside: Namespace;
   readonly dir: string;
   readonly prefix: string;
+  /** A copy of /etc that engines of this world see as /etc; null: they see this machine's. */
+  etc: string | null = null;
   readonly #guests: Namespace[] = [];
   readonly #resolv: string;
 
@@ -174,6 +182,15 @@ export class World {
     this.host.run('ip route replace default via 10.9.0.1');
     // the outside has a route to the VMs' networks: isolation must not depend on a missing route
     this.outside.run('ip route add 192.168.0.0/16 via 10.9.0.2');
+  }
+
+  /** Gives engines that start from now on an /etc of their own, in which files can be replaced by links. Returns it. */
+  ownEtc(): string {
+    this.etc = join(this.dir, 'etc');
+    execFileSync('cp', ['-a', '/etc', this.etc]);
+    rmSync(join(this.etc, 'resolv.conf'), { force: true });
+    writeFileSync(join(this.etc, 'resolv.conf'), readFileSync(join(this.#resolv, 'resolv.conf')));
+    return this.etc;
   }
 
   /** Rewrites the host's resolv.conf in place, as NetworkManager and VPNs do; the namespace sees it by a bind mount. */

@@ -10,6 +10,7 @@ import type { Writable } from 'node:stream';
 import { finished } from 'node:stream/promises';
 import type { CaptureEnd } from '../../api/types.ts';
 import { AnkaError } from '../../lib/errors.ts';
+import { whenUnread } from '../output/unread.ts';
 import { type Session, vmPath } from '../session.ts';
 
 export interface CaptureOptions {
@@ -36,7 +37,7 @@ function outputFailure(output: Writable, name: string, response: IncomingMessage
   const failure = new Promise<never>((_resolve, reject) => {
     output.on('error', (e: NodeJS.ErrnoException) => {
       response.destroy();
-      if (e.code === 'EPIPE') process.exit(0);
+      if (e.code === 'EPIPE') process.exit();
       reject(new AnkaError('badValue', `cannot write ${name}: ${e.message}`, { cause: e }));
     });
   });
@@ -69,6 +70,7 @@ export async function capture(s: Session, vm: string, words: readonly string[], 
   const response = await daemon.stream(vmPath(vm, `/capture?${query}`));
   const id = String(response.headers['x-anka-capture']);
   const output: Writable = path === '-' ? process.stdout : createWriteStream('', { fd: openFile(path) });
+  if (path === '-') whenUnread(() => process.exit());
 
   let counts: Promise<CaptureEnd> | null = null;
   const end = (): Promise<CaptureEnd> => {

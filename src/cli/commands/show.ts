@@ -1,5 +1,5 @@
 /** `anka show` and `anka describe`: one VM, as it is now or as it is stored (B82). */
-import type { VmDescribe, VmShow } from '../../api/types.ts';
+import type { ShownAddress, VmDescribe, VmShow } from '../../api/types.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import { grid, pairs } from '../output/grid.ts';
 import { type Session, vmPath } from '../session.ts';
@@ -20,7 +20,7 @@ const PROPERTIES = [
   'port_forwarding',
   'inactive_rules',
 ];
-const NETWORK_PROPERTIES = ['type', 'bridge', 'ip', 'mac', 'inside_mac', 'address_source', 'healthy', 'limit'];
+const NETWORK_PROPERTIES = ['type', 'bridge', 'ip', 'mac', 'inside_mac', 'address_source', 'addresses', 'healthy', 'limit'];
 
 /** Whether the words name a property: `ip`, `uuid`, `network ip`, … */
 function isProperty(words: readonly string[]): boolean {
@@ -45,7 +45,14 @@ export async function show(s: Session, ref: string, words: readonly string[]): P
     );
   const value = propertyOf(vm, words);
   if (typeof value === 'object' && value !== null)
-    return s.out.done(value, Array.isArray(value) ? rulesTable(vm) : pairs(Object.entries(value as Record<string, string>).map(([k, v]) => [k, String(v)])));
+    return s.out.done(
+      value,
+      Array.isArray(value)
+        ? words[1] === 'addresses'
+          ? addressTable(vm)
+          : rulesTable(vm)
+        : pairs(Object.entries(value).map(([k, v]) => [k, Array.isArray(v) ? v.map((a: ShownAddress) => a.ip).join(', ') : String(v)])),
+    );
   s.out.done(value ?? '', value === undefined ? '' : String(value));
 }
 
@@ -53,6 +60,13 @@ function rulesTable(vm: VmShow): string {
   return grid(
     ['guest_port', 'host_port', 'protocol', 'name', 'host_ip'],
     vm.port_forwarding.map((r) => [r.guest_port, r.host_port, r.protocol, r.name, r.host_ip]),
+  );
+}
+
+function addressTable(vm: VmShow): string {
+  return grid(
+    ['address', 'source', 'age', 'last_arp'],
+    (vm.network?.addresses ?? []).map((a) => [a.ip, a.source, `${a.age} s`, a.last_arp === undefined ? '' : `${a.last_arp} s`]),
   );
 }
 
@@ -83,6 +97,7 @@ function showText(vm: VmShow): string {
   if (vm.mac) rows.push(['mac', vm.mac]);
   const sections = [pairs(rows)];
   if (vm.network) sections.push(`network\n\n${networkTable(vm.network, vm.status === 'running')}`);
+  if (vm.network?.addresses) sections.push(`addresses\n\n${addressTable(vm)}`);
   if (vm.port_forwarding.length > 0) sections.push(`port_forwarding\n\n${rulesTable(vm)}`);
   if (vm.inactive_rules) {
     const rules = vm.inactive_rules.map((r) => [r.name, r.reason] as const);

@@ -12,7 +12,12 @@ const EXIT_STATUSES: [string, string][] = [
   ['2', 'Usage error.'],
   ['3', 'No such VM.'],
   ['18', 'The name is already in use.'],
-  ['125', 'anka run: the guest was not reached in time, or the connection was lost.'],
+  [
+    '125',
+    'The connection to the guest was lost: the VM stopped, was suspended or was moved to another network. anka run: or the guest was not reached in time.',
+  ],
+  ['141', 'anka run, anka ssh, anka daemon run: nobody reads the output any more.'],
+  ['128 + N', 'anka run, anka ssh: signal N ended the command in the guest.'],
 ];
 
 /** Escapes text for roff. */
@@ -157,6 +162,16 @@ const ENVIRONMENT_AND_FILES = [
   'State of the daemon of root: database, disks, leases, log.',
   '.It Pa /run/anka',
   'Its sockets.',
+  '.It Pa ~/.local/share/anka',
+  'State of the daemon of another user, or',
+  '.Pa anka',
+  'in',
+  '.Ev XDG_DATA_HOME .',
+  'Its sockets are in the directory',
+  '.Pa run',
+  'there, or below',
+  '.Pa /tmp/anka-UID',
+  'if their paths would be too long.',
   '.El',
 ];
 

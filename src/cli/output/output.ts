@@ -6,7 +6,7 @@
  * that is redrawn.
  */
 import type { Progress } from '../../api/types.ts';
-import { AnkaError } from '../../lib/errors.ts';
+import { ankaError } from '../../lib/errors.ts';
 
 /** Width of the progress bar, characters. */
 const BAR = 24;
@@ -63,7 +63,7 @@ export class Output {
   /** Prints an error. Returns the exit status. */
   failed(cause: unknown): number {
     this.clear();
-    const error = cause instanceof AnkaError ? cause : new AnkaError('internal', cause instanceof Error ? cause.message : String(cause));
+    const error = ankaError(cause);
     if (this.machine) process.stdout.write(JSON.stringify({ status: 'ERROR', body: {}, message: error.message, code: error.code, exception_type: error.type }));
     else process.stderr.write(`anka: ${error.message}\n`);
     if (process.env['ANKA_DEBUG'] && cause instanceof Error) process.stderr.write(`${cause.stack}\n`);

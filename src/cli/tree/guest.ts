@@ -8,7 +8,8 @@ const guest = () => import('../commands/guest.ts');
 export function addGuestCommands(root: Command, s: Session): void {
   declare(root, 'run <VM> <COMMAND...>', {
     summary: "Run a command in a guest; exits with the command's status, or 125 if the connection is lost.",
-    details: 'The command runs as user anka. A VM that is not running is started first.',
+    details:
+      'The command runs as user anka. A VM that is not running is started first. When anka run ends, by a signal too, the command gets SIGHUP. When the VM is stopped, suspended or moved to another network, anka run exits with 125.',
     examples: ['anka run vm1 uname -a', "anka run -N vm1 sh -c 'curl -s http://example.com | wc -c'", 'tar c dir | anka run vm1 tar x'],
   })
     .option('-N, --wait-network', 'Wait until the guest has an address, a default route and working DNS.')
@@ -34,7 +35,8 @@ export function addGuestCommands(root: Command, s: Session): void {
   }).action(async (vm) => (await import('../commands/console.ts')).openConsole(s, vm));
   declare(root, 'nc <HOST> <PORT>', {
     summary: 'Connect standard input and output to a TCP port of a VM.',
-    details: 'HOST is the name, UUID or IP address of the VM.',
+    details:
+      'HOST is the name, UUID or IP address of the VM. The end of input is passed on, and so is the end of what the guest sends; then nc exits after a second without input.',
     examples: ["ssh -o ProxyCommand='anka nc %h %p' anka@vm1"],
   }).action(async (vm, port) => (await import('../commands/nc.ts')).nc(s, vm, port));
 }

@@ -131,7 +131,7 @@ function addOldSyntax(root: Command, s: Session, vm: string): void {
   ruleOptions(
     declare(root, 'port <NAME> [PORTS]', {
       summary: "Add a port forwarding rule (3.x syntax of 'add port-forwarding').",
-      details: 'PORTS is guest[:host-ip][:host-port].',
+      details: 'PORTS is guest[:host-ip][:host-port]; an IPv6 address is in brackets, as in 80:[::1]:8080.',
       examples: [`anka modify ${vm} port web 80:8080`, `anka modify ${vm} port ssh -g 22`, `anka modify ${vm} port ssh --delete`],
     }).option('-d, --delete', 'Delete the rule.'),
   ).action(async (name, ports, o: RuleOptions & { delete?: boolean }) => (await rule()).port(s, vm, { ...o, name, ports }));
@@ -154,7 +154,7 @@ function ruleOptions(command: Command): Command {
   return command
     .option('-g, --guest-port <PORT>', 'Forward to this port of the guest.')
     .option('-p, --host-port <PORT>', 'Listen on this port of the host; 0 or omitted: the lowest free port.')
-    .option('-l, --host-ip <ADDRESS>', 'Listen on this address of the host (default: 0.0.0.0).')
+    .option('-l, --host-ip <ADDRESS>', 'Listen on this address of the host (default: 0.0.0.0; :: is every IPv6 address).')
     .addOption(new Option('--protocol <PROTOCOL>', 'Forward tcp or udp (default: tcp).'));
 }
 

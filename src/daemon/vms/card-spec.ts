@@ -2,7 +2,7 @@
 import { randomInt } from 'node:crypto';
 import type { CallSettings } from '../../api/service.ts';
 import { defaultUplink } from '../../host/ethernet.ts';
-import { listRoutes } from '../../host/links.ts';
+import { containerCards, listLinks, listRoutes } from '../../host/links.ts';
 import { drawMac } from '../../net/mac-pool.ts';
 import type { VmRow } from '../../store/vms.ts';
 import type { MachineSpec } from '../../vm/machine.ts';
@@ -20,7 +20,9 @@ export async function chooseUplink(ctx: Context, vm: VmRow, settings: CallSettin
   if (vm.bridge) return vm.bridge;
   const configured = settingValue(ctx.settings, 'bridge_name', settings).value;
   if (configured) return configured;
-  return defaultUplink((await listRoutes()).filter((r) => r.isDefault).map((r) => r.dev));
+  const [routes, links] = await Promise.all([listRoutes(), listLinks()]);
+  const defaults = routes.filter((r) => r.isDefault).map((r) => r.dev);
+  return defaultUplink(defaults, containerCards(links));
 }
 
 /** The MAC address that the network sees (B40): the one that the card has, or else a new one from the pool. */

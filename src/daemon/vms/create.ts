@@ -6,10 +6,14 @@
  */
 import { randomUUID } from 'node:crypto';
 import { mkdir, readFile, rename, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { OnProgress } from '../../api/service.ts';
 import type { CreateRequest, ModifyRequest } from '../../api/types.ts';
 import { run } from '../../host/exec.ts';
+import { isOpenNowhere } from '../../host/ffi/lease.ts';
+import { removeTree } from '../../host/untrusted-files.ts';
+import { monotonicMs } from '../../lib/clock.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import { parseSize } from '../../lib/sizes.ts';
 import type { VmRow } from '../../store/vms.ts';
@@ -19,6 +23,7 @@ import { writeSeed } from '../../vm/nocloud.ts';
 import { type Context, vmName } from '../context.ts';
 import type { VmContext } from './context.ts';
 import { diskFile, seedFile } from './files.ts';
+import { filesOf } from './machine-spec.ts';
 import { checkVmName } from './names.ts';
 import { DETACHED } from './running.ts';
 
@@ -26,6 +31,9 @@ const DEFAULT_RAM = '4G';
 const DEFAULT_CPUS = 2;
 const DEFAULT_DISK = '80G';
 const MIB = 1 << 20;
+/** Time that QEMU has to close the copy of its disk, ms. */
+const LET_GO_MS = 1000;
+const LET_GO_POLL_MS = 20;
 
 export async function createVm(ctx: VmContext, request: CreateRequest, progress: OnProgress): Promise<{ uuid: string }> {
   checkVmName(request.name);
@@ -111,9 +119,10 @@ async function buildVm(ctx: Context, vm: VmRow, createDisk: () => Promise<void>)
     await mkdir(dir, { recursive: true, mode: 0o700 });
     await createDisk();
     if (vm.app) await writeSeed(seedFile(ctx, vm.uuid), vm.uuid, vm.name, await publicKey(ctx));
+    ctx.runner.secure(filesOf(ctx, vm));
     ctx.vms.update(vm.uuid, { phase: 'ready' });
   } catch (cause) {
-    await rm(dir, { recursive: true, force: true });
+    await removeTree(dir);
     ctx.vms.delete(vm.uuid);
     throw cause;
   }
@@ -121,13 +130,38 @@ async function buildVm(ctx: Context, vm: VmRow, createDisk: () => Promise<void>)
 
 async function copyDisk(ctx: Context, source: VmRow, target: string): Promise<void> {
   const machine = ctx.machines.get(source.uuid);
-  // QEMU, a user of its own, can write only into the source's directory
-  const part = machine ? join(ctx.paths.vmState(source.uuid), 'clone.part') : `${target}.part`;
+  ctx.runner.secure(filesOf(ctx, source));
+  const part = `${target}.part`;
+  const copy = (from: string, to: string): Promise<string> => run('cp', ['--reflink=auto', '--sparse=always', from, to]);
   if (machine) {
-    await rm(part, { force: true });
+    const backing = source.app || (await ensureBaseImage(ctx.paths.baseImage)).disk;
+    await createOverlay(target, backing, source.diskSize);
+    // QEMU, a user of its own, writes into the file only
+    await rename(target, part);
+    ctx.runner.secure({ ...filesOf(ctx, source), stateDir: dirname(target) }, basename(part));
     await machine.copyDisk(part);
-  } else await run('cp', ['--reflink=auto', '--sparse=always', diskFile(ctx, source.uuid), part]);
+    ctx.runner.secure({ ...filesOf(ctx, source), stateDir: dirname(target), uid: 0 }, basename(part));
+    if (process.getuid?.() !== 0 || (await isLetGo(part))) await rename(part, target);
+    else {
+      // a QEMU that its guest has taken over would write to the clone's disk
+      await copy(part, target);
+      await rm(part);
+    }
+    return;
+  }
+  await ctx.runner.demandStopped(filesOf(ctx, source), source.name);
+  await copy(diskFile(ctx, source.uuid), part);
   await rename(part, target);
+}
+
+/** Whether nobody else has the file open. QEMU closes it a moment after it has reported the end of the copy. */
+async function isLetGo(file: string): Promise<boolean> {
+  const deadline = monotonicMs() + LET_GO_MS;
+  for (;;) {
+    if (isOpenNowhere(file)) return true;
+    if (monotonicMs() > deadline) return false;
+    await sleep(LET_GO_POLL_MS);
+  }
 }
 
 /** The public ssh key for guests that are not of the base image. */

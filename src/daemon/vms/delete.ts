@@ -1,11 +1,12 @@
 /**
  * Delete VMs. A VM is in phase `deleting` before its first file is removed, so that recovery can finish the deletion.
  */
-import { rm } from 'node:fs/promises';
 import type { OnProgress } from '../../api/service.ts';
+import { removeTree } from '../../host/untrusted-files.ts';
 import type { VmRow } from '../../store/vms.ts';
 import { vmName } from '../context.ts';
 import type { VmContext } from './context.ts';
+import { filesOf } from './machine-spec.ts';
 
 export async function deleteVm(ctx: VmContext, vm: VmRow, progress: OnProgress): Promise<void> {
   progress('deleting');
@@ -21,8 +22,9 @@ export async function finishDelete(ctx: VmContext, vm: VmRow): Promise<void> {
     await machine.quit();
     ctx.machines.delete(vm.uuid);
   }
-  await rm(ctx.paths.vmState(vm.uuid), { recursive: true, force: true });
-  await rm(ctx.paths.vmRun(vm.uuid), { recursive: true, force: true });
+  await ctx.runner.kill(filesOf(ctx, vm));
+  await removeTree(ctx.paths.vmState(vm.uuid));
+  await removeTree(ctx.paths.vmRun(vm.uuid));
   ctx.vms.delete(vm.uuid);
   if (machine) await ctx.reconciler.apply();
   if (vm.hasCard) await (await ctx.engine()).forgetNic(vm.uuid);

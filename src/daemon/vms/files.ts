@@ -1,6 +1,7 @@
 /** A VM's files in its state directory. */
-import { readdir, rm, stat } from 'node:fs/promises';
+import { lstat, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { removeTree } from '../../host/untrusted-files.ts';
 import type { Context } from '../context.ts';
 
 export const diskFile = (ctx: Context, uuid: string): string => join(ctx.paths.vmState(uuid), 'disk.qcow2');
@@ -13,11 +14,11 @@ export const memoryFile = (ctx: Context, uuid: string): string => join(ctx.paths
 
 /** Whether there is saved memory to resume from. */
 export async function hasSavedMemory(ctx: Context, uuid: string): Promise<boolean> {
-  return (await stat(memoryFile(ctx, uuid)).catch(() => null)) !== null;
+  return (await lstat(memoryFile(ctx, uuid)).catch(() => null)) !== null;
 }
 
 /** Removes files whose writing was interrupted. */
 export async function removePartFiles(ctx: Context, uuid: string): Promise<void> {
   const dir = ctx.paths.vmState(uuid);
-  for (const file of await readdir(dir).catch(() => [])) if (file.endsWith('.part')) await rm(join(dir, file), { force: true });
+  for (const file of await readdir(dir).catch(() => [])) if (file.endsWith('.part')) await removeTree(join(dir, file));
 }

@@ -9,6 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { OnProgress } from '../../api/service.ts';
 import type { NicBackend } from '../../engine/engine.ts';
 import { foreignMacDoubt } from '../../host/ethernet.ts';
+import { monotonicMs } from '../../lib/clock.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import type { VmRow } from '../../store/vms.ts';
 import type { Machine } from '../../vm/machine.ts';
@@ -40,7 +41,7 @@ export async function reconnect(ctx: VmContext, vm: VmRow, machine: Machine, pro
   for (const down of LINK_DOWN_MS) {
     await machine.setLink(false);
     await sleep(down);
-    const since = Date.now();
+    const since = monotonicMs();
     await machine.setLink(true);
     if (!served) return `${await bridgedOutcome(ctx, vm)}${bridgedMtuNote(vm)}`;
     progress('waiting for the guest to request an address');
@@ -60,12 +61,12 @@ export async function bridgedOutcome(ctx: VmContext, vm: VmRow): Promise<string>
   return [`${vm.name} is on bridge ${uplink}`, foreignMacDoubt(uplink), limit].filter((t) => t).join('; ');
 }
 
-/** Waits for the address that the guest requests by DHCP after `since` (ms since 1970); null after 5 s. */
+/** Waits for the address that the guest requests by DHCP after `since` (`monotonicMs`); null after 5 s. */
 export async function requestedAddress(ctx: VmContext, uuid: string, since: number): Promise<number | null> {
   do {
     const nic = (await ctx.reconciler.observe()).nics.find((n) => n.id === uuid);
     if (nic?.ip != null && (nic.lastDhcp ?? 0) >= since) return nic.ip;
     await sleep(100);
-  } while (Date.now() - since < DHCP_WAIT_MS);
+  } while (monotonicMs() - since < DHCP_WAIT_MS);
   return null;
 }

@@ -2,12 +2,17 @@
 import { stat } from 'node:fs/promises';
 import type { VmRow } from '../../store/vms.ts';
 import { ensureBaseImage } from '../../vm/base-image.ts';
-import type { Boot, MachineSpec } from '../../vm/machine.ts';
+import { inspectImage } from '../../vm/disk.ts';
+import type { Boot, MachineFiles, MachineSpec } from '../../vm/machine.ts';
 import type { Context } from '../context.ts';
 import { vmUid } from '../desired.ts';
 import { nicSpec } from './card-spec.ts';
 import { diskFile, memoryFile, seedFile } from './files.ts';
 import { hostName } from './names.ts';
+
+export function filesOf(ctx: Context, vm: VmRow): MachineFiles {
+  return { uuid: vm.uuid, stateDir: ctx.paths.vmState(vm.uuid), runDir: ctx.paths.vmRun(vm.uuid), uid: vmUid(vm) };
+}
 
 /** `resume`: from saved memory, and with the link down. */
 export async function machineSpec(ctx: Context, vm: VmRow, resume: boolean): Promise<MachineSpec> {
@@ -15,16 +20,14 @@ export async function machineSpec(ctx: Context, vm: VmRow, resume: boolean): Pro
   const accel = await ctx.runner.accelerator();
   const kvmGroup = accel === 'kvm' ? (await stat('/dev/kvm')).gid : uid;
   return {
-    uuid: vm.uuid,
+    ...filesOf(ctx, vm),
     name: vm.name,
-    stateDir: ctx.paths.vmState(vm.uuid),
-    runDir: ctx.paths.vmRun(vm.uuid),
     ram: vm.ram,
     cpus: vm.cpus,
     disk: diskFile(ctx, vm.uuid),
+    diskSize: vm.diskSize,
     boot: await bootOf(ctx, vm),
     nic: vm.hasCard ? nicSpec(ctx, vm, vm.type !== 'disconnected' && !resume) : null,
-    uid,
     gid: process.getuid?.() === 0 ? kvmGroup : (process.getgid?.() ?? uid),
     accel,
     ...(resume ? { resumeFrom: memoryFile(ctx, vm.uuid) } : {}),
@@ -32,7 +35,10 @@ export async function machineSpec(ctx: Context, vm: VmRow, resume: boolean): Pro
 }
 
 async function bootOf(ctx: Context, vm: VmRow): Promise<Boot> {
-  if (vm.app) return { kind: 'firmware', seed: seedFile(ctx, vm.uuid) };
+  if (vm.app) {
+    await inspectImage(vm.app); // its owner may have changed it since the VM was created
+    return { kind: 'firmware', seed: seedFile(ctx, vm.uuid) };
+  }
   const base = await ensureBaseImage(ctx.paths.baseImage);
   return { kind: 'direct', kernel: base.kernel, initrd: base.initrd, append: `${base.append} systemd.hostname=${hostName(vm.name)}` };
 }

@@ -5,12 +5,14 @@
  * network, and sets the link up again (link.ts). QEMU's device stays the same. `addCard` and `removeCard` are PCI
  * hotplug. Limits: MAC address and controller change at the next start.
  */
+
 import type { NetworkCardRequest } from '../../api/types.ts';
 import type { ObservedState } from '../../engine/engine.ts';
+import { monotonicMs } from '../../lib/clock.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import type { VmRow } from '../../store/vms.ts';
 import type { Machine } from '../../vm/machine.ts';
-import type { Context } from '../context.ts';
+import { type Context, vmName } from '../context.ts';
 import { desiredState, guestMac } from '../desired.ts';
 import { guestMtu } from './card-mtu.ts';
 import { cardChange, demandCard } from './card-request.ts';
@@ -70,11 +72,13 @@ async function changeLiveCard(
     ctx.vms.update(vm.uuid, change);
     await ctx.reconciler.apply();
     const renumbered = next.reservedIp !== vm.reservedIp && next.type !== 'disconnected';
+    if (renumbered) ctx.events.emit('vm.network', 'requests another address', vmName(vm));
     return renumbered ? withNote(await reconnect(ctx, next, machine, progress)) : note;
   }
   progress('setting the link down');
   await machine.setLink(false);
   ctx.vms.update(vm.uuid, change);
+  ctx.events.emit('vm.network', next.type === 'disconnected' ? 'is disconnected' : `is on ${attachment(next)} now`, vmName(vm));
   await ctx.reconciler.apply();
   if (next.type === 'disconnected') return withNote(`${vm.name} is disconnected`);
   return withNote(await reconnect(ctx, next, machine, progress));
@@ -82,7 +86,7 @@ async function changeLiveCard(
 
 /** The network that a card is attached to, as text to compare. */
 function attachment(vm: VmRow): string {
-  return vm.type === 'bridge' ? `bridge ${vm.bridge || vm.uplink} ${vm.vlan ?? ''}` : vm.type;
+  return vm.type === 'bridge' ? `bridge ${vm.bridge || vm.uplink}${vm.vlan === null ? '' : ` VLAN ${vm.vlan}`}` : vm.type;
 }
 
 /** Whether the change has a part that waits for the next start. */
@@ -104,7 +108,9 @@ export async function removeCard(ctx: VmContext, vm: VmRow): Promise<void> {
   const machine = ctx.machines.get(vm.uuid);
   if (machine && (await machine.hasCard())) await machine.removeCard();
   ctx.vms.update(vm.uuid, { ...NO_CARD, reservedIp: null });
-  if (machine) await ctx.reconciler.apply();
+  if (!machine) return;
+  ctx.events.emit('vm.network', 'has no network card', vmName(vm));
+  await ctx.reconciler.apply();
 }
 
 /** Adds a card (B21), also to a running guest; returns the outcome, if there is one. A second card is refused (B32). */
@@ -127,7 +133,7 @@ async function addLiveCard(ctx: VmContext, { vm, change, machine }: { vm: VmRow;
   }
   await settlePorts(ctx, card, call);
   call.progress('adding the network card');
-  const since = Date.now();
+  const since = monotonicMs();
   try {
     ctx.vms.update(vm.uuid, {
       ...change,

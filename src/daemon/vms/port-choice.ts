@@ -4,17 +4,21 @@ import { createServer } from 'node:net';
 import { run } from '../../host/exec.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import { candidatePorts, type PortUse, portsConflict } from '../../net/forward-ports.ts';
+import { ANY_ADDRESS6 } from '../../net/policy/forwarding.ts';
 import type { RuleRow } from '../../store/rules.ts';
-import { formatIpv4 } from '../../wire/address.ts';
+import { formatIp } from '../../wire/ip-address.ts';
 import type { Context } from '../context.ts';
 
 /** Whether the port can be opened, found by opening it. */
 export function portIsFree(use: PortUse): Promise<boolean> {
-  const host = formatIpv4(use.hostIp);
+  const host = formatIp(use.hostIp);
+  const isIpv6 = typeof use.hostIp === 'string';
   return new Promise((resolve, reject) => {
     const done = (error: NodeJS.ErrnoException | null, close: () => void): void => {
       if (!error) close();
       else if (error.code === 'EADDRINUSE') resolve(false);
+      else if (error.code === 'EAFNOSUPPORT' || (error.code === 'EADDRNOTAVAIL' && use.hostIp === ANY_ADDRESS6))
+        reject(new AnkaError('badValue', `this host has no IPv6, which ${host} requires; omit -l to listen on every IPv4 address`));
       else if (error.code === 'EADDRNOTAVAIL') reject(new AnkaError('badValue', `this host has no address ${host}; run 'ip addr' to list its addresses`));
       else if (error.code === 'EACCES') reject(new AnkaError('noRights', `port ${use.hostPort} requires root; choose a port from 1024 up`));
       else reject(error);
@@ -22,9 +26,9 @@ export function portIsFree(use: PortUse): Promise<boolean> {
     if (use.protocol === 'tcp') {
       const s = createServer();
       s.once('error', (e) => done(e, () => {}));
-      s.listen({ host, port: use.hostPort, exclusive: true }, () => done(null, () => s.close(() => resolve(true))));
+      s.listen({ host, port: use.hostPort, ipv6Only: true, exclusive: true }, () => done(null, () => s.close(() => resolve(true))));
     } else {
-      const s = createSocket('udp4');
+      const s = createSocket({ type: isIpv6 ? 'udp6' : 'udp4', ipv6Only: isIpv6 });
       s.once('error', (e) => done(e as NodeJS.ErrnoException, () => {}));
       s.bind({ address: host, port: use.hostPort, exclusive: true }, () => done(null, () => s.close(() => resolve(true))));
     }

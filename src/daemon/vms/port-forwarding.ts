@@ -2,9 +2,11 @@
 import type { CallSettings } from '../../api/service.ts';
 import type { RuleRequest } from '../../api/types.ts';
 import { AnkaError } from '../../lib/errors.ts';
+import { ANY_ADDRESS } from '../../net/policy/forwarding.ts';
 import type { RuleRow } from '../../store/rules.ts';
 import type { VmRow } from '../../store/vms.ts';
-import { parseIpv4 } from '../../wire/address.ts';
+import { isLinkLocal6, isMulticast6 } from '../../wire/address6.ts';
+import { type IpAddress, parseIp } from '../../wire/ip-address.ts';
 import { type Context, vmName } from '../context.ts';
 import { settingValue } from '../settings.ts';
 import { demandCard } from './card-request.ts';
@@ -13,6 +15,17 @@ import { checkRuleName } from './names.ts';
 import { choosePort, demandPort, portIsFree } from './port-choice.ts';
 
 const lowestPort = (ctx: Context, settings: CallSettings): number => Number(settingValue(ctx.settings, 'portfwd_base', settings).value);
+
+/** Throws `badValue` for what no rule can listen on. */
+function listenAddress(text: string): IpAddress {
+  const ip = parseIp(text);
+  const bad = (why: string): AnkaError => new AnkaError('badValue', `host address '${text}' ${why}`);
+  if (ip === null) throw bad('is not an IPv4 or IPv6 address; omit -l to listen on every IPv4 address');
+  if (typeof ip === 'number') return ip;
+  if (ip.startsWith('::ffff:')) throw bad('is an IPv4 address in IPv6; write it as IPv4');
+  if (isMulticast6(ip) || isLinkLocal6(ip)) throw bad("is a multicast or link-local address; use an address of one machine, or '::' for every IPv6 address");
+  return ip;
+}
 
 /** Checks a request and stores the rule with its host port. */
 export async function addRule(ctx: VmContext, vm: VmRow, request: RuleRequest, settings: CallSettings): Promise<RuleRow> {
@@ -24,8 +37,7 @@ export async function addRule(ctx: VmContext, vm: VmRow, request: RuleRequest, s
       `${vm.name} already has a rule '${request.name}'; run 'anka modify ${vm.name} delete port-forwarding ${request.name}' to delete it`,
     );
   }
-  const hostIp = request.host_ip === undefined ? 0 : parseIpv4(request.host_ip);
-  if (hostIp === null) throw new AnkaError('badValue', `host address '${request.host_ip}' is not an IPv4 address; omit -l to listen on every address`);
+  const hostIp = request.host_ip === undefined ? ANY_ADDRESS : listenAddress(request.host_ip);
   const rule: RuleRow = {
     vm: vm.uuid,
     name: request.name,

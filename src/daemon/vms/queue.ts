@@ -20,6 +20,16 @@ export class VmQueue {
     return vm;
   }
 
+  /** Resolves when a VM's operations so far have ended; `stop` ends them if they take longer than `limitMs`. */
+  async drain(ref: string, limitMs: number, stop: (vm: VmRow) => Promise<void>): Promise<void> {
+    const vm = this.find(ref);
+    const last = this.#last.get(vm.uuid);
+    if (!last) return;
+    const timer = setTimeout(() => void stop(vm), limitMs);
+    await last;
+    clearTimeout(timer);
+  }
+
   /** Runs `work` on a VM after all its earlier operations, with the row as it is then. */
   async exclusive<T>(ref: string, work: (vm: VmRow) => Promise<T>): Promise<T> {
     const { uuid } = this.find(ref);

@@ -5,7 +5,8 @@
  * started, resumed or deleted. Interrupted work is finished or undone. VMs whose process exited in the meantime become
  * `failed`, or `suspended` if their memory was saved. The engine then detaches the cards of all that do not run.
  */
-import { rm } from 'node:fs/promises';
+import { lstat, rm } from 'node:fs/promises';
+import { AnkaError } from '../../lib/errors.ts';
 import type { VmRow } from '../../store/vms.ts';
 import type { Machine } from '../../vm/machine.ts';
 import { vmName } from '../context.ts';
@@ -13,16 +14,15 @@ import type { VmContext } from './context.ts';
 import { finishDelete } from './delete.ts';
 import { hasSavedMemory, memoryFile, removePartFiles } from './files.ts';
 import { plugCard } from './link.ts';
+import { filesOf } from './machine-spec.ts';
 import { DETACHED, MEMORY_LOST, registerMachine } from './running.ts';
 
+/** Characters of an error that are stored with a VM. */
+const MAX_MESSAGE = 300;
+
 export async function recoverVms(ctx: VmContext): Promise<void> {
-  for (const vm of ctx.vms.all()) {
-    try {
-      await recoverVm(ctx, vm);
-    } catch (cause) {
-      ctx.log.error({ vm: vm.name, error: (cause as Error).message }, 'cannot recover a VM');
-    }
-  }
+  // at the same time: each may have a QEMU that does not answer
+  await Promise.all(ctx.vms.all().map((vm) => recoverVm(ctx, vm).catch((e: Error) => reportUnrecovered(ctx, vm, e.message))));
   // also if no VM runs: taps and listeners of VMs that exited may still exist
   await ctx.reconciler.apply().catch((e: Error) => ctx.log.warn({ error: e.message }, 'cannot set up the networks'));
   for (const machine of ctx.machines.values()) {
@@ -40,8 +40,16 @@ async function restoreCard(ctx: VmContext, vm: VmRow, machine: Machine): Promise
   else await plugCard(ctx, vm, machine);
 }
 
+/** Its process may run. It is left alone until a client stops it by force or deletes the VM. */
+function reportUnrecovered(ctx: VmContext, vm: VmRow, error: string): void {
+  ctx.log.error({ vm: vm.name, error }, 'cannot recover a VM');
+  if (vm.phase === 'ready') ctx.vms.update(vm.uuid, { status: 'failed', message: error.slice(0, MAX_MESSAGE) });
+}
+
 async function recoverVm(ctx: VmContext, vm: VmRow): Promise<void> {
-  const machine = await ctx.runner.adopt(vm.uuid, ctx.paths.vmRun(vm.uuid));
+  const files = filesOf(ctx, vm);
+  if (vm.phase !== 'creating' && (await lstat(files.stateDir).catch(() => null))) ctx.runner.secure(files);
+  const machine = await adoptMachine(ctx, vm);
   if (vm.phase !== 'ready') {
     if (machine) ctx.machines.set(vm.uuid, machine);
     return finishDelete(ctx, vm);
@@ -52,6 +60,16 @@ async function recoverVm(ctx: VmContext, vm: VmRow): Promise<void> {
   }
   await removePartFiles(ctx, vm.uuid);
   await recoverStatus(ctx, vm);
+}
+
+/** Null if it does not run. One that is to be deleted need not answer. */
+async function adoptMachine(ctx: VmContext, vm: VmRow): Promise<Machine | null> {
+  try {
+    return await ctx.runner.adopt(filesOf(ctx, vm));
+  } catch (cause) {
+    if (vm.phase !== 'ready') return null;
+    throw new AnkaError('internal', `its QEMU process does not answer; run 'anka stop -f ${vm.name}' to stop it`, { cause });
+  }
 }
 
 /**

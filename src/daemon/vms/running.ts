@@ -4,6 +4,9 @@ import type { Machine, MachineExit } from '../../vm/machine.ts';
 import { vmName } from '../context.ts';
 import type { VmContext } from './context.ts';
 
+/** Until the database is written again, ms. */
+const RETRY_MS = 1000;
+
 /** The card of a stopped VM, which is attached to no network. */
 export const DETACHED: Pick<VmRow, 'outsideMac' | 'guestMac' | 'guestMtu' | 'guestController' | 'uplink'> = {
   outsideMac: null,
@@ -19,9 +22,31 @@ export const MEMORY_LOST: Partial<VmRow> = { status: 'failed', message: 'its sav
 /** Registers a running machine, and watches for its exit. */
 export function registerMachine(ctx: VmContext, vm: VmRow, machine: Machine): void {
   ctx.machines.set(vm.uuid, machine);
-  ctx.vms.update(vm.uuid, { status: 'running', message: '' });
+  storeObserved(ctx, vm, { status: 'running', message: '' }, () => ctx.machines.get(vm.uuid) === machine);
   ctx.events.emit('vm.status', 'running', vmName(vm));
-  void machine.exited.then((exit) => onExit(ctx, vm, machine, exit));
+  machine.exited
+    .then((exit) => onExit(ctx, vm, machine, exit))
+    .catch((e: Error) => ctx.log.error({ vm: vm.name, error: e.stack }, 'cannot follow the exit of a VM'));
+}
+
+/** Stores what is observed of a VM. While that fails, as with a full disk, it is tried again as long as it is true. */
+function storeObserved(ctx: VmContext, vm: VmRow, change: Partial<VmRow>, isTrue: () => boolean): void {
+  let failed = false;
+  const store = (): void => {
+    try {
+      if (!failed || isTrue()) ctx.vms.update(vm.uuid, change);
+    } catch (cause) {
+      if (!failed) ctx.log.error({ vm: vm.name, error: (cause as Error).message }, 'cannot store the state of a VM');
+      failed = true;
+      setTimeout(store, RETRY_MS).unref();
+    }
+  };
+  store();
+}
+
+/** Stores the status of a VM that has ended. `before`: the status that is stored now. */
+export function storeEnd(ctx: VmContext, vm: VmRow, end: Partial<VmRow>, before: VmRow['status'] = 'running'): void {
+  storeObserved(ctx, vm, end, () => !ctx.machines.has(vm.uuid) && ctx.vms.find(vm.uuid)?.status === before);
 }
 
 async function onExit(ctx: VmContext, vm: VmRow, machine: Machine, exit: MachineExit): Promise<void> {
@@ -29,10 +54,10 @@ async function onExit(ctx: VmContext, vm: VmRow, machine: Machine, exit: Machine
   ctx.machines.delete(vm.uuid);
   if (exit.cause === 'quit') return; // the operation that asked for it does the rest
   if (exit.cause === 'crash') {
-    ctx.vms.update(vm.uuid, { status: 'failed', message: exit.reason, ...DETACHED });
+    storeEnd(ctx, vm, { status: 'failed', message: exit.reason, ...DETACHED });
     ctx.events.emit('vm.status', `failed: ${exit.reason}`, vmName(vm));
   } else {
-    ctx.vms.update(vm.uuid, { status: 'stopped', ...DETACHED });
+    storeEnd(ctx, vm, { status: 'stopped', ...DETACHED });
     if (!ctx.stopping.has(vm.uuid)) ctx.events.emit('vm.status', 'powered off by the guest', vmName(vm));
   }
   await ctx.reconciler.apply().catch((e: Error) => ctx.log.warn({ vm: vm.name, error: e.message }, 'cannot detach an exited VM from its network'));

@@ -1,10 +1,11 @@
 /** VMs as `list`, `show` and `describe` print them (B82). */
-import { stat } from 'node:fs/promises';
-import type { VmDescribe, VmListEntry, VmShow } from '../../api/types.ts';
-import type { ObservedNic, ObservedState } from '../../engine/engine.ts';
+import { lstat } from 'node:fs/promises';
+import type { ShownAddress, VmDescribe, VmListEntry, VmShow } from '../../api/types.ts';
+import type { ObservedAddress, ObservedNic, ObservedState } from '../../engine/engine.ts';
 import { formatSize } from '../../lib/sizes.ts';
 import type { VmRow } from '../../store/vms.ts';
 import { formatIpv4, formatMac } from '../../wire/address.ts';
+import { formatIp } from '../../wire/ip-address.ts';
 import type { Context } from '../context.ts';
 import { diskFile } from './files.ts';
 
@@ -26,7 +27,7 @@ export async function show(ctx: Context, vm: VmRow, state: ObservedState | null)
   const mac = running && vm.hasCard && vm.outsideMac !== null ? formatMac(vm.outsideMac) : null;
   const inactive = nic?.rules.filter((r) => !r.active).map((r) => ({ name: r.name, reason: r.reason })) ?? [];
   const message = vm.message || networkMessage(vm, nic, state);
-  const disk = await stat(diskFile(ctx, vm.uuid)).catch(() => null);
+  const disk = await lstat(diskFile(ctx, vm.uuid)).catch(() => null);
   return {
     uuid: vm.uuid,
     name: vm.name,
@@ -48,16 +49,23 @@ export async function show(ctx: Context, vm: VmRow, state: ObservedState | null)
             ...(mac === null ? {} : { mac }),
             ...(vm.insideMac === null ? {} : { inside_mac: formatMac(vm.insideMac) }),
             ...(nic && nic.source !== 'none' ? { address_source: nic.source } : {}),
+            ...(nic && nic.addresses.length > 0 ? { addresses: nic.addresses.map(shownAddress) } : {}),
             healthy: nic ? nic.healthy : !running,
             ...(nic?.limit ? { limit: nic.limit } : {}),
           },
         }
       : {}),
     port_forwarding: vm.hasCard
-      ? rules.map((r) => ({ guest_port: r.guestPort, host_port: r.hostPort, protocol: r.protocol, name: r.name, host_ip: formatIpv4(r.hostIp) }))
+      ? rules.map((r) => ({ guest_port: r.guestPort, host_port: r.hostPort, protocol: r.protocol, name: r.name, host_ip: formatIp(r.hostIp) }))
       : [],
     ...(inactive.length > 0 ? { inactive_rules: inactive } : {}),
   };
+}
+
+const seconds = (ms: number): number => Math.max(0, Math.round(ms / 1000));
+
+function shownAddress({ ip, source, age, heard }: ObservedAddress): ShownAddress {
+  return { ip: formatIpv4(ip), source, age: seconds(age), ...(heard === null ? {} : { last_arp: seconds(heard) }) };
 }
 
 /** The fault of a running VM's network; empty if there is none. */
@@ -94,7 +102,7 @@ export function describe(ctx: Context, vm: VmRow): VmDescribe {
               guest_port: r.guestPort,
               host_port: r.automatic ? 0 : r.hostPort,
               protocol: r.protocol,
-              host_ip: formatIpv4(r.hostIp),
+              host_ip: formatIp(r.hostIp),
             })),
           },
         ]

@@ -1,5 +1,6 @@
 /** Start and resume VMs. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { monotonicMs } from '../../lib/clock.ts';
 import type { VmRow } from '../../store/vms.ts';
 import { transition } from '../../vm/lifecycle.ts';
 import type { Machine } from '../../vm/machine.ts';
@@ -17,18 +18,27 @@ export async function startVm(ctx: VmContext, vm: VmRow, call: Call): Promise<vo
   transition(vm.name, vm.status, 'start');
   if (vm.status === 'running') return;
   const resume = vm.status === 'suspended';
+  await ctx.starts.enter(vm.uuid);
   try {
     if (vm.hasCard) await prepareCard(ctx, vm, call);
-    ctx.starting.add(vm.uuid);
     await launch(ctx, ctx.queue.find(vm.uuid), resume, call);
   } catch (cause) {
-    ctx.starting.delete(vm.uuid);
-    if (!resume) ctx.vms.update(vm.uuid, DETACHED);
-    else if (!(await hasSavedMemory(ctx, vm.uuid))) ctx.vms.update(vm.uuid, MEMORY_LOST);
+    ctx.starts.leave(vm.uuid);
+    const end = resume ? ((await hasSavedMemory(ctx, vm.uuid)) ? {} : MEMORY_LOST) : DETACHED;
+    storeFailure(ctx, vm, end);
     await ctx.reconciler.apply().catch((e: Error) => ctx.log.warn({ vm: vm.name, error: e.message }, 'cannot detach a VM that failed to start'));
     throw cause;
   }
-  ctx.starting.delete(vm.uuid);
+  ctx.starts.leave(vm.uuid);
+}
+
+/** The cause of the failed start may keep the database from being written, too. */
+function storeFailure(ctx: VmContext, vm: VmRow, end: Partial<VmRow>): void {
+  try {
+    ctx.vms.update(vm.uuid, end);
+  } catch (cause) {
+    ctx.log.warn({ vm: vm.name, error: (cause as Error).message }, 'cannot store that a VM failed to start');
+  }
 }
 
 /** Settles host ports, uplink and MAC address. A suspended guest keeps the card that it has. */
@@ -68,7 +78,7 @@ async function connectAfterResume(ctx: VmContext, uuid: string, machine: Machine
         if (ctx.machines.get(uuid) !== machine || !vm.hasCard || vm.type === 'disconnected') return;
         await machine.setLink(false);
         await sleep(down);
-        since = Date.now();
+        since = monotonicMs();
         await machine.setLink(true);
       });
       const type = ctx.vms.find(uuid)?.type;

@@ -10,11 +10,22 @@ import { vmName } from '../context.ts';
 import { settingValue } from '../settings.ts';
 import type { Call, VmContext } from './context.ts';
 import { memoryFile } from './files.ts';
-import { DETACHED } from './running.ts';
+import { filesOf } from './machine-spec.ts';
+import { DETACHED, storeEnd } from './running.ts';
 import { startVm } from './start.ts';
 
 /** The power button is pressed again after this time: a guest that is still booting ignores it. */
 const PRESS_AGAIN_MS = 5000;
+/** How long a forced stop waits for the VM's operations, ms. */
+const OPERATION_MS = 5000;
+
+/** Stops at once: an operation that still waits for QEMU fails when QEMU is killed. */
+export async function forceStop(ctx: VmContext, ref: string, call: Call): Promise<void> {
+  const end = (vm: VmRow): Promise<void> =>
+    ctx.runner.kill(filesOf(ctx, vm)).catch((e: Error) => ctx.log.warn({ vm: vm.name, error: e.message }, 'cannot end an operation for a forced stop'));
+  await ctx.queue.drain(ref, OPERATION_MS, end);
+  await ctx.queue.exclusive(ref, (vm) => stopVm(ctx, vm, true, call));
+}
 
 export async function stopVm(ctx: VmContext, vm: VmRow, force: boolean, call: Call): Promise<void> {
   transition(vm.name, vm.status, 'stop');
@@ -23,11 +34,13 @@ export async function stopVm(ctx: VmContext, vm: VmRow, force: boolean, call: Ca
     if (force) await machine.quit();
     else await powerOff(ctx, vm, machine, call);
     ctx.machines.delete(vm.uuid);
-  }
+  } else if (force) await ctx.runner.kill(filesOf(ctx, vm));
+  else if (await ctx.runner.isRunning(filesOf(ctx, vm)))
+    throw new AnkaError('badState', `the QEMU process of ${vm.name} does not answer; run 'anka stop -f ${vm.name}' to stop it at once`);
   await rm(memoryFile(ctx, vm.uuid), { force: true });
-  ctx.vms.update(vm.uuid, { status: 'stopped', message: '', ...DETACHED });
+  storeEnd(ctx, vm, { status: 'stopped', message: '', ...DETACHED }, vm.status);
   if (vm.status !== 'stopped') ctx.events.emit('vm.status', 'stopped', vmName(vm));
-  if (machine) await ctx.reconciler.apply();
+  if (machine || force) await ctx.reconciler.apply();
 }
 
 /** Presses the power button until the guest is off. Throws `timeout`. */
@@ -55,7 +68,7 @@ export async function suspendVm(ctx: VmContext, vm: VmRow, progress: OnProgress)
   progress('saving memory', 0);
   await machine.suspendTo(memoryFile(ctx, vm.uuid), (fraction) => progress('saving memory', fraction));
   ctx.machines.delete(vm.uuid);
-  ctx.vms.update(vm.uuid, { status: 'suspended' });
+  storeEnd(ctx, vm, { status: 'suspended' });
   ctx.events.emit('vm.status', 'suspended', vmName(vm));
   await ctx.reconciler.apply();
 }
@@ -64,7 +77,11 @@ export async function suspendVm(ctx: VmContext, vm: VmRow, progress: OnProgress)
 export async function rebootVm(ctx: VmContext, vm: VmRow, force: boolean, call: Call): Promise<void> {
   transition(vm.name, vm.status, 'reboot');
   const machine = demandMachine(ctx, vm);
-  if (force) return machine.reset();
+  if (force) {
+    await machine.reset();
+    ctx.events.emit('vm.status', 'reset', vmName(vm));
+    return;
+  }
   await stopVm(ctx, vm, false, call);
   await startVm(ctx, ctx.queue.find(vm.uuid), call);
 }

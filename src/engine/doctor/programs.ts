@@ -14,8 +14,15 @@ const ALWAYS: readonly RequiredProgram[] = [
 
 /** `ofEngine`: what the engine needs besides. */
 export async function programFindings(ofEngine: readonly RequiredProgram[] = []): Promise<DoctorFinding[]> {
-  const missing: string[] = [];
-  for (const [program, args, pkg] of [...ofEngine, ...ALWAYS]) await run(program, args).catch(() => missing.push(pkg));
+  const found = await Promise.all(
+    [...ofEngine, ...ALWAYS].map(([program, args, pkg]) =>
+      run(program, args).then(
+        () => [],
+        () => [pkg],
+      ),
+    ),
+  );
+  const missing = found.flat();
   if (missing.length === 0) return [{ id: 'programs', level: 'ok', message: 'all required programs are installed', remedy: '' }];
   return [{ id: 'programs', level: 'error', message: `missing packages: ${missing.join(', ')}`, remedy: `apt-get install ${missing.join(' ')}` }];
 }

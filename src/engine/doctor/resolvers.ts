@@ -1,9 +1,6 @@
 /**
  * `anka doctor` on the resolvers that guests' DNS queries are forwarded to (B93), for both engines. It checks that
  * there are some, that they answer, and that every forwarder uses the current ones. Read-only.
- *
- * A process that outlives the daemon may see another /etc/resolv.conf than the daemon: in containers the file is a
- * mount of its own, and processes started earlier do not see its replacement.
  */
 import { resolverAnswers } from '../../host/resolvers.ts';
 import type { DesiredState, DoctorFinding } from '../engine.ts';
@@ -12,7 +9,6 @@ import { upstreamResolvers } from '../upstream-resolvers.ts';
 /** A process that forwards guests' DNS queries, and the servers that it uses. */
 export interface DnsForwarderProcess {
   title: string;
-  pid: number;
   servers: readonly string[];
 }
 
@@ -32,9 +28,9 @@ function outdated(servers: readonly string[], where: string, forwarders: readonl
     .filter((f) => [...f.servers].sort().join(', ') !== named)
     .map((f) => ({
       id: 'resolver.outdated',
-      level: 'error',
-      message: `${f.title} forwards DNS queries to ${f.servers.join(', ') || 'no server'}, but ${where} lists ${servers.join(', ') || 'none'}`,
-      remedy: `run 'kill ${f.pid}': it restarts with the current servers`,
+      level: 'warning',
+      message: `${f.title} still forwards DNS queries to ${f.servers.join(', ') || 'no server'}, but ${where} lists ${servers.join(', ') || 'none'}`,
+      remedy: 'wait: it follows within a few seconds',
     }));
 }
 

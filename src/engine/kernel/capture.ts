@@ -14,6 +14,7 @@ import { basename } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { interfaceIndex } from '../../host/ethernet.ts';
 import { compileFilter, type HostFrame, PacketRing, SNAP_LENGTH } from '../../host/packet-ring.ts';
+import { monotonicMs } from '../../lib/clock.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import type { CapturedFrame } from '../../wire/pcapng.ts';
 import type { Capture, CaptureSide, DesiredNic } from '../engine.ts';
@@ -56,7 +57,7 @@ export async function openCapture(nic: DesiredNic, side: CaptureSide, filter: st
   const device = atBridge ? (master as string) : tap;
   const ring = new PacketRing(device, { promiscuous: atBridge, filter: filter === '' ? [] : await compileFilter(device, filter) });
   let closed = false;
-  let checkedAt = Date.now();
+  let checkedAt = monotonicMs();
   const isUnchanged = (): boolean => interfaceIndex(tap) === index && masterOf(tap) === master;
   return {
     description: `${side} of ${nic.vmName}'s card, at ${device}`,
@@ -70,8 +71,8 @@ export async function openCapture(nic: DesiredNic, side: CaptureSide, filter: st
           );
           if (own.length > 0) return own;
         }
-        if (Date.now() - checkedAt >= ATTACHED_CHECK_MS) {
-          checkedAt = Date.now();
+        if (monotonicMs() - checkedAt >= ATTACHED_CHECK_MS) {
+          checkedAt = monotonicMs();
           if (!isUnchanged()) break;
         }
         await sleep(frames === null ? IDLE_MS : 0);

@@ -42,26 +42,44 @@ export class ChangeMonitors {
   }
 
   #start(command: readonly string[]): void {
-    // setpriv is part of util-linux, which every Debian has
-    const child = spawn('setpriv', ['--pdeathsig', 'KILL', ...command], {
-      stdio: ['ignore', 'pipe', 'ignore'],
-      env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` },
-    });
+    const child = spawnMonitor(command);
+    if (!child) {
+      this.#startLater(command);
+      return;
+    }
     this.#children.push(child);
-    child.stdout.on('data', () => this.#cue());
+    // there is none if no descriptor is left; 'error' follows
+    child.stdout?.on('data', () => this.#cue()).on('error', () => {});
     setTimeout(() => {
       if (this.#children.includes(child)) this.#cue();
     }, LISTENS_MS).unref();
     const restart = (): void => {
       if (!this.#children.includes(child)) return;
       this.#children = this.#children.filter((c) => c !== child);
-      setTimeout(() => {
-        if (this.#running) this.#start(command);
-      }, RESTART_MS).unref();
+      this.#startLater(command);
     };
     child.on('error', restart); // it was not started: the receiver's periodic check has to do
     child.on('exit', restart);
     child.unref();
-    (child.stdout as unknown as { unref(): void }).unref();
+    (child.stdout as unknown as { unref(): void } | null)?.unref();
+  }
+
+  #startLater(command: readonly string[]): void {
+    setTimeout(() => {
+      if (this.#running) this.#start(command);
+    }, RESTART_MS).unref();
+  }
+}
+
+/** Null if the system cannot start a process now, e.g. for want of memory. */
+function spawnMonitor(command: readonly string[]): ChildProcess | null {
+  try {
+    // setpriv is part of util-linux, which every Debian has
+    return spawn('setpriv', ['--pdeathsig', 'KILL', ...command], {
+      stdio: ['ignore', 'pipe', 'ignore'],
+      env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` },
+    });
+  } catch {
+    return null;
   }
 }

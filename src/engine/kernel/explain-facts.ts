@@ -1,40 +1,64 @@
 /** Gathers the state of this host from which `explain` answers. */
 import { networkInterfaces } from 'node:os';
-import { listAddresses, listRoutes } from '../../host/links.ts';
+import { listAddresses, listLinks } from '../../host/links.ts';
+import { connectionsFrom, type ListedConnection } from '../../host/netlink/connection-list.ts';
+import { Routing } from '../../host/routing.ts';
 import { readSysctl } from '../../host/sysctl.ts';
 import type { KernelHostState } from '../../net/explain/kernel-engine.ts';
+import { MAX_CONNECTIONS } from '../../net/policy/connections.ts';
+import { DHCP_SERVER_PORT, DNS_SERVICE_PORT } from '../../net/policy/services.ts';
 import { parseIpv4, parseMac } from '../../wire/address.ts';
 import { parseIpv6 } from '../../wire/address6.ts';
-import type { DesiredState } from '../engine.ts';
+import { IpProtocol } from '../../wire/ipv4.ts';
+import type { DesiredState, ObservedNic } from '../engine.ts';
+import { explainedAddresses } from '../observed-addresses.ts';
+import { waitingPort, waitText } from './bridging/spanning-tree.ts';
 import type { Attachments } from './bridging/uplinks.ts';
 import { BRIDGES, bridgeMac, DHCP_PORTS, DNS_PORT } from './names.ts';
-import { findFirewalls } from './rules/firewalls.ts';
+import { findFirewalls, listRules } from './rules/firewalls.ts';
+import { filterName, foreignDrop, foreignFilters, letsPass } from './rules/foreign-filters.ts';
+import { readRefused } from './rules/kept-elements.ts';
 
-/** `ipOf`: the current address of a guest, by the id of its NIC. */
-export async function gatherFacts(desired: DesiredState, attachments: Attachments, ipOf: (id: string) => number | null): Promise<KernelHostState> {
-  const routes = await listRoutes();
+/** `nics`: as observed now. */
+export async function gatherFacts(desired: DesiredState, attachments: Attachments, nics: readonly ObservedNic[]): Promise<KernelHostState> {
+  const links = await listLinks();
+  const rules = await listRules();
+  const filters = foreignFilters(rules);
+  const routing = await Routing.read();
   const forwardingOff: string[] = [];
-  for (const dev of new Set([...routes.map((r) => r.dev), ...Object.values(BRIDGES)]))
-    if ((await readSysctl(`net/ipv4/conf/${dev}/forwarding`))?.trim() === '0') forwardingOff.push(dev);
+  for (const dev of routing.interfaces) if ((await readSysctl(`net/ipv4/conf/${dev}/forwarding`)) === '0') forwardingOff.push(dev);
   return {
     networks: desired.networks.map((n) => ({ ...n, interface: BRIDGES[n.name], gatewayMac: parseMac(bridgeMac(n.name)) as number })),
     cards: desired.nics.map((nic) => {
       const attachment = nic.type === 'bridge' ? attachments.get(nic.id) : undefined;
-      if (!attachment) return { ...nic, ip: ipOf(nic.id) };
+      if (!attachment) return { ...nic, ...explainedAddresses(nics, nic.id) };
       const isHostBridge = attachment.ownInterfaces.length === 0;
+      const waiting = waitingPort(nic, links);
       const name = isHostBridge ? attachment.bridge : attachment.uplink;
       return {
         ...nic,
-        ip: ipOf(nic.id),
-        segment: { name, hostInterfaces: [attachment.uplink, attachment.bridge], hostUnreachable: attachment.limit !== '', isHostBridge },
+        ...explainedAddresses(nics, nic.id),
+        segment: {
+          name,
+          hostInterfaces: [attachment.uplink, attachment.bridge],
+          hostUnreachable: attachment.limit !== '',
+          isHostBridge,
+          ...(waiting ? { closed: waitText(waiting) } : {}),
+        },
       };
     }),
     addresses: await hostAddresses(),
     addresses6: hostAddresses6(),
     redirectPorts: { dhcp: Object.values(DHCP_PORTS), dns: DNS_PORT },
-    routes,
+    route: (query) => routing.lookUp(query),
+    metadata: desired.metadata === true,
+    atConnectionLimit: await cardsAtConnectionLimit(desired, nics),
     forwardingOff,
-    firewalls: (await findFirewalls()).map((f) => ({ name: `${f.owner}: chain ${f.family} ${f.table} ${f.chain}`, hook: f.hook, allowed: f.allowed })),
+    firewalls: findFirewalls(rules).map((f) => ({ name: `${f.owner}: chain ${f.family} ${f.table} ${f.chain}`, hook: f.hook, allowed: letsPass(f, filters) })),
+    foreignDrop: (hook, packet) => {
+      const drop = foreignDrop(filters, hook, packet);
+      return drop && { firewall: filterName(drop.filter), rule: drop.rule };
+    },
   };
 }
 
@@ -56,4 +80,20 @@ function hostAddresses6(): string[] {
       return address === null ? [] : [address];
     }),
   );
+}
+
+/** Cards at their limit of connections. Only those that were ever refused one are counted. */
+async function cardsAtConnectionLimit({ nics }: DesiredState, observed: readonly ObservedNic[]): Promise<string[]> {
+  const macs = new Set(readRefused().map((e) => parseMac(e.parts[0] ?? '')));
+  if (macs.size === 0) return [];
+  const own = new Set((await hostAddresses()).map((a) => a.address));
+  const open = (id: string): number => explainedAddresses(observed, id).addresses.reduce((n, ip) => n + openConnections(ip, own), 0);
+  return nics.filter((n) => macs.has(n.outsideMac) && open(n.id) >= MAX_CONNECTIONS).map((n) => n.id);
+}
+
+/** Connections of an address that count: those that have not ended, and no requests to the gateway's services. */
+function openConnections(ip: number, hostAddresses: ReadonlySet<number>): number {
+  const isRequest = ({ protocol, destination, destinationPort: port }: ListedConnection): boolean =>
+    (port === DNS_SERVICE_PORT || (port === DHCP_SERVER_PORT && protocol === IpProtocol.udp)) && hostAddresses.has(destination);
+  return connectionsFrom(ip).filter((c) => c.state !== 'time_wait' && c.state !== 'close' && !isRequest(c)).length;
 }

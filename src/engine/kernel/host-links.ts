@@ -7,7 +7,7 @@
  * -batch`, one batch per object (link-plan.ts).
  */
 import { join } from 'node:path';
-import { ipBatch, listAddresses, listLinks } from '../../host/links.ts';
+import { ipBatch, type Link, listAddresses, listLinks, listRoutes } from '../../host/links.ts';
 import type { DesiredNic, DesiredState } from '../engine.ts';
 import { type Attachments, Uplinks } from './bridging/uplinks.ts';
 import { MacTranslations } from './ebpf/mac-translation.ts';
@@ -51,8 +51,8 @@ export class HostLinks {
   }
 
   /** Why a bridge-type NIC cannot be bridged as desired, or null. */
-  bridgeProblem(nic: DesiredNic): string | null {
-    return this.#uplinks.validate(nic);
+  bridgeProblem(nic: DesiredNic, links: readonly Link[]): string | null {
+    return this.#uplinks.validate(nic, links);
   }
 
   /** Something is to be repaired that no monitor reports. */
@@ -70,10 +70,10 @@ export class HostLinks {
       detached.add(id);
       problems.add(`nic:${id}`, message);
     }
-    const addresses = await listAddresses();
+    const [addresses, routes] = [await listAddresses(), await listRoutes()];
     const bridged = [...this.#attachments.values()].flatMap((a) => [a.uplink, a.bridge]);
     this.#hostAddresses = [...new Set(bridged.flatMap((name) => (addresses.get(name) ?? []).map((a) => a.replace(/\/.*/, ''))))];
-    await this.#run(planLinks(desired, { links, addresses, attachments: this.#attachments, detached }), problems);
+    await this.#run(planLinks(desired, { links, addresses, routes, attachments: this.#attachments, detached }), problems);
     this.#taps = desired.nics.flatMap((nic) =>
       links.some((l) => l.name === tapName(nic.id)) ? [{ tap: tapName(nic.id), attached: masterOf(nic, this.#attachments, detached) !== null }] : [],
     );

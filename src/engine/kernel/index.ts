@@ -7,7 +7,8 @@
  *  2. kernel settings (network-sysctls.ts),
  *  3. DHCP, DNS and listeners, by the service process (service/),
  *  4. addresses that guests have set by themselves (addresses/),
- *  5. all rules as one nft transaction (rules/), and accepts in other programs' firewalls.
+ *  5. all rules as one nft transaction, connections that they would not let through are cut (rules/), and accepts in
+ *     other programs' firewalls.
  *
  * The same runs after every cue of `ip monitor`, `nft monitor` and `tc monitor`, and at least every ten seconds: each
  * step compares what is in force with what is desired, and repairs the difference (B90). Addresses are polled once a
@@ -20,11 +21,12 @@ import { join } from 'node:path';
 import { run } from '../../host/exec.ts';
 import { openTap } from '../../host/ffi/tap.ts';
 import { readSysctl } from '../../host/sysctl.ts';
+import { monotonicMs } from '../../lib/clock.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import type { Explanation } from '../../net/explain/explanation.ts';
 import { explainKernel } from '../../net/explain/kernel-engine.ts';
 import type { Packet } from '../../net/explain/packet.ts';
-import type { Capture, CaptureSide, DesiredState, DoctorFinding, Engine, EngineProblem, NicBackend, NicStats, ObservedState } from '../engine.ts';
+import type { Capture, CaptureSide, DesiredState, DoctorFinding, Engine, EngineProblem, HelperHealth, NicBackend, NicStats, ObservedState } from '../engine.ts';
 import { ReconcileLoop } from '../reconcile-loop.ts';
 import { NicAddresses } from './addresses/nic-addresses.ts';
 import { openCapture } from './capture.ts';
@@ -37,7 +39,7 @@ import { applySysctls } from './network-sysctls.ts';
 import { observeState, readStats } from './observe.ts';
 import { ProblemList } from './problem-list.ts';
 import { AppliedRules } from './rules/applied-rules.ts';
-import { allowThroughFirewalls, findFirewalls, removeFirewallAllowances } from './rules/firewalls.ts';
+import { FirewallAllowances, removeFirewallAllowances } from './rules/firewalls.ts';
 import { ServiceClient } from './service/service-client.ts';
 import { SysctlRecord } from './sysctl-record.ts';
 import { validateState } from './validate.ts';
@@ -57,6 +59,8 @@ const EMPTY: DesiredState = { networks: [], nics: [], dnsServers: [] };
 class KernelEngine implements Engine {
   readonly name = 'kernel' as const;
   readonly #log: KernelEngineOptions['log'];
+  /** To which anka writes. */
+  readonly #directories: readonly string[];
   readonly #loop: ReconcileLoop;
   readonly #monitors = new ChangeMonitors(() => this.#loop.cue());
   readonly #links: HostLinks;
@@ -64,29 +68,32 @@ class KernelEngine implements Engine {
   readonly #service: ServiceClient;
   readonly #addresses: NicAddresses;
   readonly #rules = new AppliedRules();
+  readonly #firewalls = new FirewallAllowances();
   #desired: DesiredState = EMPTY;
   #problems: EngineProblem[] = [];
   #reconciledAt = 0;
 
   constructor({ runDir, stateDir, log }: KernelEngineOptions) {
     this.#log = log;
+    this.#directories = [stateDir, runDir];
     this.#loop = new ReconcileLoop({
       title: 'kernel engine',
       log,
       reconcile: () => this.#reconcile(),
       cueDelayMs: CUE_DELAY_MS,
       periodic: [
-        { everyMs: POLL_MS, check: () => void this.#loop.enqueue(() => this.#pollAddresses()) },
+        { everyMs: POLL_MS, check: () => this.#loop.request(this.#pollAddresses) },
         { everyMs: POLL_MS, check: () => this.#checkSafety() },
       ],
     });
     this.#links = new HostLinks({ runDir, log });
-    this.#addresses = new NicAddresses(runDir);
+    this.#addresses = new NicAddresses(runDir, log, () => this.#loop.request(this.#updateMoved));
     this.#sysctls = new SysctlRecord(join(runDir, 'sysctl.json'));
     this.#service = new ServiceClient({
       runDir,
       stateDir,
-      onChanged: () => void this.#loop.enqueue(() => this.#refreshLeases()),
+      log,
+      onChanged: () => this.#loop.request(this.#refreshLeases),
       onExit: () => {
         if (!this.#loop.active) return;
         log.warn({}, 'the network service exited: starting it again');
@@ -96,7 +103,7 @@ class KernelEngine implements Engine {
   }
 
   validate(desired: DesiredState): Promise<EngineProblem[]> {
-    return validateState(desired, (nic) => this.#links.bridgeProblem(nic));
+    return validateState(desired, (nic, links) => this.#links.bridgeProblem(nic, links));
   }
 
   apply(desired: DesiredState): Promise<EngineProblem[]> {
@@ -112,58 +119,67 @@ class KernelEngine implements Engine {
 
   /** Brings the host to the desired state. */
   async #reconcile(): Promise<void> {
-    this.#reconciledAt = Date.now();
+    this.#reconciledAt = monotonicMs();
     const desired = this.#desired;
     const list = new ProblemList(this.#log);
     await this.#links.apply(desired, list);
     await list.attempt('host', () => applySysctls(desired, this.#sysctls));
-    await list.attempt('service', () => this.#service.configure(desired, this.#addresses.staticAddressOf));
+    this.#addresses.update(desired, this.#service.status);
+    await list.attempt('service', () => this.#service.configure(desired, this.#addresses.selfSetOf));
     await this.#pollGuests();
     await list.attempt('host', () => this.#applyRules());
-    await list.attempt('host', async () => allowThroughFirewalls(await findFirewalls(), this.#links.bridges(desired)));
+    await list.attempt('host', () => this.#firewalls.apply(this.#links.bridges(desired), this.#rules.hasOnlyChangedOurs));
     this.#problems = list.problems;
   }
 
-  #applyRules(): Promise<void> {
+  async #applyRules(): Promise<void> {
     const { nics } = this.#desired;
-    return this.#rules.apply(this.#desired, {
-      nics: nics.map((nic) => ({ nic, ip: this.#addresses.ruledAddressOf(nic, this.#service.nics) })),
+    await this.#rules.apply(this.#desired, {
+      nics: nics.map((nic) => ({ nic, ...this.#addresses.ruledAddressesOf(nic) })),
       segments: this.#links.segments(nics),
       taps: this.#links.taps,
-      beforeReplace: () => this.#addresses.readBeforeReplace(nics),
+      assignedElsewhere: this.#addresses.assignedElsewhere(),
+      beforeReplace: () => this.#addresses.pollBridged(nics),
+      keepsHeard: this.#addresses.keepsHeard,
+      addressesKnown: this.#service.status !== null,
     });
+    this.#addresses.announceMoved();
   }
 
   /** True when an address that a guest has set changed. */
   #pollGuests(): Promise<boolean> {
-    return this.#addresses.pollGuests(this.#desired, this.#service.nics, this.#rules.present);
+    return this.#addresses.pollGuests(this.#desired, this.#service.status, this.#rules.present);
   }
 
   /** The service reported a change: leases may be new. */
-  async #refreshLeases(): Promise<void> {
+  readonly #refreshLeases = async (): Promise<void> => {
     if (!this.#loop.active) return;
     const leases = await this.#service.refresh();
     if (leases === 'unavailable') return; // rules keep the known addresses
     const moved = await this.#pollGuests();
     if (moved || leases === 'changed') await this.#updateAddresses(moved);
-  }
+  };
 
-  async #pollAddresses(): Promise<void> {
+  readonly #pollAddresses = async (): Promise<void> => {
     if (!this.#loop.active || this.#desired.nics.length === 0) return;
-    const bridged = await this.#addresses.pollBridged(this.#desired.nics);
+    const bridged = this.#addresses.pollBridged(this.#desired.nics);
     if (await this.#pollGuests()) await this.#updateAddresses(true);
     else if (bridged) this.#loop.notify();
-  }
+  };
+
+  readonly #updateMoved = (): Promise<void> => this.#updateAddresses(true);
 
   /** Brings service and rules to the addresses of now. `moved`: a guest has set another one. */
   async #updateAddresses(moved: boolean): Promise<void> {
-    if (moved) await this.#service.configure(this.#desired, this.#addresses.staticAddressOf);
+    if (!this.#loop.active) return;
+    if (moved) await this.#service.configure(this.#desired, this.#addresses.selfSetOf);
+    await this.#addresses.forgetSilent();
     await this.#applyRules();
     this.#loop.notify();
   }
 
   #checkSafety(): void {
-    if (Date.now() - this.#reconciledAt >= SAFETY_CHECK_MS || this.#links.hasDrifted()) this.#loop.cue();
+    if (monotonicMs() - this.#reconciledAt >= SAFETY_CHECK_MS || this.#links.hasDrifted()) this.#loop.cue();
   }
 
   observe(): Promise<ObservedState> {
@@ -201,8 +217,7 @@ class KernelEngine implements Engine {
   }
 
   async explain(id: string, packet: Packet): Promise<Explanation> {
-    const addresses = new Map((await this.observe()).nics.map((n) => [n.id, n.ip]));
-    const facts = await gatherFacts(this.#desired, this.#links.attachments, (nicId) => addresses.get(nicId) ?? null);
+    const facts = await gatherFacts(this.#desired, this.#links.attachments, (await this.observe()).nics);
     const card = facts.cards.find((c) => c.id === id);
     if (!card) throw unknownNic(id);
     return explainKernel(facts, card, packet);
@@ -210,7 +225,7 @@ class KernelEngine implements Engine {
 
   async forgetNic(id: string): Promise<void> {
     this.#addresses.forget(id);
-    this.#rules.forgetNic(id);
+    await this.#loop.enqueue(() => this.#rules.forgetNic(id));
     await this.#service.forget(id);
   }
 
@@ -220,7 +235,11 @@ class KernelEngine implements Engine {
 
   async doctor(): Promise<DoctorFinding[]> {
     const forwarders = this.#desired.networks.length === 0 ? [] : await this.#service.dnsForwarders();
-    return examineHost(this.#desired, (await this.observe()).nics, forwarders);
+    return examineHost(this.#desired, (await this.observe()).nics, forwarders, this.#directories);
+  }
+
+  helpers(): HelperHealth[] {
+    return [this.#service.health];
   }
 
   reset(): Promise<string[]> {
@@ -234,6 +253,7 @@ class KernelEngine implements Engine {
       removed.push(...(await this.#links.removeUplinks()));
       removed.push(...(await this.#rules.remove()));
       removed.push(...(await this.#links.removeInterfaces()));
+      await this.#rules.cutConnections();
       await this.#sysctls.restore();
       return removed;
     });

@@ -6,7 +6,7 @@
  * virtio NIC receives more than its own MTU. TCP between them works: each end announces its own MSS.
  */
 
-import type { Link } from '../../host/links.ts';
+import type { Link, Route } from '../../host/links.ts';
 import { formatIpv4, gatewayOf } from '../../wire/address.ts';
 import type { DesiredNetwork, DesiredNic, DesiredState } from '../engine.ts';
 import type { Attachments } from './bridging/uplinks.ts';
@@ -23,6 +23,8 @@ export interface LinkContext {
   links: readonly Link[];
   /** IPv4 addresses by interface, as `a.b.c.d/len`. */
   addresses: ReadonlyMap<string, string[]>;
+  /** Of the main table. */
+  routes: readonly Route[];
   attachments: Attachments;
   /** NICs (ids) to keep out of their network. */
   detached: ReadonlySet<string>;
@@ -43,6 +45,8 @@ export function planTaps(desired: DesiredState, links: readonly Link[]): LinkSte
 }
 
 const ETHERNET_MTU = 1500;
+/** BR_STATE_FORWARDING */
+const FORWARDING = 3;
 
 /** MTUs of the NICs of a network; Ethernet's when it has none. */
 function mtusOf(desired: DesiredState, network: string): { smallest: number; largest: number } {
@@ -74,7 +78,7 @@ function planRemovals(desired: DesiredState, { links, attachments }: LinkContext
   return links.filter((l) => isOurs(l) && !wanted.has(l.name)).map((l) => ({ object: `link:${l.name}`, lines: [`link del dev ${l.name}`] }));
 }
 
-function planBridge(network: DesiredNetwork, desired: DesiredState, { links, addresses }: LinkContext): LinkStep {
+function planBridge(network: DesiredNetwork, desired: DesiredState, { links, addresses, routes }: LinkContext): LinkStep {
   const name = BRIDGES[network.name];
   const link = links.find((l) => l.name === name);
   const mac = bridgeMac(network.name);
@@ -87,11 +91,17 @@ function planBridge(network: DesiredNetwork, desired: DesiredState, { links, add
   if (link?.alias !== alias) lines.push(`link set dev ${name} alias ${alias}`);
   const { smallest } = mtusOf(desired, network.name);
   if (link?.mtu !== smallest && (link || smallest !== ETHERNET_MTU)) lines.push(`link set dev ${name} mtu ${smallest}`);
-  const address = `${formatIpv4(gatewayOf(network.subnet))}/${network.subnet.prefix}`;
+  const { base, prefix } = network.subnet;
+  const gateway = formatIpv4(gatewayOf(network.subnet));
+  const address = `${gateway}/${prefix}`;
   const present = addresses.get(name) ?? [];
   for (const a of present) if (a !== address) lines.push(`addr del ${a} dev ${name}`);
   if (!present.includes(address)) lines.push(`addr add ${address} brd + dev ${name}`);
   if (!link?.up) lines.push(`link set dev ${name} up`);
+  // the kernel adds the route when the address is added, or the link set up, and never again; another program's route
+  // to this subnet stays first (doctor reports it)
+  else if (present.includes(address) && !routes.some((r) => r.dev === name && r.base === base && r.prefix === prefix))
+    lines.push(`route append ${formatIpv4(base)}/${prefix} dev ${name} proto kernel scope link src ${gateway}`);
   return { object: `network:${network.name}`, lines };
 }
 
@@ -108,6 +118,10 @@ function planTap(nic: DesiredNic, desired: DesiredState, { links, attachments, d
   if (link.mtu !== mtu) lines.push(`link set dev ${name} mtu ${mtu}`);
   if (link.master !== master) lines.push(master === null ? `link set dev ${name} nomaster` : `link set dev ${name} master ${master}`);
   if (!link.up) lines.push(`link set dev ${name} up`);
+  // spanning tree was turned off, but the port still waits for its end
+  const bridge = links.find((l) => l.name === master);
+  if (link.master === master && bridge?.spanningTree?.on === false && (link.port?.state === 'listening' || link.port?.state === 'learning'))
+    lines.push(`link set dev ${name} type bridge_slave state ${FORWARDING}`);
   return { object, lines };
 }
 
@@ -115,7 +129,6 @@ function planTap(nic: DesiredNic, desired: DesiredState, { links, attachments, d
 export function isOurs(link: Link): boolean {
   return (
     link.alias.startsWith(LABEL) ||
-    (/^anka([0-9a-f]{8}|-(br|pl|pt)[0-9a-f]{8}|-shared|-host)$/.test(link.name) &&
-      (link.group === String(GROUP) || link.kind === 'tun' || link.kind === 'bridge'))
+    (/^anka([0-9a-f]{8}|-(br|pl|pt)[0-9a-f]{8}|-shared|-host)$/.test(link.name) && (link.group === GROUP || link.kind === 'tun' || link.kind === 'bridge'))
   );
 }

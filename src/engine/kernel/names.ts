@@ -12,13 +12,19 @@ export const BRIDGES = { shared: 'anka-shared', host: 'anka-host' } as const;
 /** The service's ports, to which DHCP and DNS are redirected; below the default portfwd_base. */
 export const DHCP_PORTS = { shared: 9967, host: 9968 } as const;
 export const DNS_PORT = 9953;
-/** Our nft tables: family and name. */
+/** Our nft tables that a change of the rules replaces: family and name. */
 export const TABLES = [
   ['ip', 'anka'],
   ['ip6', 'anka'],
   ['bridge', 'anka'],
   ['netdev', 'anka'],
 ] as const;
+/** Our nft table that no change replaces: what it has to do with a connection lasts as long as the connection. */
+export const FLOW_TABLE = ['inet', 'anka_flows'] as const;
+export const ALL_TABLES = [...TABLES, FLOW_TABLE] as const;
+
+/** An nft table of ours, by its name. */
+export const isOurTable = (name: string): boolean => ALL_TABLES.some(([, table]) => table === name);
 
 /** Interfaces of a segment: what a host's interface gets when VMs are bridged to it and it is in no bridge. */
 export interface SegmentNames {

@@ -16,5 +16,6 @@ export async function applySysctls(desired: DesiredState, record: SysctlRecord):
   }
   if (desired.networks.length === 0) return;
   const bridges = new Set<string>(Object.values(BRIDGES));
-  for (const { dev } of await listRoutes()) if (dev !== 'lo' && !bridges.has(dev)) await record.set(`net/ipv4/conf/${dev}/forwarding`, '1');
+  // a rule may send guests' packets by a table of a VPN
+  for (const { dev } of await listRoutes('all')) if (dev !== 'lo' && !bridges.has(dev)) await record.set(`net/ipv4/conf/${dev}/forwarding`, '1');
 }

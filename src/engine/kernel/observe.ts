@@ -1,8 +1,9 @@
 /** What the kernel engine reports: networks, NICs and counters, composed from what its parts know. */
-import { run } from '../../host/exec.ts';
 import { type Link, listLinks } from '../../host/links.ts';
+import { readCounters } from '../../host/netlink/link-messages.ts';
 import type { DesiredNetwork, DesiredNic, DesiredState, EngineProblem, NicStats, ObservedNetwork, ObservedNic, ObservedState } from '../engine.ts';
 import type { NicAddresses } from './addresses/nic-addresses.ts';
+import { waitingPort, waitText } from './bridging/spanning-tree.ts';
 import { BRIDGES, tapName } from './names.ts';
 import { DROP_REASONS } from './rules/drop-reasons.ts';
 import { readDrops } from './rules/kept-elements.ts';
@@ -20,7 +21,7 @@ export interface Knowledge {
 type Drops = Map<string, Map<string, number>>;
 
 export async function observeState(known: Knowledge): Promise<ObservedState> {
-  const drops = await dropsOf(known.desired.nics);
+  const drops = dropsOf(known.desired.nics);
   const links = await listLinks();
   return {
     problems: known.problems,
@@ -46,17 +47,18 @@ function observeNetwork({ name }: DesiredNetwork, { status, problems }: Knowledg
 function observeNic(nic: DesiredNic, known: Knowledge, links: readonly Link[], drops: Drops): ObservedNic {
   const status = known.status?.nics.find((n) => n.id === nic.id);
   const tap = tapName(nic.id);
-  const { ip, source } = known.addresses.addressOf(nic, status?.ip ?? null);
-  const isStatic = known.addresses.staticAddressOf(nic.id) !== null;
-  const limit = nic.type === 'bridge' ? known.limitOf(nic.id) : '';
+  const { ip, source, addresses } = known.addresses.addressesOf(nic);
+  const waiting = nic.type === 'bridge' ? waitingPort(nic, links) : null;
+  const limit = waiting ? waitText(waiting) : nic.type === 'bridge' ? known.limitOf(nic.id) : '';
   return {
     id: nic.id,
     ip,
     source,
-    leaseExpires: isStatic ? null : (status?.leaseExpires ?? null),
+    addresses,
+    leaseExpires: source === 'static' ? null : (status?.leaseExpires ?? null),
     lastDhcp: status?.lastDhcp ?? null,
     backend: tap,
-    healthy: isAttached(nic, links) && !known.problems.some((p) => p.object === `nic:${nic.id}`),
+    healthy: isAttached(nic, links) && waiting === null && !known.problems.some((p) => p.object === `nic:${nic.id}`),
     ...(limit ? { limit } : {}),
     drops: dropsOfTap(tap, drops),
     rules: nic.rules.map((r) => {
@@ -75,7 +77,7 @@ function isAttached(nic: DesiredNic, links: readonly Link[]): boolean {
   return nic.type === 'bridge' ? master !== null : master === BRIDGES[nic.type];
 }
 
-async function dropsOf(nics: readonly DesiredNic[]): Promise<Drops> {
+function dropsOf(nics: readonly DesiredNic[]): Drops {
   return nics.length > 0 ? readDrops(nics) : new Map();
 }
 
@@ -88,20 +90,14 @@ function dropsOfTap(tap: string, drops: Drops): Record<string, number> {
   );
 }
 
-interface LinkCounters {
-  ifname?: string;
-  stats64?: { rx: { bytes: number; packets: number }; tx: { bytes: number; packets: number } };
-}
-
 export async function readStats(nics: readonly DesiredNic[]): Promise<NicStats[]> {
-  const links = JSON.parse(await run('ip', ['-j', '-s', 'link', 'show'])) as LinkCounters[];
-  const drops = await dropsOf(nics);
+  const counters = new Map(readCounters().map((c) => [c.name, c]));
+  const drops = dropsOf(nics);
   return nics.flatMap(({ id }) => {
     const tap = tapName(id);
-    const counters = links.find((l) => l.ifname === tap)?.stats64;
-    if (!counters) return [];
-    const { rx, tx } = counters;
+    const c = counters.get(tap);
+    if (!c) return [];
     // the host's tap receives what the guest sends
-    return [{ id, rxPackets: tx.packets, rxBytes: tx.bytes, txPackets: rx.packets, txBytes: rx.bytes, drops: dropsOfTap(tap, drops) }];
+    return [{ id, rxPackets: c.txPackets, rxBytes: c.txBytes, txPackets: c.rxPackets, txBytes: c.rxBytes, drops: dropsOfTap(tap, drops) }];
   });
 }

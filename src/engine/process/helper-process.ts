@@ -4,27 +4,37 @@
  *
  * Theory of operation: `startHelper` reads the arguments, opens the log, gives up root except for `capabilities`, and
  * loads the leases. The program then creates what it serves, and `run` confines the process (docs/decisions/0012,
- * 0016), and serves the control protocol: JSON lines over a unix socket (0600), as in lib/json-lines. Clients get
- * `{event: 'changed'}` at most once a turn. The process outlives the daemon, and a closing terminal.
+ * 0016), and serves the control protocol: JSON lines over a unix socket (0600), as in lib/json-lines. It checks who
+ * connects, by the peer's credentials. Clients get `{event: 'changed'}` at most once a turn. The process outlives the
+ * daemon, and a closing terminal.
  *
- * Limits: one process per control socket; a second one exits at once while the first answers.
+ * Limits: one process per control socket; a second one exits at once while the first answers. An exception before the
+ * process serves ends it; later ones are survived (host/unexpected-errors.ts), and the answer to `pulse` counts them.
+ * A process whose socket was removed exits once its daemon has.
  */
-import { chmodSync, rmSync } from 'node:fs';
+import { chmodSync, existsSync, rmSync } from 'node:fs';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import { parseArgs } from 'node:util';
 import pino, { type Logger } from 'pino';
+import { isOwnPeer } from '../../host/ffi/unix-socket.ts';
 import { LogFile } from '../../host/log-file.ts';
-import { watchResolvers } from '../../host/resolvers.ts';
+import { type ResolverFiles, watchResolvers } from '../../host/resolvers.ts';
 import { confine } from '../../host/sandbox/confinement.ts';
 import { dropRoot } from '../../host/sandbox/drop-root.ts';
+import { type ErrorCount, surviveUnexpectedErrors } from '../../host/unexpected-errors.ts';
 import { serveLines } from '../../lib/json-lines.ts';
+import type { GivenResolverFiles } from '../upstream-resolvers.ts';
 import { LeaseStore } from './lease-file.ts';
 
+/** Bytes that wait for a client that does not read, such as a stopped daemon, before events are dropped. */
+const MAX_UNSENT = 64 << 10;
+/** Pause between two looks at the control socket, ms. */
+const LOOK_MS = 2000;
 /** Time for the last answer and the last log lines to leave, ms. */
 const EXIT_DELAY_MS = 50;
 
-/** What a helper process serves, besides `forget` and `stop`. */
+/** What a helper process serves, besides `pulse`, `resolverFiles` and `stop`. */
 export interface Served {
   /** Methods of the control socket, by name. */
   methods: Record<string, (params: never) => Promise<unknown>>;
@@ -42,14 +52,20 @@ export class Helper {
   readonly log: Logger;
   readonly leases: LeaseStore;
   readonly #control: string;
+  readonly #errors: ErrorCount;
   readonly #clients = new Set<Socket>();
+  /** The host's resolver files as the daemon sees them. */
+  resolverFiles: GivenResolverFiles | null = null;
   #changedPlanned = false;
+  /** It listens on its control socket. */
+  serving = false;
 
-  constructor(title: string, control: string, leaseFile: string, log: Logger) {
+  constructor(title: string, paths: { control: string; leases: string }, log: Logger, errors: ErrorCount) {
     this.#title = title;
-    this.#control = control;
+    this.#control = paths.control;
+    this.#errors = errors;
     this.log = log;
-    this.leases = new LeaseStore(leaseFile, log);
+    this.leases = new LeaseStore(paths.leases, log);
   }
 
   /** Status has changed: notifies clients, once a turn. */
@@ -58,7 +74,7 @@ export class Helper {
     this.#changedPlanned = true;
     setImmediate(() => {
       this.#changedPlanned = false;
-      for (const c of this.#clients) c.write('{"event":"changed"}\n');
+      for (const c of this.#clients) if (c.writableLength < MAX_UNSENT) c.write('{"event":"changed"}\n');
     });
   }
 
@@ -71,19 +87,40 @@ export class Helper {
       this.log.info(`another ${this.#title} answers on this socket: exiting`);
       process.exit(0);
     });
-    probe.on('error', () => void this.#listen(served));
+    await new Promise((resolve) => probe.on('error', resolve));
+    await this.#listen(served);
   }
 
   async #listen(served: Served): Promise<void> {
-    if (served.streams) await listenAt(served.streams, `${this.#control}.dial`);
+    if (served.streams) await this.#listenAt(served.streams, `${this.#control}.dial`);
     const server = createServer((socket) => {
       this.#clients.add(socket);
       socket.on('error', () => {}); // 'close' follows
-      socket.on('close', () => this.#clients.delete(socket));
-      serveLines(socket, { ...served.methods, stop: async () => this.#stop(served) });
+      const given: GivenResolverFiles = { files: null, current: true };
+      socket.on('close', () => {
+        this.#clients.delete(socket);
+        given.current = false;
+        if (this.resolverFiles === given) served.onResolversChanged();
+      });
+      const resolverFiles = async (files: ResolverFiles): Promise<void> => {
+        given.files = files;
+        this.resolverFiles = given;
+        served.onResolversChanged();
+      };
+      const pulse = async (): Promise<object> => ({ unexpectedErrors: this.#errors.total });
+      serveLines(socket, { ...served.methods, pulse, resolverFiles, stop: async () => this.#stop(served) });
     });
-    await listenAt(server, this.#control);
+    await this.#listenAt(server, this.#control);
+    this.serving = true;
+    setInterval(() => this.#stopUnlessReachable(served), LOOK_MS).unref();
     this.log.info({ pid: process.pid, ...served.startInfo }, `${this.#title} started`);
+  }
+
+  /** A process that no daemon can reach would keep its ports from the next one. */
+  #stopUnlessReachable(served: Served): void {
+    if (this.#clients.size > 0 || existsSync(this.#control)) return;
+    this.log.warn('the control socket was removed, and no daemon is connected: exiting');
+    this.#stop(served);
   }
 
   #stop(served: Served): void {
@@ -92,17 +129,27 @@ export class Helper {
     served.onStop?.();
     setTimeout(() => process.exit(0), EXIT_DELAY_MS);
   }
-}
 
-/** Listens where a process that was killed may have left its socket. */
-function listenAt(server: Server, path: string): Promise<void> {
-  rmSync(path, { force: true });
-  return new Promise((resolve) => {
-    server.listen(path, () => {
-      chmodSync(path, 0o600);
-      resolve();
+  /**
+   * Listens where a process that was killed may have left its socket. Its own user may connect, and root. Once it
+   * listens, a client that cannot be accepted, for want of descriptors, is lost.
+   */
+  #listenAt(server: Server, path: string): Promise<void> {
+    server.prependListener('connection', (socket: Socket) => {
+      if (!isOwnPeer(socket)) socket.destroy();
     });
-  });
+    rmSync(path, { force: true });
+    return new Promise((resolve, reject) => {
+      server.on('error', (e) => {
+        if (server.listening) this.log.warn({ error: e.message }, 'a client of the control socket was not accepted');
+        else reject(e);
+      });
+      server.listen(path, () => {
+        chmodSync(path, 0o600);
+        resolve();
+      });
+    });
+  }
 }
 
 export interface HelperOptions {
@@ -126,11 +173,9 @@ export function startHelper({ program, title, capabilities }: HelperOptions): He
   process.umask(0o077);
   const log = pino({}, new LogFile(values.log));
   process.on('SIGHUP', () => {}); // the terminal was closed
-  process.on('uncaughtException', (e) => {
-    log.fatal({ error: e.stack }, 'uncaught');
-    process.exitCode = 1;
-    setTimeout(() => process.exit(1), EXIT_DELAY_MS);
-  });
+  let helper: Helper | null = null;
+  const errors = surviveUnexpectedErrors({ log, survives: () => helper?.serving ?? false, exit: () => process.exit(1) });
   if (values.user) dropRoot(Number(values.user), Number(values.group), [dirname(control), dirname(leases)], capabilities);
-  return new Helper(title, control, leases, log);
+  helper = new Helper(title, { control, leases }, log, errors);
+  return helper;
 }

@@ -2,11 +2,15 @@
 import { accessSync, constants } from 'node:fs';
 import { landlockAbi } from '../../host/ffi/landlock.ts';
 import type { Route } from '../../host/links.ts';
+import { Routing } from '../../host/routing.ts';
 import { readSysctl } from '../../host/sysctl.ts';
 import { programFindings } from '../doctor/programs.ts';
 import { type DnsForwarderProcess, resolverFindings } from '../doctor/resolvers.ts';
+import { ownRouting } from '../doctor/routing.ts';
+import { storageFindings } from '../doctor/storage.ts';
 import { subnetFindings } from '../doctor/subnet-clash.ts';
 import type { DesiredState, DoctorFinding } from '../engine.ts';
+import { portRange } from './port-range.ts';
 import { socketsWithin } from './sockets/socket-limit.ts';
 
 /** Concurrent connections that the guests of one network should be able to open. */
@@ -27,11 +31,18 @@ export interface HostFacts {
   foreignRoutes: readonly Route[];
   forwarders: readonly DnsForwarderProcess[];
   pinger: Pinger;
+  /** User id of the network processes. */
+  uid: number;
   /** The limit of open files of a network process. */
   openFiles: number;
+  /** To which anka writes. */
+  directories: readonly string[];
 }
 
-export async function examineHost(desired: DesiredState, { foreignRoutes, forwarders, pinger, openFiles }: HostFacts): Promise<DoctorFinding[]> {
+export async function examineHost(
+  desired: DesiredState,
+  { foreignRoutes, forwarders, pinger, uid, openFiles, directories }: HostFacts,
+): Promise<DoctorFinding[]> {
   return [
     ...(await programFindings()),
     acceleration(),
@@ -40,8 +51,17 @@ export async function examineHost(desired: DesiredState, { foreignRoutes, forwar
     files(openFiles),
     ownFiles(),
     ...subnetFindings(desired.networks, foreignRoutes),
+    ...(await routing(uid)),
+    ...(await portRange()),
+    ...(await storageFindings(directories)),
     ...(await resolverFindings(desired, forwarders)),
   ];
+}
+
+/** Nothing is known where the system is not Linux. */
+async function routing(uid: number): Promise<DoctorFinding[]> {
+  const known = await Routing.read().catch(() => null);
+  return known ? ownRouting(known, uid) : [];
 }
 
 function acceleration(): DoctorFinding {
@@ -69,7 +89,7 @@ async function ping(pinger: Pinger): Promise<DoctorFinding> {
     id: 'rights.ping',
     level: 'warning',
     message: `guests cannot ping outside addresses: net.ipv4.ping_group_range (${low} ${high}) excludes ${pinger.whose}; TCP and UDP are not affected`,
-    remedy: "sysctl -w net.ipv4.ping_group_range='0 2147483647'",
+    remedy: 'run \'sysctl -w net.ipv4.ping_group_range="0 2147483647"\' as root',
   };
 }
 

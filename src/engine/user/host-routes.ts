@@ -1,6 +1,6 @@
 /**
- * Routes of this host, on any system: without `ip`, the subnets of its interfaces, and a default route by the first of
- * them.
+ * Routes of this host, on any system: without netlink, the subnets of its interfaces, and a default route by the first
+ * of them.
  */
 import { networkInterfaces } from 'node:os';
 import { listRoutes, type Route } from '../../host/links.ts';

@@ -11,10 +11,10 @@
  * Limits: flows end with the network process; type bridge is refused; the host has no interface on these networks
  * (`anka ssh` and `anka nc` connect to guests).
  */
-import { chmod, chown, mkdir, readdir, rm } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { dirname } from 'node:path';
 import type { Route } from '../../host/links.ts';
 import { openFilesLimit } from '../../host/process.ts';
+import { removeTree } from '../../host/untrusted-files.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import type { Explanation } from '../../net/explain/explanation.ts';
 import type { Packet } from '../../net/explain/packet.ts';
@@ -29,19 +29,21 @@ import type {
   DoctorFinding,
   Engine,
   EngineProblem,
+  HelperHealth,
   NicBackend,
   NicStats,
   ObservedNetwork,
   ObservedNic,
   ObservedState,
 } from '../engine.ts';
-import { isRoot, PROCESS_GID } from '../process/users.ts';
+import { isRoot, PROCESS_GID, PROCESS_UIDS } from '../process/users.ts';
 import { ReconcileLoop } from '../reconcile-loop.ts';
 import { openCapture } from './capture.ts';
 import { examineHost } from './doctor.ts';
 import { gatherFacts } from './explain-facts.ts';
 import { hostRoutes } from './host-routes.ts';
 import { NetworkProcess } from './network-process.ts';
+import { NicSockets } from './nic-sockets.ts';
 import type { NetworkConfig, NetworkStatus } from './process/config.ts';
 
 interface UserEngineOptions {
@@ -50,7 +52,6 @@ interface UserEngineOptions {
   log: { info(o: object, m: string): void; warn(o: object, m: string): void };
 }
 
-const LIVENESS_CHECK_MS = 5000;
 /** A process that ran for less is started again only after so long; the same after a failure. */
 const RESTART_MS = 1000;
 const EMPTY: DesiredState = { networks: [], nics: [], dnsServers: [] };
@@ -67,16 +68,17 @@ class UserEngine implements Engine {
   #desired: DesiredState = EMPTY;
   #processes: Map<NetworkName, NetworkProcess>;
   #problems: EngineProblem[] = [];
+  #sockets: NicSockets;
   #loop: ReconcileLoop;
 
   constructor(options: UserEngineOptions) {
     this.#options = options;
+    this.#sockets = new NicSockets(options.runDir);
     this.#loop = new ReconcileLoop({
       title: 'user engine',
       log: options.log,
       reconcile: () => this.#reconcile(),
       cueDelayMs: RESTART_MS,
-      periodic: [{ everyMs: LIVENESS_CHECK_MS, check: () => this.#checkLiveness() }],
     });
     this.#processes = new Map(NAMES.map((name) => [name, this.#createProcess(name)]));
   }
@@ -128,14 +130,16 @@ class UserEngine implements Engine {
     for (const name of NAMES) if (!desired.networks.some((n) => n.name === name)) await attempt(name, (p) => p.stop());
     // NICs are detached before they are attached elsewhere
     for (const n of desired.networks) await attempt(n.name, (p) => p.detachOthers(this.#config(n)));
+    for (const nic of desired.nics) await this.#sockets.grant(nic).catch((cause: Error) => problems.push({ object: `nic:${nic.id}`, message: cause.message }));
     for (const n of desired.networks) await attempt(n.name, (p) => p.configure(this.#config(n)));
     this.#problems = problems;
   }
 
   #config(network: DesiredNetwork): NetworkConfig {
-    const nics = this.#desired.nics.filter((n) => n.type === network.name).map((n) => ({ ...n, socket: this.#nicSocket(n.id) }));
+    const nics = this.#desired.nics.filter((n) => n.type === network.name).map((n) => ({ ...n, socket: this.#sockets.path(n.id) }));
     const otherSubnets = this.#desired.networks.filter((n) => n.name !== network.name).map((n) => n.subnet);
-    return { network, dnsServers: this.#desired.dnsServers, dnsForward: network.name === 'shared', nics, otherSubnets };
+    const { dnsServers, dnsHosts = true, metadata = false } = this.#desired;
+    return { network, dnsServers, dnsHosts, dnsForward: network.name === 'shared', nics, otherSubnets, metadata };
   }
 
   #process(name: NetworkName): NetworkProcess {
@@ -170,9 +174,10 @@ class UserEngine implements Engine {
         id: nic.id,
         ip: null,
         source: 'none',
+        addresses: [],
         leaseExpires: null,
         lastDhcp: null,
-        backend: this.#nicSocket(nic.id),
+        backend: this.#sockets.path(nic.id),
         healthy: nic.type === 'disconnected',
         drops: {},
         rules: nic.rules.map((r) => ({ name: r.name, active: false, reason })),
@@ -184,22 +189,8 @@ class UserEngine implements Engine {
     return (await Promise.all([...this.#processes.values()].map((p) => p.stats()))).flat();
   }
 
-  #nicSocket(id: string): string {
-    return join(this.#options.runDir, 'nic', id.slice(0, 8), 'qemu.sock');
-  }
-
   async openNic(id: string): Promise<NicBackend> {
-    const nic = this.#nic(id);
-    const path = this.#nicSocket(id);
-    await mkdir(join(this.#options.runDir, 'nic'), { recursive: true, mode: 0o711 });
-    const dir = dirname(path);
-    await mkdir(dir, { recursive: true, mode: 0o700 });
-    if (isRoot()) {
-      // the socket that QEMU creates here gets the group of the network processes
-      await chown(dir, nic.ownerUid, PROCESS_GID);
-      await chmod(dir, 0o2710);
-    }
-    return { kind: 'stream', path, release() {} };
+    return this.#sockets.open(this.#nic(id));
   }
 
   #nic(id: string): DesiredNic {
@@ -221,15 +212,15 @@ class UserEngine implements Engine {
 
   async explain(id: string, packet: Packet): Promise<Explanation> {
     const { type } = this.#nic(id);
-    const addresses = new Map((await this.observe()).nics.map((n) => [n.id, n.ip]));
+    const { nics } = await this.observe();
     const known = await this.#processes.get(type as NetworkName)?.facts();
-    const facts = await gatherFacts(this.#desired, (x) => addresses.get(x) ?? null, known ?? { primary: null, mayPing: false });
+    const facts = await gatherFacts(this.#desired, nics, { ...(known ?? { primary: null, mayPing: false }), uid: uidOf(type as NetworkName) });
     return explainUser(facts, facts.cards.find((c) => c.id === id) as (typeof facts.cards)[number], packet);
   }
 
   async forgetNic(id: string): Promise<void> {
     for (const p of this.#processes.values()) await p.forget(id);
-    await rm(dirname(this.#nicSocket(id)), { recursive: true, force: true });
+    await this.#sockets.remove(id);
   }
 
   watch(onChange: () => void): () => void {
@@ -246,10 +237,16 @@ class UserEngine implements Engine {
       : { groups: [process.getgid?.() ?? 0, ...(process.getgroups?.() ?? [])], whose: 'your groups' };
     return examineHost(this.#desired, {
       foreignRoutes: await foreignRoutes(),
-      forwarders: running ? [{ title: 'the shared network', pid: running.pid, servers: running.upstreams }] : [],
+      forwarders: running ? [{ title: 'the shared network', servers: running.upstreams }] : [],
       pinger: { ...pinger, allowed: facts?.mayPing ?? null },
+      uid: uidOf('shared'),
       openFiles: openFilesLimit(running?.pid),
+      directories: [this.#options.stateDir, this.#options.runDir],
     });
+  }
+
+  helpers(): HelperHealth[] {
+    return [...this.#processes.values()].map((p) => p.health);
   }
 
   reset(): Promise<string[]> {
@@ -261,14 +258,9 @@ class UserEngine implements Engine {
       for (const [name, p] of this.#processes) {
         const pid = await p.stop();
         if (pid !== null) removed.push(`${name} network's process (pid ${pid})`);
-        await rm(dirname(p.socket), { recursive: true, force: true });
+        await removeTree(dirname(p.socket));
       }
-      const dir = join(this.#options.runDir, 'nic');
-      for (const nic of await readdir(dir).catch(() => [])) {
-        await rm(join(dir, nic), { recursive: true, force: true });
-        removed.push(`socket of card ${nic}`);
-      }
-      await rm(dir, { recursive: true, force: true });
+      for (const card of await this.#sockets.removeAll()) removed.push(`socket of card ${card}`);
       return removed;
     });
   }
@@ -277,11 +269,10 @@ class UserEngine implements Engine {
     await this.#loop.close();
     for (const p of this.#processes.values()) p.close();
   }
-
-  async #checkLiveness(): Promise<void> {
-    for (const p of this.#processes.values()) await p.checkLiveness();
-  }
 }
+
+/** User id of a network's process. */
+const uidOf = (name: NetworkName): number => (isRoot() ? PROCESS_UIDS[name] : (process.getuid?.() ?? 0));
 
 /** The host's routes without those of anka. */
 async function foreignRoutes(): Promise<Route[]> {

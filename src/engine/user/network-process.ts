@@ -1,21 +1,18 @@
 /**
- * The daemon's side of one network process (process/network-main.ts): starts, configures, checks and stops it.
+ * The daemon's side of one network process (process/network-main.ts): starts, configures and stops it.
  *
  * Theory of operation: the process gets its whole configuration at once, and only when it differs from the last one.
  * Its files are in directories of its own, as it can open no others; root's processes run as other users
  * (docs/decisions/0012).
  */
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { RESOLVER_DIRECTORIES } from '../../host/resolvers.ts';
-import type { NicStats } from '../engine.ts';
+import { monotonicMs } from '../../lib/clock.ts';
+import type { HelperHealth, NicStats } from '../engine.ts';
 import { ProcessClient } from '../process/client.ts';
 import { loadLeases, saveLeases } from '../process/lease-file.ts';
-import { asUser, isRoot, PROCESS_GID, PROCESS_UIDS } from '../process/users.ts';
+import { isRoot, PROCESS_GID, PROCESS_UIDS } from '../process/users.ts';
 import type { NetworkConfig, NetworkFacts, NetworkMethods, NetworkStatus } from './process/config.ts';
-
-/** A process that does not answer for so long is killed. */
-const HANG_MS = 30_000;
 
 export interface NetworkProcessOptions {
   name: 'shared' | 'host';
@@ -35,8 +32,8 @@ export class NetworkProcess {
   readonly #leaseFile: string;
   /** The last configuration, as JSON; empty when it is not known. */
   #config = '';
-  #pid: number | null = null;
-  #startedAt = 0;
+  /** When it was first configured; null while it is not. */
+  #configuredAt: number | null = null;
 
   constructor(options: NetworkProcessOptions) {
     const { name, runDir, stateDir } = options;
@@ -45,17 +42,20 @@ export class NetworkProcess {
     this.#leaseFile = join(stateOfProcess, 'leases.json');
     this.#client = new ProcessClient<NetworkMethods>({
       title: `the ${name} network's process`,
+      name,
       program: new URL('./process/network-main.ts', import.meta.url),
       socket: join(runDir, `net-${name}`, 'control.sock'),
       leases: this.#leaseFile,
       log: join(stateOfProcess, 'log'),
-      arguments: asUser(PROCESS_UIDS[name]),
+      user: PROCESS_UIDS[name],
+      ownLog: options.log,
       fence: { read: RESOLVER_DIRECTORIES },
       onChanged: options.onChanged,
       onExit: () => {
+        const ranMs = this.#configuredAt === null ? Number.POSITIVE_INFINITY : monotonicMs() - this.#configuredAt;
         this.#config = '';
-        this.#pid = null;
-        options.onExit(Date.now() - this.#startedAt);
+        this.#configuredAt = null;
+        options.onExit(ranMs);
       },
     });
   }
@@ -68,6 +68,10 @@ export class NetworkProcess {
   /** The socket for streams (process/config.ts). */
   get streamSocket(): string {
     return `${this.#client.socket}.dial`;
+  }
+
+  get health(): HelperHealth {
+    return this.#client.health;
   }
 
   /** Disconnects; the process keeps running. */
@@ -104,8 +108,9 @@ export class NetworkProcess {
     const text = JSON.stringify(config);
     if (this.#config === text) return;
     if (config.nics.length === 0 && (await this.#client.callIfRunning('status', {})) === null) return;
-    if (this.#pid === null) this.#startedAt = Date.now();
-    this.#pid = (await this.#client.call('configure', config)).pid;
+    this.#configuredAt ??= monotonicMs();
+    await this.#client.call('configure', config);
+    this.#configuredAt ??= monotonicMs(); // it exited meanwhile, and another one was started
     this.#config = text;
   }
 
@@ -122,15 +127,5 @@ export class NetworkProcess {
     if (!Object.values(saved).some((leases) => leases.some((l) => l.id === id))) return;
     const rest = Object.fromEntries(Object.entries(saved).map(([name, leases]) => [name, leases.filter((l) => l.id !== id)]));
     saveLeases(this.#leaseFile, rest, isRoot() ? { uid: PROCESS_UIDS[this.#options.name], gid: PROCESS_GID } : undefined);
-  }
-
-  /** Kills a process that does not answer; `onExit` then has it started again. */
-  async checkLiveness(): Promise<void> {
-    const pid = this.#pid;
-    if (pid === null) return;
-    const answers = await Promise.race([this.status(), sleep(HANG_MS, false, { ref: false })]);
-    if (answers !== false || this.#pid !== pid) return;
-    this.#options.log.warn({ pid }, 'the network process does not answer: killing it');
-    process.kill(pid, 'SIGKILL');
   }
 }

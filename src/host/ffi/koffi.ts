@@ -4,7 +4,7 @@
  *
  * Theory of operation: each file of this directory declares the functions of its subject in `declareOnce`, whose result
  * runs the declaration at its first call and returns the same functions from then on. Limits: Linux on little-endian
- * 64-bit machines; never used per packet. On macOS only the lock and the peer's user are supported, untested.
+ * 64-bit machines; per packet only in datagrams.ts. On macOS only the lock and the peer's user are supported, untested.
  */
 import { createRequire } from 'node:module';
 

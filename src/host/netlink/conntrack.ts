@@ -1,86 +1,69 @@
 /**
- * Removes the entries of one address from the kernel's connection table.
+ * Deletes entries of the kernel's connection table.
  *
- * Theory of operation: two dumps over netlink: entries whose original source is the address, and entries whose reply
- * source is. The kernel filters them (Linux 5.8 and later; older kernels send everything, so they are filtered again
- * here). Each entry is deleted by its own tuple. Reading is synchronous: a filtered dump takes well under a millisecond
- * per thousand entries.
+ * Theory of operation: the table is read over netlink, once for each filter. The kernel filters (Linux 5.8 and later;
+ * older kernels send everything), and the caller decides about each entry that is read. An entry is deleted by its own
+ * tuple and id, so that a newer connection with the same ports stays. One read takes at most 32 KiB; after some
+ * milliseconds of reading, other events have their turn.
  *
- * Limits: IPv4.
+ * Limits: IPv4. A resize of the table meanwhile may hide entries.
  */
 import { closeSync } from 'node:fs';
-import type { AnkaError } from '../../lib/errors.ts';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { type Connection, type ConnectionFilter, connectionDump, find, ORIGINAL, parseEntry } from './connection-messages.ts';
 import { message, openNetfilter } from './netfilter.ts';
-import { ACK, attribute, attributes, DUMP, query, u32 } from './netlink.ts';
+import { ACK, answers, ENOENT, errnoOf, query } from './netlink.ts';
 
-const CT_GET = 0x0101;
 const CT_DELETE = 0x0102;
-const NESTED = 0x8000;
-const TUPLE_ORIG = 1;
-const TUPLE_REPLY = 2;
+const ID = 12;
 const ZONE = 18;
-const FILTER = 25;
-const TUPLE_IP = 1;
-const IP_SRC = 1;
-const IP_DST = 2;
-const FILTER_IP_SRC = 1;
-const ENOENT = 2;
+/** Reading for longer, ms, lets other events run first. */
+const SLICE_MS = 5;
 
-/** Original source and destination of a connection, and source of its replies. */
-export interface Connection {
-  source: number;
-  destination: number;
-  /** Differs from `destination` if that was translated. */
-  responder: number;
+/** The attributes that identify an entry to the kernel, as received. */
+function keyOf(body: Buffer): Buffer {
+  const parts = [ORIGINAL, ZONE, ID].map((type) => {
+    const at = find(body, 0, body.length, type);
+    return at < 0 ? Buffer.alloc(0) : body.subarray(at, at + Math.ceil(body.readUInt16LE(at) / 4) * 4);
+  });
+  return Buffer.concat(parts);
 }
 
-interface Entry extends Connection {
-  /** Attributes that identify it to the kernel, as received. */
-  key: Buffer;
-}
-
-/** One message of a dump, without its headers; null if it is no IPv4 entry. */
-export function parseConntrackEntry(body: Buffer): Entry | null {
-  const all = attributes(body);
-  const addressOf = (tuple: number, attribute: number): number | null => {
-    const t = all.get(tuple);
-    const ip = t && attributes(t.payload).get(TUPLE_IP);
-    const a = ip && attributes(ip.payload).get(attribute)?.payload;
-    return a && a.length === 4 ? a.readUInt32BE(0) : null;
-  };
-  const [source, destination, responder] = [addressOf(TUPLE_ORIG, IP_SRC), addressOf(TUPLE_ORIG, IP_DST), addressOf(TUPLE_REPLY, IP_SRC)];
-  if (source === null || destination === null || responder === null) return null;
-  const key = Buffer.concat([all.get(TUPLE_ORIG)!.whole, ...(all.has(ZONE) ? [all.get(ZONE)!.whole] : [])]);
-  return { source, destination, responder, key };
-}
-
-/** Removes the connections from or to an address (host order) for which `matches` is true. Returns their number. */
-export function cutConnections(ip: number, matches: (c: Connection) => boolean = () => true): number {
-  const fd = openNetfilter();
+/** False if the entry has expired meanwhile. */
+function deleteEntry(fd: number, key: Buffer): boolean {
   try {
-    let removed = 0;
-    for (const [tuple, flagsOf] of [
-      [TUPLE_ORIG, 1],
-      [TUPLE_REPLY, 2],
-    ] as const) {
-      const filter = Buffer.concat([
-        attribute(tuple | NESTED, attribute(TUPLE_IP | NESTED, attribute(IP_SRC, u32(ip, true)))),
-        attribute(FILTER | NESTED, attribute(flagsOf, u32(FILTER_IP_SRC))),
-      ]);
-      for (const body of query(fd, message(CT_GET, DUMP, filter))) {
-        const entry = parseConntrackEntry(body);
-        if (!entry || (tuple === TUPLE_ORIG ? entry.source : entry.responder) !== ip || !matches(entry)) continue;
-        try {
-          query(fd, message(CT_DELETE, ACK, entry.key));
-          removed++;
-        } catch (cause) {
-          // it expired meanwhile
-          if (((cause as AnkaError).cause as { errno?: number } | undefined)?.errno !== ENOENT) throw cause;
+    query(fd, message(CT_DELETE, ACK, key));
+    return true;
+  } catch (cause) {
+    if (errnoOf(cause) !== ENOENT) throw cause;
+    return false;
+  }
+}
+
+/**
+ * Deletes the connections for which `matches` is true. Those are read that a filter lets through; all, if `filters` is
+ * null. `matches` may be asked about others as well. Returns the number of deleted ones.
+ */
+export async function cutConnections(filters: readonly ConnectionFilter[] | null, matches: (c: Connection) => boolean): Promise<number> {
+  const reader = openNetfilter();
+  const writer = openNetfilter();
+  let removed = 0;
+  let since = performance.now();
+  try {
+    for (const filter of filters ?? [null]) {
+      for (const bodies of answers(reader, connectionDump(filter))) {
+        for (const body of bodies) {
+          const connection = parseEntry(body);
+          if (connection && matches(connection) && deleteEntry(writer, keyOf(body))) removed++;
         }
+        if (performance.now() - since < SLICE_MS) continue;
+        await nextTurn();
+        since = performance.now();
       }
     }
     return removed;
   } finally {
-    closeSync(fd);
+    closeSync(reader);
+    closeSync(writer);
   }
 }

@@ -3,16 +3,25 @@ import { readSync, writeSync } from 'node:fs';
 import { AnkaError } from '../../lib/errors.ts';
 
 const REQUEST = 0x1;
+/** Flag of a dump's messages: what is dumped changed meanwhile. */
+const DUMP_INTERRUPTED = 0x10;
 export const ACK = 0x4;
 export const DUMP = 0x300;
+/** What was read last: reading is synchronous, so one is enough. */
+const received = Buffer.allocUnsafeSlow(1 << 16);
+/** Length of a message's header. */
+const HEADER = 16;
 const NLMSG_ERROR = 2;
 const NLMSG_DONE = 3;
 export const AF_INET = 2;
+export const ENOENT = 2;
+export const EINTR = 4;
+const EPROTO = 71;
 
 /** A request. `body`: the header of its family, and attributes. */
 export function request(type: number, flags: number, body: Buffer): Buffer {
-  const head = Buffer.alloc(16);
-  head.writeUInt32LE(16 + body.length, 0);
+  const head = Buffer.alloc(HEADER);
+  head.writeUInt32LE(HEADER + body.length, 0);
   head.writeUInt16LE(type, 4);
   head.writeUInt16LE(REQUEST | flags, 6);
   return Buffer.concat([head, body]);
@@ -34,38 +43,108 @@ export function u32(value: number, bigEndian = false): Buffer {
   return b;
 }
 
-/** Attributes of a buffer, by type without flags: the payload, and the whole attribute. */
-export function attributes(b: Buffer): Map<number, { payload: Buffer; whole: Buffer }> {
-  const found = new Map<number, { payload: Buffer; whole: Buffer }>();
+interface Attribute {
+  /** Without flags. */
+  type: number;
+  payload: Buffer;
+  /** Header, payload and padding. */
+  whole: Buffer;
+}
+
+/** Attributes of a buffer in their order. Ends at the first one whose length is impossible. */
+export function* attributeList(b: Buffer): Generator<Attribute> {
   for (let at = 0; at + 4 <= b.length; ) {
     const length = b.readUInt16LE(at);
     if (length < 4 || at + length > b.length) break;
     const end = Math.min(b.length, at + Math.ceil(length / 4) * 4);
-    found.set(b.readUInt16LE(at + 2) & 0x3fff, { payload: b.subarray(at + 4, at + length), whole: b.subarray(at, end) });
+    yield { type: b.readUInt16LE(at + 2) & 0x3fff, payload: b.subarray(at + 4, at + length), whole: b.subarray(at, end) };
     at = end;
+  }
+}
+
+/** Attributes of a buffer by type; of several of one type, the last. */
+export function attributes(b: Buffer): Map<number, Attribute> {
+  return new Map([...attributeList(b)].map((a) => [a.type, a]));
+}
+
+/** The kernel's error number of what `query` threw; 0 for other errors. */
+export function errnoOf(cause: unknown): number {
+  return cause instanceof AnkaError ? ((cause.cause as { errno?: number } | undefined)?.errno ?? 0) : 0;
+}
+
+/**
+ * Sends a request. Returns the bodies of the answers, or throws the kernel's error; EINTR if what was dumped changed
+ * meanwhile, so that the answers may be incomplete.
+ */
+export function query(fd: number, request: Buffer): Buffer[] {
+  const bodies: Buffer[] = [];
+  let interrupted = false;
+  const onInterrupted = (): void => {
+    interrupted = true;
+  };
+  for (const read of answers(fd, request, received, onInterrupted)) for (const body of read) bodies.push(Buffer.from(body));
+  if (interrupted) throw kernelError(EINTR);
+  return bodies;
+}
+
+/**
+ * Sends a request. Yields the bodies of the answers, those of one read at a time: they are in `buffer` until the next
+ * read. Throws the kernel's error. `onInterrupted`: what was dumped changed meanwhile.
+ */
+export function* answers(fd: number, request: Buffer, buffer = Buffer.allocUnsafe(1 << 16), onInterrupted = () => {}): Generator<Buffer[]> {
+  for (const { bodies, interrupted } of datagrams(fd, request, buffer)) {
+    if (interrupted) onInterrupted();
+    // without netfilter's header
+    yield bodies.flatMap((b) => (b.length >= 4 ? [b.subarray(4)] : []));
+  }
+}
+
+/** Sends a request. Returns all answers, with their family's header. Throws the kernel's error. */
+export function exchange(fd: number, request: Buffer): { bodies: Buffer[]; interrupted: boolean } {
+  const all = { bodies: [] as Buffer[], interrupted: false };
+  for (const { bodies, interrupted } of datagrams(fd, request, received)) {
+    for (const body of bodies) all.bodies.push(Buffer.from(body));
+    all.interrupted ||= interrupted;
+  }
+  return all;
+}
+
+function* datagrams(fd: number, request: Buffer, buffer: Buffer): Generator<Datagram> {
+  writeSync(fd, request);
+  for (;;) {
+    const datagram = parseDatagram(buffer.subarray(0, readSync(fd, buffer)));
+    if (datagram.end > 0) throw kernelError(datagram.end);
+    yield datagram;
+    if (datagram.end === 0) return;
+  }
+}
+
+export interface Datagram {
+  /** Messages without their netlink header, in the datagram's memory. */
+  bodies: Buffer[];
+  /** The kernel's error number; 0: these were the last messages; -1: more follow. */
+  end: number;
+  /** What was dumped changed meanwhile, so it may be incomplete. */
+  interrupted: boolean;
+}
+
+export function parseDatagram(b: Buffer): Datagram {
+  const found: Datagram = { bodies: [], end: -1, interrupted: false };
+  for (let at = 0; at + HEADER <= b.length; ) {
+    const size = b.readUInt32LE(at);
+    if (size < HEADER || at + size > b.length) break;
+    const type = b.readUInt16LE(at + 4);
+    found.interrupted ||= (b.readUInt16LE(at + 6) & DUMP_INTERRUPTED) !== 0;
+    if (type === NLMSG_DONE || type === NLMSG_ERROR) {
+      const errno = size < HEADER + 4 ? EPROTO : 0 - b.readInt32LE(at + HEADER);
+      return { ...found, end: Math.max(0, errno) };
+    }
+    found.bodies.push(b.subarray(at + HEADER, at + size));
+    at += Math.ceil(size / 4) * 4;
   }
   return found;
 }
 
-/** Sends a request. Returns the bodies of the answers, or throws the kernel's error. */
-export function query(fd: number, request: Buffer): Buffer[] {
-  writeSync(fd, request);
-  const buffer = Buffer.alloc(1 << 16);
-  const bodies: Buffer[] = [];
-  for (;;) {
-    const length = readSync(fd, buffer);
-    for (let at = 0; at + 16 <= length; ) {
-      const size = buffer.readUInt32LE(at);
-      if (size < 16 || at + size > length) break;
-      const type = buffer.readUInt16LE(at + 4);
-      if (type === NLMSG_DONE) return bodies;
-      if (type === NLMSG_ERROR) {
-        const errno = -buffer.readInt32LE(at + 16);
-        if (errno === 0) return bodies;
-        throw new AnkaError('network', `netlink: errno ${errno}`, { cause: { errno } });
-      }
-      if (size >= 20) bodies.push(Buffer.from(buffer.subarray(at + 20, at + size)));
-      at += Math.ceil(size / 4) * 4;
-    }
-  }
+function kernelError(errno: number): AnkaError {
+  return new AnkaError('network', `netlink: errno ${errno}`, { cause: { errno } });
 }

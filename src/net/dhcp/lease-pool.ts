@@ -14,7 +14,7 @@ import { broadcastOf, gatewayOf, type SubnetLike } from '../../wire/address.ts';
 export interface Lease {
   id: string;
   ip: number;
-  /** Milliseconds since 1970. An offer expires soon. */
+  /** By the clock of `now`, ms. An offer expires soon. */
   expires: number;
   /** False while it is offered only. */
   bound: boolean;
@@ -50,11 +50,14 @@ export class AddressPool {
     this.#unused = this.#low;
   }
 
-  /** Sets the reserved and the statically configured address of every NIC; no other NIC gets them. */
-  setOwners(reserved: ReadonlyMap<string, number>, claimed: ReadonlyMap<string, number>): void {
+  /**
+   * Sets the reserved and the self-set main address of every NIC, and the owners of all other self-set addresses; no
+   * other NIC gets them.
+   */
+  setOwners(reserved: ReadonlyMap<string, number>, claimed: ReadonlyMap<string, number>, others: ReadonlyMap<number, string> = new Map()): void {
     this.#reserved = new Map(reserved);
     this.#claimed = new Map(claimed);
-    this.#assigned = new Map();
+    this.#assigned = new Map(others);
     for (const [id, ip] of claimed) this.#assigned.set(ip, id);
     for (const [id, ip] of reserved) this.#assigned.set(ip, id);
   }

@@ -19,9 +19,9 @@ function server(): DhcpServer {
 function message(
   type: number,
   mac: number,
-  o: { ciaddr?: string; requested?: string; server?: string; clientId?: number[]; giaddr?: string } = {},
+  o: { ciaddr?: string; requested?: string; server?: string; clientId?: number[]; giaddr?: string; parameters?: number[]; flags?: number } = {},
 ): Uint8Array {
-  const b = new Uint8Array(320);
+  const b = new Uint8Array(576);
   b.set([1, 1, 6, 0, 1, 2, 3, 4]);
   const put = (at: number, t: string): void => b.set(t.split('.').map(Number), at);
   if (o.ciaddr) put(12, o.ciaddr);
@@ -36,6 +36,8 @@ function message(
   if (o.requested) option(50, o.requested.split('.').map(Number));
   if (o.server) option(54, o.server.split('.').map(Number));
   if (o.clientId) option(61, o.clientId);
+  if (o.parameters) option(55, o.parameters);
+  b[10] = (o.flags ?? 0) >> 8;
   b[at] = 255;
   return b;
 }
@@ -186,5 +188,67 @@ describe('the DHCP server', () => {
     say(s, message(3, MAC_A, { requested: '192.168.64.3', server: GW }));
     expect(say(s, message(7, MAC_A, { ciaddr: '192.168.64.3' }))).toBe('released');
     expect(s.pool.lease('a', 0)).toBeNull();
+  });
+
+  /** The options of the answer to a message, in order, after a check that the message is well-formed. */
+  function optionsOf(s: DhcpServer, m: Uint8Array): Map<number, Buffer> {
+    const r = s.onMessage(m, 0) as { bytes: Uint8Array };
+    const b = Buffer.from(r.bytes);
+    expect(b.length, 'RFC 2131, 2: at most 576 bytes with the headers of IP and UDP').toBeLessThanOrEqual(548);
+    const found = new Map<number, Buffer>();
+    for (let at = 240; b[at] !== 255; at += 2 + b[at + 1]) {
+      expect(found.has(b[at]), 'each option once').toBe(false);
+      found.set(b[at], b.subarray(at + 2, at + 2 + b[at + 1]));
+    }
+    return found;
+  }
+
+  test('RFC 6842, 3: the client identifier is returned as it was sent, whatever its length, and only if it was sent', () => {
+    for (const length of [1, 2, 64, 65, 200, 255]) {
+      const clientId = Array.from({ length }, (_, i) => i & 255);
+      const s = server();
+      s.setNics([{ id: 'a', mac: MAC_A, hostname: 'v'.repeat(63), mtu: 9000 }]);
+      const found = optionsOf(s, message(1, MAC_A, { clientId, parameters: [12, 15, 119] }));
+      expect([...(found.get(61) ?? [])]).toEqual(clientId);
+      for (const code of [1, 3, 6, 51, 54]) expect(found.has(code), `option ${code} fits`).toBe(true);
+    }
+    expect(optionsOf(server(), message(1, MAC_A)).has(61)).toBe(false);
+    const nak = optionsOf(server(), message(3, MAC_A, { requested: '10.0.0.5', clientId: [1, 2, 3] }));
+    expect([[...(nak.get(53) ?? [])], [...(nak.get(61) ?? [])]]).toEqual([[6], [1, 2, 3]]);
+  });
+  test('RFC 2132, 9.8 and 3.3: options in the order of the request, the mask before the router', () => {
+    const codes = [...optionsOf(server(), message(1, MAC_A, { parameters: [6, 3, 1, 51, 99] })).keys()];
+    expect(codes.slice(0, 6)).toEqual([53, 54, 6, 1, 3, 51]);
+  });
+  test('RFC 3397: the search list, compressed, with as many domains as fit, for a client that requests it', () => {
+    const s = server();
+    s.search = ['corp.example', 'a.corp.example'];
+    expect(optionsOf(s, message(1, MAC_A)).has(119)).toBe(false);
+    const found = optionsOf(s, message(1, MAC_A, { parameters: [119] })).get(119) as Buffer;
+    expect(found.toString('latin1')).toBe('\x04anka\x08internal\x00\x04corp\x07example\x00\x01a\xc0\x0f');
+    s.search = Array.from({ length: 6 }, (_, i) => `${'d'.repeat(60)}${i}.example`);
+    const long = optionsOf(s, message(1, MAC_A, { parameters: [119] })).get(119) as Buffer;
+    expect(long.length).toBeGreaterThan(60);
+    expect(long.length).toBeLessThanOrEqual(255);
+    s.search = ['new.example'];
+    expect(String(optionsOf(s, message(3, MAC_A, { ciaddr: '192.168.64.2', parameters: [119] })).get(119)), 'a renewal gets the list of now').toContain('new');
+  });
+  test('RFC 2131, 4.3.1, table 3: fields and options of OFFER, ACK, NAK and of the answer to INFORM', () => {
+    const s = server();
+    const offer = Buffer.from((s.onMessage(message(1, MAC_A, { flags: 0x8000, requested: '192.168.64.7' }), 0) as { bytes: Uint8Array }).bytes);
+    expect([...offer.subarray(0, 12)], 'op, htype, hlen, hops; xid; secs 0, the flags of the client').toEqual([2, 1, 6, 0, 1, 2, 3, 4, 0, 0, 0x80, 0]);
+    expect(offer.readUInt32BE(12), 'ciaddr').toBe(0);
+    expect(
+      offer.subarray(44, 236).every((x) => x === 0),
+      'sname and file',
+    ).toBe(true);
+    const given = optionsOf(s, message(3, MAC_A, { requested: '192.168.64.7', server: GW }));
+    expect(given.get(51)?.readUInt32BE(0)).toBe(3600);
+    expect([given.get(58)?.readUInt32BE(0), given.get(59)?.readUInt32BE(0)], 'T1 and T2').toEqual([1800, 3150]);
+    for (const code of [50, 55, 57]) expect(given.has(code)).toBe(false);
+    const nak = optionsOf(s, message(3, MAC_A, { requested: '10.0.0.5' }));
+    expect([...nak.keys()], 'NAK').toEqual([53, 54]);
+    const inform = optionsOf(s, message(8, MAC_A, { ciaddr: '192.168.64.9' }));
+    for (const code of [51, 58, 59]) expect(inform.has(code), 'no lease time').toBe(false);
   });
 });

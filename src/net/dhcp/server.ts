@@ -25,7 +25,10 @@ export interface DhcpNic {
   /** Advertised by option 26 when it is not 1500. */
   mtu: number;
   reservedIp?: number;
+  /** Its main address, if its guest has set that itself. */
   staticIp?: number;
+  /** All addresses that its guest has set itself: leased to no other. */
+  claimedIps?: readonly number[];
 }
 
 export interface DhcpConfig {
@@ -62,8 +65,10 @@ const CONFLICTS_MS = 600_000;
 
 export class DhcpServer {
   readonly pool: AddressPool;
+  /** Domains that clients search after our own (option 119). */
+  search: readonly string[] = [];
   readonly drops = new Map<DhcpDrop, number>();
-  /** When each NIC last sent DISCOVER or REQUEST, milliseconds since 1970. */
+  /** When each NIC last sent DISCOVER or REQUEST, by the clock of `now`, ms. */
   readonly lastSeen = new Map<string, number>();
   #config: DhcpConfig;
   #nics = new Map<number, DhcpNic>();
@@ -88,6 +93,7 @@ export class DhcpServer {
     this.pool.setOwners(
       new Map(nics.flatMap((n) => (n.reservedIp === undefined ? [] : [[n.id, n.reservedIp]]))),
       new Map(nics.flatMap((n) => (n.staticIp === undefined ? [] : [[n.id, n.staticIp]]))),
+      new Map(nics.flatMap((n) => (n.claimedIps ?? []).map((ip) => [ip, n.id]))),
     );
     const ids = new Set(nics.map((n) => n.id));
     for (const id of this.lastSeen.keys()) if (!ids.has(id)) this.lastSeen.delete(id);
@@ -200,6 +206,7 @@ export class DhcpServer {
       mac: q.mac,
       serverId: gateway,
       clientId: q.clientId,
+      parameters: q.parameters,
     };
     if (type !== DhcpType.nak) {
       r.mask = maskOf(subnet);
@@ -208,6 +215,7 @@ export class DhcpServer {
       r.broadcast = broadcastOf(subnet);
       r.domain = domain;
       r.hostname = nic.hostname;
+      r.search = [domain, ...this.search];
       if (yiaddr !== 0) r.leaseSeconds = leaseSeconds;
       if (nic.mtu !== 1500) r.mtu = nic.mtu;
     }

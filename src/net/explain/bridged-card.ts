@@ -13,9 +13,10 @@ import { isMulticast6, linkLocalOf } from '../../wire/address6.ts';
 import { DHCP_CLIENT_PORT } from '../../wire/dhcpv4.ts';
 import { isLoopback, LIMITED_BROADCAST, MULTICAST } from '../policy/addresses.ts';
 import { areIsolated } from '../policy/isolation.ts';
+import { isMetadata, isMetadata6 } from '../policy/metadata.ts';
 import { DHCP_SERVER_PORT, isDhcpReply } from '../policy/services.ts';
-import { DEPENDS, type Explanation, type PacketTrace } from './explanation.ts';
-import { type ExplainedCard, type HostState, isHostAddress, isHostBroadcast } from './host-state.ts';
+import { DEPENDS, type Explanation, metadataReason, type PacketTrace } from './explanation.ts';
+import { type ExplainedCard, type HostState, hasAddress, isHostAddress, isHostBroadcast } from './host-state.ts';
 import { formatAddress, type Packet, type PacketAddress, sourcePortOf } from './packet.ts';
 
 /** Two VMs share a segment and a VLAN. */
@@ -35,6 +36,11 @@ function separation(card: ExplainedCard, p: Packet): { rule: string; reason: str
   return { rule: '--no-local', reason: `${card.vmName} is isolated from the host` };
 }
 
+/** Spanning tree passes no frames of the card; null: it does. */
+function closedPort(trace: PacketTrace, { vmName, segment }: ExplainedCard): Explanation | null {
+  return segment?.closed === undefined ? null : trace.drop('spanning tree', `${vmName} has no network yet: ${segment.closed}`);
+}
+
 const hostAddressesAt = (s: HostState, card: ExplainedCard) => s.addresses.filter((a) => card.segment?.hostInterfaces.includes(a.dev));
 
 /** Sent or forwarded by the host to a VM, out of interface `dev`; null when the VM is not behind it. */
@@ -47,6 +53,8 @@ export function hostToBridged(trace: PacketTrace, card: ExplainedCard, dev: stri
 
 /** Sent by a machine of the network, or from beyond it. */
 export function outsideToBridged(trace: PacketTrace, card: ExplainedCard): Explanation {
+  const waits = closedPort(trace, card);
+  if (waits) return waits;
   const vlan = card.vlan === undefined ? '' : ` in VLAN ${card.vlan}`;
   trace.step(card.bridge ?? 'uplink', `the Ethernet network carries it to ${card.vmName}${vlan}`);
   const reason = `${card.vmName} is a machine of the network behind ${card.bridge}${vlan}, and anka filters nothing on the way; ${DEPENDS}`;
@@ -80,13 +88,14 @@ export function sentByBridged(s: HostState, card: ExplainedCard, trace: PacketTr
   const to = trace.packet.destination;
   const name = card.vmName;
   if (!card.segment) return trace.drop('not attached', `${name} is not attached to ${card.bridge}: 'anka show ${name}' prints the reason`);
-  if (to === card.ip && trace.originalSource === card.ip) return trace.allow('the guest itself', 'never leaves the guest', trace.arrival(name));
-  const forbidden = guard(s, card, trace, (source) => hooks.guard6(source));
+  if (hasAddress(card, to) && hasAddress(card, trace.originalSource)) return trace.allow('the guest itself', 'never leaves the guest', trace.arrival(name));
+  const forbidden = guard(s, card, trace, (source) => hooks.guard6(source)) ?? closedPort(trace, card);
   if (forbidden) return forbidden;
+  if (!s.metadata && (typeof to === 'number' ? isMetadata(to) : isMetadata6(to))) return trace.drop('metadata', metadataReason(to));
   if (typeof to === 'number' && isLoopback(to)) return trace.drop('the guest itself', 'a guest sends nothing to its loopback over the network');
   if (isToGroup(s, card, to)) return toGroup(s, card, trace);
   const other = s.cards.find(
-    (c) => c.id !== card.id && c.type === 'bridge' && c.segment?.name === card.segment?.name && (c.ip === to || linkLocalOf(c.outsideMac) === to),
+    (c) => c.id !== card.id && c.type === 'bridge' && c.segment?.name === card.segment?.name && (hasAddress(c, to) || linkLocalOf(c.outsideMac) === to),
   );
   if (other) return toOtherVm(card, other, trace);
   if (hostAddressesAt(s, card).some((a) => a.address === to)) {
@@ -110,6 +119,8 @@ function toOtherVm(card: ExplainedCard, other: ExplainedCard, trace: PacketTrace
     return trace.drop(`VLAN ${card.vlan ?? other.vlan}`, reason);
   }
   if (areIsolated(card, other)) return trace.drop('guard: isolated', `${(card.isolated ? card : other).vmName} is isolated from other VMs (--no-local)`);
+  const waits = closedPort(trace, other);
+  if (waits) return waits;
   trace.step(card.segment?.name ?? 'bridge', 'from VM to VM');
   return trace.allow('bridge', `reaches ${other.vmName}; ${DEPENDS}`, trace.arrival(other.vmName));
 }
@@ -123,7 +134,12 @@ function toGroup(s: HostState, card: ExplainedCard, trace: PacketTrace): Explana
   const to = trace.packet.destination;
   // one without an address joins no group
   const vms = s.cards.filter(
-    (c) => c.id !== card.id && shareSegment(card, c) && !areIsolated(c, card) && (c.ip !== null || to === LIMITED_BROADCAST || typeof to === 'string'),
+    (c) =>
+      c.id !== card.id &&
+      shareSegment(card, c) &&
+      c.segment?.closed === undefined &&
+      !areIsolated(c, card) &&
+      (c.ip !== null || to === LIMITED_BROADCAST || typeof to === 'string'),
   );
   const receivers = [...(separation(card, trace.packet) ? [] : ['host']), 'outside', ...vms.map((c) => c.vmName)];
   const reason = `delivered behind ${card.bridge} to ${receivers.join(', ')}, if they listen; ${networkDecides(card)}`;

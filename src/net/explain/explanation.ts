@@ -6,8 +6,8 @@
  * kernel-engine.ts, bridged-card.ts and user-engine.ts follow it through what differs. Decisions are those of
  * src/net/policy, which the engines use too. The contract suite sends each explained packet and compares.
  *
- * Limits: the packet is the first of its flow. Whether a service answers is not known. Routes are those of the main
- * table. The source MAC address is the card's own.
+ * Limits: the packet is the first of its flow. Whether a service answers is not known. No other program marks packets.
+ * The source MAC address is the card's own.
  */
 import { formatAddress, formatEndpoint, type Packet, type PacketAddress } from './packet.ts';
 
@@ -40,6 +40,10 @@ export interface Explanation {
   steps: ExplainStep[];
   arrives: Arrival[];
 }
+
+/** Why a guest does not reach a cloud's metadata service. */
+export const metadataReason = (to: PacketAddress): string =>
+  `${formatAddress(to)} is the metadata service of a cloud, which takes a guest for the host; 'anka config metadata allow' opens it`;
 
 export const DEPENDS = 'the service there decides whether it is answered';
 

@@ -1,8 +1,9 @@
 /** The state of the host and its VMs from which `explain` answers, and the look-ups in it. */
-import { broadcastOf, gatewayOf, type SubnetLike, subnetContains } from '../../wire/address.ts';
+import { broadcastOf, gatewayOf, type SubnetLike } from '../../wire/address.ts';
 import { isLoopback } from '../policy/addresses.ts';
 import { chooseByAddress, type ForwardingMatch, hasForwarding, matchesPort } from '../policy/forwarding.ts';
 import type { Packet, PacketAddress } from './packet.ts';
+import type { LookUpRoute } from './routing.ts';
 
 export interface ExplainedRule extends ForwardingMatch {
   readonly name: string;
@@ -18,8 +19,12 @@ export interface ExplainedCard {
   outsideMac: number;
   reservedIp?: number;
   isolated: boolean;
-  /** The guest's current address; null while it has none. */
+  /** The guest's main address; null while it has none. */
   ip: number | null;
+  /** All its addresses. */
+  addresses: readonly number[];
+  /** Those that another card takes over if it claims them while this guest does not answer. */
+  virtual: readonly number[];
   rules: readonly ExplainedRule[];
   /** Type bridge only; absent while the card is not attached. */
   segment?: BridgedSegment;
@@ -35,6 +40,8 @@ export interface BridgedSegment {
   hostUnreachable: boolean;
   /** The bridge is the host's own, whose DHCP server an isolated VM may use. */
   isHostBridge: boolean;
+  /** Why its port passes no frames now, in one sentence; absent when it does. */
+  closed?: string;
 }
 
 export interface HostState {
@@ -42,9 +49,13 @@ export interface HostState {
   cards: readonly ExplainedCard[];
   /** The host's own addresses, and the gateways'. */
   addresses: readonly { dev: string; address: number; prefix: number }[];
-  /** Routes of the main table. */
-  routes: readonly (SubnetLike & { dev: string })[];
+  /** By all its rules and tables. */
+  route: LookUpRoute;
+  /** `anka config metadata allow` */
+  metadata: boolean;
 }
+
+export const hasAddress = (card: ExplainedCard, address: PacketAddress): boolean => typeof address === 'number' && card.addresses.includes(address);
 
 /** One of the host's addresses, its loopback included. */
 export function isHostAddress(s: HostState, address: PacketAddress): address is number {
@@ -64,10 +75,12 @@ export function isHostBroadcast(addresses: HostState['addresses'], address: Pack
  * is not its own.
  */
 export function senderOf(s: HostState, card: ExplainedCard, p: Packet): ExplainedCard | 'host' | 'outside' {
-  if (p.source === null || p.source === card.ip) return card;
+  if (p.source === null || hasAddress(card, p.source)) return card;
   const toHost = isHostAddress(s, p.destination) && (!isGateway(s, p.destination) || listenerAt(s, p.destination, p)?.card === card);
-  if (p.destination !== card.ip && !toHost) return card;
-  const other = s.cards.find((c) => c.ip === p.source);
+  if (listener6At(s, card, p)) return p.source === LOOPBACK6 || p.source === p.destination ? 'host' : 'outside';
+  if (!hasAddress(card, p.destination) && !toHost) return card;
+  const source = p.source;
+  const other = s.cards.find((c) => hasAddress(c, source));
   if (other) return other;
   return isHostAddress(s, p.source) ? 'host' : 'outside';
 }
@@ -77,8 +90,16 @@ export interface MatchedRule {
   rule: ExplainedRule;
 }
 
+export const LOOPBACK6 = '::1';
+
+/** A rule that listens at an IPv6 address of the host, on behalf of the card. */
+export function listener6At(s: HostState, card: ExplainedCard, p: Packet): MatchedRule | null {
+  const match = typeof p.destination === 'string' ? listenerAt(s, p.destination, p) : null;
+  return match?.card.id === card.id ? match : null;
+}
+
 /** The rule that listens at an address and port of the host, whether or not its guest has an address. */
-export function listenerAt(s: HostState, address: number, p: Packet): MatchedRule | null {
+export function listenerAt(s: HostState, address: PacketAddress, p: Packet): MatchedRule | null {
   return matchRule(s.cards, address, p);
 }
 
@@ -91,7 +112,7 @@ export function forwardingAt(s: HostState, address: number, p: Packet): MatchedR
   );
 }
 
-function matchRule(cards: readonly ExplainedCard[], address: number, p: Packet): MatchedRule | null {
+function matchRule(cards: readonly ExplainedCard[], address: PacketAddress, p: Packet): MatchedRule | null {
   const candidates = cards.flatMap((card) =>
     hasForwarding(card.type) ? card.rules.filter((r) => matchesPort(r, p.protocol, p.port)).map((rule) => ({ card, rule })) : [],
   );
@@ -99,10 +120,3 @@ function matchRule(cards: readonly ExplainedCard[], address: number, p: Packet):
 }
 
 export const ruleName = ({ card, rule }: MatchedRule): string => `port forwarding '${rule.name}' of ${card.vmName}`;
-
-/** The longest matching prefix. */
-export function routeTo(s: HostState, address: number): HostState['routes'][number] | null {
-  return s.routes
-    .filter((r) => subnetContains(r, address))
-    .reduce<HostState['routes'][number] | null>((best, r) => (best && best.prefix >= r.prefix ? best : r), null);
-}

@@ -7,11 +7,18 @@ import { linkLocalOf } from '../../wire/address6.ts';
 import type { BridgedSegment, ExplainedCard } from './host-state.ts';
 import { explainKernel as explain, type KernelHostState } from './kernel-engine.ts';
 import type { Packet } from './packet.ts';
+import { byLongestPrefix } from './routing.ts';
 
 const ip = (a: number, b: number, c: number, d: number): number => a * 2 ** 24 + b * 2 ** 16 + c * 256 + d;
 const GW = ip(192, 168, 64, 1);
 const HOST = ip(10, 9, 0, 2);
 const INTERNET = ip(198, 51, 100, 1);
+
+const ROUTES = [
+  { base: 0, prefix: 0, dev: 'en0' },
+  { base: ip(192, 168, 64, 0), prefix: 24, dev: 'anka-shared' },
+  { base: ip(172, 16, 0, 0), prefix: 12, dev: 'tun0' },
+];
 
 const card = (n: number, rest: Partial<ExplainedCard> = {}): ExplainedCard => ({
   id: `card${n}`,
@@ -20,6 +27,8 @@ const card = (n: number, rest: Partial<ExplainedCard> = {}): ExplainedCard => ({
   outsideMac: 0x564545000000 + n,
   isolated: false,
   ip: ip(192, 168, 64, n + 1),
+  addresses: rest.ip === null ? [] : [rest.ip ?? ip(192, 168, 64, n + 1)],
+  virtual: [],
   rules: [],
   ...rest,
 });
@@ -32,14 +41,14 @@ function world(cards: ExplainedCard[], rest: Partial<KernelHostState> = {}): Ker
       { dev: 'en0', address: HOST, prefix: 24 },
       { dev: 'anka-shared', address: GW, prefix: 24 },
     ],
-    routes: [
-      { base: 0, prefix: 0, dev: 'en0' },
-      { base: ip(172, 16, 0, 0), prefix: 12, dev: 'tun0' },
-    ],
+    metadata: false,
+    route: byLongestPrefix(ROUTES),
     addresses6: ['2001:db8:1::2'],
     redirectPorts: { dhcp: [9967, 9968], dns: 9953 },
+    atConnectionLimit: [],
     forwardingOff: [],
     firewalls: [],
+    foreignDrop: () => null,
     ...rest,
   };
 }
@@ -71,6 +80,14 @@ describe('B93: explain, kernel engine', () => {
     expect(explain(world([vm1], firewall('forward', false)), vm1, packet(HOST, { source: INTERNET, port: 8080 })).verdict).toBe('dropped');
   });
 
+  test('a guest at its limit of connections may be refused another one, but not DNS, nor a client', () => {
+    const full = world([vm1], { atConnectionLimit: ['card1'] });
+    const rules = (p: Packet): string[] => explain(full, vm1, p).steps.map((s) => s.rule);
+    for (const to of [INTERNET, HOST]) expect(rules(packet(to))).toContain('connection_limit');
+    expect(rules(packet(GW, { protocol: 'udp', port: 53 }))).not.toContain('connection_limit');
+    expect(rules(packet(HOST, { source: INTERNET, port: 8080 }))).not.toContain('connection_limit');
+  });
+
   test('forwarding that is off is reported with the interface', () => {
     expect(explain(world([vm1], { forwardingOff: ['anka-shared'] }), vm1, packet(INTERNET)).rule).toBe('forwarding off on anka-shared');
     expect(explain(world([vm1], { forwardingOff: ['en0'] }), vm1, packet(INTERNET)).reason).toContain('answers are lost');
@@ -78,7 +95,7 @@ describe('B93: explain, kernel engine', () => {
   });
 
   test('the longest prefix decides the interface', () => {
-    expect(explain(world([vm1]), vm1, packet(ip(172, 16, 3, 4))).steps.map((s) => s.does)).toContain('routed by tun0');
+    expect(explain(world([vm1]), vm1, packet(ip(172, 16, 3, 4))).steps.map((s) => s.does)).toContain('routed out of tun0');
   });
 
   test('a forwarding rule translates, and is named', () => {

@@ -2,10 +2,11 @@
  * What the kernel engine and its host do with a packet (explanation.ts): forwarding rules, routing, isolation,
  * masquerading, other firewalls, bridges.
  *
- * Limits: of another firewall only chain policies count, not single rules.
+ * Limits: rules of another firewall count as far as they are understood (engine/kernel/rules/foreign-rules.ts).
  */
 import { formatIpv4, gatewayOf, type SubnetLike, subnetContains } from '../../wire/address.ts';
 import { isLoopback, MULTICAST } from '../policy/addresses.ts';
+import { MAX_CONNECTIONS } from '../policy/connections.ts';
 import { hostReachesIsolated } from '../policy/isolation.ts';
 import { DHCP_SERVER_PORT, DNS_SERVICE_PORT } from '../policy/services.ts';
 import { hostToBridged, outsideToBridged, sentByBridged } from './bridged-card.ts';
@@ -14,15 +15,18 @@ import {
   type ExplainedCard,
   forwardingAt,
   type HostState,
+  hasAddress,
   isHostAddress,
   isHostBroadcast,
+  LOOPBACK6,
+  listener6At,
   listenerAt,
   type MatchedRule,
-  routeTo,
   ruleName,
   senderOf,
 } from './host-state.ts';
 import { formatAddress, formatEndpoint, type Packet, type PacketAddress } from './packet.ts';
+import { byWhat, failureReason, failureRule, ICMP_ERRORS, type RouteAnswer } from './routing.ts';
 import { SentByCard } from './sent-by-card.ts';
 
 export interface KernelHostState extends HostState {
@@ -31,10 +35,27 @@ export interface KernelHostState extends HostState {
   addresses6: readonly string[];
   /** Ports of the host to which DHCP requests and DNS queries are redirected. */
   redirectPorts: { dhcp: readonly number[]; dns: number };
+  /** Cards (ids) whose guests have as many connections open as they may. */
+  atConnectionLimit: readonly string[];
   /** Interfaces on which IPv4 forwarding is off. */
   forwardingOff: readonly string[];
   /** Other programs' chains that drop by policy. `allowed`: anka's accept is in the chain. */
   firewalls: readonly { name: string; hook: 'forward' | 'input'; allowed: boolean }[];
+  /** The rule of another firewall that drops a packet, as far as its rules are understood; null: none does. */
+  foreignDrop: (hook: 'forward' | 'input', packet: HookedPacket) => { firewall: string; rule: string } | null;
+}
+
+/** A packet at a hook of netfilter; addresses in host order. */
+export interface HookedPacket {
+  iif: string;
+  /** Empty at the input hook. */
+  oif: string;
+  source: number;
+  destination: number;
+  /** tcp, udp, icmp, or another word for any other. */
+  protocol: string;
+  port: number | null;
+  state: 'new' | 'established';
 }
 
 /** What happens to a packet of, or for, the card. */
@@ -42,11 +63,22 @@ export function explainKernel(s: KernelHostState, card: ExplainedCard, packet: P
   const sender = senderOf(s, card, packet);
   if (typeof sender === 'object') return new SentByKernelCard(s, sender, packet).explain();
   const trace = new PacketTrace(packet, packet.source as PacketAddress);
+  const listener6 = listener6At(s, card, packet);
+  if (listener6) {
+    if (sender === 'outside' && packet.destination === LOOPBACK6) return trace.drop("the host's routing", 'the loopback is not reached from outside');
+    return throughListener(s, trace, listener6);
+  }
   return sender === 'host' ? fromHost(s, card, trace) : fromOutside(s, card, trace);
 }
 
-/** Dropped by another firewall's chain policy; null when none blocks. */
-function blocked(s: KernelHostState, trace: PacketTrace, hook: 'forward' | 'input'): Explanation | null {
+/** Dropped by another firewall; null when none does. `oif`: empty at the input hook. */
+function blocked(s: KernelHostState, trace: PacketTrace, iif: string, oif: string): Explanation | null {
+  const hook = oif === '' ? 'input' : 'forward';
+  const { source, destination, port } = trace;
+  if (typeof source === 'number' && typeof destination === 'number') {
+    const drop = s.foreignDrop(hook, { iif, oif, source, destination, protocol: trace.packet.protocol, port, state: 'new' });
+    if (drop) return trace.drop(drop.firewall, `a rule of another firewall drops it: ${drop.rule}`);
+  }
   const firewall = s.firewalls.find((f) => f.hook === hook && !f.allowed);
   return firewall ? trace.drop(firewall.name, "another firewall drops what it does not know, and anka's accept is not in its chain") : null;
 }
@@ -79,12 +111,26 @@ function fromHost(s: KernelHostState, card: ExplainedCard, trace: PacketTrace): 
   const p = trace.packet;
   const to = p.destination;
   if (isHostAddress(s, to)) return fromHostToItself(s, card, trace, to);
-  const bridged = card.type === 'bridge' && typeof to === 'number' ? hostToBridged(trace, card, routeTo(s, to)?.dev ?? null) : null;
+  const bridged = card.type === 'bridge' && typeof to === 'number' ? hostToBridged(trace, card, s.route({ to }).dev) : null;
   if (bridged) return bridged;
   if (card.type === 'bridge') return trace.allow("the host's routing", 'leaves the host; what is beyond decides', trace.arrival('outside'));
-  if (card.isolated && !hostReachesIsolated(p.protocol, p.port, card.rules)) return trace.drop('--no-local', `${card.vmName} is isolated from the host`);
+  // rules open ports of the main address
+  if (card.isolated && !hostReachesIsolated(p.protocol, p.port, trace.destination === card.ip ? card.rules : []))
+    return trace.drop('--no-local', `${card.vmName} is isolated from the host`);
+  const from = s.addresses.some((a) => a.address === p.source) ? { from: p.source as number } : {};
+  const strayed = typeof to === 'number' ? astray(s, trace, card, s.route({ to, ...from })) : null;
+  if (strayed) return strayed;
   trace.step('host', `sends it to the ${card.type} network`);
   return trace.allow(`${card.type} network`, `reaches ${card.vmName}; ${DEPENDS}`, trace.arrival(card.vmName));
+}
+
+const interfaceOf = (s: KernelHostState, card: ExplainedCard): string => s.networks.find((n) => n.name === card.type)?.interface ?? '';
+
+/** A packet for the card that the host does not route to its network; null: it does. */
+function astray(s: KernelHostState, trace: PacketTrace, card: ExplainedCard, way: RouteAnswer): Explanation | null {
+  if (way.dev === interfaceOf(s, card)) return null;
+  const reason = way.failure === null ? `${failureRule(way)} sends it out of ${way.dev}, not to ${card.vmName}` : failureReason(way, card.vmName);
+  return trace.drop(failureRule(way), reason);
 }
 
 function fromHostToItself(s: KernelHostState, card: ExplainedCard, trace: PacketTrace, to: number): Explanation {
@@ -111,7 +157,7 @@ function fromOutside(s: KernelHostState, card: ExplainedCard, trace: PacketTrace
   const to = p.destination;
   if (typeof source === 'number' && (isLoopback(source) || subnetContains(MULTICAST, source)))
     return trace.drop("the host's routing", `${formatAddress(source)} is not a valid source from outside`);
-  if (card.type === 'bridge' && to === card.ip) return outsideToBridged(trace, card);
+  if (card.type === 'bridge' && hasAddress(card, to)) return outsideToBridged(trace, card);
   if (typeof to !== 'number') return trace.drop('IPv6 stays on its network', `no IPv6 route leads from outside to ${card.vmName}`);
   if (isLoopback(to)) return trace.drop("the host's routing", 'the loopback is not reached from outside');
   if (s.networks.some((n) => subnetContains(n.subnet, to)))
@@ -123,10 +169,12 @@ function fromOutside(s: KernelHostState, card: ExplainedCard, trace: PacketTrace
     return trace.allow('no forwarding rule', `reaches the host itself, not ${card.vmName}: no rule forwards it; ${DEPENDS}`, trace.arrival('host'));
   }
   translateTo(trace, match);
-  const uplink = typeof source === 'number' ? routeTo(s, source) : null;
-  if (uplink && s.forwardingOff.includes(uplink.dev))
-    return trace.drop(`forwarding off on ${uplink.dev}`, `the host does not forward packets from ${uplink.dev}`);
-  const blockedBy = blocked(s, trace, 'forward');
+  const uplink = typeof source === 'number' ? s.route({ to: source }).dev : null;
+  if (uplink && s.forwardingOff.includes(uplink)) return trace.drop(`forwarding off on ${uplink}`, `the host does not forward packets from ${uplink}`);
+  const inward = { to: trace.destination as number, from: source as number, ...(uplink ? { iif: uplink } : {}) };
+  const strayed = uplink ? astray(s, trace, match.card, s.route(inward)) : null;
+  if (strayed) return strayed;
+  const blockedBy = blocked(s, trace, uplink ?? '', interfaceOf(s, match.card));
   if (blockedBy) return blockedBy;
   const { vmName } = match.card;
   return trace.allow(ruleName(match), `reaches ${vmName}, which sees the client's own address; ${DEPENDS}`, trace.arrival(vmName));
@@ -154,7 +202,7 @@ class SentByKernelCard extends SentByCard<KernelHostState> {
 
   protected toDhcp(broadcast: boolean): Explanation {
     const others = broadcast ? this.groupReceivers(this.p.destination).map((c) => this.trace.arrival(c.vmName)) : [];
-    const blockedBy = blocked(this.s, this.trace, 'input');
+    const blockedBy = blocked(this.s, this.trace, interfaceOf(this.s, this.card), '');
     if (blockedBy)
       return others.length === 0 ? blockedBy : this.allow(blockedBy.rule, 'other VMs receive it; another firewall drops it for the host', ...others);
     this.trace.step('host', "the network's DHCP server receives it", 'DHCP');
@@ -172,22 +220,54 @@ class SentByKernelCard extends SentByCard<KernelHostState> {
     if (card.isolated && !this.#isRedirectPort()) {
       return this.drop('--no-local', `${card.vmName} is isolated from the host; only the gateway's DHCP and DNS answer`);
     }
-    const blockedBy = blocked(this.s, this.trace, 'input');
+    if (!this.#isRedirectPort()) this.#noteConnectionLimit();
+    const blockedBy = blocked(this.s, this.trace, interfaceOf(this.s, this.card), '');
     if (blockedBy) return blockedBy;
+    const filtered = this.#filteredBySource(to);
+    if (filtered) return filtered;
     const listener = listenerAt(this.s, to, this.p);
     if (listener) return throughListener(this.s, this.trace, listener);
-    const reason = `reaches the host at ${formatEndpoint(to, this.p.port)}; ${this.p.protocol === 'icmp' ? 'it answers pings' : DEPENDS}`;
-    return this.allow(`${card.type} network`, reason, this.trace.arrival('host'));
+    const lost = this.#lostAnswers(to);
+    const answers = lost || (this.p.protocol === 'icmp' ? 'it answers pings' : DEPENDS);
+    return this.allow(`${card.type} network`, `reaches the host at ${formatEndpoint(to, this.p.port)}; ${answers}`, this.trace.arrival('host'));
+  }
+
+  /** Dropped as the way back to its source leads elsewhere; null: it passes. */
+  #filteredBySource(to: number): Explanation | null {
+    const source = this.trace.originalSource;
+    if (typeof source !== 'number' || source === 0) return null;
+    const way = this.s.route({ to, from: source, iif: interfaceOf(this.s, this.card) });
+    return way.failure === 'source' ? this.drop(failureRule(way), failureReason(way, formatAddress(to))) : null;
+  }
+
+  /**
+   * Why answers do not reach the card; empty if they do. `from`: who answers; `dev`: where the answer enters the host,
+   * unless the host itself answers.
+   */
+  #lostAnswers(from: number, dev?: string): string {
+    const to = this.trace.originalSource;
+    if (typeof to !== 'number' || to === 0) return '';
+    const back = this.s.route({ to, from, ...(dev === undefined ? {} : { iif: dev }) });
+    if (back.dev === interfaceOf(this.s, this.card)) return '';
+    if (back.failure !== null) return `answers are lost: ${failureReason(back, formatAddress(to))}`;
+    return `answers are lost: ${failureRule(back)} sends them out of ${back.dev}`;
   }
 
   #toDns(gateway: number): Explanation {
     this.trace.destination = gateway;
     this.trace.step('host', "redirected to the network's DNS forwarder", 'DNS redirect');
-    const blockedBy = blocked(this.s, this.trace, 'input');
-    if (blockedBy) return blockedBy;
+    const stopped = blocked(this.s, this.trace, interfaceOf(this.s, this.card), '') ?? this.#filteredBySource(gateway);
+    if (stopped) return stopped;
     const names =
       this.card.type === 'host' ? 'names of VMs and of the host; other names do not resolve' : "names of VMs; other names go to the host's resolvers";
-    return this.allow('DNS redirect', `answered by the DNS forwarder: ${names}`, this.trace.arrival('host'));
+    const lost = this.#lostAnswers(gateway);
+    return this.allow('DNS redirect', lost || `answered by the DNS forwarder: ${names}`, this.trace.arrival('host'));
+  }
+
+  /** Whether a further connection of this guest still finds room is a matter of its ports. */
+  #noteConnectionLimit(): void {
+    if (!this.s.atConnectionLimit.includes(this.card.id)) return;
+    this.trace.step('host', `${this.card.vmName} has ${MAX_CONNECTIONS} connections or more: a further one may be refused until some end`, 'connection_limit');
   }
 
   /** An isolated card may address the services at the ports that they are redirected to. */
@@ -200,6 +280,8 @@ class SentByKernelCard extends SentByCard<KernelHostState> {
   #toHost6(): Explanation {
     if (this.card.type === 'host' && this.#isDns())
       return this.drop('host network: names of outside stay unknown', "the host's resolvers do not answer the host network over IPv6");
+    const listener = listenerAt(this.s, this.p.destination, this.p);
+    if (listener) return throughListener(this.s, this.trace, listener);
     return this.allow(`${this.card.type} network`, `reaches the host; ${DEPENDS}`, this.trace.arrival('host'));
   }
 
@@ -226,25 +308,32 @@ class SentByKernelCard extends SentByCard<KernelHostState> {
     if (foreign) return this.drop('host network', 'a VM of the shared network reaches the host network only through a forwarding rule');
     const bridge = s.networks.find((n) => n.name === card.type)?.interface ?? '';
     if (s.forwardingOff.includes(bridge)) return this.drop(`forwarding off on ${bridge}`, `the host does not forward packets from ${bridge}`);
-    const route = routeTo(s, to);
-    if (!route) return trace.refuse("the host's routing", `the host has no route to ${formatAddress(to)} and answers "network unreachable"`);
+    const { protocol, port } = this.p;
+    const way = s.route({ to, from: trace.originalSource as number, iif: bridge, protocol, ...(port === null ? {} : { port }) });
+    if (way.failure !== null) {
+      const error = ICMP_ERRORS[way.failure];
+      const reason = failureReason(way, formatAddress(to));
+      return error === undefined ? this.drop(failureRule(way), reason) : trace.refuse(failureRule(way), `${reason}, and answers "${error}"`);
+    }
     if (isHostBroadcast(s.addresses, to))
       return this.allow("the host's routing", 'a broadcast address of the host: the host receives it and does not forward it', trace.arrival('host'));
-    return this.#forward(to, route.dev);
+    return this.#forward(to, way);
   }
 
-  #forward(to: number, dev: string): Explanation {
+  #forward(to: number, way: RouteAnswer): Explanation {
     const { s, trace } = this;
-    trace.step('host', `routed by ${dev}`, 'shared network: outside is allowed');
-    const blockedBy = blocked(s, trace, 'forward');
+    const dev = way.dev ?? '';
+    trace.step('host', `routed out of ${dev}${byWhat(way)}`, 'shared network: outside is allowed');
+    this.#noteConnectionLimit();
+    const blockedBy = blocked(s, trace, interfaceOf(s, this.card), dev);
     if (blockedBy) return blockedBy;
     const own = s.addresses.find((a) => a.dev === dev);
     trace.step('host', `the source becomes ${own ? formatIpv4(own.address) : `the host's address on ${dev}`}`, 'masquerade');
     if (own) trace.source = own.address;
-    const bridgedVm = s.cards.find((c) => c.type === 'bridge' && c.ip === to);
+    const bridgedVm = s.cards.find((c) => c.type === 'bridge' && hasAddress(c, to));
     const bridged = bridgedVm ? hostToBridged(trace, bridgedVm, dev) : null;
     if (bridged) return bridged;
-    const answers = s.forwardingOff.includes(dev) ? `answers are lost, as forwarding is off on ${dev}` : DEPENDS;
+    const answers = s.forwardingOff.includes(dev) ? `answers are lost, as forwarding is off on ${dev}` : this.#lostAnswers(to, dev) || DEPENDS;
     return this.allow('masquerade', `leaves by ${dev} through NAT; ${answers}`, trace.arrival('outside'));
   }
 

@@ -1,11 +1,10 @@
 /** The packet that `explain` is asked about. */
-import { formatIpv4 } from '../../wire/address.ts';
 import { DHCP_CLIENT_PORT } from '../../wire/dhcpv4.ts';
+import { formatIp, formatIpPort, type IpAddress } from '../../wire/ip-address.ts';
 import { DHCP_SERVER_PORT } from '../policy/services.ts';
 
 export type PacketProtocol = 'tcp' | 'udp' | 'icmp' | 'other';
-/** IPv4 as a number in host order, IPv6 as its canonical text. */
-export type PacketAddress = number | string;
+export type PacketAddress = IpAddress;
 
 export interface Packet {
   protocol: PacketProtocol;
@@ -23,9 +22,8 @@ export function sourcePortOf(p: Packet): number {
   return p.sourcePort ?? (p.protocol === 'udp' && p.port === DHCP_SERVER_PORT ? DHCP_CLIENT_PORT : -1);
 }
 
-export const formatAddress = (a: PacketAddress): string => (typeof a === 'number' ? formatIpv4(a) : a);
+export const formatAddress = formatIp;
 
 export function formatEndpoint(a: PacketAddress, port: number | null): string {
-  if (port === null) return formatAddress(a);
-  return typeof a === 'number' ? `${formatAddress(a)}:${port}` : `[${a}]:${port}`;
+  return port === null ? formatIp(a) : formatIpPort(a, port);
 }

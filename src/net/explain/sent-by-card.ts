@@ -7,9 +7,10 @@ import { isLinkLocal6, isMulticast6, linkLocalOf, wordsOfIpv6 } from '../../wire
 import { canClaim, isLoopback, LIMITED_BROADCAST, MULTICAST, networkAddresses, THIS_NETWORK } from '../policy/addresses.ts';
 import { eui64MacOf, isForbiddenSource6 } from '../policy/addresses6.ts';
 import { areIsolated } from '../policy/isolation.ts';
+import { isLinkLocal, isMetadata, isMetadata6 } from '../policy/metadata.ts';
 import { isDhcp6Reply, isDhcpReply, isDhcpRequest } from '../policy/services.ts';
-import { type Arrival, DEPENDS, type Explanation, PacketTrace } from './explanation.ts';
-import { type ExplainedCard, type HostState, isHostAddress } from './host-state.ts';
+import { type Arrival, DEPENDS, type Explanation, metadataReason, PacketTrace } from './explanation.ts';
+import { type ExplainedCard, type HostState, hasAddress, isHostAddress } from './host-state.ts';
 import { formatAddress, type Packet, type PacketAddress, sourcePortOf } from './packet.ts';
 
 export abstract class SentByCard<S extends HostState> {
@@ -42,21 +43,23 @@ export abstract class SentByCard<S extends HostState> {
     const network = this.s.networks.find((n) => n.name === card.type);
     if (!network) return this.drop(`${card.type} network`, `the ${card.type} network does not exist`);
     if (typeof to === 'string' || typeof source === 'string') return this.#explain6(String(source), String(to));
-    if (to === card.ip && source === card.ip) return this.allow('the guest itself', 'never leaves the guest', this.trace.arrival(card.vmName));
+    if (hasAddress(card, to) && hasAddress(card, source)) return this.allow('the guest itself', 'never leaves the guest', this.trace.arrival(card.vmName));
     const forbidden = this.#guard(network.subnet, source);
     if (forbidden) return forbidden;
+    if (!this.s.metadata && isMetadata(to)) return this.toNowhere(to, 'metadata', metadataReason(to));
     if (isLoopback(to)) return this.toNowhere(to, "host's loopback", "no guest reaches the host's loopback");
     if (to === LIMITED_BROADCAST || to === broadcastOf(network.subnet) || subnetContains(MULTICAST, to)) return this.#toGroup(to);
     if (subnetContains(THIS_NETWORK, to)) return this.toNowhere(to, "the host's routing", `${formatAddress(to)} is not a valid destination`);
     if (isHostAddress(this.s, to)) return this.toHost(network.subnet, to);
     if (subnetContains(network.subnet, to)) return this.#toNeighbour(to);
+    if (isLinkLocal(to) && !isMetadata(to)) return this.toNowhere(to, 'link-local', `no router forwards to ${formatAddress(to)} (RFC 3927)`);
     return this.toOutside(to);
   }
 
   /** The guard (B91): a card sends only from its own addresses. Null: the packet passes. */
   #guard(subnet: SubnetLike, source: number): Explanation | null {
     const { protocol, port } = this.p;
-    const { vmName, ip, reservedIp } = this.card;
+    const { vmName } = this.card;
     const isUdp = protocol === 'udp';
     if (isUdp && isDhcpReply(sourcePortOf(this.p), port ?? -1)) return this.drop('guard: rogue_dhcp', `${vmName} may not act as a DHCP server`);
     if (source === 0 && isUdp && isDhcpRequest(sourcePortOf(this.p), port ?? -1)) {
@@ -64,7 +67,7 @@ export abstract class SentByCard<S extends HostState> {
       return null;
     }
     if (source === 0) return this.drop('guard: ip_spoof', `${vmName} has no address yet and may send only DHCP requests`);
-    if (source === ip || source === reservedIp) {
+    if (hasAddress(this.card, source) || source === this.card.reservedIp) {
       this.trace.step('guard', `${formatAddress(source)} is the address of ${vmName}`, 'guard: address');
       return null;
     }
@@ -73,13 +76,19 @@ export abstract class SentByCard<S extends HostState> {
       this.trace.step('guard', `${formatAddress(source)} is free: ${vmName} may claim it by ARP`, 'guard: claim');
       return null;
     }
-    if (owner !== null) return this.drop('guard: ip_spoof', `${formatAddress(source)} belongs to ${owner}, not to ${vmName}`);
+    if (owner !== null) return this.drop('guard: ip_spoof', `${formatAddress(source)} belongs to ${owner}, not to ${vmName}${this.#takeover(source)}`);
     return this.drop('guard: ip_spoof', `${formatAddress(source)} is outside ${vmName}'s network ${formatSubnet(subnet)}`);
+  }
+
+  /** How a virtual address would move. */
+  #takeover(address: number): string {
+    const holder = this.s.cards.find((c) => c.virtual.includes(address));
+    return holder ? `; it is virtual: ${this.card.vmName} may claim it by ARP once ${holder.vmName} no longer answers for it` : '';
   }
 
   #ownerOf(address: number): string | null {
     const card = this.s.cards.find(
-      (c) => c.id !== this.card.id && (c.type === 'shared' || c.type === 'host') && (c.ip === address || c.reservedIp === address),
+      (c) => c.id !== this.card.id && (c.type === 'shared' || c.type === 'host') && (hasAddress(c, address) || c.reservedIp === address),
     );
     if (card) return card.vmName;
     const network = this.s.networks.find((n) => networkAddresses(n.subnet).includes(address));
@@ -122,7 +131,7 @@ export abstract class SentByCard<S extends HostState> {
 
   #toNeighbour(to: number): Explanation {
     const { card } = this;
-    const other = this.s.cards.find((c) => c.ip === to && c.type === card.type);
+    const other = this.s.cards.find((c) => hasAddress(c, to) && c.type === card.type);
     if (!other) return this.drop('no such address', `no VM on the ${card.type} network has ${formatAddress(to)}: ARP is not answered`);
     return this.#toCard(other);
   }
@@ -141,6 +150,7 @@ export abstract class SentByCard<S extends HostState> {
     const network = this.s.networks.find((n) => n.name === card.type);
     const isolated = (): Explanation => this.drop('guard: isolated', `${card.vmName} is isolated from other VMs and from the host (--no-local)`);
     if (isMulticast6(to)) return card.isolated ? isolated() : this.#toListeners(to);
+    if (!this.s.metadata && isMetadata6(to)) return this.drop('metadata', metadataReason(to));
     if (!isLinkLocal6(to)) return card.isolated ? isolated() : this.toGlobal6(to);
     const other = this.s.cards.find((c) => c.type === card.type && linkLocalOf(c.outsideMac) === to);
     if (other) return this.#toCard(other);
@@ -181,7 +191,7 @@ export abstract class SentByCard<S extends HostState> {
   protected abstract toGateway6(): Explanation;
   /** To an IPv6 address beyond the link, by a card that is not isolated. */
   protected abstract toGlobal6(to: string): Explanation;
-  /** To 0.0.0.0/8 or 127.0.0.0/8. */
+  /** To an address that no guest reaches, whatever the host's routes. */
   protected abstract toNowhere(to: number, rule: string, reason: string): Explanation;
   /** To an address that is neither the host's nor of this network. */
   protected abstract toOutside(to: number): Explanation;

@@ -5,6 +5,7 @@
 import { expect, test } from 'vitest';
 import type { ExplainedCard } from './host-state.ts';
 import type { Packet } from './packet.ts';
+import { byLongestPrefix } from './routing.ts';
 import { explainUser, type UserHostState } from './user-engine.ts';
 
 const GW = 0xc0a84001;
@@ -18,6 +19,8 @@ const card = (n: number, rest: Partial<ExplainedCard> = {}): ExplainedCard => ({
   outsideMac: 0x564545000000 + n,
   isolated: false,
   ip: 0xc0a84001 + n,
+  addresses: rest.ip === null ? [] : [rest.ip ?? 0xc0a84001 + n],
+  virtual: [],
   rules: [],
   ...rest,
 });
@@ -30,7 +33,8 @@ const world = (rest: Partial<UserHostState> = {}): UserHostState => ({
     { dev: 'en0', address: HOST, prefix: 24 },
     { dev: 'shared', address: GW, prefix: 24 },
   ],
-  routes: [{ base: 0, prefix: 0, dev: 'en0' }],
+  metadata: false,
+  route: byLongestPrefix([{ base: 0, prefix: 0, dev: 'en0' }]),
   primary: HOST,
   mayPing: true,
   ...rest,

@@ -5,13 +5,25 @@
  * Limits: the host's firewall, which an ordinary user may not read, is not known.
  */
 import { formatIpv4, gatewayOf, type SubnetLike, subnetContains } from '../../wire/address.ts';
-import { isGroupOrReserved, isLoopback, LOOPBACK } from '../policy/addresses.ts';
+import { HOST_ON_LOOPBACK, isGroupOrReserved, isLoopback, LOOPBACK } from '../policy/addresses.ts';
 import { isForAnyAddress } from '../policy/forwarding.ts';
-import { gatewayReach, type Reach } from '../policy/gateway-reach.ts';
-import { DNS_SERVICE_PORT, isDhcpRequest } from '../policy/services.ts';
+import { answersDns, type GatewayNetwork, gatewayReach, type Reach } from '../policy/gateway-reach.ts';
+import { isDhcpRequest } from '../policy/services.ts';
 import { DEPENDS, type Explanation, PacketTrace } from './explanation.ts';
-import { type ExplainedCard, type HostState, isHostAddress, isHostBroadcast, listenerAt, type MatchedRule, routeTo, ruleName, senderOf } from './host-state.ts';
+import {
+  type ExplainedCard,
+  type HostState,
+  isHostAddress,
+  isHostBroadcast,
+  LOOPBACK6,
+  listener6At,
+  listenerAt,
+  type MatchedRule,
+  ruleName,
+  senderOf,
+} from './host-state.ts';
 import { formatAddress, formatEndpoint, type Packet, type PacketAddress, sourcePortOf } from './packet.ts';
+import { byWhat, failureReason, failureRule, ICMP_ERRORS } from './routing.ts';
 import { SentByCard } from './sent-by-card.ts';
 
 export interface UserHostState extends HostState {
@@ -28,6 +40,11 @@ export function explainUser(s: UserHostState, card: ExplainedCard, packet: Packe
   const source = packet.source as PacketAddress;
   const trace = new PacketTrace(packet, source);
   const to = packet.destination;
+  const listener6 = listener6At(s, card, packet);
+  if (listener6) {
+    if (sender === 'outside' && to === LOOPBACK6) return trace.drop("the host's routing", 'the loopback is not reached from outside');
+    return throughListener(s, trace, listener6);
+  }
   if (typeof to !== 'number') return trace.drop('IPv6 stays on its network', `no IPv6 route leads to ${card.vmName}`);
   if (isHostAddress(s, to) && s.networks.every((n) => gatewayOf(n.subnet) !== to)) {
     if (sender === 'outside' && (isLoopback(to) || typeof source !== 'number' || isLoopback(source)))
@@ -40,9 +57,9 @@ export function explainUser(s: UserHostState, card: ExplainedCard, packet: Packe
   if (sender === 'outside')
     return trace.drop('isolation from outside', `${formatAddress(to)} is reached from outside only through a forwarding rule: ${noInterface}`);
   const hint = `${noInterface}; use 'anka ssh ${card.vmName}' or 'anka nc ${card.vmName} PORT'`;
-  const route = routeTo(s, to);
-  if (!route) return trace.refuse("the host's routing", hint);
-  return trace.drop("the host's routing", `leaves by ${route.dev} and is lost: ${hint}`);
+  const way = s.route({ to });
+  if (way.failure !== null) return trace.refuse(failureRule(way), hint);
+  return trace.drop("the host's routing", `leaves by ${way.dev} and is lost: ${hint}`);
 }
 
 /** A rule's listener forwards the packet to the guest, which sees the client's own address. */
@@ -55,8 +72,8 @@ function throughListener(s: UserHostState, trace: PacketTrace, match: MatchedRul
     return rule.protocol === 'tcp' ? trace.refuse(name, `${reason}: the connection is reset`) : trace.drop(name, reason);
   }
   const network = s.networks.find((n) => n.name === card.type);
-  if (network && typeof trace.source === 'number' && isLoopback(trace.source)) {
-    trace.step('gateway', 'a client on the loopback appears as the gateway', name);
+  if (network && (typeof trace.source === 'string' || isLoopback(trace.source))) {
+    trace.step('gateway', `a client ${typeof trace.source === 'string' ? 'by IPv6' : 'on the loopback'} appears as the gateway`, name);
     trace.source = gatewayOf(network.subnet);
   }
   trace.destination = card.ip;
@@ -96,21 +113,26 @@ class SentByUserCard extends SentByCard<UserHostState> {
     return this.p.protocol === 'other' ? this.#protocolUnreachable() : this.drop(rule, reason);
   }
 
-  #reach(to: number): Reach {
-    const { networks, addresses } = this.s;
+  /** The card's network, as its process knows it. */
+  #from(): GatewayNetwork {
+    const { networks, metadata } = this.s;
     const network = networks.find((n) => n.name === this.card.type) as HostState['networks'][number];
-    const isHosts = addresses.some((a) => a.address === to) && networks.every((n) => gatewayOf(n.subnet) !== to);
-    const otherSubnets = networks.filter((n) => n !== network).map((n) => n.subnet);
-    return gatewayReach({ network, otherSubnets }, this.card.isolated, to, isHosts);
+    return { network, metadata, otherSubnets: networks.filter((n) => n !== network).map((n) => n.subnet) };
+  }
+
+  #isHosts(to: number): boolean {
+    return this.s.addresses.some((a) => a.address === to) && this.s.networks.every((n) => gatewayOf(n.subnet) !== to);
+  }
+
+  #reach(to: number): Reach {
+    return gatewayReach(this.#from(), this.card.isolated, to, this.#isHosts(to));
   }
 
   protected toHost(subnet: SubnetLike, to: number): Explanation {
     const { protocol, port } = this.p;
     const { card } = this;
-    if (to === gatewayOf(subnet)) {
-      if (port === DNS_SERVICE_PORT && (protocol === 'tcp' || protocol === 'udp')) return this.#toDns();
-      if (this.isDhcp()) return this.toDhcp();
-    }
+    if ((protocol === 'tcp' || protocol === 'udp') && answersDns(this.#from(), to, this.#isHosts(to), port ?? 0)) return this.#toDns();
+    if (to === gatewayOf(subnet) && this.isDhcp()) return this.toDhcp();
     if (protocol === 'other') return this.#protocolUnreachable();
     const reach = this.#reach(to);
     if (reach === 'isolated') return this.drop('--no-local', `${card.vmName} is isolated from the host; only the gateway's DHCP and DNS answer`);
@@ -132,7 +154,10 @@ class SentByUserCard extends SentByCard<UserHostState> {
     const { protocol, port } = this.p;
     const real = isGateway ? s.primary : to;
     const listener = listenerAt(s, real ?? to, this.p);
-    if (isGateway && real !== null) trace.step('gateway', `stands for the host's own address ${formatAddress(real)}`);
+    if (isGateway && real !== null) {
+      const why = real === HOST_ON_LOOPBACK ? ': the host has only its loopback, and what listens on 127.0.0.1 is not reached' : '';
+      trace.step('gateway', `stands for the host's own address ${formatAddress(real)}${why}`);
+    }
     // a listener of this network for every address is reached by the loopback, and so appears as the gateway
     if (listener && isForAnyAddress(listener.rule) && listener.card.type === card.type) {
       trace.source = LOOPBACK.base + 1;
@@ -169,13 +194,20 @@ class SentByUserCard extends SentByCard<UserHostState> {
       return this.drop(`${card.type} network`, `${formatAddress(to)} is not reached through the gateway`);
     }
     if (this.p.protocol === 'icmp' && !s.mayPing) return this.#noPingRight();
-    const route = routeTo(s, to);
-    if (!route) return trace.refuse("the host's routing", `the host has no route to ${formatAddress(to)}; the guest receives an ICMP error`);
+    const way = s.route({ to, protocol: this.p.protocol, ...(this.p.port === null ? {} : { port: this.p.port }) });
+    if (way.failure !== null) {
+      const reason = failureReason(way, formatAddress(to));
+      // a TCP socket cannot be connected, whatever the reason
+      const error = ICMP_ERRORS[way.failure] ?? (this.p.protocol === 'tcp' ? ICMP_ERRORS.unreachable : undefined);
+      return error === undefined
+        ? this.drop(failureRule(way), reason)
+        : trace.refuse(failureRule(way), `${reason}; the guest receives an ICMP error, "${error}"`);
+    }
     if (isHostBroadcast(s.addresses, to))
       return trace.refuse("the host's sockets", `${formatAddress(to)} is a broadcast address of the host: sockets send to single machines only`);
-    const own = s.addresses.find((a) => a.dev === route.dev)?.address ?? s.primary;
-    trace.step('gateway', `a socket of the host sends it, from ${own === null ? `the host's address on ${route.dev}` : formatIpv4(own)}`, 'host socket');
+    const own = way.source ?? s.addresses.find((a) => a.dev === way.dev)?.address ?? s.primary;
+    trace.step('gateway', `a socket of the host sends it, from ${own === null ? `the host's address on ${way.dev}` : formatIpv4(own)}`, 'host socket');
     if (own !== null) trace.source = own;
-    return this.allow('host socket', `leaves by ${route.dev}; ${DEPENDS}`, trace.arrival('outside'));
+    return this.allow('host socket', `leaves by ${way.dev}${byWhat(way)}; ${DEPENDS}`, trace.arrival('outside'));
   }
 }

@@ -49,6 +49,7 @@ class FakePort implements GatewayPort {
 describe('switch and gateway', () => {
   let ports: FakePort[];
   let log: string[];
+  let now: number;
   let answer: Carried;
   let datagrams: GuestDatagram[];
   let machine: GatewayMachine<FakePort>;
@@ -58,11 +59,16 @@ describe('switch and gateway', () => {
 
   beforeEach(() => {
     log = [];
+    now = 0;
     datagrams = [];
     answer = null;
     ports = [new FakePort(A as string, 0xc0a84002), new FakePort(B as string, 0xc0a84003), new FakePort(C as string, 0xc0a84004)];
     const guard = new Guard(SUBNET, 0x5a4545004001, () => {});
-    guard.setCards(ports.map((p) => p.card));
+    guard.setCards(
+      ports.map((p) => p.card),
+      [],
+      0,
+    );
     const carriers: Carriers<FakePort> = {
       dhcpRequest: (_f, m) => log.push(`dhcp ${m.length}`),
       datagram: (_f, d) => {
@@ -74,6 +80,7 @@ describe('switch and gateway', () => {
         return answer;
       },
       tcpRun: (_f, start, end) => log.push(`tcp run of ${end - start}`),
+      segmentLost: (_f, lost) => log.push(`lost ${JSON.stringify(lost)}`),
       tcpPacket: (_f, p) => log.push(`tcp packet of ${p.length}`),
     };
     machine = new GatewayMachine<FakePort>({
@@ -82,7 +89,7 @@ describe('switch and gateway', () => {
       memory,
       writer: new PacketWriter(memory, 0x5a4545004001),
       carriers,
-      now: () => 0,
+      now: () => now,
     });
     theSwitch = new Switch(memory, guard, machine);
     theSwitch.setPorts(ports);
@@ -222,6 +229,66 @@ describe('switch and gateway', () => {
     const seen = Buffer.from(port(b).frames[0] as string, 'hex').subarray(34);
     expect(get16(seen, 22)).toBe(560);
     expect(fold16(sum16(seen, 0, 24))).toBe(fold16(sum16(syn, 0, 24)));
+  });
+
+  /** An ICMP message of guest A with a right checksum. */
+  const icmp = (dst: string, message: string, o: Parameters<typeof ip4>[4] = {}): string => {
+    const m = Buffer.from(message.replaceAll(' ', ''), 'hex');
+    put16(m, 2, checksum16(m, 0, m.length));
+    return ip4('c0a84002', dst, '01', m.toString('hex'), o);
+  };
+  /** The start of a segment from 8.8.8.8:80 to guest A, port 40000, sequence number 7. */
+  const segment = (protocol = '06'): string => `450005dc 00014000 40${protocol}0000 08080808 c0a84002 00509c40 00000007`;
+
+  test('a guest’s error about a segment goes to the TCP path, if it goes to the segment’s sender', () => {
+    run(a, icmp('08080808', `03040000 00000500 ${segment()}`));
+    const lost = { guestIp: 0xc0a84002, peerIp: 0x08080808, peerPort: 80, guestPort: 40_000, seq: 7, code: 4, size: 1500, mtu: 1280 };
+    expect(log).toEqual([`lost ${JSON.stringify(lost)}`]);
+    run(a, icmp('08080809', `03040000 00000500 ${segment()}`), icmp('08080808', `03030000 00000000 ${segment('11')}`));
+    run(a, icmp('08080808', '03040000 00000500 4500'), icmp('08080808', `0b000000 00000000 ${segment()}`));
+    expect(log).toHaveLength(1);
+    expect(port(a).frames).toEqual([]);
+    expect(port(a).drops.toRecord()).toEqual({ malformed: 1 });
+  });
+
+  test('RFC 1812, 4.3.2.7: no error about an error, nor about a later fragment', () => {
+    port(b).mtu = 600;
+    run(a, icmp('08080808', `03030000 00000000 ${segment()}`, { ttl: 1 }));
+    run(a, icmp('c0a84003', `03030000 00000000 ${segment()}${'00'.repeat(1000)}`, { to: B as string, fragment: 0x4000 }));
+    run(a, ip4('c0a84002', 'c0a84003', '11', '00'.repeat(1000), { to: B as string, fragment: 0x4001 }));
+    expect(port(a).frames).toEqual([]);
+    expect(port(a).drops.toRecord()).toEqual({ ttl: 1, too_big: 2 });
+    // but about an answer to a ping
+    run(a, icmp('c0a84003', `00000000 00010001 ${'00'.repeat(1000)}`, { to: B as string, fragment: 0x4000 }));
+    expect(port(a).frames.map((f) => icmpOf(f))).toMatchObject([{ type: 3, code: 4, rest: 600 }]);
+  });
+
+  test('RFC 1812, 4.3.2.8: errors to a guest are limited, 50 at once and 1,000 a second; not those with an MTU', () => {
+    port(b).mtu = 600;
+    const expired = ip4('c0a84002', '08080808', '11', '1000200000080000', { ttl: 1 });
+    const tooBig = ip4('c0a84002', 'c0a84003', '11', '00'.repeat(1000), { to: B as string, fragment: 0x4000 });
+    const errors = (...frames: string[]): number => {
+      const before = port(a).frames.length;
+      run(a, ...frames);
+      return port(a).frames.length - before;
+    };
+    expect(errors(...Array<string>(60).fill(expired))).toBe(50);
+    expect(errors(...Array<string>(60).fill(tooBig))).toBe(60);
+    now += 20;
+    expect(errors(...Array<string>(60).fill(expired))).toBe(20);
+    expect(port(a).drops.toRecord()).toMatchObject({ ttl: 120, rate_limit: 50, too_big: 60 });
+    // another guest has its own
+    run(b, ip4('c0a84003', '08080808', '11', '1000200000080000', { ttl: 1, from: B as string }));
+    expect(port(b).frames).toHaveLength(1);
+  });
+
+  test('an error from beyond the gateway quotes the guest’s packet; with "fragmentation needed" as it was: whole, with DF', () => {
+    const lost = { protocol: 17, source: 0xc0a84002, destination: 0x08080808, size: 1408, payload: Uint8Array.from([1, 2, 3, 4, 5, 6, 7, 8]) };
+    machine.relayError(port(a), 0x0a090001, { type: 3, code: 4, info: 1300 }, lost);
+    const error = icmpOf(port(a).frames[0] as string);
+    expect(error).toMatchObject({ type: 3, code: 4, rest: 1300 });
+    const quoted = Buffer.from(error.quoted, 'hex');
+    expect([get16(quoted, 2), get16(quoted, 6), quoted.length]).toEqual([1428, 0x4000, 28]);
   });
 
   test('a client may only send DHCP requests for itself', () => {

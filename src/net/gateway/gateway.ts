@@ -5,7 +5,8 @@
  * Theory of operation: `onFrame` takes a frame to the gateway's MAC address or to a group, which the guard has passed.
  * It checks lengths and checksums and reassembles fragments. It then answers (ARP, echo) or calls the `Carriers`: DHCP,
  * UDP datagrams, echo requests to outside, TCP. The guest is notified by ICMP of what cannot be delivered, where RFC
- * 1122 allows it (never about ICMP errors, group addresses or later fragments). Each drop is counted by reason.
+ * 1812 4.3.2.7 allows it (never about ICMP errors, group addresses or later fragments), and not too often (4.3.2.8).
+ * Errors of the guest about TCP segments go to the TCP path. Each drop is counted by reason.
  *
  * Limits: IPv4 only. A packet too large for its receiver on the same switch is reported by ICMP for IPv4; for IPv6 it
  * is only dropped.
@@ -13,16 +14,19 @@
 import { ArpOp, arpOp, arpSenderIp, arpSenderMac, arpTargetIp, checkArp } from '../../wire/arp.ts';
 import { checksum16, fold16, get16, get32, sum16 } from '../../wire/bytes.ts';
 import { ETH, ETH_HEADER, EtherType, readMac } from '../../wire/ethernet.ts';
-import { checkIcmp, IcmpType, sealIcmp, Unreachable } from '../../wire/icmp.ts';
-import { DONT_FRAGMENT, emitIpv4, IPV4, IPV4_HEADER, IpProtocol } from '../../wire/ipv4.ts';
+import { checkIcmp, IcmpType, isIcmpError, nextHopMtu, quotedPacket, sealIcmp, Unreachable } from '../../wire/icmp.ts';
+import { DONT_FRAGMENT, emitIpv4, FRAGMENT_OFFSET, IPV4, IPV4_HEADER, IpProtocol } from '../../wire/ipv4.ts';
 import { checkUdp, UDP_HEADER, udpChecksumOk, udpDestination, udpSource } from '../../wire/udp.ts';
 import type { Drop } from '../drop-reasons.ts';
 import { isGroupOrReserved } from '../policy/addresses.ts';
 import { isDhcpRequest } from '../policy/services.ts';
 import { clampMss } from '../switch/mss-clamp.ts';
 import type { SwitchPort } from '../switch/switch.ts';
+import type { LostSegment } from '../tcp/interface.ts';
+import { TokenBucket } from '../token-bucket.ts';
 import { Reassembly } from './ip-reassembly.ts';
 import type { FrameSink, PacketWriter } from './packet-writer.ts';
+import { ERRORS_MOST, ERRORS_MS } from './service-rates.ts';
 
 /** A switch port, as the gateway uses it. */
 export type GatewayPort = SwitchPort & FrameSink;
@@ -50,6 +54,8 @@ export interface GuestEcho {
   message: Uint8Array;
   /** Remaining hops beyond the gateway, 1–254. */
   ttl: number;
+  /** Its sender forbids fragmentation. */
+  whole: boolean;
 }
 
 /** A packet that was not delivered, as far as it is known. */
@@ -57,6 +63,8 @@ export interface LostPacket {
   protocol: number;
   source: number;
   destination: number;
+  /** Bytes of the whole payload, of which `payload` has the first. */
+  size: number;
   payload: Uint8Array;
 }
 
@@ -71,6 +79,8 @@ export interface Carriers<P> {
   tcpRun(from: P, start: number, end: number): void;
   /** A single packet that is not in packet memory. */
   tcpPacket(from: P, packet: Uint8Array): void;
+  /** The guest reports that a segment did not arrive. */
+  segmentLost(from: P, lost: LostSegment): void;
 }
 
 export interface GatewayOptions<P extends GatewayPort> {
@@ -92,6 +102,8 @@ export class GatewayMachine<P extends GatewayPort> {
   readonly #carriers: Carriers<P>;
   readonly #now: () => number;
   readonly #fragments = new Map<P, Reassembly>();
+  /** ICMP errors to each guest. */
+  readonly #errors = new Map<P, TokenBucket>();
 
   constructor({ ip, mac, memory, writer, carriers, now }: GatewayOptions<P>) {
     this.ip = ip;
@@ -132,6 +144,7 @@ export class GatewayMachine<P extends GatewayPort> {
 
   forget(port: P): void {
     this.#fragments.delete(port);
+    this.#errors.delete(port);
   }
 
   #onIpv4(from: P, b: Uint8Array, ip: number, frameEnd: number, group: boolean): void {
@@ -205,11 +218,13 @@ export class GatewayMachine<P extends GatewayPort> {
       from.drops.add('malformed');
       return;
     }
-    if (b[at] !== IcmpType.echo) return; // errors about what was sent to the guest: the flow expires by itself
+    if (b[at] === IcmpType.unreachable) return void this.#onUnreachable(from, b, ip, at, end);
+    if (b[at] !== IcmpType.echo) return; // other errors about what was sent to the guest: the flow expires by itself
     const source = get32(b, ip + IPV4.source);
     const destination = get32(b, ip + IPV4.destination);
     if (destination !== this.ip) {
-      const echo = { source, destination, message: b.subarray(at, end), ttl: b[ip + IPV4.ttl] - 1 };
+      const whole = (get16(b, ip + IPV4.fragment) & DONT_FRAGMENT) !== 0;
+      const echo = { source, destination, message: b.subarray(at, end), ttl: b[ip + IPV4.ttl] - 1, whole };
       return void this.#settle(from, b, ip, end, this.#carriers.echo(from, echo));
     }
     if (from.isolated) {
@@ -219,6 +234,20 @@ export class GatewayMachine<P extends GatewayPort> {
     const message = new Uint8Array(b.subarray(at, end));
     sealIcmp(message, 0, message.length, IcmpType.echoReply, 0);
     this.#writer.icmp(from, this.ip, source, message);
+  }
+
+  /** Something that was sent to the guest did not arrive. Datagrams have no DF, and get no smaller. */
+  #onUnreachable(from: P, b: Uint8Array, ip: number, at: number, end: number): void {
+    const lost = quotedPacket(b, at, end);
+    if (!lost) {
+      from.drops.add('malformed');
+      return;
+    }
+    // an error goes to the sender of what it is about
+    if (lost.protocol !== IpProtocol.tcp || lost.source !== get32(b, ip + IPV4.destination)) return;
+    const { source: peerIp, destination: guestIp, total: size } = lost;
+    const ports = { peerPort: get16(b, lost.at), guestPort: get16(b, lost.at + 2) };
+    this.#carriers.segmentLost(from, { guestIp, peerIp, ...ports, seq: get32(b, lost.at + 4) | 0, code: b[at + 1], size, mtu: nextHopMtu(b, at) });
   }
 
   #settle(from: P, b: Uint8Array, ip: number, end: number, result: Carried): void {
@@ -232,7 +261,24 @@ export class GatewayMachine<P extends GatewayPort> {
 
   /** Sends an ICMP error to the sender of `b[ip..end)`, from the gateway's address. */
   #sendError(from: P, b: Uint8Array, ip: number, end: number, type: number, code: number, rest = 0): void {
+    const header = (b[ip] & 15) << 2;
+    if ((get16(b, ip + IPV4.fragment) & FRAGMENT_OFFSET) !== 0) return;
+    if (b[ip + IPV4.protocol] === IpProtocol.icmp && isIcmpError(b[ip + header])) return;
+    if (!this.#mayReport(from, type, code)) return;
     this.#writer.icmpError(from, this.ip, get32(b, ip + IPV4.source), type, code, rest, b, ip, end);
+  }
+
+  /** Limits errors to a guest, except those by which it learns the path MTU. */
+  #mayReport(to: P, type: number, code: number): boolean {
+    if (type === IcmpType.unreachable && code === Unreachable.fragmentationNeeded) return true;
+    let bucket = this.#errors.get(to);
+    if (!bucket) {
+      bucket = new TokenBucket(ERRORS_MOST, ERRORS_MS);
+      this.#errors.set(to, bucket);
+    }
+    if (bucket.take(this.#now())) return true;
+    to.drops.add('rate_limit');
+    return false;
   }
 
   /** A TCP connection could not be made; the SYN's IPv4 header is at `ip` in packet memory. */
@@ -244,10 +290,13 @@ export class GatewayMachine<P extends GatewayPort> {
    * Forwards an ICMP error from beyond the gateway: `lost` is the packet as the guest sent it, `source` the reporter.
    */
   relayError(to: P, source: number, error: { type: number; code: number; info: number }, lost: LostPacket): void {
+    const { type, code, info } = error;
+    if (!this.#mayReport(to, type, code)) return;
+    const fragment = type === IcmpType.unreachable && code === Unreachable.fragmentationNeeded ? DONT_FRAGMENT : 0;
     const quoted = new Uint8Array(IPV4_HEADER + lost.payload.length);
-    emitIpv4(quoted, 0, { ...lost, total: quoted.length, id: 0, fragment: 0 });
+    emitIpv4(quoted, 0, { ...lost, total: IPV4_HEADER + lost.size, id: 0, fragment });
     quoted.set(lost.payload, IPV4_HEADER);
-    this.#writer.icmpError(to, source, lost.source, error.type, error.code, error.info, quoted, 0, quoted.length);
+    this.#writer.icmpError(to, source, lost.source, type, code, info, quoted, 0, quoted.length);
   }
 
   onTooBig(from: P, to: P, frame: number, frameEnd: number): void {
@@ -259,8 +308,7 @@ export class GatewayMachine<P extends GatewayPort> {
     if (total < header || ip + total > frameEnd || checksum16(b, ip, ip + header) !== 0) return void from.drops.add('malformed');
     if (total <= to.mtu || this.#writer.refragment(to, from.card.mac, ip, ip + total)) return;
     from.drops.add('too_big');
-    if ((get16(b, ip + IPV4.fragment) & 0x1fff) === 0 && (b[ip + IPV4.protocol] !== IpProtocol.icmp || b[ip + header] === IcmpType.echo))
-      this.#sendError(from, b, ip, ip + total, IcmpType.unreachable, Unreachable.fragmentationNeeded, to.mtu);
+    this.#sendError(from, b, ip, ip + total, IcmpType.unreachable, Unreachable.fragmentationNeeded, to.mtu);
   }
 
   onOpening(from: P, to: P, frame: number, end: number): void {

@@ -1,18 +1,19 @@
 /**
  * Frames of the gateway to a guest, written straight into its port's queue.
  *
- * Theory of operation: every frame has the gateway's MAC address as source. A packet larger than the port's MTU is
- * fragmented. If the queue has no room the frame is dropped as `queue_full`.
+ * Theory of operation: every frame but an announcement has the gateway's MAC address as source. A packet larger than
+ * the port's MTU is fragmented. If the queue has no room the frame is dropped as `queue_full`.
  *
  * Limits: no IP options are sent; identification numbers are one sequence for all guests.
  */
-import { ARP_SIZE, type Arp, ArpOp, emitArp } from '../../wire/arp.ts';
+import { ARP_SIZE, type Arp, ArpOp, announcementOf, emitArp } from '../../wire/arp.ts';
 import { checksum16, get16, put16, put32 } from '../../wire/bytes.ts';
-import { ETH, ETH_HEADER, EtherType, writeMac } from '../../wire/ethernet.ts';
+import { BROADCAST_MAC, ETH, ETH_HEADER, EtherType, writeMac } from '../../wire/ethernet.ts';
 import { emitIcmpError, icmpErrorSize } from '../../wire/icmp.ts';
 import { DONT_FRAGMENT, emitIpv4, IPV4, IPV4_HEADER, IpProtocol } from '../../wire/ipv4.ts';
 import { emitUdp, UDP_HEADER } from '../../wire/udp.ts';
 import type { DropCounts } from '../drop-reasons.ts';
+import { LIMITED_BROADCAST } from '../policy/addresses.ts';
 
 /** The receiving side of one guest. */
 export interface FrameSink {
@@ -67,6 +68,14 @@ export class PacketWriter {
     this.#commit(to, ARP_SIZE);
   }
 
+  /** Announces by gratuitous ARP (RFC 5227, 3) that another guest has an address. */
+  announce(to: FrameSink, mac: number, ip: number): void {
+    const at = this.#frame(to, ARP_SIZE, EtherType.arp, mac);
+    if (at < 0) return;
+    emitArp(this.#b, at, announcementOf(mac, ip));
+    this.#commit(to, ARP_SIZE);
+  }
+
   /** Sends a UDP datagram; false when it exceeds any packet. */
   udp(to: FrameSink, d: Datagram, payload: Uint8Array): boolean {
     const length = UDP_HEADER + payload.length;
@@ -99,6 +108,8 @@ export class PacketWriter {
       const ip = this.#frame(to, IPV4_HEADER + n, EtherType.ipv4, this.#mac);
       if (ip < 0) return;
       const b = this.#b;
+      // RFC 2131, 4.1: an answer to the broadcast address goes to the link's, too
+      if (destination === LIMITED_BROADCAST) writeMac(b, ip - ETH_HEADER + ETH.destination, BROADCAST_MAC);
       const field = ((at - start) >> 3) | (at + n < end ? MORE_FRAGMENTS : 0);
       emitIpv4(b, ip, { total: IPV4_HEADER + n, id, fragment: field, protocol, source, destination });
       b.set(payload.subarray(at, at + n), ip + IPV4_HEADER);

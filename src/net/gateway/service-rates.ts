@@ -14,3 +14,6 @@ export const NAMES_MS = 1000;
 /** New addresses claimed by ARP: burst size, and the time in ms that refills it. */
 export const CLAIMS_MOST = 16;
 export const CLAIMS_MS = 1000;
+/** ICMP errors to a guest, of the user engine: burst size, and the time in ms that refills it. Linux allows as many. */
+export const ERRORS_MOST = 50;
+export const ERRORS_MS = 50;

@@ -3,6 +3,11 @@ import { broadcastOf, gatewayOf, type SubnetLike, subnetContains } from '../../w
 
 /** No guest reaches the host's (B92). */
 export const LOOPBACK: SubnetLike = { base: 0x7f000000, prefix: 8 };
+/**
+ * Stands for a host that has no other address: what listens on all addresses is reached there, and nothing that listens
+ * on 127.0.0.1. The host's programs see it as their client too, and so do not take a guest for `localhost`.
+ */
+export const HOST_ON_LOOPBACK = 0x7fc0a840; // 127.192.168.64
 export const MULTICAST: SubnetLike = { base: 0xe0000000, prefix: 4 };
 /** "This network" (RFC 1122): never a destination. */
 export const THIS_NETWORK: SubnetLike = { base: 0, prefix: 8 };

@@ -26,7 +26,6 @@ const advert = (target: string, option: string): string => `8800000060000000${ta
 const linkAddress = (kind: number, mac: string): string => `0${kind}01${mac}`;
 
 describe('the guard (B91)', () => {
-  let news: [id: string, ip: number][];
   let guard: Guard;
   let card: GuardedCard;
   let neighbour: GuardedCard;
@@ -37,14 +36,13 @@ describe('the guard (B91)', () => {
   };
 
   beforeEach(() => {
-    news = [];
     now = 1_000_000;
-    guard = new Guard(SUBNET, 0x5a4545004001, (c) => news.push([c.id, c.ip]));
+    guard = new Guard(SUBNET, 0x5a4545004001, () => {});
     card = new GuardedCard('me', 0x564545000001);
     neighbour = new GuardedCard('other', 0x564545000002);
     card.leaseIp = 0xc0a84002;
     neighbour.leaseIp = 0xc0a84003;
-    guard.setCards([card, neighbour]);
+    guard.setCards([card, neighbour], [], now);
     // the neighbour's IPv6 address is known
     expect(check(`333300000001${OTHER} 86dd 6000000000203aff${LL('02')}${NODES}${advert(LL('02'), linkAddress(2, OTHER))}`, neighbour)).toBeNull();
   });
@@ -161,30 +159,56 @@ describe('the guard (B91)', () => {
     );
   });
 
-  test('B50: an address without owner may be claimed by ARP, and is the NIC’s own until its guest uses DHCP', () => {
+  /** Time passes, and the guests answer ARP for these addresses only. */
+  const wait = (ms: number, answers: readonly number[]): string[] => {
+    const moved: string[] = [];
+    for (const end = now + ms; now < end; now += 100)
+      for (const a of guard.table.poll(now)) {
+        if (a.kind === 'moved') moved.push(a.card.id);
+        else if (answers.includes(a.ip)) guard.table.claim(a.card, a.ip, now);
+      }
+    return moved;
+  };
+
+  test('B50: an address without owner may be claimed by ARP, and is the NIC’s own beside its lease', () => {
     expect(check(arp(1, ME, free, gateway))).toBeNull();
-    expect(news).toEqual([['me', 0xc0a8404d]]);
-    expect(card.ip).toBe(0xc0a8404d);
     expect(check(ip4(free, gateway, '06', '00'.repeat(20)))).toBeNull();
     expect(check(ip4(me, gateway, '06', '00'.repeat(20))), 'the lease is still its own').toBeNull();
+    expect(check(arp(1, OTHER, me, gateway, OTHER), neighbour), 'nobody takes the lease').toBe('arp_spoof');
     expect(check(arp(1, OTHER, free, gateway, OTHER), neighbour), 'it is owned now').toBe('arp_spoof');
-    expect(guard.ownerOf(0xc0a8404d, now)).toBe(card);
+    wait(3000, [0xc0a84002, 0xc0a8404d]);
+    expect(card.ip, 'the lease is the main address').toBe(0xc0a84002);
+    expect(card.list().map((x) => [x.ip, x.source])).toEqual([
+      [0xc0a84002, 'lease'],
+      [0xc0a8404d, 'virtual'],
+    ]);
+    expect(guard.table.ownerOf(0xc0a8404d)).toBe(card);
+  });
+
+  test('B50: a guest that gives up its lease for an address of its own has that one; by DHCP it returns to the lease', () => {
+    check(arp(1, ME, free, gateway));
+    wait(3000, [0xc0a8404d]);
+    expect(card.ip).toBe(0xc0a8404d);
+    expect(check(ip4(me, gateway, '06', '00'.repeat(20))), 'the lease is its own still').toBeNull();
     now += 3_600_000;
-    expect(check(ip4(free, gateway, '06', '00'.repeat(20))), 'it stays its own').toBeNull();
-    guard.onDhcp(card);
-    expect(news.at(-1)).toEqual(['me', 0xc0a84002]);
+    wait(3000, []);
+    expect(check(ip4(free, gateway, '06', '00'.repeat(20))), 'its main address does not expire').toBeNull();
+    guard.table.onDhcp(card, now);
+    expect(card.ip).toBe(0xc0a84002);
+    wait(3000, [0xc0a84002]);
     expect(check(ip4(free, gateway, '06', '00'.repeat(20)))).toBe('ip_spoof');
     expect(check(arp(1, OTHER, free, gateway, OTHER), neighbour), 'it is free again').toBeNull();
   });
 
   test('B50: a lease used again after a static address counts again; an unplugged NIC claims nothing', () => {
     check(arp(1, ME, free, gateway));
+    wait(3000, []);
     expect(check(arp(1, ME, me, gateway))).toBeNull();
     expect(card.ip).toBe(0xc0a84002);
     check(arp(1, ME, 'c0a8404e', gateway));
     guard.forget(card);
     expect(card.ip).toBe(0xc0a84002);
-    expect(guard.ownerOf(0xc0a8404e, now)).toBeNull();
+    expect(guard.table.ownerOf(0xc0a8404e)).toBeUndefined();
   });
 
   test('B90: use of a free address without a claim triggers an ARP request', () => {
@@ -195,7 +219,7 @@ describe('the guard (B91)', () => {
       () => {},
       (_card, ip) => asked.push(ip),
     );
-    g.setCards([card, neighbour]);
+    g.setCards([card, neighbour], [], now);
     for (const ip of [free, other, gateway, 'cb007109']) {
       const f = bytes(ip4(ip, gateway, '06', '00'.repeat(20)));
       expect(g.check(card, f, 0, f.length, now)).toBe('ip_spoof');
@@ -205,7 +229,7 @@ describe('the guard (B91)', () => {
 
   test('a reservation belongs to its NIC only', () => {
     card.reservedIp = 0xc0a8404d;
-    guard.setCards([card, neighbour]);
+    guard.setCards([card, neighbour], [], now);
     expect(check(ip4(free, gateway, '06', '00'.repeat(20)))).toBeNull();
     expect(check(arp(1, OTHER, free, gateway, OTHER), neighbour)).toBe('arp_spoof');
   });
@@ -214,17 +238,17 @@ describe('the guard (B91)', () => {
     expect(check(ip4(me, gateway, '06', '00'.repeat(20)))).toBeNull();
     expect(check(ip4(me, gateway, '06', '00'.repeat(20)))).toBeNull();
     card.leaseIp = -1;
-    guard.setCards([card, neighbour]);
+    guard.setCards([card, neighbour], [], now);
     expect(check(ip4(me, gateway, '06', '00'.repeat(20)))).toBe('ip_spoof');
   });
 
   test('claims are bounded', () => {
     for (let i = 0; i < 100; i++) check(arp(1, ME, `c0a840${(100 + i).toString(16).padStart(2, '0')}`, gateway));
-    expect(card.arpAddresses.size).toBe(16);
+    expect(card.claims.size).toBe(16);
     expect(check(arp(1, ME, 'c0a840a0', gateway)), 'new ones are for later').toBe('address_limit');
     now += 1000;
     expect(check(arp(1, ME, 'c0a840a0', gateway))).toBeNull();
-    expect(card.arpAddresses.size).toBe(16);
+    expect(card.claims.size).toBe(16);
     const take = (i: number) => check(ip6(LL('01'), NODES, '3a', advert(LL((100 + i).toString(16)), linkAddress(2, ME))));
     const verdicts = Array.from({ length: 100 }, (_, i) => take(i));
     expect(card.ipv6.size).toBe(32);

@@ -3,20 +3,19 @@
  * configured one statically (B50).
  *
  * Theory of operation: `check` looks at one frame as the network would see it (after MAC translation) and returns a
- * drop reason, or null. A NIC's own addresses are its lease or static address, its reservation, and what it claimed. An
- * address of the subnet without an owner may be claimed by ARP. The NIC owns it from then on, and forwarding rules lead
- * to it only, until its guest uses DHCP again.
+ * drop reason, or null. A NIC's own addresses are its lease, its reservation, and what its guest claimed by ARP
+ * (net/addresses/address-table.ts). A claim that is pending, as another NIC has the address, may send nothing from it.
  *
  * An IPv6 address belongs to the NIC that used it first, by sending from it or advertising it, while the NIC continues
  * to use it. A duplicate address detection claims nothing. Addresses derived from a MAC address (EUI-64) belong to the
  * NIC with that MAC address from the start. No guest may act as a router or a DHCP server, or send to link-local group
  * addresses (IEEE 802.1Q, 8.6.3). The kernel engine's nft rules are the same, with the same names.
  *
- * Call order: `setCards` when NICs or leases have changed, `onDhcp` when a guest used DHCP, `check` for each frame.
+ * Call order: `setCards` when NICs or leases have changed, `table.onDhcp` when a guest used DHCP, `check` for each
+ * frame.
  *
- * Limits: 16 claims per NIC, the oldest is evicted, and 16 new ones per second. A claim expires after ten minutes
- * without ARP. 32 IPv6 addresses per NIC, further ones are rejected; an address expires after an hour without use. ESP
- * payload is not inspected.
+ * Limits: those of the address table. 32 IPv6 addresses per NIC, further ones are rejected; an address expires after an
+ * hour without use. ESP payload is not inspected.
  */
 
 import type { SubnetLike } from '../../wire/address.ts';
@@ -26,15 +25,13 @@ import { ETH_HEADER, EtherType, readMac } from '../../wire/ethernet.ts';
 import { IcmpType } from '../../wire/icmp.ts';
 import { IpProtocol } from '../../wire/ipv4.ts';
 import { eachLinkAddress, findUpper, Ipv6Next, type Ipv6Upper, ipv6SourceAt, isExtension, NdType, ndOptionsAt } from '../../wire/ipv6.ts';
+import { AddressTable } from '../addresses/address-table.ts';
+import { CardAddresses } from '../addresses/card-addresses.ts';
 import type { Drop } from '../drop-reasons.ts';
-import { CLAIMS_MOST, CLAIMS_MS } from '../gateway/service-rates.ts';
-import { canClaim, networkAddresses } from '../policy/addresses.ts';
+import { canClaim } from '../policy/addresses.ts';
 import { eui64MacOf, isForbiddenSource6 } from '../policy/addresses6.ts';
 import { isDhcp6Reply, isDhcpReply, isDhcpRequest } from '../policy/services.ts';
-import { TokenBucket } from '../token-bucket.ts';
 
-const CLAIM_MS = 600_000;
-const MAX_CLAIMS = 16;
 const HOLD_MS = 3_600_000;
 const MAX_IPV6 = 32;
 /** The fast path is left after this time, so that an address in use is renewed. */
@@ -44,21 +41,12 @@ const RENEW_MS = HOLD_MS / 4;
 const LINK_GROUP_HIGH = 0x0180c200;
 
 /** A NIC's card, as the guard knows it. */
-export class GuardedCard {
-  readonly id: string;
+export class GuardedCard extends CardAddresses {
   readonly mac: number;
   readonly high: number;
   readonly low: number;
-  /** Bound lease and reservation; -1 = none. */
-  leaseIp = -1;
-  reservedIp = -1;
-  /** Configured statically by the guest (B50); -1 = none. */
-  staticIp = -1;
   /** Last IPv4 source that was accepted: the fast path. */
   lastIp = -1;
-  /** Sender addresses of its ARP, and when each expires. */
-  readonly arpAddresses = new Map<number, number>();
-  readonly newClaims = new TokenBucket(CLAIMS_MOST, CLAIMS_MS);
   /** IPv6 addresses that it owns, least recently used first, and when each expires. */
   readonly ipv6 = new Map<string, number>();
   /** The four words of the last IPv6 source that was accepted, and until when that is valid. */
@@ -66,75 +54,58 @@ export class GuardedCard {
   lastIpv6Until = 0;
 
   constructor(id: string, mac: number) {
-    this.id = id;
+    super(id);
     this.mac = mac;
     this.high = Math.floor(mac / 2 ** 32);
     this.low = mac >>> 0;
   }
-
-  /** The address that forwarding rules lead to: static, else leased; -1 = none. */
-  get ip(): number {
-    return this.staticIp >= 0 ? this.staticIp : this.leaseIp;
-  }
 }
 
 export class Guard {
+  /** Who owns which IPv4 address. Its `poll` is due at its `pollAt`. */
+  readonly table: AddressTable<GuardedCard>;
   readonly #subnet: SubnetLike;
-  readonly #onStatic: (card: GuardedCard) => void;
   readonly #onUnknown: (card: GuardedCard, ip: number) => void;
-  /** Owners of addresses of the subnet; null = the network itself. */
-  #owners = new Map<number, GuardedCard | null>();
   #ipv6Owners = new Map<string, GuardedCard>();
   #byMac = new Map<number, GuardedCard>();
   readonly #gatewayMac: number;
-  #cards: readonly GuardedCard[] = [];
   readonly #upper: Ipv6Upper = { protocol: -1, start: 0, at: 0, end: 0, fragment: false, later: false };
 
   /**
-   * `onStatic` is called when a card's static address was added, changed or removed. `onUnknown` is called when a card
-   * uses an address without owner or claim, as after a restart of this process: an ARP request makes it claim it.
+   * `onAddresses` is called when a guest's claim was added or removed, or a card's main address changed. `onUnknown` is
+   * called when a card uses an address without owner or claim, as after a restart of this process: an ARP request makes
+   * it claim it.
    */
-  constructor(subnet: SubnetLike, gatewayMac: number, onStatic: (card: GuardedCard) => void, onUnknown: (card: GuardedCard, ip: number) => void = () => {}) {
+  constructor(subnet: SubnetLike, gatewayMac: number, onAddresses: () => void, onUnknown: (card: GuardedCard, ip: number) => void = () => {}) {
     this.#subnet = subnet;
     this.#gatewayMac = gatewayMac;
-    this.#onStatic = onStatic;
     this.#onUnknown = onUnknown;
+    this.table = new AddressTable(subnet, () => {
+      this.#checkFastPath();
+      onAddresses();
+    });
   }
 
-  /** Sets all cards, with what they own now. */
-  setCards(cards: readonly GuardedCard[]): void {
-    this.#cards = cards;
+  /** Sets all cards, with what is assigned to them now. `absent`: addresses assigned to VMs that are not attached. */
+  setCards(cards: readonly GuardedCard[], absent: readonly number[], now: number): void {
     this.#byMac = new Map(cards.map((c) => [c.mac, c]));
-    this.#owners = new Map<number, GuardedCard | null>(networkAddresses(this.#subnet).map((ip) => [ip, null]));
-    for (const c of cards) for (const ip of [c.staticIp, c.leaseIp, c.reservedIp]) if (ip >= 0) this.#owners.set(ip, c);
-    for (const c of cards) if (c.lastIp >= 0 && !this.#isOwn(c, c.lastIp)) c.lastIp = -1;
+    this.table.setCards(cards, absent, now);
+    this.#checkFastPath();
     const present = new Set(cards);
     for (const [key, c] of this.#ipv6Owners) if (!present.has(c)) this.#ipv6Owners.delete(key);
   }
 
-  /** Its guest used DHCP: the lease counts again, and the static address is removed. */
-  onDhcp(card: GuardedCard): void {
-    if (card.staticIp < 0) return;
-    card.arpAddresses.delete(card.staticIp);
-    this.#setStatic(card, -1);
+  #checkFastPath(): void {
+    for (const c of this.table.cards) if (c.lastIp >= 0 && !c.owns(c.lastIp)) c.lastIp = -1;
   }
 
   /** The card was unplugged: forgets what was learned about it. */
   forget(card: GuardedCard): void {
-    card.arpAddresses.clear();
     for (const key of card.ipv6.keys()) this.#ipv6Owners.delete(key);
     card.ipv6.clear();
     card.lastIpv6Until = 0;
     card.lastIp = -1;
-    if (card.staticIp >= 0) this.#setStatic(card, -1);
-  }
-
-  /** The card that owns an address, possibly by a claim; null when the network itself or no card does. */
-  ownerOf(ip: number, now: number): GuardedCard | null {
-    const owner = this.#owners.get(ip);
-    if (owner) return owner;
-    for (const c of this.#cards) if ((c.arpAddresses.get(ip) ?? 0) > now) return c;
-    return null;
+    if (card.claims.size > 0) this.table.release(card);
   }
 
   /** Whether the frame `b[o..end)` may enter the network: null, or the drop reason. */
@@ -145,14 +116,14 @@ export class Guard {
     const type = get16(b, o + 12);
     if (type === EtherType.ipv4) {
       if (end - o >= 34 && b[o + 23] === IpProtocol.tcp && b[o + 14] === 0x45 && get32(b, o + 26) === card.lastIp) return null;
-      return this.#ipv4(card, b, o + ETH_HEADER, end, now);
+      return this.#ipv4(card, b, o + ETH_HEADER, end);
     }
     if (type === EtherType.arp) return this.#arp(card, b, o + ETH_HEADER, end, now);
     if (type === EtherType.ipv6) return this.#ipv6(card, b, o + ETH_HEADER, end, now);
     return 'ethertype';
   }
 
-  #ipv4(card: GuardedCard, b: Uint8Array, ip: number, end: number, now: number): Drop | null {
+  #ipv4(card: GuardedCard, b: Uint8Array, ip: number, end: number): Drop | null {
     const header = (b[ip] & 15) << 2;
     if (end - ip < 20 || b[ip] >> 4 !== 4 || header < 20 || ip + header > end) return 'malformed';
     if (header > 20 && hasSourceRoute(b, ip + 20, ip + header)) return 'source_route';
@@ -166,45 +137,19 @@ export class Guard {
         if (isDhcpReply(from, to)) return 'rogue_dhcp';
       } else if (b[ip + 9] === IpProtocol.icmp && (b[at] === IcmpType.redirect || b[at] === IcmpType.routerAdvert)) return 'rogue_ra';
     }
-    if (this.#isOwn(card, source)) {
+    if (card.owns(source)) {
       card.lastIp = source;
       return null;
     }
-    if (!canClaim(this.#subnet, source, this.#owners.has(source))) return 'ip_spoof';
-    if ((card.arpAddresses.get(source) ?? 0) > now) return null;
-    this.#onUnknown(card, source);
+    if (canClaim(this.#subnet, source, this.table.ownerOf(source) !== undefined)) this.#onUnknown(card, source);
     return 'ip_spoof';
-  }
-
-  #isOwn(card: GuardedCard, ip: number): boolean {
-    return ip === card.leaseIp || ip === card.staticIp || ip === card.reservedIp;
   }
 
   #arp(card: GuardedCard, b: Uint8Array, arp: number, end: number, now: number): Drop | null {
     if (!checkArp(b, arp, end) || arpSenderMac(b, arp) !== card.mac) return 'arp_spoof';
     const ip = arpSenderIp(b, arp);
     if (ip === 0) return null; // a probe claims nothing (RFC 5227)
-    const known = (card.arpAddresses.get(ip) ?? 0) > now;
-    if (this.#isOwn(card, ip)) {
-      card.arpAddresses.delete(ip);
-      card.arpAddresses.set(ip, now + CLAIM_MS);
-      if (!known && ip === card.leaseIp && card.staticIp >= 0 && card.staticIp !== ip) this.#setStatic(card, -1);
-      return null;
-    }
-    if (!canClaim(this.#subnet, ip, this.#owners.has(ip))) return 'arp_spoof';
-    if (!known && this.ownerOf(ip, now)) return 'arp_spoof';
-    if (!known && !card.newClaims.take(now)) return 'address_limit';
-    card.arpAddresses.delete(ip);
-    card.arpAddresses.set(ip, now + CLAIM_MS);
-    if (card.arpAddresses.size > MAX_CLAIMS) card.arpAddresses.delete(card.arpAddresses.keys().next().value as number);
-    if (!known) this.#setStatic(card, ip);
-    return null;
-  }
-
-  #setStatic(card: GuardedCard, ip: number): void {
-    card.staticIp = ip;
-    this.setCards(this.#cards);
-    this.#onStatic(card);
+    return this.table.claim(card, ip, now);
   }
 
   #ipv6(card: GuardedCard, b: Uint8Array, ip: number, end: number, now: number): Drop | null {

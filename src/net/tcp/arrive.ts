@@ -8,7 +8,7 @@
  * Out-of-order payload is buffered. Each such segment is answered by a duplicate ACK at once, so that the guest
  * retransmits what is missing. Overlaps are trimmed. The sequence number of an out-of-order FIN is remembered.
  *
- * Limits. Urgent data is treated as ordinary data.
+ * Limits. Urgent data is treated as ordinary data, which is what RFC 6093 recommends to applications.
  *
  * Read first: RFC 9293, RFC 5961.
  */
@@ -34,8 +34,11 @@ export interface ArriveActions {
   /** The guest's FIN was received in order. */
   onGuestFin(flow: TcpFlow): void;
   onGuestReset(flow: TcpFlow): void;
-  /** An ACK is due at the end of this run. One for a single small segment may be delayed. */
-  ackAtEnd(flow: TcpFlow, small: boolean): void;
+  /**
+   * An ACK is due at the end of this run. One for a single small segment may be delayed. `bare`: the segment has
+   * nothing new for the peer.
+   */
+  ackAtEnd(flow: TcpFlow, small: boolean, bare: boolean): void;
 }
 
 export class TcpArrivals {
@@ -86,7 +89,7 @@ export class TcpArrivals {
       // a duplicate, a keep-alive probe, or beyond the window: answer with what is expected next
       if (old > 0) this.duplicates++;
       else this.overWindow++;
-      if (length > 0 || fin || old > 0) this.#actions.ackAtEnd(flow, false);
+      if (length > 0 || fin || old > 0) this.#actions.ackAtEnd(flow, false, true);
       if (old <= 0 || seqDiff(ack, flow.sndUna) <= 0) return;
     }
     if (!this.#ack(flow, seq, ack, window, tcp, length + fin, now)) return;
@@ -94,7 +97,7 @@ export class TcpArrivals {
     if (fin && !(flow.events & TcpEvents.finReceived)) {
       flow.finSeq = seqAdd(seq, length);
       flow.events |= TcpEvents.finSeen;
-      this.#actions.ackAtEnd(flow, false);
+      this.#actions.ackAtEnd(flow, false, false);
     }
     if ((flow.events & (TcpEvents.finSeen | TcpEvents.finReceived | TcpEvents.removed)) === TcpEvents.finSeen && flow.finSeq === flow.rcvNxt) this.#fin(flow);
   }
@@ -104,14 +107,15 @@ export class TcpArrivals {
     flow.rcvNxt = seqAdd(flow.rcvNxt, 1);
     if (seqDiff(flow.rcvEdge, flow.rcvNxt) < 0) flow.rcvEdge = flow.rcvNxt;
     flow.events |= TcpEvents.finReceived;
-    this.#actions.ackAtEnd(flow, false);
+    this.#actions.ackAtEnd(flow, false, false);
     this.#actions.onGuestFin(flow);
   }
 
   /** False when the segment must be dropped. */
   #ack(flow: TcpFlow, seq: number, ack: number, window: number, tcp: number, size: number, now: number): boolean {
     const acked = seqDiff(ack, flow.sndUna);
-    if (seqDiff(ack, flow.sndMax) > 0) {
+    // RFC 5961 5.2: of data never sent, or older than the guest's largest window
+    if (seqDiff(ack, flow.sndMax) > 0 || acked < -(0xffff << flow.sndShift)) {
       this.challenge(flow, now);
       return false;
     }
@@ -138,10 +142,10 @@ export class TcpArrivals {
       this.outOfOrder += segments;
       const fits = Math.min(length, seqDiff(flow.rcvEdge, seq));
       if (fits > 0 && !(flow.events & TcpEvents.finReceived)) this.#actions.onOutOfOrder(flow, seq, at, fits);
-      for (let i = Math.min(segments, MAX_DUPLICATES); i > 0; i--) this.#sender.acknowledge(flow);
+      for (let i = flow.life.held ? 0 : Math.min(segments, MAX_DUPLICATES); i > 0; i--) this.#sender.acknowledge(flow);
       return;
     }
-    this.#actions.ackAtEnd(flow, old === 0 && length < flow.mss && flow.outOfOrder === null);
+    this.#actions.ackAtEnd(flow, old === 0 && length < flow.mss && flow.outOfOrder === null, false);
     let n = length - old;
     const open = seqDiff(flow.rcvEdge, flow.rcvNxt);
     if (n > open) {

@@ -6,18 +6,19 @@ import { seqAdd } from '../../wire/sequence.ts';
 import { TcpFlag } from '../../wire/tcp.ts';
 import type { ChunkPool } from './chunks.ts';
 import type { TcpEmitter } from './emit.ts';
-import type { TcpFlow } from './flow.ts';
-import type { GuestPort } from './interface.ts';
+import { TcpEvents, type TcpFlow } from './flow.ts';
+import type { GuestPort, TcpDestination, TcpService } from './interface.ts';
+import { type PeerSigns, PeerWatch } from './peer-watch.ts';
 import type { TcpSender } from './send.ts';
 import type { TcpTable } from './table.ts';
 import type { TimerWheel } from './timers.ts';
 
 /** What the machine requests of the host's sockets. None of these calls back before it returns. */
-export interface HostSide {
+export interface HostSide extends PeerSigns {
   /**
    * Answered by `onConnected`, `onNotConnected` or `onNoSocket`. `priority`: what to dial first (half-open.ts).
    */
-  connect(flow: TcpFlow, host: string, port: number, priority: number): void;
+  connect(flow: TcpFlow, to: TcpDestination | TcpService, priority: number): void;
   /**
    * Payload for the socket, at an offset in packet memory that is valid during the call. It lies in the guest's run,
    * unless `queued`. Sets `flow.queued` to the bytes that are not taken yet.
@@ -72,6 +73,7 @@ export class TcpContext implements TcpTools {
   readonly timers: TimerWheel<TcpFlow>;
   readonly emit: TcpEmitter;
   readonly sender: TcpSender;
+  readonly peers: PeerWatch;
   /** Time of the current event, ms. */
   now: number;
   /** Flows in TIME-WAIT: these have no host socket. */
@@ -92,6 +94,8 @@ export class TcpContext implements TcpTools {
     guestResets: 0,
     hostResets: 0,
     silent: 0,
+    /** Segment sizes lowered, as the path behind the guest is narrower. */
+    narrowed: 0,
     noRoom: 0,
   };
 
@@ -103,12 +107,17 @@ export class TcpContext implements TcpTools {
     this.timers = tools.timers;
     this.emit = tools.emit;
     this.sender = tools.sender;
+    this.peers = new PeerWatch(tools.host, (flow) => this.sender.acknowledge(flow), now);
     this.now = now;
   }
 
-  /** An ACK is due at the end of this run. That of a single small segment may be delayed, to be sent with an answer. */
-  ackAtEnd(flow: TcpFlow, small: boolean): void {
+  /**
+   * An ACK is due at the end of this run, unless the peer must show a sign of life first. That of a single small
+   * segment may be delayed, to be sent with an answer. `bare`: the segment has nothing new for the peer.
+   */
+  ackAtEnd(flow: TcpFlow, small: boolean, bare: boolean): void {
     const ack = flow.ack;
+    if (!(flow.events & TcpEvents.hostClosed)) this.peers.acknowledging(flow, bare, this.now);
     if (ack.due || !small) ack.urgent = true;
     else ack.since = this.now;
     ack.due = true;

@@ -7,11 +7,11 @@
  */
 import type { TcpFlow, TcpPortState } from './flow.ts';
 import { DialPriority } from './half-open.ts';
+import type { TcpDestination, TcpService } from './interface.ts';
 
 export interface Dial {
   readonly flow: TcpFlow;
-  readonly host: string;
-  readonly port: number;
+  readonly to: TcpDestination | TcpService;
 }
 
 /** Entries below which a queue is not cleaned up. */

@@ -83,6 +83,11 @@ export class TcpEmitter {
     this.#u8[at + T + TCP.offset] = (TCP_HEADER / 4) << 4;
   }
 
+  /** Whether routers may fragment what the flow sends from now on. */
+  setDontFragment(flow: TcpFlow, on: boolean): void {
+    this.#view.setUint16(flow.header.at + IP + IPV4.fragment, on ? DONT_FRAGMENT : 0);
+  }
+
   /** Writes acknowledgement and window into the flow's header. No ACK is due any more. */
   #refresh(flow: TcpFlow, flags: number): void {
     const header = flow.header;
@@ -93,17 +98,18 @@ export class TcpEmitter {
       writeMac(this.#u8, t + PREFIX + ETH.destination, mac);
     }
     this.#u8[t + T + TCP.flags] = flags;
-    this.#view.setInt32(t + T + TCP.ack, flags & TcpFlag.ack ? flow.rcvNxt : 0);
+    this.#view.setInt32(t + T + TCP.ack, flags & TcpFlag.ack ? (flow.life.held ? flow.life.acknowledged : flow.rcvNxt) : 0);
     this.#view.setUint16(t + T + TCP.window, flags & TcpFlag.syn ? Math.min(65535, this.#window(flow)) : this.#window(flow) >>> flow.rcvShift);
     const ack = flow.ack;
     ack.due = ack.urgent = false;
   }
 
   /**
-   * Bytes from `rcvNxt` that the guest may send. The right edge never moves left, and moves right only by at least a
-   * segment (RFC 9293 3.8.6.2.2).
+   * Bytes behind the acknowledgement that the guest may send. The right edge never moves left, and moves right only by
+   * at least a segment (RFC 9293 3.8.6.2.2).
    */
   #window(flow: TcpFlow): number {
+    if (flow.life.held) return Math.max(0, seqDiff(flow.rcvEdge, flow.life.acknowledged));
     const full = flow.owner.queued > PORT_QUEUE_SOFT ? SMALL_WINDOW : WINDOW;
     const largest = flow.rcvShift === 0 ? 65535 : full;
     const free = Math.max(0, Math.min(largest, full - flow.queued));

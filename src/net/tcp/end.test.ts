@@ -34,6 +34,21 @@ describe('closing', () => {
     expect([r.take(), r.machine.stats()['flows']]).toEqual([[], 0]);
   });
 
+  test('RFC 5382 REQ-5: 2 h 4 min of silence end neither an open nor a half-closed connection', () => {
+    const SILENCE = 7_440_000;
+    const r = new TcpRig().established();
+    r.pass(SILENCE);
+    r.take();
+    r.guest('P.', { seq: 1, ack: 1, data: 'idle' });
+    r.pass(100);
+    expect(r.take()).toEqual(['write 4', '. seq 1 ack 5']);
+    r.guest('F.', { seq: 5, ack: 1 });
+    r.pass(SILENCE);
+    r.take();
+    r.host('late answer');
+    expect(r.take()).toEqual(['P. seq 1 ack 6 len 11']);
+  });
+
   test('simultaneous close', () => {
     const r = new TcpRig().established();
     r.machine.onHostFin(r.flow!, r.now);
@@ -92,6 +107,14 @@ describe('closing', () => {
     r.machine.onHostReset(r.flow!, r.now);
     expect(r.take()).toEqual(['R. seq 1 ack 1']);
     expect(r.machine.stats()['flows']).toBe(0);
+  });
+
+  test('an ACK older than the largest window is challenged, and its payload ignored (RFC 5961 5.2)', () => {
+    const r = new TcpRig().established({ windowScale: -1 });
+    r.guest('P.', { seq: 1, ack: 1 - 65_536, data: 'forged' });
+    expect(r.take()).toEqual(['. seq 1 ack 1']);
+    r.guest('P.', { seq: 1, ack: 1 - 65_535, data: 'late' });
+    expect(r.take()).toEqual(['write 4', '. seq 1 ack 5']);
   });
 
   test('an ACK of data never sent is challenged and ignored', () => {

@@ -27,6 +27,7 @@ export class TcpEnds {
   /** Both directions are finished: closes the socket, then removes the flow or keeps it in TIME-WAIT. */
   finish(flow: TcpFlow): void {
     const context = this.#context;
+    context.peers.forget(flow);
     if (!(flow.events & TcpEvents.hostClosed)) {
       flow.events |= TcpEvents.hostClosed;
       context.host.close(flow);
@@ -95,6 +96,7 @@ export class TcpEnds {
     (flow.forwarded ? state.halfOpenIn : state.halfOpenOut).delete(flow.halfOpen);
     if (state.timeWait.delete(flow)) this.#context.lingering--;
     flow.ack.due = false;
+    this.#context.peers.forget(flow);
     flow.send.clear();
     flow.outOfOrder?.clear();
     this.#context.emit.releaseHeader(flow.header);

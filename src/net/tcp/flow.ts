@@ -10,6 +10,7 @@ import type { ChallengeLimit } from './challenge-limit.ts';
 import { HalfOpenEntry, HalfOpenTable } from './half-open.ts';
 import type { GuestPort, TcpRefusal } from './interface.ts';
 import { LossRecovery } from './loss-recovery.ts';
+import { PeerLife } from './peer-life.ts';
 import type { TcpReassembly } from './reassembly.ts';
 import { RoundTrip } from './round-trip.ts';
 import type { TcpSendBuffer } from './send-buffer.ts';
@@ -48,6 +49,16 @@ export interface FrameHeader {
   readonly at: number;
   /** The destination MAC that is written in it; −1 = none. */
   mac: number;
+}
+
+/** What a flow knows of a path that is narrower than its card; path-mtu.ts has the behaviour. */
+export interface NarrowPath {
+  /** The segment size before. */
+  readonly mss: number;
+  /** Routers may fragment. */
+  fragments: boolean;
+  /** When the former size is tried again, ms. */
+  until: number;
 }
 
 /** What identifies a flow: addresses as signed 32-bit numbers, and both ports, the guest's in the high half. */
@@ -109,11 +120,15 @@ export class TcpFlow {
   wl1 = 0;
   wl2 = 0;
   sndShift = 0;
+  /** Payload of a segment, bytes. */
   mss = 536;
+  /** Null while segments have their full size. */
+  path: NarrowPath | null = null;
   ipId = 0;
   /** Timeouts since the guest sent anything. */
   silent = 0;
 
+  readonly life = new PeerLife<TcpFlow>();
   readonly roundTrip = new RoundTrip();
   readonly recovery = new LossRecovery();
   readonly ack: PendingAck<TcpFlow> = new PendingAck<TcpFlow>(this);

@@ -118,12 +118,11 @@ describe('dial order', () => {
   const guests = [0, 1].map((index) => new TcpPortState({ index } as FakePort));
   const dial = (guest: number, name: number): Dial => ({
     flow: new TcpFlow(name, guests[guest], { guestIp: 0, peerIp: 0, ports: 0 }, false, { header: null as never, send: null as never }),
-    host: '',
-    port: name,
+    to: { host: '', port: name },
   });
   const all = (q: TcpDialQueue): number[] => {
     const names: number[] = [];
-    for (let d = q.next(); d; d = q.next()) names.push(d.port);
+    for (let d = q.next(); d; d = q.next()) names.push('port' in d.to ? d.to.port : 0);
     return names;
   };
 

@@ -46,8 +46,21 @@ export interface TcpRefusal {
   kind: 'refused' | 'host-unreachable' | 'net-unreachable' | 'timeout' | 'prohibited';
 }
 
-/** Where a guest's connection is dialled to; `drop`: the SYN is ignored; `reset`: it is refused. */
-export type TcpTarget = { host: string; port: number } | 'drop' | 'reset';
+/** Where a guest's connection is dialled to. */
+export interface TcpDestination {
+  host: string;
+  port: number;
+  /** The host's address to dial from; the kernel chooses when absent. */
+  from?: string;
+}
+
+/** A service of this process, which no socket of the host leads to. It gets the other end of the connection. */
+export interface TcpService {
+  serve: (client: Socket) => void;
+}
+
+/** What a guest's connection leads to; `drop`: the SYN is ignored; `reset`: it is refused. */
+export type TcpTarget = TcpDestination | TcpService | 'drop' | 'reset';
 
 /** A forwarded connection, as `cut` takes it. */
 export interface TcpFlowRef {
@@ -78,6 +91,20 @@ export interface InboundConnection extends InboundAddresses {
   onAnswer?: (why: TcpRefusal | null) => void;
 }
 
+/** A segment to a guest that did not arrive, by "destination unreachable" of the guest (RFC 792). */
+export interface LostSegment {
+  guestIp: number;
+  peerIp: number;
+  guestPort: number;
+  peerPort: number;
+  seq: number;
+  /** Code of the error. */
+  code: number;
+  /** Bytes of the IP packet, and the most that the next hop takes; 0 = the error does not say. */
+  size: number;
+  mtu: number;
+}
+
 export interface TcpPath {
   /**
    * A run of length-prefixed IPv4/TCP frames to the gateway's MAC: unfragmented, and checked by the guard. Bytes may be
@@ -86,9 +113,13 @@ export interface TcpPath {
   onRun(port: GuestPort, start: number, end: number): void;
   /** The port's queue has drained. */
   onRoom(port: GuestPort): void;
+  /** An ICMP error of the guest, which may be forged: it counts if it is about what was sent. */
+  onSegmentLost(port: GuestPort, lost: LostSegment): void;
   /** The NIC was unplugged: its host sockets are reset, nothing is sent to it. */
   removePort(port: GuestPort): void;
   removeGuestAddress(port: GuestPort, ip: number): void;
+  /** Cuts connections that the NIC's guest has opened to peers that it may not reach any more. */
+  removePeers(port: GuestPort, isBarred: (ip: number, tcpPort: number) => boolean): void;
   accept(port: GuestPort, connection: InboundConnection): TcpFlowRef;
   /** Resets both sides; does nothing when the connection is closed. */
   cut(ref: TcpFlowRef): void;

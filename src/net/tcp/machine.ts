@@ -19,6 +19,7 @@
  *
  * Read first: RFC 9293, RFC 5382 (behaviour of NATs).
  */
+import { Unreachable } from '../../wire/icmp.ts';
 import { TcpFlag } from '../../wire/tcp.ts';
 import { DESCRIPTOR_WORDS, Descriptor, type Kernels } from '../memory/kernels.ts';
 import { TcpAckDelay } from './ack-delay.ts';
@@ -28,8 +29,9 @@ import { DEFAULT_LIMITS, type HostSide, TcpContext, type TcpLimits } from './con
 import { PORT_QUEUE_CAP, TcpEmitter, WINDOW } from './emit.ts';
 import { TcpEnds } from './end.ts';
 import { TcpEvents, type TcpFlow, TcpPortState } from './flow.ts';
-import type { GuestPort, InboundAddresses, TcpRefusal } from './interface.ts';
+import type { GuestPort, InboundAddresses, LostSegment, TcpRefusal } from './interface.ts';
 import { TcpOpen, type TcpOpenOptions } from './open.ts';
+import { narrowPath } from './path-mtu.ts';
 import { TcpReassembly } from './reassembly.ts';
 import { KEEP_ALIVE, type KeepAlive, TcpSender } from './send.ts';
 import { TcpTable } from './table.ts';
@@ -90,7 +92,7 @@ export class TcpMachine {
       onOutOfOrder: (flow, seq, at, length) => this.#keepOutOfOrder(flow, seq, at, length),
       onGuestFin: (flow) => o.host.end(flow),
       onGuestReset: (flow) => this.#ends.guestReset(flow),
-      ackAtEnd: (flow, small) => this.#context.ackAtEnd(flow, small),
+      ackAtEnd: (flow, small, bare) => this.#context.ackAtEnd(flow, small, bare),
     });
     this.#open = new TcpOpen(o, this.#context, this.#arrive, this.#ends);
   }
@@ -121,7 +123,7 @@ export class TcpMachine {
       flow.marked = false;
       if (flow.events & TcpEvents.removed) continue;
       const ack = flow.ack;
-      if (ack.due && (ack.urgent || !this.#delay.tryDelay(ack))) this.#sender.acknowledge(flow);
+      if (ack.due && !flow.life.held && (ack.urgent || !this.#delay.tryDelay(ack))) this.#sender.acknowledge(flow);
       this.#settle(flow);
     }
     marked.length = 0;
@@ -163,6 +165,21 @@ export class TcpMachine {
     this.#context.mark(flow);
   }
 
+  /**
+   * An ICMP error of the guest about a segment. It ends no connection that is established (RFC 1122 4.2.3.9, RFC 5927
+   * 5).
+   */
+  onSegmentLost(port: GuestPort, lost: LostSegment, now: number): void {
+    this.#context.now = now;
+    const flow = this.#context.table.find(port.index, lost.guestIp | 0, lost.peerIp | 0, (lost.guestPort << 16) | lost.peerPort);
+    if (!flow || flow.events & TcpEvents.timeWait) return;
+    if (!(flow.events & TcpEvents.established)) this.#open.onSynLost(flow, lost);
+    else if (lost.code === Unreachable.fragmentationNeeded && narrowPath(flow, lost, this.#context.emit, now)) {
+      this.#context.counts.narrowed++;
+      this.#sender.resend(flow, now);
+    }
+  }
+
   // ---- the host's side
 
   /**
@@ -195,6 +212,7 @@ export class TcpMachine {
   onHostData(flow: TcpFlow, now: number): void {
     this.#context.now = now;
     if (flow.events & TcpEvents.removed) return;
+    this.#context.peers.heard(flow, now);
     this.#sender.pump(flow, now);
     this.#regulate(flow);
   }
@@ -204,6 +222,7 @@ export class TcpMachine {
     this.#context.now = now;
     if (flow.events & TcpEvents.removed) return;
     flow.events |= TcpEvents.hostFin;
+    this.#context.peers.heard(flow, now);
     this.#sender.pump(flow, now);
     this.#settle(flow);
   }
@@ -222,7 +241,7 @@ export class TcpMachine {
   onDrained(flow: TcpFlow, now: number): void {
     this.#context.now = now;
     if (flow.events & TcpEvents.removed) return;
-    if (this.#context.emit.windowGrew(flow)) this.#sender.acknowledge(flow);
+    if (!flow.life.held && this.#context.emit.windowGrew(flow)) this.#sender.acknowledge(flow);
   }
 
   #keepOutOfOrder(flow: TcpFlow, seq: number, at: number, length: number): void {
@@ -287,6 +306,12 @@ export class TcpMachine {
     if (state) for (const flow of [...state.flows]) if (flow.guestIp === (ip | 0)) this.#ends.abandon(flow);
   }
 
+  /** Resets the connections that the guest has opened to these peers, on both sides. */
+  onPeersRemoved(port: GuestPort, isBarred: (ip: number, tcpPort: number) => boolean, now: number): void {
+    const state = this.#ports[port.index];
+    if (state) for (const flow of [...state.flows]) if (!flow.forwarded && isBarred(flow.peerIp >>> 0, flow.ports & 0xffff)) this.cut(flow, now);
+  }
+
   close(): void {
     for (const state of this.#ports) if (state) this.onPortRemoved(state.port);
   }
@@ -302,19 +327,22 @@ export class TcpMachine {
     for (const flow of waiting) {
       flow.waiting = false;
       if (flow.events & TcpEvents.removed) continue;
-      if (flow.ack.due) this.#sender.acknowledge(flow);
+      if (flow.ack.due && !flow.life.held) this.#sender.acknowledge(flow);
       this.#sender.pump(flow, now);
       this.#settle(flow);
     }
   }
 
   nextAt(): number {
-    return Math.min(this.#context.timers.nextAt(), this.#delay.nextAt());
+    return Math.min(this.#context.timers.nextAt(), this.#delay.nextAt(), this.#context.peers.nextAt());
   }
 
   run(now: number): void {
     this.#context.now = now;
-    this.#delay.run(now, (flow) => this.#sender.acknowledge(flow));
+    this.#context.peers.run(now);
+    this.#delay.run(now, (flow) => {
+      if (!flow.life.held) this.#sender.acknowledge(flow);
+    });
     this.#context.timers.run(now, (flow) => this.#timeout(flow));
   }
 
@@ -359,6 +387,7 @@ export class TcpMachine {
       outOfOrder: a.outOfOrder,
       duplicates: a.duplicates,
       challenges: a.challenges,
+      heldAcks: this.#context.peers.held,
       overWindow: a.overWindow,
       refusedPayload: a.refusedPayload,
       ...this.#context.counts,

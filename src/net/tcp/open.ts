@@ -3,7 +3,8 @@
  *
  * Theory of operation. Outbound: a guest's SYN requests a host socket, and is answered once that is connected. A
  * refusal becomes a RST, an unreachable host an ICMP error that quotes the SYN. Inbound: a forwarded client causes a
- * SYN to the guest. Either SYN is retransmitted with backoff until it is acknowledged or given up.
+ * SYN to the guest, which may reject it by a RST or an ICMP error. Either SYN is retransmitted with backoff until it is
+ * acknowledged or given up.
  *
  * Limits. Data in a SYN is ignored; the guest retransmits it. Simultaneous open is not supported: a SYN for a flow that
  * was opened towards the guest is dropped.
@@ -20,7 +21,7 @@ import { WINDOW_SHIFT } from './emit.ts';
 import type { TcpEnds } from './end.ts';
 import { TcpEvents, TcpFlow, type TcpPortState } from './flow.ts';
 import type { HalfOpenTable } from './half-open.ts';
-import type { InboundAddresses, NotifyUnreachable, ResolveTarget, TcpRefusal } from './interface.ts';
+import type { InboundAddresses, LostSegment, NotifyUnreachable, ResolveTarget, TcpRefusal } from './interface.ts';
 import { initialSequence } from './isn.ts';
 import { TcpSendBuffer } from './send-buffer.ts';
 
@@ -28,6 +29,21 @@ import { TcpSendBuffer } from './send-buffer.ts';
 const SYN_TIMEOUT = 250;
 /** How often it is sent. */
 const SYN_TRIES = 6;
+
+/** What a guest's "destination unreachable" about a SYN means, by its code (RFC 1122 3.2.2.1, RFC 1812 5.2.7.1). */
+const REFUSALS: Readonly<Record<number, TcpRefusal['kind']>> = {
+  0: 'net-unreachable',
+  1: 'host-unreachable',
+  2: 'refused',
+  3: 'refused',
+  6: 'net-unreachable',
+  7: 'host-unreachable',
+  9: 'prohibited',
+  10: 'prohibited',
+  11: 'net-unreachable',
+  12: 'host-unreachable',
+  13: 'prohibited',
+};
 
 /** Identifies who is to answer: the peer's address and port, or the guest's port. */
 function endpointOf(flow: TcpFlow): number {
@@ -108,7 +124,7 @@ export class TcpOpen {
     this.#context.counts.opened++;
     const flow = this.#create(state, guestIp, peerIp, ports, false);
     this.#takeSyn(flow, d, seq, window);
-    this.#context.host.connect(flow, to.host, to.port, state.halfOpenOut.add(flow.halfOpen, peerIp, endpointOf(flow)));
+    this.#context.host.connect(flow, to, state.halfOpenOut.add(flow.halfOpen, peerIp, endpointOf(flow)));
   }
 
   /** Takes sequence number, window and options of the guest's SYN. */
@@ -176,12 +192,13 @@ export class TcpOpen {
     this.#establish(flow, ack);
     flow.wl2 = ack;
     this.#answer(flow, null);
-    this.#context.ackAtEnd(flow, false);
+    this.#context.ackAtEnd(flow, false, false);
     this.#context.sender.pump(flow, this.#context.now);
   }
 
   #establish(flow: TcpFlow, ack: number): void {
     const { roundTrip, recovery } = flow;
+    flow.life.heardAt = this.#context.now;
     flow.events |= TcpEvents.established;
     flow.sndUna = recovery.until = recovery.lostBelow = recovery.probeEnd = ack;
     if (roundTrip.timedAt !== 0) roundTrip.measure(this.#context.now);
@@ -212,6 +229,12 @@ export class TcpOpen {
     this.#context.counts.refused++;
     this.#answer(flow, { kind });
     this.#ends.abandon(flow);
+  }
+
+  /** A guest, or its firewall, rejects a forwarded client's SYN by ICMP. It must quote that SYN (RFC 5927 4). */
+  onSynLost(flow: TcpFlow, { seq, code }: LostSegment): void {
+    const kind = REFUSALS[code];
+    if (kind && flow.forwarded && seq === flow.iss && flow.events & TcpEvents.synSent) this.#notAccepted(flow, kind);
   }
 
   /** Our SYN was not acknowledged in time. */

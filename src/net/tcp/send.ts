@@ -29,6 +29,7 @@ import type { PacketMemory } from '../memory/packet-memory.ts';
 import type { TcpEmitter } from './emit.ts';
 import { TcpEvents, type TcpFlow } from './flow.ts';
 import { MAX_CWND } from './loss-recovery.ts';
+import { widenPath } from './path-mtu.ts';
 import type { TcpResent } from './resent.ts';
 import type { TcpScoreboard } from './scoreboard.ts';
 import type { TimerWheel } from './timers.ts';
@@ -94,7 +95,8 @@ export class TcpSender {
   /** Sends what may be sent. */
   pump(flow: TcpFlow, now: number): void {
     if (!(flow.events & TcpEvents.established) || flow.events & (TcpEvents.removed | TcpEvents.timeWait)) return;
-    const { recovery } = flow;
+    const { recovery, path } = flow;
+    if (path !== null && now >= path.until) widenPath(flow, path, this.#emit);
     const port = flow.owner.port;
     const board = recovery.board !== null && (recovery.active || !recovery.board.empty) ? recovery.board : null;
     if (board && recovery.active) this.#retransmitHoles(flow, board, now);
@@ -386,17 +388,24 @@ export class TcpSender {
 
   /** Retransmission timeout: everything not reported as received is lost. */
   #retransmitAll(flow: TcpFlow, now: number): void {
-    const { recovery, roundTrip } = flow;
+    const { recovery } = flow;
     this.timeouts++;
-    roundTrip.timedAt = 0;
-    recovery.dupAcks = 0;
     recovery.cwnd = flow.mss;
+    recovery.afterTimeout = flow.sack;
+    // the guest may have discarded what it had reported (RFC 2018 8)
+    if (flow.roundTrip.retries > 1) recovery.board?.clear();
+    this.resend(flow, now);
+  }
+
+  /** Everything in flight that is not reported as received is lost. The congestion window stays as it is. */
+  resend(flow: TcpFlow, now: number): void {
+    const { recovery } = flow;
+    flow.roundTrip.timedAt = 0;
+    recovery.dupAcks = 0;
     if (flow.sack) {
-      const board = recovery.openBoard();
-      // the guest may have discarded what it had reported (RFC 2018 8)
-      if (roundTrip.retries > 1) board.clear();
+      recovery.openBoard();
       recovery.resent?.clear();
-      recovery.active = recovery.afterTimeout = true;
+      recovery.active = true;
       recovery.until = recovery.lostBelow = flow.sndMax;
     } else {
       recovery.active = false;

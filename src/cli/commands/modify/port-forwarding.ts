@@ -29,7 +29,7 @@ export async function deleteRule(s: Session, ref: string, name: string): Promise
   s.out.done({}, 'rule deleted successfully');
 }
 
-/** `anka modify VM port`: the ports as `guest[:host-ip][:host-port]` or as options (B31). */
+/** `anka modify VM port`: the ports as `guest[:host-ip][:host-port]`, IPv6 in brackets, or as options (B31). */
 export interface PortCommand extends RuleOptions {
   name: string;
   ports?: string;
@@ -40,12 +40,12 @@ export async function port(s: Session, ref: string, o: PortCommand): Promise<voi
   if (o.delete) return deleteRule(s, ref, o.name);
   if (o.ports === undefined) return addRule(s, ref, o.name, o);
   if (o.guestPort !== undefined) throw new AnkaError('usage', "Specify the ports as 'guest[:host-ip][:host-port]' or with '-g', not both.");
-  const m = /^(-?\d+)(?::(\d+\.\d+\.\d+\.\d+))?(?::(-?\d+))?$/.exec(o.ports);
+  const m = /^(-?\d+)(?::(\d+\.\d+\.\d+\.\d+|\[[0-9a-fA-F:.]+\]))?(?::(-?\d+))?$/.exec(o.ports);
   if (!m) throw new AnkaError('usage', `Invalid value for 'PORTS': '${o.ports}' does not have the form guest[:host-ip][:host-port].`);
   return addRule(s, ref, o.name, {
     ...o,
     guestPort: m[1] as string,
-    ...(m[2] === undefined ? {} : { hostIp: m[2] }),
+    ...(m[2] === undefined ? {} : { hostIp: m[2].replace(/[[\]]/g, '') }),
     ...(m[3] === undefined ? {} : { hostPort: m[3] }),
   });
 }

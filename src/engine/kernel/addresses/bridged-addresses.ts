@@ -6,12 +6,14 @@
  * that expires last is the newest. Both sets are emptied when the rules change. The last known address is therefore
  * kept here, and in a file, until a newer pair is seen.
  *
- * Limits: IPv4. The expiry has a resolution of one second. Of several addresses of a guest, the last used is reported.
+ * Limits: IPv4. The expiry has a resolution of one second. Of several addresses of a guest, the last used is its main
+ * one.
  */
 import { JsonRecord } from '../../../host/json-record.ts';
-import { readAddressPairs } from '../../../host/nft.ts';
-import type { DesiredNic } from '../../engine.ts';
-import { ADDRESS_SETS } from '../rules/bridge-table.ts';
+import { readSet } from '../../../host/netlink/sets.ts';
+import { monotonicMs } from '../../../lib/clock.ts';
+import type { DesiredNic, ObservedAddress } from '../../engine.ts';
+import { ADDRESS_SECONDS, ADDRESS_SETS } from '../rules/bridge-table.ts';
 
 /** The last known address of a NIC, valid for this MAC address on this uplink. */
 interface KnownAddress {
@@ -23,8 +25,8 @@ interface KnownAddress {
 export class BridgedAddresses {
   /** By NIC id. */
   readonly #known: JsonRecord<KnownAddress>;
-  /** Addresses of each NIC in the sets at the last poll. */
-  readonly #lastPoll = new Map<string, ReadonlySet<number>>();
+  /** Addresses of each NIC in the sets at the last poll: since when, and when they were last used. */
+  readonly #seen = new Map<string, Map<number, { since: number; heard: number }>>();
 
   constructor(runDir: string) {
     this.#known = new JsonRecord(`${runDir}/bridged-addresses.json`);
@@ -35,19 +37,30 @@ export class BridgedAddresses {
     return known && nic.type === 'bridge' && known.mac === nic.outsideMac && known.uplink === uplinkOf(nic) ? known.ip : null;
   }
 
+  /** All addresses of the NIC, the known one first. */
+  addressesOf(nic: DesiredNic): ObservedAddress[] {
+    const known = this.addressOf(nic);
+    const seen = this.#seen.get(nic.id) ?? new Map<number, { since: number; heard: number }>();
+    const now = monotonicMs();
+    return [...new Set([...(known === null ? [] : [known]), ...seen.keys()])].map((ip) => {
+      const { since, heard } = seen.get(ip) ?? { since: now, heard: null };
+      return { ip, source: ip === known ? 'static' : 'virtual', age: now - since, heard: heard === null ? null : now - heard };
+    });
+  }
+
   /** Reads the sets. True when an address changed. */
-  async poll(nics: readonly DesiredNic[]): Promise<boolean> {
+  poll(nics: readonly DesiredNic[]): boolean {
     const known = this.#known.entries;
     let changed = false;
     const bridged = nics.filter((n) => n.type === 'bridge');
     for (const id of known.keys()) {
       if (bridged.some((n) => n.id === id)) continue;
       known.delete(id);
-      this.#lastPoll.delete(id);
+      this.#seen.delete(id);
       changed = true;
     }
     if (bridged.length > 0) {
-      const pairs = (await Promise.all(ADDRESS_SETS.map((s) => readAddressPairs('bridge', 'anka', s)))).flat();
+      const pairs = ADDRESS_SETS.flatMap(readAddressPairs);
       for (const nic of bridged) {
         const ip = this.#newestAddress(nic, pairs);
         if (ip === null || ip === this.addressOf(nic)) continue;
@@ -55,7 +68,7 @@ export class BridgedAddresses {
         changed = true;
       }
     }
-    if (changed) this.#known.save();
+    if (changed || this.#known.unsaved) this.#known.trySave();
     return changed;
   }
 
@@ -65,8 +78,13 @@ export class BridgedAddresses {
     if (own.length === 0) return null;
     const known = this.addressOf(nic);
     const latest = Math.max(...own.map((p) => p.expires));
-    const before = this.#lastPoll.get(nic.id);
-    this.#lastPoll.set(nic.id, new Set(own.map((p) => p.ip)));
+    const before = this.#seen.get(nic.id);
+    const now = monotonicMs();
+    const use = ({ ip, expires }: { ip: number; expires: number }) => ({
+      since: before?.get(ip)?.since ?? now,
+      heard: now - (ADDRESS_SECONDS - expires) * 1000,
+    });
+    this.#seen.set(nic.id, new Map(own.map((p) => [p.ip, use(p)])));
     // several in the same second: prefer one that the last poll did not have, then the known one
     const rank = (ip: number): number => (before && !before.has(ip) ? 0 : ip === known ? 1 : 2);
     return own.filter((p) => p.expires === latest).sort((a, b) => rank(a.ip) - rank(b.ip))[0]?.ip ?? null;
@@ -76,4 +94,11 @@ export class BridgedAddresses {
 /** The interface and VLAN that a NIC is bridged to. */
 function uplinkOf(nic: DesiredNic): string {
   return `${nic.bridge ?? ''}/${nic.vlan ?? ''}`;
+}
+
+/** Ethernet addresses (padded to eight bytes) and IPv4 addresses of one of the guard's sets. `expires` in seconds. */
+function readAddressPairs(set: string): { mac: number; ip: number; expires: number }[] {
+  return readSet('bridge', 'anka', set).flatMap(({ key, expires = 0 }) =>
+    key.length < 12 ? [] : { mac: key.readUIntBE(0, 6), ip: key.readUInt32BE(8), expires },
+  );
 }

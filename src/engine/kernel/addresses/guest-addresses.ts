@@ -1,122 +1,269 @@
 /**
- * The addresses that guests of the shared and the host network have set by themselves, as seen on the host (B50).
+ * The addresses of NICs of the shared and the host network (B50), on the kernel engine.
  *
- * Theory of operation: static-addresses.ts decides. It gets the host's ARP table, the claims that the guard recorded,
- * and the addresses of a network that a NIC may have. Where a NIC has changed its address, its guest is probed by ARP
- * for the others, so that a return to one of them is noticed. A claim is an element of a set in the ruleset, which is
- * replaced as a whole: claims that no poll has read yet are carried over (`unreadClaims`).
+ * Theory of operation: net/addresses/address-table.ts decides, one table per network. The guard in nft records who sent
+ * ARP from which address: `heard` has the addresses that a NIC owns or has claimed, `contested` those that are virtual
+ * at another NIC. `poll` feeds new elements to the tables. What the tables ask for, the host asks by ARP; only the
+ * owner can answer, as the guard drops the answers of others. Addresses that guests have set themselves are kept in a
+ * file, so that a new daemon knows them.
  *
- * Limits: IPv4. Four other addresses of a NIC are probed in a poll.
+ * Limits: IPv4. A claim is seen at the next poll, within a second.
  */
-import { probeAddress } from '../../../host/arp-probe.ts';
-import { deleteNeighbour, type Neighbour, readNeighbours } from '../../../host/netlink/neighbours.ts';
-import { readAddressSet } from '../../../host/nft.ts';
-import { broadcastOf, formatIpv4, gatewayOf, subnetContains } from '../../../wire/address.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { sendFrame } from '../../../host/ffi/send-frame.ts';
+import { JsonRecord } from '../../../host/json-record.ts';
+import { deleteNeighbour, readNeighbours } from '../../../host/netlink/neighbours.ts';
+import { readSet } from '../../../host/netlink/sets.ts';
+import { applyNft } from '../../../host/nft.ts';
+import { monotonicMs } from '../../../lib/clock.ts';
+import { type AddressAction, AddressTable, PROBE_MS } from '../../../net/addresses/address-table.ts';
+import { CardAddresses } from '../../../net/addresses/card-addresses.ts';
+import { areIsolated } from '../../../net/policy/isolation.ts';
+import { formatIpv4 } from '../../../wire/address.ts';
+import { announcementOf, arpFrame } from '../../../wire/arp.ts';
 import type { DesiredNetwork, DesiredNic, DesiredState } from '../../engine.ts';
 import { BRIDGES, tapName } from '../names.ts';
-import type { ServiceNicStatus } from '../service/config.ts';
-import { type KnownNic, StaticAddresses } from './static-addresses.ts';
+import { CONTESTED, HEARD, HEARD_SECONDS } from '../rules/bridge-table.ts';
+import type { ServiceStatus } from '../service/config.ts';
+import { askGuests } from './arp-requests.ts';
 
-/** Addresses besides its current one that a NIC is probed for in a poll. */
-const MAX_PROBES = 4;
+type Log = { warn(o: object, m: string): void };
 
 /** A NIC of the shared or the host network. */
 type ServedNic = DesiredNic & { type: 'shared' | 'host' };
+type NetworkName = DesiredNetwork['name'];
+/** An interface's name in the key of an element, padded with zeros. */
+const INTERFACE_BYTES = 16;
+
+/** Addresses that a NIC's guest has set, on this network, as this MAC address. */
+interface KnownAddresses {
+  network: NetworkName;
+  mac: number;
+  ips: number[];
+}
 
 const isServed = (nic: DesiredNic): nic is ServedNic => nic.type === 'shared' || nic.type === 'host';
 
-export class GuestAddresses {
-  readonly #statics = new StaticAddresses();
-  #found = new Map<string, number>();
-  /** Claims that were in the guard's set at the last poll. */
-  #claimsRead = new Set<string>();
+interface Served {
+  network: DesiredNetwork;
+  table: AddressTable<CardAddresses>;
+}
 
-  /** The address that the NIC's guest has set by itself. */
-  addressOf(id: string): number | null {
-    return this.#found.get(id) ?? null;
+export class GuestAddresses {
+  readonly #known: JsonRecord<KnownAddresses>;
+  readonly #onChange: () => void;
+  readonly #log: Log;
+  readonly #served = new Map<NetworkName, Served>();
+  readonly #cards = new Map<string, CardAddresses>();
+  #nics: readonly ServedNic[] = [];
+  /** Elements of `heard` at the last poll. */
+  #heardBefore = new Set<string>();
+  #changed = false;
+  #asking = false;
+  /** Moved addresses that are to be announced once the rules are in force. */
+  #moved: AddressAction<CardAddresses>[] = [];
+
+  /** `onChange` is called when addresses changed outside of `poll`. */
+  constructor(runDir: string, log: Log, onChange: () => void) {
+    this.#known = new JsonRecord(`${runDir}/guest-addresses.json`);
+    this.#log = log;
+    this.#onChange = onChange;
+  }
+
+  /** The NIC's addresses; undefined before its network was served. */
+  cardOf(id: string): CardAddresses | undefined {
+    return this.#cards.get(id);
   }
 
   /** To be called when the NIC was removed, or attached elsewhere. */
   forget(id: string): void {
-    this.#statics.forget(id);
-    this.#found.delete(id);
+    const card = this.#cards.get(id);
+    this.#cards.delete(id);
+    card?.claims.clear();
+    if (this.#known.entries.delete(id)) this.#known.trySave();
   }
 
-  /** True when an address changed. `claimsPresent`: the guard's set of claims exists. */
-  async poll(desired: DesiredState, leases: readonly ServiceNicStatus[], claimsPresent: boolean): Promise<boolean> {
-    const nics = desired.nics.filter(isServed);
-    const owners = new Map<number, string>();
-    for (const s of leases) if (s.ip !== null) owners.set(s.ip, s.id);
-    for (const n of nics) if (n.reservedIp !== undefined) owners.set(n.reservedIp, n.id);
-    const known = nics.map((n): KnownNic => {
-      const s = leases.find((x) => x.id === n.id);
-      return { id: n.id, mac: n.outsideMac, leaseIp: s?.ip ?? null, lastDhcp: s?.lastDhcp ?? null };
-    });
-    const arp = await readNeighbours();
-    const neighbours = [...arp, ...(claimsPresent ? await this.#claims(nics) : [])];
-    const canHave = ({ id }: KnownNic, n: Neighbour): boolean => {
-      const nic = nics.find((x) => x.id === id);
-      const network = desired.networks.find((x) => x.name === nic?.type);
-      return network !== undefined && n.dev === BRIDGES[network.name] && isFree(n.ip, id, network, owners);
+  /** Sets networks, NICs and what is assigned to them. To be called before NICs are configured elsewhere. */
+  update(desired: DesiredState, status: ServiceStatus | null): void {
+    const now = monotonicMs();
+    this.#nics = desired.nics.filter(isServed);
+    for (const name of this.#served.keys()) if (!desired.networks.some((n) => n.name === name)) this.#served.delete(name);
+    for (const network of desired.networks) {
+      const { table } = this.#tableOf(network);
+      const cards = this.#nics.filter((n) => n.type === network.name).map((nic) => this.#cardOf(nic, status));
+      table.setCards(cards, status?.networks.find((n) => n.name === network.name)?.leasedToOthers ?? [], now);
+      for (const nic of this.#nics) if (nic.type === network.name) this.#restore(table, nic);
+    }
+  }
+
+  #tableOf(network: DesiredNetwork): Served {
+    const known = this.#served.get(network.name);
+    if (known && JSON.stringify(known.network) === JSON.stringify(network)) return known;
+    const onChange = (): void => {
+      this.#changed = true;
     };
-    const before = this.#found;
-    const found = this.#statics.update(known, neighbours, canHave, Date.now());
-    this.#found = found;
-    await Promise.all(
-      nics.map((nic) => {
-        const lease = known.find((k) => k.id === nic.id)?.leaseIp ?? null;
-        return this.#probeOthers(nic, { old: before.get(nic.id) ?? lease, now: found.get(nic.id) ?? lease }, arp, neighbours);
-      }),
-    );
-    return nics.some((n) => found.get(n.id) !== before.get(n.id)) || found.size !== before.size;
+    const served = { network, table: new AddressTable<CardAddresses>(network.subnet, onChange) };
+    this.#served.set(network.name, served);
+    return served;
   }
 
-  /** Finds out which of its other addresses a NIC's guest no longer uses. */
-  async #probeOthers(
-    nic: ServedNic,
-    { old, now }: { old: number | null; now: number | null },
-    arp: readonly Neighbour[],
-    neighbours: readonly Neighbour[],
-  ): Promise<void> {
-    const dev = BRIDGES[nic.type];
-    // a NIC whose VM was started again has another outside MAC: the host must not send to the old one
-    if (now !== null && arp.some((n) => n.ip === now && n.dev === dev && n.mac !== nic.outsideMac)) deleteNeighbour(now, dev);
-    const others = neighbours.filter((n) => n.mac === nic.outsideMac && n.dev === dev && n.ip !== now).slice(0, MAX_PROBES);
-    if (others.length === 0) return;
-    const answers = async (ip: number): Promise<boolean> => (await probeAddress(ip, dev)) === nic.outsideMac;
-    // the previous address is forgotten unless the guest still answers for it: its return has to be noticed
-    const previous = now === old ? undefined : others.find((n) => n.ip === old);
-    if (previous && !(await answers(previous.ip))) this.#statics.forgetAddress(nic.id, previous.ip);
-    // a guest that has returned to one of the others meanwhile does not answer for its newest address
-    else if (now !== null && !(await answers(now))) for (const o of others) if (await answers(o.ip)) this.#statics.forgetAddress(nic.id, o.ip);
+  #cardOf(nic: ServedNic, status: ServiceStatus | null): CardAddresses {
+    const card = this.#cards.get(nic.id) ?? new CardAddresses(nic.id);
+    card.leaseIp = status?.nics.find((s) => s.id === nic.id)?.ip ?? -1;
+    card.reservedIp = nic.reservedIp ?? -1;
+    return card;
   }
 
-  /** Addresses without an owner that guests have used in ARP, also in ARP to others than the gateway. */
-  async #claims(nics: readonly ServedNic[]): Promise<Neighbour[]> {
-    if (nics.length === 0) return [];
-    const byTap = new Map(nics.map((n) => [tapName(n.id), n]));
-    const claims = await readAddressSet('bridge', 'anka', 'claim');
-    this.#claimsRead = new Set(claims.map(claimElement));
-    return claims.flatMap(({ dev, ip }) => {
-      const nic = byTap.get(dev);
-      return nic ? [{ ip, mac: nic.outsideMac, dev: BRIDGES[nic.type] }] : [];
-    });
+  /** Adopts what the file has of a NIC that is new here. */
+  #restore(table: AddressTable<CardAddresses>, nic: ServedNic): void {
+    if (this.#cards.has(nic.id)) return;
+    const card = table.cards.find((c) => c.id === nic.id) as CardAddresses;
+    this.#cards.set(nic.id, card);
+    const known = this.#known.entries.get(nic.id);
+    if (known && known.network === nic.type && known.mac === nic.outsideMac) table.restore(card, known.ips, monotonicMs());
   }
 
-  /** Claims since the last poll, as nft elements. They would be lost when their table is replaced. */
-  async unreadClaims(): Promise<string[]> {
-    return (await readAddressSet('bridge', 'anka', 'claim')).map(claimElement).filter((c) => !this.#claimsRead.has(c));
+  /** True when an address changed. `rulesPresent`: the guard's sets exist. */
+  async poll(desired: DesiredState, status: ServiceStatus | null, rulesPresent: boolean): Promise<boolean> {
+    this.update(desired, status);
+    if (this.#nics.length === 0) return false;
+    if (rulesPresent) this.#readClaims();
+    await this.#dropStaleNeighbours();
+    await this.forgetSilent();
+    this.#ask();
+    return this.#takeChanged();
+  }
+
+  #takeChanged(): boolean {
+    const changed = this.#changed;
+    this.#changed = false;
+    if (changed || this.#known.unsaved) this.#save();
+    return changed;
+  }
+
+  #readClaims(): void {
+    const heard = readClaims(HEARD);
+    const before = this.#heardBefore;
+    this.#heardBefore = new Set(heard.map(elementOf));
+    const now = monotonicMs();
+    for (const e of heard) {
+      const found = this.#find(e.dev);
+      const use = found?.card.use(e.ip);
+      if (found && !before.has(elementOf(e))) found.table.claim(found.card, e.ip, now);
+      else if (use) use.heard = Math.max(use.heard, now - (HEARD_SECONDS - e.expires) * 1000);
+    }
+    if (![...this.#served.values()].some((s) => s.table.virtual().length > 0)) return;
+    for (const e of readClaims(CONTESTED)) {
+      const found = this.#find(e.dev);
+      found?.table.claim(found.card, e.ip, now);
+    }
+  }
+
+  #find(tap: string): { card: CardAddresses; table: AddressTable<CardAddresses> } | null {
+    const nic = this.#nics.find((n) => tapName(n.id) === tap);
+    const card = nic && this.#cards.get(nic.id);
+    const table = nic && this.#served.get(nic.type)?.table;
+    return card && table ? { card, table } : null;
+  }
+
+  /** A NIC whose VM was started again has another outside MAC: the host must not send to the old one. */
+  async #dropStaleNeighbours(): Promise<void> {
+    for (const { ip, mac, dev } of await readNeighbours()) {
+      const owner = this.#nics.find((n) => BRIDGES[n.type] === dev && this.#cards.get(n.id)?.owns(ip));
+      if (owner && owner.outsideMac !== mac) deleteNeighbour(ip, dev);
+    }
+  }
+
+  /** Asks guests by ARP for as long as a table demands it. */
+  #ask(): void {
+    if (this.#asking) return;
+    this.#asking = true;
+    this.#askAll()
+      // the next poll asks again
+      .catch((cause: Error) => this.#log.warn({ error: cause.message }, 'asking guests for their addresses'))
+      .finally(() => {
+        this.#asking = false;
+      });
+  }
+
+  async #askAll(): Promise<void> {
+    for (;;) {
+      const due = [...this.#served.values()].flatMap(({ table }) => table.pollAt() ?? []);
+      if (due.length === 0) break;
+      await sleep(Math.max(1, Math.min(...due) - monotonicMs()), undefined, { ref: false });
+      for (const served of this.#served.values()) await this.#askFor(served);
+      if (this.#changed) this.#onChange();
+    }
+  }
+
+  async #askFor({ network, table }: Served): Promise<void> {
+    const actions = table.poll(monotonicMs());
+    this.#moved.push(...actions.filter((a) => a.kind === 'moved'));
+    const asked = actions.flatMap(({ kind, card, ip }) => (kind === 'probe' ? [{ id: card.id, card, ip }] : []));
+    if (asked.length === 0) return;
+    const answers = await askGuests(network, asked, PROBE_MS);
+    for (const { card, ip } of asked) {
+      const nic = this.#nics.find((n) => n.id === card.id);
+      if (nic && answers.get(ip) === nic.outsideMac) table.claim(card, ip, monotonicMs());
+    }
+  }
+
+  /** Announces addresses that have moved. To be called when the rules are in force. */
+  announce(): void {
+    for (const { card, ip } of this.#moved.splice(0)) {
+      const nic = this.#nics.find((n) => n.id === card.id);
+      if (!nic || !card.owns(ip)) continue;
+      deleteNeighbour(ip, BRIDGES[nic.type]);
+      const frame = arpFrame(announcementOf(nic.outsideMac, ip));
+      for (const other of this.#nics) if (other !== nic && other.type === nic.type && !areIsolated(other, nic)) sendFrame(tapName(other.id), frame);
+    }
+  }
+
+  #save(): void {
+    const known = this.#known.entries;
+    known.clear();
+    for (const nic of this.#nics) {
+      const claims = this.#cards.get(nic.id)?.claims;
+      if (claims && claims.size > 0) known.set(nic.id, { network: nic.type, mac: nic.outsideMac, ips: [...claims.keys()] });
+    }
+    this.#known.trySave();
+  }
+
+  /** Addresses leased to VMs that are not attached. */
+  assignedElsewhere(): number[] {
+    return [...this.#served.values()].flatMap(({ table }) => table.absent);
+  }
+
+  /** Whether an element of `heard` is kept when the rules are replaced: the NIC owns it, or no poll has seen it yet. */
+  readonly keepsHeard = (tap: string, ip: number): boolean => !this.#heardBefore.has(elementOf({ dev: tap, ip })) || (this.#find(tap)?.card.owns(ip) ?? false);
+
+  /** Removes elements of `heard` that a NIC does not use any more, so that a return to them is seen. */
+  async forgetSilent(): Promise<void> {
+    const used = new Set<string>();
+    for (const nic of this.#nics) {
+      const card = this.#cards.get(nic.id);
+      for (const { ip } of card?.list() ?? []) if (!card?.use(ip)?.silent) used.add(elementOf({ dev: tapName(nic.id), ip }));
+    }
+    const silent = [...this.#heardBefore].filter((e) => !used.has(e));
+    if (silent.length === 0) return;
+    try {
+      await applyNft(`delete element bridge anka ${HEARD} { ${silent.join(', ')} }`);
+      for (const e of silent) this.#heardBefore.delete(e);
+    } catch {
+      // one has expired just now: the next poll tries the others again
+    }
   }
 }
 
-/** A host address of the network that no other NIC owns. `owners`: NIC ids by leased or reserved address. */
-function isFree(ip: number, id: string, { subnet }: DesiredNetwork, owners: ReadonlyMap<number, string>): boolean {
-  const owner = owners.get(ip);
-  const ofNetwork = ip === subnet.base || ip === gatewayOf(subnet) || ip === broadcastOf(subnet);
-  return subnetContains(subnet, ip) && !ofNetwork && (owner === undefined || owner === id);
-}
-
-/** A claim as nft writes it. */
-function claimElement({ dev, ip }: { dev: string; ip: number }): string {
+/** An element of the guard's sets as nft writes it. */
+function elementOf({ dev, ip }: { dev: string; ip: number }): string {
   return `"${dev}" . ${formatIpv4(ip)}`;
+}
+
+/** Elements of one of the guard's sets of interfaces and addresses. `expires` in seconds. */
+function readClaims(set: string): { dev: string; ip: number; expires: number }[] {
+  return readSet('bridge', 'anka', set).flatMap(({ key, expires = 0 }) => {
+    if (key.length < INTERFACE_BYTES + 4) return [];
+    return { dev: key.toString('latin1', 0, INTERFACE_BYTES).replace(/\0.*$/s, ''), ip: key.readUInt32BE(INTERFACE_BYTES), expires };
+  });
 }

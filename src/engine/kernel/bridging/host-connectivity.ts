@@ -12,7 +12,9 @@ import { createSocket } from 'node:dgram';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { run } from '../../../host/exec.ts';
 import { ipBatch, listAddresses, listLinks } from '../../../host/links.ts';
+import { NUD, neighbourState, probeNeighbour } from '../../../host/netlink/neighbours.ts';
 import { AnkaError } from '../../../lib/errors.ts';
+import { parseIpv4 } from '../../../wire/address.ts';
 
 interface DefaultRoute {
   /** As `ip route add` takes it. */
@@ -45,25 +47,22 @@ async function defaultRoutes(): Promise<DefaultRoute[]> {
 }
 
 async function answers(gateway: string, dev: string): Promise<boolean> {
-  const state = async (): Promise<string> => {
-    const found = JSON.parse((await run('ip', ['-j', '-4', 'neigh', 'show', 'to', gateway, 'dev', dev])) || '[]') as { state?: string[] }[];
-    return found[0]?.state?.[0] ?? 'NONE';
-  };
-  const first = await state();
-  if (first === 'PERMANENT' || first === 'NOARP') return true;
-  const probing = await run('ip', ['neigh', 'change', gateway, 'dev', dev, 'nud', 'probe']).then(
-    () => true,
-    () => false, // the kernel has not resolved it yet
-  );
-  if (!probing) {
+  const ip = parseIpv4(gateway);
+  if (ip === null) return false;
+  const first = neighbourState(ip, dev);
+  if (first === NUD.permanent || first === NUD.noArp) return true;
+  if (!probeNeighbour(ip, dev)) {
     const socket = createSocket('udp4');
-    await new Promise<void>((resolve) => socket.send('', DISCARD_PORT, gateway, () => resolve()));
+    await new Promise<void>((resolve) => {
+      socket.on('error', () => resolve()); // no socket can be opened
+      socket.send('', DISCARD_PORT, gateway, () => resolve());
+    });
     socket.close();
   }
   for (let waited = 0; waited < ANSWER_MS; waited += POLL_MS) {
-    const now = await state();
-    if (now === 'REACHABLE') return true;
-    if (now === 'FAILED') return false;
+    const now = neighbourState(ip, dev);
+    if (now === NUD.reachable) return true;
+    if (now === NUD.failed) return false;
     await sleep(POLL_MS);
   }
   return false;

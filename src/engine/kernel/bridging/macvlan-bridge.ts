@@ -12,7 +12,7 @@
  * its VMs cannot reach each other. MAC translation and VLANs need eBPF at the tap here, too.
  */
 import { createHash } from 'node:crypto';
-import { listOwnEntries, removeOwnEntry } from '../../../host/bridge-entries.ts';
+import { removeOwnEntries } from '../../../host/bridge-entries.ts';
 import { ipBatch, type Link, listLinks } from '../../../host/links.ts';
 import { AnkaError } from '../../../lib/errors.ts';
 import { formatMac } from '../../../wire/address.ts';
@@ -48,7 +48,7 @@ export class MacvlanBridges {
     const work = async (): Promise<void> => {
       try {
         for (const nic of nics) await ensureBridge(uplink, mtu, nic, links);
-        await removeOwnEntries(nics);
+        for (const nic of nics) removeOwnEntries(cardBridgeNames(nic.id).bridgePort, nic.outsideMac);
       } catch (cause) {
         throw new AnkaError('network', cannotBridge(uplink, `macvlan: ${(cause as Error).message}`), { cause });
       }
@@ -59,15 +59,6 @@ export class MacvlanBridges {
     };
     await this.#guard.during({ uplink, change, work, undo });
     this.#log.info({ uplink, vms: nics.length }, 'bridged the interface by macvlan');
-  }
-}
-
-async function removeOwnEntries(nics: readonly DesiredNic[]): Promise<void> {
-  const entries = await listOwnEntries();
-  for (const nic of nics) {
-    const mac = formatMac(nic.outsideMac);
-    const { bridgePort } = cardBridgeNames(nic.id);
-    if (entries.some((e) => e.port === bridgePort && e.mac === mac)) await removeOwnEntry(bridgePort, mac);
   }
 }
 

@@ -46,7 +46,7 @@ export class UplinkChanges {
   /** Makes the interface receive frames to these addresses, and to all groups. */
   async receive(uplink: Link, macs: readonly number[]): Promise<void> {
     const changes = this.#of(uplink);
-    const present = await listFilterAddresses(uplink.name);
+    const present = listFilterAddresses(uplink.name);
     for (const mac of changes.macs.filter((m) => !macs.includes(m))) {
       if (present.has(mac)) await removeFilterAddress(uplink.name, mac);
       changes.macs = changes.macs.filter((m) => m !== mac);
@@ -81,7 +81,7 @@ export class UplinkChanges {
     if (!changes) return;
     if (changes.index === uplink?.index) {
       if (changes.clsact && !(await hasFilters(name))) await removeClsact(name);
-      const present = await listFilterAddresses(name);
+      const present = listFilterAddresses(name);
       for (const mac of changes.macs) if (present.has(mac)) await removeFilterAddress(name, mac);
       const lines: string[] = [];
       if (changes.allMulticast) lines.push(`link set dev ${name} allmulticast off`);

@@ -10,7 +10,7 @@
  * Limits: wireless, loopback, tunnels and whatever is no Ethernet card are refused (B17).
  */
 import { classifyInterface, usableInterfaces } from '../../../host/ethernet.ts';
-import { type Link, listLinks } from '../../../host/links.ts';
+import { containerCards, type Link, listLinks } from '../../../host/links.ts';
 import type { BridgeMethod, DesiredNic } from '../../engine.ts';
 import { cardBridgeNames, segmentNames } from '../names.ts';
 import { HostGuard } from './host-connectivity.ts';
@@ -63,12 +63,13 @@ export class Uplinks {
   }
 
   /** Why a NIC cannot be bridged as asked, or null. */
-  validate(nic: DesiredNic): string | null {
+  validate(nic: DesiredNic, links: readonly Link[]): string | null {
     const name = nic.bridge ?? '';
-    const usable = usableInterfaces();
+    const cards = containerCards(links);
+    const usable = usableInterfaces(cards);
     const choice = usable.length > 0 ? `these can be used: ${usable.join(', ')}` : 'this host has none that could be used';
     if (name === '') return `no Ethernet interface to bridge to; ${choice}`;
-    const c = classifyInterface(name);
+    const c = classifyInterface(name, cards);
     return c.usable ? null : `interface ${name} ${c.why}; ${choice}`;
   }
 
@@ -93,12 +94,12 @@ export class Uplinks {
   /** Attaches the NICs of one interface. On failure `progress` keeps what was created before. */
   async #attach(uplink: string, nics: readonly DesiredNic[], progress: Progress): Promise<void> {
     const { method, links, attachments } = progress;
-    const problem = this.validate(nics[0] as DesiredNic);
+    const problem = this.validate(nics[0] as DesiredNic, links);
     if (problem) {
       if (await keepAttached(uplink, nics, progress.attachments)) progress.noTouch.add(uplink);
       throw new Error(problem);
     }
-    const c = classifyInterface(uplink);
+    const c = classifyInterface(uplink, containerCards(links));
     const hostBridge = c.usable ? c.bridge : null;
     const mtu = links.find((l) => l.name === (hostBridge ?? uplink))?.mtu ?? ETHERNET_MTU;
     if (hostBridge !== null) {

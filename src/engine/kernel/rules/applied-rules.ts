@@ -2,37 +2,43 @@
  * The nft rules in force.
  *
  * Theory of operation: `apply` renders the rules, and writes them when the text differs from the last one, or when our
- * tables are no longer as nft listed them right after. Elements that packets add do not count. The transaction takes
- * over what the old tables had learned (kept-elements.ts). Then connections of NICs that have moved are closed.
+ * tables are no longer as they were right after. Elements that packets add do not count. The tables are only read when
+ * the kernel's generation number shows that a program has changed some rules. The transaction takes over what the old
+ * tables had learned (kept-elements.ts). Then connections are cut that the new rules would not make
+ * (old-connections.ts).
  *
- * Limits: a change by another program between the transaction and the listing would be taken for our own text. The
- * kernel's generation number shows it, and the next check writes the rules again.
+ * Limits: a change by another program between the transaction and the reading would be taken for our own text. The
+ * generation number shows it, and the next check writes the rules again.
  */
-import { createHash } from 'node:crypto';
 import { rulesetGeneration } from '../../../host/netlink/netfilter.ts';
-import { applyNft, listTable, withoutDynamicElements } from '../../../host/nft.ts';
+import { tableDigest, tableExists } from '../../../host/netlink/tables.ts';
+import { applyNft } from '../../../host/nft.ts';
 import type { DesiredState } from '../../engine.ts';
-import { TABLES } from '../names.ts';
-import { closeConnections, NicLocations, type StaleConnections } from './flows.ts';
+import { ALL_TABLES, TABLES } from '../names.ts';
+import { AppliedFlowTable } from './applied-flow-table.ts';
+import { connectionFacts } from './connection-policy.ts';
 import { keptElements } from './kept-elements.ts';
-import type { NicTap } from './netdev-table.ts';
-import type { RuledNic, Segments } from './rule-input.ts';
-import { removeTables, renderRuleset } from './ruleset.ts';
+import { OldConnections } from './old-connections.ts';
+import { type RulesetInput, removeTables, renderRuleset } from './ruleset.ts';
 
-export interface RulesInput {
-  nics: readonly RuledNic[];
-  segments: Segments;
-  taps: readonly NicTap[];
-  /** Called before our tables are replaced. Returns claims (elements of set `claim`) that nobody has read yet. */
-  beforeReplace: () => Promise<string[]>;
+export interface RulesInput extends RulesetInput {
+  /** Called before our tables are replaced. */
+  beforeReplace: () => void;
+  /** Whether an element of set `heard` is kept. */
+  keepsHeard: (tap: string, ip: number) => boolean;
+  /** False while the NICs' leases cannot be known. */
+  addressesKnown: boolean;
 }
 
 export class AppliedRules {
-  /** The text that was written, and a digest of our tables afterwards. */
-  #applied: { text: string; digest: string } | null = null;
-  readonly #locations = new NicLocations();
-  /** Connections still to be closed. */
-  #stale: StaleConnections[] = [];
+  /** The text that was written, a digest of our tables afterwards, and the generation at which they were last so. */
+  #applied: { text: string; digest: string; generation: number } | null = null;
+  /** Our transactions in a row, without another program's in between: generations before the first, after the last. */
+  #ours = { from: 0, to: -1 };
+  readonly #flows = new AppliedFlowTable();
+  readonly #connections = new OldConnections();
+  /** Our tables have been found damaged, and connections were not checked since. */
+  #damaged = false;
 
   /** Our tables have been written. */
   get present(): boolean {
@@ -40,50 +46,69 @@ export class AppliedRules {
   }
 
   async apply(desired: DesiredState, input: RulesInput): Promise<void> {
-    const text = desired.networks.length === 0 ? removeTables() : renderRuleset(desired.networks, input.nics, input.segments, input.taps);
-    if (!(await this.#isInForce(text, desired))) await this.#replace(text, desired, input);
-    this.#stale.push(...this.#locations.update(input.nics));
-    await closeConnections(this.#stale, desired.networks);
-    this.#stale = [];
+    // first, as what the rules accept needs it
+    await this.#flows.apply(desired.networks.length > 0);
+    const text = desired.networks.length === 0 ? removeTables() : renderRuleset(desired, input);
+    const intact = this.#areIntact();
+    if (!intact && this.#applied !== null) this.#damaged = true;
+    if (!intact || this.#applied?.text !== text) await this.#replace(text, desired, input);
+    if (!input.addressesKnown) return;
+    await this.#connections.follow(connectionFacts(desired, input.nics, input.assignedElsewhere, this.#connections.facts), this.#damaged);
+    this.#damaged = false;
   }
 
-  async #isInForce(text: string, desired: DesiredState): Promise<boolean> {
-    if (this.#applied?.text !== text) return false;
-    const digest = await digestOfTables();
+  /** Our tables are as the last transaction left them. */
+  #areIntact(): boolean {
+    if (this.#applied === null) return false;
+    const generation = rulesetGeneration();
+    if (generation === this.#applied.generation) return true;
+    const digest = digestOfTables();
     // missing tables are never as desired, even if the listing after the transaction lacked them, too
-    return digest === this.#applied.digest && (digest === '') === (desired.networks.length === 0);
+    const intact = digest === this.#applied.digest && (digest === '') === (this.#applied.text === removeTables());
+    if (intact) this.#applied.generation = generation;
+    return intact;
   }
 
   async #replace(text: string, desired: DesiredState, input: RulesInput): Promise<void> {
-    const claims = this.#applied === null ? [] : await input.beforeReplace();
-    const addClaims = claims.length === 0 ? '' : `add element bridge anka claim { ${claims.join(', ')} }`;
-    const kept = desired.networks.length === 0 ? [] : [addClaims, await keptElements(desired.nics, text)];
+    if (this.#applied !== null) input.beforeReplace();
+    const kept = desired.networks.length === 0 ? '' : keptElements(desired.nics, text, input.keepsHeard);
+    const before = rulesetGeneration();
+    await applyNft(`${text}\n${kept}`);
+    const digest = digestOfTables();
     const generation = rulesetGeneration();
-    await applyNft([text, ...kept].join('\n'));
-    const digest = await digestOfTables();
-    const alone = rulesetGeneration() - generation === 1;
-    this.#applied = { text, digest: alone ? digest : 'changed by another program' };
+    const alone = generation - before === 1;
+    this.#applied = alone ? { text, digest, generation } : { text, digest: 'changed by another program', generation: -1 };
+    this.#ours = { from: !alone ? generation : before === this.#ours.to ? this.#ours.from : before, to: generation };
+    await this.#flows.keepOnly(desired.nics);
   }
 
-  forgetNic(id: string): void {
-    this.#locations.forget(id);
+  /** Whether nothing but our rules has changed from one generation to the other. */
+  readonly hasOnlyChangedOurs = (from: number, to: number): boolean => from >= this.#ours.from && to === this.#ours.to;
+
+  /** The NIC was deleted: its addresses may be given to others. */
+  forgetNic(id: string): Promise<void> {
+    return this.#connections.forget(id);
+  }
+
+  /** Cuts all connections of our networks. To be called when their interfaces are removed. */
+  cutConnections(): Promise<void> {
+    return this.#connections.cutAll();
   }
 
   /** Deletes our tables. Returns them, one line each. */
   async remove(): Promise<string[]> {
-    const found = await Promise.all(TABLES.map(async ([f, t]) => ((await listTable(f, t)) === null ? null : `nft table ${f} ${t}`)));
-    const tables = found.filter((t) => t !== null);
-    if (tables.length > 0) await applyNft(removeTables());
+    const tables = ALL_TABLES.filter(([f, t]) => tableExists(f, t)).map(([f, t]) => `nft table ${f} ${t}`);
+    if (tables.length > 0) {
+      await applyNft(removeTables());
+      await this.#flows.remove();
+    }
     this.#applied = null;
     return tables;
   }
 }
 
-/** Changes with our tables, but not with the elements that packets add. Empty when a table is missing. */
-async function digestOfTables(): Promise<string> {
-  const tables = await Promise.all(TABLES.map(([f, t]) => listTable(f, t)));
-  if (tables.includes(null)) return '';
-  return createHash('sha256')
-    .update(tables.map((t) => withoutDynamicElements(t ?? '')).join('\n'))
-    .digest('hex');
+/** Changes with our tables, but not with what packets add to them. Empty when a table is missing. */
+function digestOfTables(): string {
+  const digests = TABLES.map(([f, t]) => tableDigest(f, t));
+  return digests.includes(null) ? '' : digests.join();
 }

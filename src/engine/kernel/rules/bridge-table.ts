@@ -2,9 +2,10 @@
  * Table `bridge anka`: the guard (B91). A NIC may send only with its own MAC address and its own IP addresses.
  *
  * Theory of operation: what differs between NICs is in sets and maps, so the chains are the same for one VM and for two
- * hundred. On the networks with a gateway, a guest may claim an address without an owner by ARP (B50). The claim goes
- * into a set with a timeout, and the engine assigns the address to the NIC when it reads the set. Bridged guests use
- * their own MAC address and never the host's IP address, and are neither routers nor DHCP servers
+ * hundred. On the networks with a gateway, a guest may claim an address without an owner by ARP (B50). Set `heard` has
+ * the addresses that were used in ARP, with a timeout, and the engine assigns a claimed one to the NIC when it reads
+ * the set. A claim of an address that is virtual at another NIC is dropped and noted in set `contested`. Bridged guests
+ * use their own MAC address and never the host's IP address, and are neither routers nor DHCP servers
  * (docs/decisions/0009). Their other IPv4 addresses are up to their network and are only recorded. IPv6 addresses
  * belong to the NIC that used them first, on every network (ipv6-guard.ts).
  *
@@ -13,10 +14,11 @@
  */
 import { CLAIMS_MOST, CLAIMS_MS } from '../../../net/gateway/service-rates.ts';
 import { networkAddresses } from '../../../net/policy/addresses.ts';
+import { METADATA_ADDRESSES, METADATA6 } from '../../../net/policy/metadata.ts';
 import { DHCP_SERVER_PORT } from '../../../net/policy/services.ts';
 import { formatIpv4, formatMac, formatSubnet, parseMac } from '../../../wire/address.ts';
 import { DHCP_CLIENT_PORT } from '../../../wire/dhcpv4.ts';
-import type { DesiredNetwork } from '../../engine.ts';
+import type { DesiredNetwork, DesiredState } from '../../engine.ts';
 import { BRIDGE_PORT_PREFIX, bridgeMac, tapName } from '../names.ts';
 import { drop as dropBy, dropSet, GUARD_REASONS } from './drop-reasons.ts';
 import { ipv6Chains, ipv6Sets } from './ipv6-guard.ts';
@@ -26,8 +28,16 @@ import { domainOf, type RuledNic, type Segments } from './rule-input.ts';
 /** Sets of the addresses of bridged guests: claimed by ARP, leased by DHCP. */
 export const ADDRESS_SETS = ['bridged_claims', 'bridged_leases'] as const;
 const [CLAIMS, LEASES] = ADDRESS_SETS;
-const CLAIM_TIMEOUT = '10m';
-const ADDRESS_TIMEOUT = '1h';
+/** Addresses that a NIC used in ARP: its own, and those that it claims. */
+export const HEARD = 'heard';
+/** Claims of addresses that are virtual at another NIC. */
+export const CONTESTED = 'contested';
+export const HEARD_SECONDS = 600;
+/** A claim that is not repeated counts for so long. */
+const CONTESTED_TIMEOUT = '3s';
+/** How long after it was used the address of a bridged guest is kept. */
+export const ADDRESS_SECONDS = 3600;
+const ADDRESS_TIMEOUT = `${ADDRESS_SECONDS}s`;
 /** New addresses that are recorded for one bridged NIC at once, and in an hour. */
 const RECORDED = 32;
 /** Elements of the sets that ARP and DHCP fill. */
@@ -44,7 +54,9 @@ interface Attached {
   served: RuledNic[];
 }
 
-export function bridgeTable(networks: readonly DesiredNetwork[], nics: readonly RuledNic[], segments: Segments): string {
+/** `assignedElsewhere`: addresses assigned to VMs that are not attached. */
+export function bridgeTable(desired: DesiredState, nics: readonly RuledNic[], segments: Segments, assignedElsewhere: readonly number[]): string {
+  const { networks, metadata = false } = desired;
   const all = nics.filter(({ nic }) => nic.type !== 'disconnected');
   const attached: Attached = {
     all,
@@ -55,7 +67,7 @@ export function bridgeTable(networks: readonly DesiredNetwork[], nics: readonly 
   const domains = [...networks.map((n) => n.name as string), ...bridgedDomains];
   return table('bridge', [
     ...GUARD_REASONS.map((r) => dropSet(r, 'iifname')),
-    ...identitySets(networks, attached),
+    ...identitySets(networks, attached, assignedElsewhere),
     ...isolationSets(attached),
     ...addressSets(),
     ipv6Sets(
@@ -67,7 +79,7 @@ export function bridgeTable(networks: readonly DesiredNetwork[], nics: readonly 
     ip4Source(),
     clientsOnly(),
     ipOptions(),
-    bridged(),
+    bridged(metadata),
     ...bridgedDomains.map(bridgedDomain),
     ...domains.map((d) => ipv6Chains(d, drop)),
     ...networks.flatMap((n) => [onNetwork(n), arp(n)]),
@@ -81,24 +93,23 @@ export function bridgeTable(networks: readonly DesiredNetwork[], nics: readonly 
 }
 
 /** Which MAC and IPv4 addresses belong to which NIC. */
-function identitySets(networks: readonly DesiredNetwork[], { all, served }: Attached): string[] {
+function identitySets(networks: readonly DesiredNetwork[], { all, served }: Attached, assignedElsewhere: readonly number[]): string[] {
   const macs = all.map((n) => `${tapOf(n)} . ${formatMac(n.nic.outsideMac)}`);
-  const addresses = new Set<string>();
-  const owned = new Set<string>();
-  for (const n of served) {
-    for (const a of [n.ip, n.nic.reservedIp ?? null]) {
-      if (a === null) continue;
-      addresses.add(`${tapOf(n)} . ${formatIpv4(a)}`);
-      owned.add(formatIpv4(a));
-    }
-  }
+  const addresses = served.flatMap((n) => n.addresses.map((a) => `${tapOf(n)} . ${formatIpv4(a)}`));
+  const owned = new Set(served.flatMap((n) => n.addresses.map(formatIpv4)));
+  for (const a of assignedElsewhere) owned.add(formatIpv4(a));
   for (const { subnet } of networks) for (const a of networkAddresses(subnet)) owned.add(formatIpv4(a));
-  const known = served.flatMap((n) => (n.ip === null ? [] : [`${tapOf(n)} . ${formatMac(n.nic.outsideMac)} . ${formatIpv4(n.ip)}`]));
+  const known = served.flatMap((n) => n.addresses.map((a) => `${tapOf(n)} . ${formatMac(n.nic.outsideMac)} . ${formatIpv4(a)}`));
   return [
     fixedSet('mac', 'ifname . ether_addr', macs),
-    fixedSet('address', 'ifname . ipv4_addr', [...addresses]),
+    fixedSet('address', 'ifname . ipv4_addr', addresses),
     fixedSet('known', 'ifname . ether_addr . ipv4_addr', known),
     fixedSet('owned', 'ipv4_addr', [...owned]),
+    fixedSet(
+      'virtual',
+      'ipv4_addr',
+      served.flatMap((n) => n.virtual.map(formatIpv4)),
+    ),
   ];
 }
 
@@ -115,7 +126,8 @@ function isolationSets({ all, bridged, served }: Attached): string[] {
 function addressSets(): string[] {
   return [
     dynamicSet('claim_rate', 'ifname', ADDRESS_SET_SIZE),
-    expiringSet('claim', 'type ifname . ipv4_addr', { size: ADDRESS_SET_SIZE, timeout: CLAIM_TIMEOUT }),
+    expiringSet(HEARD, 'type ifname . ipv4_addr', { size: ADDRESS_SET_SIZE, timeout: `${HEARD_SECONDS}s` }),
+    expiringSet(CONTESTED, 'type ifname . ipv4_addr', { size: ADDRESS_SET_SIZE, timeout: CONTESTED_TIMEOUT }),
     expiringSet(CLAIMS, 'type ether_addr . ipv4_addr', { size: ADDRESS_SET_SIZE, timeout: ADDRESS_TIMEOUT }),
     expiringSet(LEASES, 'typeof @th,288,48 . @th,192,32', { size: ADDRESS_SET_SIZE, timeout: ADDRESS_TIMEOUT }),
   ];
@@ -136,7 +148,7 @@ function ip4Source(): string {
     'iifname . ip saddr @address accept',
     `ip saddr @owned ${drop('ip_spoof')}`,
     `iifname @isolated ${drop('isolated')}`,
-    'iifname . ip saddr @claim accept',
+    `iifname . ip saddr @${HEARD} accept`,
     drop('ip_spoof'),
   ]);
 }
@@ -158,13 +170,14 @@ function ipOptions(): string {
   ]);
 }
 
-/** What applies to every bridged NIC. */
-function bridged(): string {
+/** What applies to every bridged NIC. A cloud may take it for the host. */
+function bridged(metadata: boolean): string {
   return chain('bridged', [
     `iifname . ether saddr != @mac ${drop('mac_spoof')}`,
     `meta protocol arp iifname . arp saddr ether != @mac ${drop('arp_spoof')}`,
     `meta protocol arp arp saddr ip @host_addresses ${drop('arp_spoof')}`,
     `ip saddr @host_addresses ${drop('ip_spoof')}`,
+    ...(metadata ? [] : [`ip daddr ${anyOf(METADATA_ADDRESSES)} ${drop('metadata')}`, `ip6 daddr ${anyOf(METADATA6)} ${drop('metadata')}`]),
     'meta protocol arp arp saddr ip 0.0.0.0 return',
     `meta protocol arp ether saddr . arp saddr ip != @${CLAIMS} update @claim_rate { iifname limit rate over ${RECORDED}/hour burst ${RECORDED} packets } return comment "beyond the limit: passed, not recorded"`,
     `meta protocol arp update @${CLAIMS} { ether saddr . arp saddr ip timeout ${ADDRESS_TIMEOUT} }`,
@@ -190,14 +203,18 @@ function onNetwork({ name }: DesiredNetwork): string {
 
 /** ARP from the NIC's own address. Another one without an owner may be claimed, at a limited rate. */
 function arp({ name, subnet }: DesiredNetwork): string {
+  const limited = `update @claim_rate { iifname ${rateOver(CLAIMS_MOST, CLAIMS_MS)} } ${drop('address_limit')}`;
   return chain(`arp_${name}`, [
     `iifname . arp saddr ether != @mac ${drop('arp_spoof')}`,
     'arp saddr ip 0.0.0.0 accept',
+    `iifname . arp saddr ip @address update @${HEARD} { iifname . arp saddr ip timeout ${HEARD_SECONDS}s } comment "full or not, it passes"`,
     'iifname . arp saddr ip @address accept',
+    `arp saddr ip @virtual ${limited}`,
+    `arp saddr ip @virtual update @${CONTESTED} { iifname . arp saddr ip timeout ${CONTESTED_TIMEOUT} }`,
     `arp saddr ip @owned ${drop('arp_spoof')}`,
     `arp saddr ip != ${formatSubnet(subnet)} ${drop('arp_spoof')}`,
-    `iifname . arp saddr ip != @claim update @claim_rate { iifname ${rateOver(CLAIMS_MOST, CLAIMS_MS)} } ${drop('address_limit')}`,
-    `update @claim { iifname . arp saddr ip timeout ${CLAIM_TIMEOUT} } accept`,
+    `iifname . arp saddr ip != @${HEARD} ${limited}`,
+    `update @${HEARD} { iifname . arp saddr ip timeout ${HEARD_SECONDS}s } accept`,
     drop('arp_spoof'),
   ]);
 }

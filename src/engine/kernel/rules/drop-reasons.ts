@@ -19,19 +19,27 @@ export const GUARD_REASONS = [
   'malformed',
   'ethertype',
   'isolated',
+  'metadata',
 ] as const satisfies readonly Drop[];
 
 /**
  * All reasons: `prohibited` is what may not cross between networks, `rate_limit` what the gateway's services refuse.
  */
-export const DROP_REASONS = [...GUARD_REASONS, 'prohibited', 'rate_limit'] as const satisfies readonly Drop[];
+export const DROP_REASONS = [...GUARD_REASONS, 'prohibited', 'rate_limit', 'connection_limit', 'no_connection'] as const satisfies readonly Drop[];
 
 export type DropReason = (typeof DROP_REASONS)[number];
 
 /** What a table's drops are counted by. */
 export type DropKey = 'iifname' | 'ether saddr';
 
-export const dropSet = (reason: DropReason, key: DropKey): string => dynamicSet(`drop_${reason}`, key === 'iifname' ? 'ifname' : 'ether_addr');
+export const dropSetName = (reason: DropReason): string => `drop_${reason}`;
+
+export const dropSet = (reason: DropReason, key: DropKey): string => dynamicSet(dropSetName(reason), key === 'iifname' ? 'ifname' : 'ether_addr');
+
+const counted = (reason: DropReason, key: DropKey): string => `update @${dropSetName(reason)} { ${key} counter }`;
 
 /** Counts the packet and drops it. */
-export const drop = (reason: DropReason, key: DropKey): string => `update @drop_${reason} { ${key} counter } drop`;
+export const drop = (reason: DropReason, key: DropKey): string => `${counted(reason, key)} drop`;
+
+/** Counts the packet and rejects it. `notice`: what the sender gets. */
+export const reject = (reason: DropReason, key: DropKey, notice: string): string => `${counted(reason, key)} reject with ${notice}`;

@@ -5,7 +5,10 @@
  * the forward or input hook is found that drops by its policy, or by a last rule that matches everything (firewalld,
  * and the iptables rules of some distributions). It gets an accept for our bridges at its top, labelled `anka:v1`; of
  * docker's, the chain that docker leaves to users. Tables that belong to iptables are read and changed with iptables:
- * it cannot parse nft's rules, and nft does not print iptables' comments. `reset` removes the accepts.
+ * it cannot parse nft's rules, and nft does not print iptables' comments. iptables-legacy has tables of its own, which
+ * nft does not see; they are read only if the kernel has them already (legacy-tables.ts). `reset` removes the accepts.
+ * Nothing is listed while the kernel's generation number shows that no program but this one has changed a rule, and a
+ * digest that iptables-legacy has not either, which does not change that number.
  *
  * Limits: a firewall that reloads drops our accept with its other rules, until the next check adds it again. A table
  * that its owner has locked (firewalld 2.1 and later, NftablesTableOwner) refuses our rule. That is reported as a
@@ -13,9 +16,14 @@
  * user configured.
  */
 import { run } from '../../../host/exec.ts';
+import { rulesetGeneration } from '../../../host/netlink/netfilter.ts';
 import { applyNft } from '../../../host/nft.ts';
+import { isOurTable } from '../names.ts';
+import { type LegacyChain, legacyChains, legacyDigest, legacyTable } from './legacy-tables.ts';
 
 const COMMENT = 'anka:v1';
+export type XtablesProgram = 'iptables-nft' | 'iptables-legacy';
+
 /** Wait for the lock of another iptables, up to 10 s. */
 const WAIT = ['-w', '10'];
 
@@ -25,14 +33,16 @@ export interface ForeignChain {
   chain: string;
   hook: 'forward' | 'input';
   /** The program that it belongs to, guessed from its name. */
-  owner: 'docker' | 'ufw' | 'firewalld' | 'iptables' | 'nftables';
+  owner: 'docker' | 'ufw' | 'firewalld' | 'iptables' | 'iptables-legacy' | 'nftables';
+  /** The program by which it is changed. */
+  by: 'nft' | XtablesProgram;
   /** It has an accept of ours. */
   allowed: boolean;
   /** Direction and interface of each accept of ours, as in `-i anka-shared`. */
   accepts: readonly string[];
 }
 
-interface NftObject {
+export interface NftObject {
   chain?: { family: string; table: string; name: string; hook?: string; policy?: string; type?: string };
   rule?: { family: string; table: string; chain: string; comment?: string; handle: number; expr?: NftExpression[] };
 }
@@ -52,12 +62,13 @@ interface XtablesAccept {
   device: string;
 }
 
-/** iptables' rules, as `iptables -S` prints them. */
+/** The filter table among nft's tables, as `iptables -S` prints it. */
 async function xtablesRules(): Promise<string[]> {
   // without iptables there are none
-  return (await run('iptables', [...WAIT, '-S']).catch(() => '')).split('\n').filter((l) => l.startsWith('-A '));
+  return (await run('iptables-nft', [...WAIT, '-S']).catch(() => '')).split('\n');
 }
 
+/** Accepts of ours in rules as iptables prints them. */
 function xtablesAccepts(rules: readonly string[]): XtablesAccept[] {
   return rules.flatMap((line) => {
     const [, chain, direction, device] = /^-A (\S+) (-[io]) (\S+) .*--comment "?anka:v1"? /.exec(line) ?? [];
@@ -68,8 +79,9 @@ function xtablesAccepts(rules: readonly string[]): XtablesAccept[] {
 /** Arguments of an iptables rule that accepts what enters or leaves by an interface. */
 const xtablesRule = (a: XtablesAccept): string[] => [a.chain, a.direction, a.device, '-m', 'comment', '--comment', COMMENT, '-j', 'ACCEPT'];
 
+/** The whole ruleset; empty if nft refuses. */
 async function listAll(): Promise<NftObject[]> {
-  const text = await run('nft', ['-j', '-a', 'list', 'ruleset']);
+  const text = await run('nft', ['-j', '-a', 'list', 'ruleset']).catch(() => '{"nftables":[]}');
   return (JSON.parse(text) as { nftables: NftObject[] }).nftables;
 }
 
@@ -79,10 +91,13 @@ type Rule = NonNullable<NftObject['rule']>;
 const isIn = (rule: Rule, chain: { family: string; table: string; name: string }): boolean =>
   rule.family === chain.family && rule.table === chain.table && rule.chain === chain.name;
 
-/** A chain whose drops concern our networks' IPv4 packets. */
-function isOnOurPath(c: Chain): boolean {
-  return c.table !== 'anka' && (c.hook === 'forward' || c.hook === 'input') && !['ip6', 'bridge', 'netdev'].includes(c.family);
+/** A chain whose drops concern our networks' IPv4 packets, or their frames (family bridge). */
+export function isOnOurPath(c: Chain): boolean {
+  return !isOurTable(c.table) && (c.hook === 'forward' || c.hook === 'input') && !['ip6', 'netdev'].includes(c.family);
 }
+
+/** A chain of iptables in nft's tables. */
+export const isXtables = (c: Chain): boolean => c.family === 'ip' && c.table === 'filter' && /^(FORWARD|INPUT)$/.test(c.name);
 
 /** Whether what no rule of the chain accepts is dropped. */
 function dropsTheRest(c: Chain, rules: readonly Rule[], xtables: readonly string[]): boolean {
@@ -90,19 +105,34 @@ function dropsTheRest(c: Chain, rules: readonly Rule[], xtables: readonly string
   return c.table === 'filter' && /^-A \S+ -j (DROP|REJECT)\b/.test(xtables.filter((l) => l.startsWith(`-A ${c.name} `)).at(-1) ?? '');
 }
 
+/** The rules of this host, as the programs list them. */
+export interface ListedRules {
+  nft: NftObject[];
+  /** The filter table of iptables among nft's, as `iptables -S` prints it. */
+  xtables: string[];
+  /** That of iptables-legacy; null if there is none. */
+  legacy: string[] | null;
+}
+
+export async function listRules(): Promise<ListedRules> {
+  const nft = await listAll();
+  // nothing to parse where no chain is one of iptables'
+  const xtables = nft.some(({ chain }) => chain?.family === 'ip' && chain.table === 'filter') ? await xtablesRules() : [];
+  return { nft, xtables, legacy: await legacyTable() };
+}
+
 /** Chains of other programs that drop what our networks need, unless they have our accept. */
-export async function findFirewalls(): Promise<ForeignChain[]> {
-  const objects = await listAll().catch(() => [] as NftObject[]);
-  const xtables = await xtablesRules();
+export function findFirewalls({ nft: objects, xtables, legacy: table }: ListedRules): ForeignChain[] {
   const xtablesOurs = xtablesAccepts(xtables);
+  const legacy = legacyChains(table ?? []).map((c) => legacyFirewall(c));
   const chains = objects.flatMap((o) => (o.chain ? [o.chain] : []));
   const rules = objects.flatMap((o) => (o.rule ? [o.rule] : []));
   const docker = chains.some((c) => c.name === 'DOCKER-USER');
   const ufw = chains.some((c) => c.name.startsWith('ufw-'));
-  return chains
+  const ofNft = chains
     .filter((c) => isOnOurPath(c) && dropsTheRest(c, rules, xtables))
     .map((c): ForeignChain => {
-      const byXtables = c.table === 'filter' && /^[A-Z]/.test(c.name);
+      const byXtables = isXtables(c);
       const ofDocker = byXtables && docker && c.hook === 'forward';
       const chain = ofDocker ? 'DOCKER-USER' : c.name;
       const owner = c.table === 'firewalld' ? 'firewalld' : byXtables ? (ufw ? 'ufw' : ofDocker ? 'docker' : 'iptables') : 'nftables';
@@ -110,15 +140,35 @@ export async function findFirewalls(): Promise<ForeignChain[]> {
       const accepts = byXtables
         ? xtablesOurs.filter((a) => a.chain === chain).map((a) => `${a.direction} ${a.device}`)
         : ours.flatMap((r) => acceptOf(r.expr ?? []));
-      return { family: c.family, table: c.table, chain, hook: c.hook as 'forward' | 'input', owner, allowed: accepts.length > 0, accepts };
+      const by = byXtables ? 'iptables-nft' : 'nft';
+      return { family: c.family, table: c.table, chain, hook: c.hook as 'forward' | 'input', owner, by, allowed: accepts.length > 0, accepts };
     });
+  return [...ofNft, ...legacy.flatMap((f) => f ?? [])];
 }
+
+/** Null: it drops nothing by default. */
+function legacyFirewall({ name, policy, rules, all }: LegacyChain): ForeignChain | null {
+  if (policy !== 'DROP' && !/^-A \S+ -j (DROP|REJECT)\b/.test(rules.at(-1) ?? '')) return null;
+  const docker = name === 'FORWARD' && all.includes('-N DOCKER-USER');
+  const chain = docker ? 'DOCKER-USER' : name;
+  const owner = docker ? 'docker' : all.some((l) => l.startsWith('-N ufw-')) ? 'ufw' : 'iptables-legacy';
+  const accepts = xtablesAccepts(all)
+    .filter((a) => a.chain === chain)
+    .map((a) => `${a.direction} ${a.device}`);
+  const hook = name === 'FORWARD' ? 'forward' : 'input';
+  return { family: 'ip', table: 'filter', chain, hook, owner, by: 'iptables-legacy', allowed: accepts.length > 0, accepts };
+}
+
+/** By nft's keyword. */
+const DIRECTIONS: Record<string, '-i' | '-o'> = { iifname: '-i', oifname: '-o' };
+/** In family bridge, interfaces are ports: all of ours. Not every kernel can name the bridge (`meta ibrname`). */
+export const OUR_PORTS = 'anka*';
 
 /** Direction and interface of an accept of ours. */
 function acceptOf(expressions: readonly NftExpression[]): string[] {
   return expressions.flatMap(({ match }) => {
-    const key = match?.left?.meta?.key;
-    return key === 'iifname' || key === 'oifname' ? [`${key === 'iifname' ? '-i' : '-o'} ${String(match?.right)}`] : [];
+    const direction = DIRECTIONS[match?.left?.meta?.key ?? ''];
+    return direction === undefined ? [] : [`${direction} ${String(match?.right)}`];
   });
 }
 
@@ -126,14 +176,15 @@ function acceptOf(expressions: readonly NftExpression[]): string[] {
  * Adds our accepts where they are missing. A firewall may reload between `findFirewalls` and this, so nothing is
  * recorded as done: the next check looks again.
  */
-export async function allowThroughFirewalls(found: readonly ForeignChain[], bridges: readonly string[]): Promise<void> {
+async function allowThroughFirewalls(found: readonly ForeignChain[], bridges: readonly string[]): Promise<void> {
   for (const f of found) {
-    const wanted = bridges.flatMap((device) =>
+    const devices = f.family === 'bridge' ? [OUR_PORTS] : bridges;
+    const wanted = devices.flatMap((device) =>
       (f.hook === 'forward' ? (['-i', '-o'] as const) : (['-i'] as const)).map((direction) => ({ direction, device })),
     );
     const missing = wanted.filter((a) => !f.accepts.includes(`${a.direction} ${a.device}`));
-    if (f.table === 'filter' && f.owner !== 'nftables') {
-      for (const a of missing) await run('iptables', [...WAIT, '-I', ...xtablesRule({ chain: f.chain, ...a })]);
+    if (f.by !== 'nft') {
+      for (const a of missing) await run(f.by, [...WAIT, '-I', ...xtablesRule({ chain: f.chain, ...a })]);
     } else if (missing.length > 0) {
       const at = `${f.family} ${f.table} ${f.chain}`;
       const name = { '-i': 'iifname', '-o': 'oifname' };
@@ -142,16 +193,40 @@ export async function allowThroughFirewalls(found: readonly ForeignChain[], brid
   }
 }
 
+/** Keeps our accepts in other programs' firewalls. */
+export class FirewallAllowances {
+  /** What the last look found in order. */
+  #seen: { generation: number; legacy: string; bridges: string } | null = null;
+
+  /**
+   * Adds the accepts for these bridges where they are missing. `onlyOurs`: whether nothing but our tables changed
+   * between two generations of the rules.
+   */
+  async apply(bridges: readonly string[], onlyOurs: (from: number, to: number) => boolean): Promise<void> {
+    const now = { generation: rulesetGeneration(), legacy: await legacyDigest(), bridges: bridges.join() };
+    const seen = this.#seen;
+    this.#seen = now;
+    if (seen && seen.bridges === now.bridges && seen.legacy === now.legacy && (seen.generation === now.generation || onlyOurs(seen.generation, now.generation)))
+      return;
+    this.#seen = null;
+    await allowThroughFirewalls(findFirewalls(await listRules()), bridges);
+    this.#seen = now;
+  }
+}
+
 /** Removes every accept of ours. Returns them, one line each. */
 export async function removeFirewallAllowances(): Promise<string[]> {
   const removed: string[] = [];
-  for (const a of xtablesAccepts(await xtablesRules())) {
-    await run('iptables', [...WAIT, '-D', ...xtablesRule(a)]);
-    removed.push(`accept in ip filter ${a.chain}`);
+  const { nft, xtables, legacy } = await listRules();
+  const found = { 'iptables-nft': xtables, 'iptables-legacy': legacy ?? [] } as const;
+  for (const [program, rules] of Object.entries(found)) {
+    for (const a of xtablesAccepts(rules)) {
+      await run(program, [...WAIT, '-D', ...xtablesRule(a)]);
+      removed.push(`accept in ip filter ${a.chain}`);
+    }
   }
-  const objects = await listAll().catch(() => [] as NftObject[]);
-  for (const { rule } of objects) {
-    if (!rule || rule.table === 'anka' || !(rule.comment ?? '').startsWith(COMMENT)) continue;
+  for (const { rule } of nft) {
+    if (!rule || isOurTable(rule.table) || !(rule.comment ?? '').startsWith(COMMENT)) continue;
     await applyNft(`delete rule ${rule.family} ${rule.table} ${rule.chain} handle ${rule.handle}`);
     removed.push(`accept in ${rule.family} ${rule.table} ${rule.chain}`);
   }

@@ -8,12 +8,13 @@
 import { DHCP_MOST, DHCP_MS, NAMES_MOST, NAMES_MS } from '../../../net/gateway/service-rates.ts';
 import { LIMITED_BROADCAST, LOOPBACK } from '../../../net/policy/addresses.ts';
 import { hasForwarding, isForAnyAddress } from '../../../net/policy/forwarding.ts';
+import { LINK_LOCAL, METADATA_ADDRESSES } from '../../../net/policy/metadata.ts';
 import { DHCP_SERVER_PORT, DNS_SERVICE_PORT } from '../../../net/policy/services.ts';
 import { broadcastOf, formatIpv4, formatSubnet, gatewayOf } from '../../../wire/address.ts';
 import { DHCP_CLIENT_PORT } from '../../../wire/dhcpv4.ts';
 import type { DesiredNetwork, DesiredRule } from '../../engine.ts';
 import { BRIDGES, DHCP_PORTS, DNS_PORT, SEGMENT_PREFIX } from '../names.ts';
-import { drop, dropSet } from './drop-reasons.ts';
+import { drop, dropSet, reject } from './drop-reasons.ts';
 import { anyOf, baseChain, chain, dynamicSet, elements, fixedSet, quoted, rateOver, table } from './nft-text.ts';
 import type { RuledNic } from './rule-input.ts';
 
@@ -23,18 +24,28 @@ interface Networks {
   shared: DesiredNetwork | undefined;
   /** The bridges of all networks, as an anonymous set. */
   bridges: string;
+  /** Guests of shared may reach the metadata service of the host's cloud. */
+  metadata: boolean;
 }
 
 const PROHIBITED = drop('prohibited', 'ether saddr');
 const ISOLATED = drop('isolated', 'ether saddr');
+const METADATA = drop('metadata', 'ether saddr');
 const RATE_LIMIT = drop('rate_limit', 'ether saddr');
+const NO_CONNECTION = drop('no_connection', 'ether saddr');
+const RESET = reject('no_connection', 'ether saddr', 'tcp reset');
 const FILTER = 'filter - 5';
 const SHARED = quoted(BRIDGES.shared);
 const HOST = quoted(BRIDGES.host);
 
-export function ipTable(networks: readonly DesiredNetwork[], nics: readonly RuledNic[]): string {
+export function ipTable(networks: readonly DesiredNetwork[], nics: readonly RuledNic[], metadata: boolean): string {
   if (networks.length === 0) return 'table ip anka {\n}';
-  const n: Networks = { all: networks, shared: networks.find((x) => x.name === 'shared'), bridges: anyOf(networks.map((x) => quoted(BRIDGES[x.name]))) };
+  const n: Networks = {
+    all: networks,
+    shared: networks.find((x) => x.name === 'shared'),
+    bridges: anyOf(networks.map((x) => quoted(BRIDGES[x.name]))),
+    metadata,
+  };
   return table('ip', [
     ...counters(),
     ...forwardingSets(nics),
@@ -61,15 +72,22 @@ function counters(): string[] {
   return [
     dropSet('prohibited', 'ether saddr'),
     dropSet('isolated', 'ether saddr'),
+    dropSet('metadata', 'ether saddr'),
+    fixedSet('metadata', 'ipv4_addr', METADATA_ADDRESSES),
     dropSet('rate_limit', 'ether saddr'),
+    dropSet('no_connection', 'ether saddr'),
     dynamicSet('dns_rate', 'ether_addr'),
     dynamicSet('dhcp_rate', 'ether_addr'),
   ];
 }
 
-/** A rule needs a gateway (B66), that is type shared or host, and a guest with an address. */
-function activeRules(nics: readonly RuledNic[]): { rule: DesiredRule; ip: number }[] {
-  return nics.flatMap(({ nic, ip }) => (ip !== null && hasForwarding(nic.type) ? nic.rules.map((rule) => ({ rule, ip })) : []));
+/**
+ * A rule needs a gateway (B66), that is type shared or host, and a guest with an address. Clients by IPv6 are carried
+ * by the service's listeners, as there is no NAT from IPv6 to IPv4.
+ */
+function activeRules(nics: readonly RuledNic[]): { rule: DesiredRule & { hostIp: number }; ip: number; live: readonly number[] }[] {
+  const isIpv4 = (rule: DesiredRule): rule is DesiredRule & { hostIp: number } => typeof rule.hostIp === 'number';
+  return nics.flatMap(({ nic, ip, live }) => (ip !== null && hasForwarding(nic.type) ? nic.rules.filter(isIpv4).map((rule) => ({ rule, ip, live })) : []));
 }
 
 /** Forwarding rules for every address of the host, those for one address, and the targets of both. */
@@ -79,7 +97,10 @@ function forwardingSets(nics: readonly RuledNic[]): string[] {
   const one = rules
     .filter((r) => !isForAnyAddress(r.rule))
     .map(({ rule, ip }) => `${formatIpv4(rule.hostIp)} . ${rule.protocol} . ${rule.hostPort} : ${formatIpv4(ip)} . ${rule.guestPort}`);
-  const live = new Set(rules.map(({ rule, ip }) => `${rule.protocol} . ${rule.hostPort} . ${formatIpv4(ip)} . ${rule.guestPort}`));
+  // connections that began when another address of the guest was the main one go on
+  const live = new Set(
+    rules.flatMap(({ rule, ip, live }) => [ip, ...live].map((a) => `${rule.protocol} . ${rule.hostPort} . ${formatIpv4(a)} . ${rule.guestPort}`)),
+  );
   return [
     `  map forward_any { type inet_proto . inet_service : ipv4_addr . inet_service;${elements(any)}; }`,
     `  map forward_one { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service;${elements(one)}; }`,
@@ -90,17 +111,19 @@ function forwardingSets(nics: readonly RuledNic[]): string[] {
 /** Addresses of isolated NICs, and the ports of them that forwarding rules open to the host. */
 function isolationSets(nics: readonly RuledNic[]): string[] {
   const isolated = nics.filter(({ nic }) => nic.isolated);
-  const addresses = new Set(isolated.flatMap(({ nic, ip }) => [ip, nic.reservedIp ?? null]).filter((a) => a !== null));
+  const addresses = isolated.flatMap((n) => n.addresses);
   const ports = new Set(isolated.flatMap(({ nic, ip }) => (ip === null ? [] : nic.rules.map((r) => `${formatIpv4(ip)} . ${r.protocol} . ${r.guestPort}`))));
-  return [fixedSet('isolated', 'ipv4_addr', [...addresses].map(formatIpv4)), fixedSet('isolated_ports', 'ipv4_addr . inet_proto . inet_service', [...ports])];
+  return [fixedSet('isolated', 'ipv4_addr', addresses.map(formatIpv4)), fixedSet('isolated_ports', 'ipv4_addr . inet_proto . inet_service', [...ports])];
 }
 
 /** What no guest of a network may send, whatever it is. */
-function fromNetwork(network: DesiredNetwork, { shared }: Networks): string {
+function fromNetwork(network: DesiredNetwork, { shared, metadata }: Networks): string {
   const toShared = network.name === 'host' && shared;
   return chain(`from_${network.name}`, [
     `ip daddr ${formatSubnet(LOOPBACK)} ${PROHIBITED} comment "loopback of the host"`,
     `ip saddr ${formatSubnet(LOOPBACK)} ${PROHIBITED}`,
+    `ip daddr @metadata ${metadata ? 'accept' : METADATA}`,
+    `ip daddr ${formatSubnet(LINK_LOCAL)} fib daddr type != local ${PROHIBITED} comment "RFC 3927: not forwarded"`,
     ...(toShared ? [`ip daddr ${formatSubnet(shared.subnet)} ${PROHIBITED} comment "including the shared gateway"`] : []),
     `meta l4proto udp jump requests_${network.name}`,
   ]);
@@ -118,9 +141,17 @@ function requests({ name, subnet }: DesiredNetwork): string {
   ]);
 }
 
-/** Redirects DHCP to the port of the network's server. */
+/**
+ * Redirects DHCP to the port of the network's server. nft updates the checksum of what it changes, also where 0 says
+ * that there is none (RFC 768).
+ */
 function dhcpRequests({ name }: DesiredNetwork): string {
-  return chain(`dhcp_${name}`, [`update @dhcp_rate { ether saddr ${rateOver(DHCP_MOST, DHCP_MS)} } ${RATE_LIMIT}`, `udp dport set ${DHCP_PORTS[name]}`]);
+  const redirect = `udp dport set ${DHCP_PORTS[name]}`;
+  return chain(`dhcp_${name}`, [
+    `update @dhcp_rate { ether saddr ${rateOver(DHCP_MOST, DHCP_MS)} } ${RATE_LIMIT}`,
+    `udp checksum 0 ${redirect} udp checksum set 0 return`,
+    redirect,
+  ]);
 }
 
 /** Before connection tracking: what guests send is checked, and nobody outside may address a guest directly. */
@@ -131,6 +162,7 @@ function preroutingRaw({ all }: Networks): string {
     `iifname ${quoted(`${SEGMENT_PREFIX}*`)} notrack accept comment "with br_netfilter: bridged frames are not translated"`,
     `iifname vmap { ${bridges.join(', ')}, "lo" : accept }`,
     'ip daddr @subnets counter drop comment "from outside only through a forwarding rule"',
+    `ip daddr ${formatIpv4(LIMITED_BROADCAST)} udp dport ${anyOf(all.map((n) => DHCP_PORTS[n.name]))} counter drop comment "the ports of our DHCP servers"`,
   ]);
 }
 
@@ -207,6 +239,7 @@ function forward(n: Networks): string {
     baseChain('filter', 'forward', FILTER),
     ...clampMss(n),
     ...checkForwarded(n),
+    ...expired(n),
     ...isolateRouted(n),
     ...sharedFastPath(n),
     ...betweenGuests(n),
@@ -225,6 +258,17 @@ function checkForwarded({ bridges }: Networks): string[] {
   return [
     `ct status dnat ct direction original oifname ${bridges} goto forwarded`,
     `ct status dnat ct direction reply iifname ${bridges} goto forwarded_reply`,
+  ];
+}
+
+/**
+ * What connection tracking does not know, of guests: a segment of a connection that has expired opens no new one, and
+ * nothing leaves untranslated.
+ */
+function expired({ bridges }: Networks): string[] {
+  return [
+    `ct state new tcp flags & (fin | syn | rst | ack) != syn iifname ${bridges} oifname != ${bridges} ${RESET}`,
+    `ct state invalid iifname ${bridges} oifname != ${bridges} ${NO_CONNECTION}`,
   ];
 }
 

@@ -1,4 +1,5 @@
 /** Table `ip6 anka`: IPv6 does not leave the network it is sent on. */
+import { METADATA6 } from '../../../net/policy/metadata.ts';
 import { DNS_SERVICE_PORT } from '../../../net/policy/services.ts';
 import type { DesiredNetwork } from '../../engine.ts';
 import { BRIDGES, bridgeMac } from '../names.ts';
@@ -7,10 +8,11 @@ import { betweenGuests } from './ip-table.ts';
 import { anyOf, baseChain, chain, quoted, table } from './nft-text.ts';
 
 const PROHIBITED = drop('prohibited', 'ether saddr');
+const METADATA = drop('metadata', 'ether saddr');
 
-export function ip6Table(networks: readonly DesiredNetwork[]): string {
+export function ip6Table(networks: readonly DesiredNetwork[], metadata: boolean): string {
   if (networks.length === 0) return 'table ip6 anka {\n}';
-  return table('ip6', [dropSet('prohibited', 'ether saddr'), forward(networks), prerouting(networks), input()]);
+  return table('ip6', [dropSet('prohibited', 'ether saddr'), dropSet('metadata', 'ether saddr'), forward(networks), prerouting(networks, metadata), input()]);
 }
 
 /** Nothing is routed from or to a network. */
@@ -24,10 +26,14 @@ function forward(networks: readonly DesiredNetwork[]): string {
   ]);
 }
 
-/** A guest that takes the gateway for an IPv6 router is counted, not only ignored. */
-function prerouting(networks: readonly DesiredNetwork[]): string {
+/**
+ * A guest that takes the gateway for an IPv6 router is counted, not only ignored. The host itself may hold an address
+ * of its cloud's metadata service.
+ */
+function prerouting(networks: readonly DesiredNetwork[], metadata: boolean): string {
   return chain('prerouting', [
     baseChain('filter', 'prerouting', 'raw'),
+    ...(metadata ? [] : networks.map((n) => `iifname ${quoted(BRIDGES[n.name])} ip6 daddr ${anyOf(METADATA6)} ${METADATA}`)),
     ...networks.map(
       (n) =>
         `iifname ${quoted(BRIDGES[n.name])} ether daddr ${bridgeMac(n.name)} ip6 daddr != { fe80::/10, ff00::/8 } fib daddr type != local ${PROHIBITED} comment "the host is no IPv6 router"`,

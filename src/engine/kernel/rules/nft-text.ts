@@ -8,7 +8,7 @@ export const anyOf = (items: readonly (string | number)[]): string => `{ ${items
 /** The elements in the definition of a set or map. */
 export const elements = (items: readonly string[]): string => (items.length > 0 ? ` elements = ${anyOf(items)}` : '');
 
-export const table = (family: string, sections: readonly string[]): string => `table ${family} anka {\n${sections.join('\n')}\n}`;
+export const table = (family: string, sections: readonly string[], name = 'anka'): string => `table ${family} ${name} {\n${sections.join('\n')}\n}`;
 
 /** A set that only the engine fills. */
 export const fixedSet = (name: string, type: string, items: readonly string[]): string => `  set ${name} { type ${type};${elements(items)}; }`;

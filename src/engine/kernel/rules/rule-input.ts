@@ -2,11 +2,21 @@
 import { createHash } from 'node:crypto';
 import type { DesiredNic } from '../../engine.ts';
 
-/** A NIC and its current address. */
-export interface RuledNic {
-  nic: DesiredNic;
-  /** From a lease, or set by the guest itself; null while it has none. */
+/** The addresses of a NIC on a network with a gateway. */
+export interface RuledAddresses {
+  /** The main one, which forwarding rules lead to; null while it has none. */
   ip: number | null;
+  /** All of them, with the reservation. */
+  addresses: readonly number[];
+  /** Those that another NIC may claim, which then is to be decided. */
+  virtual: readonly number[];
+  /** Those that its guest answers for, as far as is known. */
+  live: readonly number[];
+}
+
+/** A NIC and its addresses. */
+export interface RuledNic extends RuledAddresses {
+  nic: DesiredNic;
 }
 
 /** What the guard has to know about NICs of type bridge. */

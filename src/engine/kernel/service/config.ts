@@ -34,8 +34,10 @@ export interface ServiceNic {
   /** Sent to the guest in DHCP option 26, unless it is 1500. */
   mtu: number;
   reservedIp?: number;
-  /** Address that the guest has set by itself, as the engine learned; never leased to another NIC. */
+  /** Its main address, if the guest has set it by itself. */
   staticIp?: number;
+  /** All addresses that the guest has set by itself; never leased to another NIC. */
+  claimedIps: readonly number[];
   rules: DesiredRule[];
 }
 
@@ -44,12 +46,21 @@ export interface ServiceConfig {
   networks: ServiceNetwork[];
   nics: ServiceNic[];
   dnsServers: string[];
+  /** Names of the host's hosts file are answered. */
+  dnsHosts: boolean;
 }
 
-/** The configuration for a desired state. `staticOf`: the address that a NIC's guest has set by itself, by its id. */
-export function serviceConfigOf(desired: DesiredState, staticOf: (id: string) => number | null): ServiceConfig {
+/** What a NIC's guest has set by itself: its main address if it did, and all of them. */
+export interface SelfSet {
+  main: number | null;
+  all: readonly number[];
+}
+
+/** The configuration for a desired state. `selfSetOf`: what a NIC's guest has set by itself, by its id. */
+export function serviceConfigOf(desired: DesiredState, selfSetOf: (id: string) => SelfSet): ServiceConfig {
   return {
     dnsServers: desired.dnsServers,
+    dnsHosts: desired.dnsHosts ?? true,
     networks: desired.networks.map((n) => ({
       name: n.name,
       interface: BRIDGES[n.name],
@@ -60,7 +71,7 @@ export function serviceConfigOf(desired: DesiredState, staticOf: (id: string) =>
     })),
     nics: desired.nics.flatMap((nic) => {
       if (nic.type !== 'shared' && nic.type !== 'host') return [];
-      const staticIp = staticOf(nic.id);
+      const { main, all } = selfSetOf(nic.id);
       return [
         {
           id: nic.id,
@@ -70,7 +81,8 @@ export function serviceConfigOf(desired: DesiredState, staticOf: (id: string) =>
           mtu: nic.mtu,
           rules: nic.rules,
           ...(nic.reservedIp === undefined ? {} : { reservedIp: nic.reservedIp }),
-          ...(staticIp === null ? {} : { staticIp }),
+          claimedIps: all,
+          ...(main === null ? {} : { staticIp: main }),
         },
       ];
     }),
@@ -86,9 +98,20 @@ export interface ServiceNicStatus {
   rules: { name: string; listening: boolean; reason: string }[];
 }
 
+export interface ServedNetworkStatus {
+  name: string;
+  leases: number;
+  poolSize: number;
+  message: string;
+  dhcpListening: boolean;
+  dnsListening: boolean;
+  /** Addresses leased to NICs that are not attached. */
+  leasedToOthers: number[];
+}
+
 export interface ServiceStatus {
   pid: number;
-  networks: { name: string; leases: number; poolSize: number; message: string; dhcpListening: boolean; dnsListening: boolean }[];
+  networks: ServedNetworkStatus[];
   nics: ServiceNicStatus[];
   upstreams: string[];
 }

@@ -3,44 +3,71 @@
  * DNAT does not (B63), from the host's loopback and from VMs.
  *
  * Theory of operation: bytes are piped both ways with back-pressure. A FIN on one side half-closes the other, an error
- * resets it. UDP has one socket per client, which is closed after 60 s idle.
+ * resets it. UDP has one socket per client and address that it asked, which is closed after five idle minutes (RFC 4787
+ * REQ-5).
  *
  * Limits: 512 TCP connections and 512 UDP clients per rule, so that one rule cannot exhaust the process. Further TCP
- * connections are reset; a further UDP client replaces the oldest.
+ * connections are reset; a further UDP client replaces the one that is idle longest.
  */
-import { createSocket, type RemoteInfo, type Socket as UdpSocket } from 'node:dgram';
+import { createSocket, type Socket as UdpSocket } from 'node:dgram';
 import { createConnection, type Socket } from 'node:net';
+import type { DatagramClient } from '../../../host/any-address-socket.ts';
+import { keepUrgentInline } from '../../../host/urgent.ts';
 import { sendDatagram, takesDatagrams } from '../../../lib/datagram-room.ts';
 import { formatIpv4 } from '../../../wire/address.ts';
 import type { DesiredRule } from '../../engine.ts';
 import { RulePort } from '../../port-forwarding/rule-port.ts';
 
+/** Where a rule leads to. */
+export interface ListenerTarget {
+  /** The guest's main address. */
+  ip: number;
+  /** All addresses that it has: connections to them go on. */
+  live: readonly number[];
+}
+
 const MAX_FLOWS = 512;
-const UDP_IDLE_MS = 60_000;
+const UDP_IDLE_MS = 300_000;
+
+interface UdpClient {
+  socket: UdpSocket;
+  timer: NodeJS.Timeout;
+}
 
 export class RuleListener extends RulePort {
-  #target: () => number | null;
-  /** Address of the guest's end of all flows. */
-  #flowTarget: number | null = null;
-  #flows = new Set<Socket>();
-  #clients = new Map<string, { socket: UdpSocket; timer: NodeJS.Timeout }>();
+  readonly #target: () => ListenerTarget | null;
+  readonly #isCarried: (address: string) => boolean;
+  /** Address of the guest's end of UDP flows. */
+  #udpTarget: number | null = null;
+  /** Both ends of each connection, with the guest's address. */
+  readonly #flows = new Map<Socket, number>();
+  /** Least recently used first. */
+  readonly #clients = new Map<string, UdpClient>();
 
-  /** `target`: the current address of the guest; null while it has none. */
-  constructor(rule: DesiredRule, target: () => number | null, onChange: () => void) {
+  /**
+   * `target` is null while the guest has no address. `isCarried`: whether a client of an IPv4 rule comes from the
+   * loopback or from a VM.
+   */
+  constructor(rule: DesiredRule, target: () => ListenerTarget | null, isCarried: (address: string) => boolean, onChange: () => void) {
     super(rule, onChange);
     this.#target = target;
+    this.#isCarried = isCarried;
   }
 
-  /** Resets all flows when the guest has another address now. */
+  /** Resets connections to addresses that the guest does not have any more. */
   follow(): void {
-    const ip = this.#target();
-    if (ip === this.#flowTarget) return;
-    this.cutFlows();
-    this.#flowTarget = ip;
+    const target = this.#target();
+    for (const [socket, ip] of this.#flows) if (!target?.live.includes(ip)) socket.resetAndDestroy();
+    if (this.#udpTarget !== (target?.ip ?? null)) this.#dropClients();
+    this.#udpTarget = target?.ip ?? null;
   }
 
   override cutFlows(): void {
-    for (const s of this.#flows) s.resetAndDestroy();
+    for (const s of this.#flows.keys()) s.resetAndDestroy();
+    this.#dropClients();
+  }
+
+  #dropClients(): void {
     for (const c of this.#clients.values()) {
       clearTimeout(c.timer);
       c.socket.close();
@@ -49,15 +76,16 @@ export class RuleListener extends RulePort {
   }
 
   protected override onClient(client: Socket): void {
-    const ip = this.#target();
+    const ip = this.#target()?.ip ?? null;
     if (ip === null || this.#flows.size >= MAX_FLOWS * 2) {
       client.resetAndDestroy();
       return;
     }
     const guest = createConnection({ host: formatIpv4(ip), port: this.rule.guestPort, allowHalfOpen: true, noDelay: true, keepAlive: true });
     guest.on('error', () => {});
-    this.#flows.add(client).add(guest);
+    this.#flows.set(client, ip).set(guest, ip);
     guest.once('connect', () => {
+      keepUrgentInline(guest);
       client.pipe(guest);
       guest.pipe(client);
     });
@@ -73,24 +101,40 @@ export class RuleListener extends RulePort {
     resetWith(guest, client);
   }
 
-  protected override onDatagram(bytes: Buffer, from: RemoteInfo): void {
-    const ip = this.#target();
-    if (ip === null) return;
-    const key = `${from.address}:${from.port}`;
-    let c = this.#clients.get(key);
-    if (!c) {
-      if (this.#clients.size >= MAX_FLOWS) this.#dropClient(this.#clients.keys().next().value as string);
-      const socket = createSocket('udp4');
-      socket.on('error', () => this.#dropClient(key));
-      socket.on('message', (answer, peer) => {
-        if (peer.port === this.rule.guestPort) this.answer(answer, from.port, from.address);
-      });
-      c = { socket, timer: setTimeout(() => this.#dropClient(key), UDP_IDLE_MS) };
-      this.#clients.set(key, c);
-    }
-    c.timer.refresh();
+  protected override onDatagram(bytes: Buffer, from: DatagramClient): void {
+    const ip = this.#target()?.ip ?? null;
+    // a client from outside whose entry of connection tracking is older than the rule: DNAT has its next datagrams
+    if (ip === null || (typeof this.rule.hostIp === 'number' && !this.#isCarried(from.address))) return;
+    const { socket } = this.#clientOf(from, formatIpv4(ip));
     // UDP clients get no error for an unreachable guest
-    if (takesDatagrams(c.socket)) sendDatagram(c.socket, bytes, this.rule.guestPort, formatIpv4(ip));
+    if (takesDatagrams(socket)) sendDatagram(socket, bytes, this.rule.guestPort, formatIpv4(ip));
+  }
+
+  #clientOf(from: DatagramClient, guest: string): UdpClient {
+    const { key } = from;
+    const known = this.#clients.get(key);
+    if (known) {
+      this.#used(key, known);
+      return known;
+    }
+    if (this.#clients.size >= MAX_FLOWS) this.#dropClient(this.#clients.keys().next().value as string);
+    const socket = createSocket('udp4');
+    const c = { socket, timer: setTimeout(() => this.#dropClient(key), UDP_IDLE_MS) };
+    socket.on('error', () => this.#dropClient(key));
+    socket.on('message', (answer, peer) => {
+      if (peer.port !== this.rule.guestPort || peer.address !== guest) return;
+      this.#used(key, c);
+      this.answer(answer, from);
+    });
+    this.#clients.set(key, c);
+    return c;
+  }
+
+  #used(key: string, client: UdpClient): void {
+    if (this.#clients.get(key) !== client) return;
+    client.timer.refresh();
+    this.#clients.delete(key);
+    this.#clients.set(key, client);
   }
 
   #dropClient(key: string): void {

@@ -3,7 +3,9 @@
  *
  * Theory of operation: DHCP needs two sockets, one that receives broadcasts (bound to 255.255.255.255) and one bound to
  * the gateway's address, from which answers leave on the right bridge; nft rewrites the ports (docs/decisions/0002).
- * DNS is served by UDP and TCP on the gateway. A socket whose address does not exist yet, or was removed with its
+ * DNS is served by UDP and TCP on the gateway. Only guests are answered: other users of the host could use up their
+ * share, and give their leases back. Programs of the host send from its own addresses, and nft drops what arrives from
+ * elsewhere. A socket whose address does not exist yet, or was removed with its
  * bridge, is bound again every 500 ms.
  *
  * Limits: 3 addresses are probed for one DHCP message.
@@ -11,8 +13,9 @@
 import { createSocket, type Socket as UdpSocket } from 'node:dgram';
 import { createServer, type Server } from 'node:net';
 import { probeAddress } from '../../../host/arp-probe.ts';
+import { monotonicMs } from '../../../lib/clock.ts';
 import { sendDatagram } from '../../../lib/datagram-room.ts';
-import { formatIpv4, formatMac, gatewayOf } from '../../../wire/address.ts';
+import { formatIpv4, formatMac, gatewayOf, parseIpv4, subnetContains } from '../../../wire/address.ts';
 import { DHCP_CLIENT_PORT } from '../../../wire/dhcpv4.ts';
 import { NetworkServices } from '../../network-services.ts';
 import type { ServiceNetwork } from './config.ts';
@@ -75,7 +78,9 @@ export class ServedNetwork {
     const socket = createSocket({ type: 'udp4', reuseAddr: true });
     this.#dhcpSockets.push(socket);
     const isSender = address === this.#gateway;
-    socket.on('message', (bytes) => this.#onDhcp(bytes));
+    socket.on('message', (bytes, { address: from }) => {
+      if (from === '0.0.0.0' || this.#isGuest(from)) this.#onDhcp(bytes);
+    });
     socket.on('error', (e) => {
       if (isSender) this.dhcpListening = false;
       this.#dhcpSockets = this.#dhcpSockets.filter((s) => s !== socket);
@@ -94,7 +99,7 @@ export class ServedNetwork {
    * An address that its client did not have before is probed by ARP first; meanwhile the client's messages are dropped.
    */
   #onDhcp(bytes: Buffer): void {
-    const candidate = this.services.dhcp.candidate(bytes, Date.now());
+    const candidate = this.services.dhcp.candidate(bytes, monotonicMs());
     if (!candidate) this.#answerDhcp(bytes);
     if (!candidate || this.#probing.has(candidate.nic)) return;
     this.#probing.add(candidate.nic);
@@ -106,16 +111,16 @@ export class ServedNetwork {
   async #probe(bytes: Buffer): Promise<void> {
     const { dhcp } = this.services;
     for (let i = 0; i < MAX_PROBES; i++) {
-      const c = dhcp.candidate(bytes, Date.now());
+      const c = dhcp.candidate(bytes, monotonicMs());
       if (!c) return this.#answerDhcp(bytes);
       const mac = await probeAddress(c.ip, this.config.interface);
       if (this.#closed) return;
       const inUse = mac !== null && mac !== c.mac;
-      dhcp.probed(c.ip, inUse ? mac : null, Date.now());
+      dhcp.probed(c.ip, inUse ? mac : null, monotonicMs());
       if (inUse) this.#log.warn({ network: this.config.name, ip: formatIpv4(c.ip), mac: formatMac(mac) }, 'an address of the pool is in use');
     }
     // else the client retransmits, and the addresses found in use are skipped then
-    if (!dhcp.candidate(bytes, Date.now())) this.#answerDhcp(bytes);
+    if (!dhcp.candidate(bytes, monotonicMs())) this.#answerDhcp(bytes);
   }
 
   #answerDhcp(bytes: Buffer): void {
@@ -129,11 +134,18 @@ export class ServedNetwork {
     this.#log.info({ network: this.config.name, error: error.message }, `${service} answer not sent`);
   }
 
+  /** An address of the network that is not the host's own. */
+  #isGuest(address: string): boolean {
+    const ip = parseIpv4(address);
+    return ip !== null && subnetContains(this.config.subnet, ip) && address !== this.#gateway;
+  }
+
   #openDnsUdp(): void {
     const socket = createSocket({ type: 'udp4', reuseAddr: true });
     this.#dnsSocket = socket;
     socket.on('message', (bytes, from) => {
-      this.services.dns.onQuery(bytes, from.address, from.port, (answer) => {
+      if (!this.#isGuest(from.address)) return;
+      this.services.dns.onQuery(bytes, from.address, (answer) => {
         if (this.#dnsSocket) sendDatagram(this.#dnsSocket, answer, from.port, from.address, (e) => this.#logUnsent('dns', e));
       });
     });
@@ -150,9 +162,14 @@ export class ServedNetwork {
   }
 
   #openDnsTcp(): void {
-    const server = createServer((socket) => this.services.dns.serveTcp(socket, socket.remoteAddress ?? ''));
+    const server = createServer((socket) => {
+      const guest = socket.remoteAddress ?? '';
+      if (this.#isGuest(guest)) this.services.dns.serveTcp(socket, guest);
+      else socket.destroy();
+    });
     this.#dnsServer = server;
     server.on('error', (e) => {
+      server.close();
       this.#log.info({ network: this.config.name, error: e.message }, 'dns tcp');
       this.#retry(() => this.#openDnsTcp());
     });

@@ -3,14 +3,15 @@ import { join } from 'node:path';
 import { INTERFACE_DIRECTORIES } from '../../../host/ethernet.ts';
 import { RESOLVER_DIRECTORIES } from '../../../host/resolvers.ts';
 import type { DnsForwarderProcess } from '../../doctor/resolvers.ts';
-import type { DesiredState } from '../../engine.ts';
+import type { DesiredState, HelperHealth } from '../../engine.ts';
 import { ProcessClient } from '../../process/client.ts';
-import { asUser, PROCESS_UIDS } from '../../process/users.ts';
-import { type ServiceMethods, type ServiceNicStatus, type ServiceStatus, serviceConfigOf } from './config.ts';
+import { PROCESS_UIDS } from '../../process/users.ts';
+import { type SelfSet, type ServiceMethods, type ServiceNicStatus, type ServiceStatus, serviceConfigOf } from './config.ts';
 
 export interface ServiceClientOptions {
   runDir: string;
   stateDir: string;
+  log: { warn(o: object, m: string): void };
   /** Leases or listeners may have changed. */
   onChanged: () => void;
   /** It exited without being stopped. */
@@ -23,15 +24,17 @@ export class ServiceClient {
   /** The last configuration, as JSON; empty when it is not known to be in force. */
   #config = '';
 
-  constructor({ runDir, stateDir, onChanged, onExit }: ServiceClientOptions) {
+  constructor({ runDir, stateDir, log, onChanged, onExit }: ServiceClientOptions) {
     this.#process = new ProcessClient({
       title: 'the network service',
+      name: 'service',
       program: new URL('./service-main.ts', import.meta.url),
       // in directories of their own, as it can open no others
       socket: join(runDir, 'service/control.sock'),
       leases: join(stateDir, 'service/leases.json'),
       log: join(stateDir, 'service/log'),
-      arguments: asUser(PROCESS_UIDS.service),
+      user: PROCESS_UIDS.service,
+      ownLog: log,
       fence: { read: [...RESOLVER_DIRECTORIES, ...INTERFACE_DIRECTORIES] },
       onChanged,
       onExit: () => {
@@ -50,9 +53,13 @@ export class ServiceClient {
     return this.#status?.nics ?? [];
   }
 
+  get health(): HelperHealth {
+    return this.#process.health;
+  }
+
   /** Brings the service to the desired state, and starts it when a network needs it. */
-  async configure(desired: DesiredState, staticAddressOf: (id: string) => number | null): Promise<void> {
-    const config = serviceConfigOf(desired, staticAddressOf);
+  async configure(desired: DesiredState, selfSetOf: (id: string) => SelfSet): Promise<void> {
+    const config = serviceConfigOf(desired, selfSetOf);
     const text = JSON.stringify(config);
     if (text === this.#config) {
       this.#status = await this.#process.call('status', {});
@@ -76,7 +83,7 @@ export class ServiceClient {
   /** For `anka doctor`; empty when it does not run. */
   async dnsForwarders(): Promise<DnsForwarderProcess[]> {
     const status = await this.#process.callIfRunning('status', {}).catch(() => null);
-    return status ? [{ title: 'the network service', pid: status.pid, servers: status.upstreams }] : [];
+    return status ? [{ title: 'the network service', servers: status.upstreams }] : [];
   }
 
   /** Gives a deleted VM's lease back. */

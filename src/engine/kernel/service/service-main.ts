@@ -8,17 +8,20 @@
  * (docs/decisions/0012, 0016). Start and shutdown: engine/process/helper-process.ts.
  */
 import { CAPABILITY } from '../../../host/ffi/process.ts';
+import { dateOf } from '../../../lib/clock.ts';
+import { isLoopback } from '../../../net/policy/addresses.ts';
+import { parseIpv4, subnetContains } from '../../../wire/address.ts';
 import { startHelper } from '../../process/helper-process.ts';
-import { upstreamResolvers } from '../../upstream-resolvers.ts';
+import { hostResolution } from '../../upstream-resolvers.ts';
 import type { ServiceConfig, ServiceNic, ServiceStatus } from './config.ts';
-import { RuleListener } from './forward.ts';
+import { type ListenerTarget, RuleListener } from './forward.ts';
 import { ServedNetwork } from './network.ts';
 
 const helper = startHelper({ program: 'service-main', title: 'service', capabilities: [CAPABILITY.bindService, CAPABILITY.netAdmin] });
 const networks = new Map<string, ServedNetwork>();
 /** By `listenerKey`. */
 const listeners = new Map<string, RuleListener>();
-let config: ServiceConfig = { networks: [], nics: [], dnsServers: [] };
+let config: ServiceConfig = { networks: [], nics: [], dnsServers: [], dnsHosts: true };
 
 const listenerKey = (nic: ServiceNic, rule: ServiceNic['rules'][number]): string => `${nic.id}/${JSON.stringify(rule)}`;
 
@@ -29,25 +32,30 @@ function leasesChanged(): void {
   helper.notifyChanged();
 }
 
-/** The address of a NIC: what its guest set by itself, else its lease. */
-function addressOf(id: string): number | null {
+/** The main address of a NIC is what its guest set by itself, else its lease. A lease beside the former is unused. */
+function targetOf(id: string): ListenerTarget | null {
   const nic = config.nics.find((n) => n.id === id);
-  return nic?.staticIp ?? (nic && networks.get(nic.network)?.services.boundLease(id)?.ip) ?? null;
+  const ip = nic?.staticIp ?? (nic && networks.get(nic.network)?.services.boundLease(id)?.ip);
+  return nic && ip !== undefined ? { ip, live: [ip, ...nic.claimedIps] } : null;
 }
 
-function refreshUpstreams(): void {
-  const servers = upstreamResolvers(
-    config.dnsServers,
-    [...networks.values()].map((n) => n.config.subnet),
-  );
-  for (const n of networks.values()) n.services.setUpstreams(servers);
+/** The host's loopback, and the networks' own addresses. */
+function isCarried(address: string): boolean {
+  const ip = parseIpv4(address);
+  return ip !== null && (isLoopback(ip) || config.networks.some((n) => subnetContains(n.subnet, ip)));
+}
+
+function refreshResolution(): void {
+  const subnets = [...networks.values()].map((n) => n.config.subnet);
+  const resolution = hostResolution(config, subnets, helper.resolverFiles);
+  for (const n of networks.values()) n.services.setResolution(resolution);
 }
 
 function configure(wanted: ServiceConfig): ServiceStatus {
   config = wanted;
   configureNetworks();
   configureListeners();
-  refreshUpstreams();
+  refreshResolution();
   return status();
 }
 
@@ -86,7 +94,8 @@ function configureListeners(): void {
           key,
           new RuleListener(
             rule,
-            () => addressOf(nic.id),
+            () => targetOf(nic.id),
+            isCarried,
             () => helper.notifyChanged(),
           ),
         );
@@ -103,6 +112,7 @@ function status(): ServiceStatus {
       ...n.services.poolStatus(),
       dhcpListening: n.dhcpListening,
       dnsListening: n.dnsListening,
+      leasedToOthers: n.services.leasedToOthers(new Set(config.nics.map((nic) => nic.id))),
     })),
     nics: config.nics.map((nic) => {
       const services = networks.get(nic.network)?.services;
@@ -110,7 +120,7 @@ function status(): ServiceStatus {
       return {
         id: nic.id,
         ip: lease?.ip ?? null,
-        leaseExpires: lease?.expires ?? null,
+        leaseExpires: lease ? dateOf(lease.expires) : null,
         lastDhcp: services?.dhcp.lastSeen.get(nic.id) ?? null,
         rules: nic.rules.map((r) => {
           const l = listeners.get(listenerKey(nic, r));
@@ -118,7 +128,7 @@ function status(): ServiceStatus {
         }),
       };
     }),
-    upstreams: [...networks.values()][0]?.services.upstreams ?? [],
+    upstreams: [...networks.values()].find((n) => n.config.dnsForward)?.services.upstreams ?? [],
   };
 }
 
@@ -131,5 +141,5 @@ await helper.run({
       leasesChanged();
     },
   },
-  onResolversChanged: refreshUpstreams,
+  onResolversChanged: refreshResolution,
 });

@@ -145,7 +145,14 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
   static readonly #events: StreamEvents<Port> = {
     readBuffer: (port) => port.#read.view,
     onConnect: () => {}, // already connected
-    onData: (port, bytes) => port.#onRead(bytes),
+    onData: (port, bytes) => {
+      try {
+        port.#onRead(bytes);
+      } catch (cause) {
+        port.#disconnect(); // what the run has left half done ends with the connection
+        throw cause;
+      }
+    },
     onCopied: () => {}, // only for sockets that were read before
     onEnd: (port) => port.#disconnect(),
     onWritten: (port) => port.queue.onWritten(),

@@ -1,11 +1,12 @@
 /** A NIC that is attached to a network of the user engine, with everything that belongs to it. */
-import { createServer, type Server } from 'node:net';
+
+import { dateOf, monotonicMs } from '../../../lib/clock.ts';
 import type { Lease } from '../../../net/dhcp/lease-pool.ts';
 import { DHCP_MOST, DHCP_MS, NAMES_MOST, NAMES_MS } from '../../../net/gateway/service-rates.ts';
 import { GuardedCard } from '../../../net/switch/guard.ts';
 import { TokenBucket } from '../../../net/token-bucket.ts';
-import type { DnsService } from '../../dns-service.ts';
-import type { NicStats, ObservedNic } from '../../engine.ts';
+import type { DesiredRule, NicStats, ObservedNic } from '../../engine.ts';
+import { observeAddresses } from '../../observed-addresses.ts';
 import { Port, type PortOwner } from '../port/port.ts';
 import type { PortMemory } from '../port/port-memory.ts';
 import { type ForwardContext, ForwardRule } from '../sockets/forward.ts';
@@ -15,9 +16,7 @@ import type { NetworkNic } from './config.ts';
 export interface NicNetwork {
   owner: PortOwner;
   portMemory: PortMemory;
-  dns: DnsService;
-  forwarding: Omit<ForwardContext, 'target'>;
-  log: { warn(o: object, m: string): void };
+  forwarding: Omit<ForwardContext, 'target' | 'isTaken'>;
   /** A forwarding rule's state has changed. */
   onChanged: () => void;
 }
@@ -26,14 +25,14 @@ export class AttachedNic {
   readonly port: Port;
   /** By the rule's JSON. */
   readonly rules = new Map<string, ForwardRule>();
-  /** Serves DNS by TCP to this NIC, on a port of the loopback that the TCP path connects to. */
-  readonly dnsServer: Server;
   /** Limits of requests to the gateway. */
   readonly rates = { dhcp: new TokenBucket(DHCP_MOST, DHCP_MS), dns: new TokenBucket(NAMES_MOST, NAMES_MS) };
-  /** When the gateway last asked by ARP whether an address is the guest's, ms since 1970. */
+  /** When the gateway last asked by ARP whether an unclaimed address is the guest's, by `monotonicMs`. */
   probedAt = 0;
   readonly #network: NicNetwork;
   #config: NetworkNic;
+  /** Its addresses when `lostAddresses` was last called. */
+  #addresses: readonly number[] = [];
 
   /** `index`: unique in the process. */
   constructor(index: number, config: NetworkNic, network: NicNetwork) {
@@ -42,8 +41,6 @@ export class AttachedNic {
     this.#network = network;
     const card = new GuardedCard(id, config.outsideMac);
     this.port = new Port({ index, card, insideMac, isolated, mtu, socket }, network.portMemory, network.owner);
-    this.dnsServer = createServer((s) => network.dns.serveTcp(s, id)).listen(0, '127.0.0.1');
-    this.dnsServer.on('error', (e) => network.log.warn({ nic: id, error: e.message }, 'dns tcp'));
   }
 
   get config(): NetworkNic {
@@ -62,29 +59,53 @@ export class AttachedNic {
     port.isolated = config.isolated;
     port.mtu = config.mtu;
     port.card.reservedIp = config.reservedIp ?? -1;
-    this.#configureRules();
+    this.#openRules();
   }
 
-  #configureRules(): void {
-    const { rules } = this.#config;
-    const wanted = new Set(rules.map((r) => JSON.stringify(r)));
+  /**
+   * To be called for all NICs before `configure`, so that the port of a rule that has moved to another NIC is free.
+   */
+  closeOtherRules(wanted: readonly DesiredRule[]): void {
+    const keys = new Set(wanted.map((r) => JSON.stringify(r)));
     for (const [key, rule] of this.rules) {
-      if (wanted.has(key)) continue;
+      if (keys.has(key)) continue;
       rule.close();
       this.rules.delete(key);
     }
+  }
+
+  /** Addresses that it had at the last call and has no more. */
+  lostAddresses(): number[] {
+    const { card } = this.port;
+    const lost = this.#addresses.filter((ip) => !card.owns(ip));
+    this.#addresses = card.list().map((a) => a.ip);
+    return lost;
+  }
+
+  /** Cuts connections of rules to addresses that the guest does not answer for any more. */
+  followAddresses(): void {
+    const { card } = this.port;
+    const live = new Set(card.list().flatMap(({ ip }) => (card.use(ip)?.silent ? [] : [ip])));
+    for (const rule of this.rules.values()) rule.follow(live);
+  }
+
+  #openRules(): void {
+    const { rules } = this.#config;
     const { port } = this;
     const target = (): { port: Port; ip: number } | null => (port.connected && port.card.ip >= 0 ? { port, ip: port.card.ip } : null);
+    const isTaken = (guestPort: number, client: number): boolean => {
+      for (const r of this.rules.values()) if (r.rule.guestPort === guestPort && r.hasClient(client)) return true;
+      return false;
+    };
     for (const rule of rules) {
       const key = JSON.stringify(rule);
-      if (!this.rules.has(key)) this.rules.set(key, new ForwardRule(rule, { ...this.#network.forwarding, target }, this.#network.onChanged));
+      if (!this.rules.has(key)) this.rules.set(key, new ForwardRule(rule, { ...this.#network.forwarding, target, isTaken }, this.#network.onChanged));
     }
   }
 
-  /** Closes the rules and the DNS server. The port is closed by `port.close`, once its flows are. */
-  closeServices(): void {
+  /** The port is closed by `port.close`, once its flows are. */
+  closeRules(): void {
     for (const r of this.rules.values()) r.close();
-    this.dnsServer.close();
   }
 
   /** `lease` is the one that its guest has taken up. */
@@ -95,8 +116,9 @@ export class AttachedNic {
     return {
       id,
       ip: card.ip < 0 ? null : card.ip,
-      source: card.staticIp >= 0 ? 'static' : card.leaseIp >= 0 ? 'lease' : 'none',
-      leaseExpires: card.staticIp < 0 && lease ? lease.expires : null,
+      source: card.hasStatic ? 'static' : card.leaseIp >= 0 ? 'lease' : 'none',
+      addresses: observeAddresses(card, monotonicMs()),
+      leaseExpires: !card.hasStatic && lease ? dateOf(lease.expires) : null,
       lastDhcp,
       backend: socket,
       healthy: port.connected && this.#config.rules.every((r) => rules.get(JSON.stringify(r))?.listening),

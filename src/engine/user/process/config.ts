@@ -16,11 +16,15 @@ export interface NetworkConfig {
   network: DesiredNetwork;
   /** Overrides the host's resolvers when not empty. */
   dnsServers: string[];
+  /** Names of the host's hosts file are answered; yes when absent. */
+  dnsHosts?: boolean;
   /** False on the host network: only our own names are resolved. */
   dnsForward: boolean;
   nics: NetworkNic[];
   /** Subnets of our other networks: no guest reaches them through the gateway. */
   otherSubnets?: Subnet[];
+  /** Guests may reach the metadata service of the host's cloud. */
+  metadata?: boolean;
 }
 
 /** One NIC that is attached to the network. */

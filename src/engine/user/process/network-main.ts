@@ -12,7 +12,7 @@ import { CAPABILITY } from '../../../host/ffi/process.ts';
 import { loadKernels } from '../../../net/memory/kernels.ts';
 import { PacketMemory } from '../../../net/memory/packet-memory.ts';
 import { startHelper } from '../../process/helper-process.ts';
-import { upstreamResolvers } from '../../upstream-resolvers.ts';
+import { hostResolution } from '../../upstream-resolvers.ts';
 import { PortMemory } from '../port/port-memory.ts';
 import { hasHandles } from '../sockets/handle-stream.ts';
 import { TcpGateway } from '../sockets/tcp.ts';
@@ -30,8 +30,10 @@ const kernels = loadKernels(memory);
 let config: NetworkConfig | null = null;
 let network: UserNetwork | null = null;
 
-function refreshUpstreams(): void {
-  if (network && config) network.setUpstreams(upstreamResolvers(config.dnsServers, [config.network.subnet]));
+function refreshResolution(): void {
+  if (!network || !config) return;
+  const settings = { dnsServers: config.dnsServers, dnsHosts: config.dnsHosts ?? true };
+  network.services.setResolution(hostResolution(settings, [config.network.subnet, ...(config.otherSubnets ?? [])], helper.resolverFiles));
 }
 
 /** What cannot change while the network runs. */
@@ -60,7 +62,7 @@ function configure(wanted: NetworkConfig): NetworkStatus {
     helper.leases.attach(wanted.network.name, network.services.dhcp.pool);
   }
   network.configure(wanted);
-  refreshUpstreams();
+  refreshResolution();
   return status();
 }
 
@@ -83,7 +85,7 @@ await helper.run({
       helper.notifyChanged();
     },
   },
-  onResolversChanged: refreshUpstreams,
+  onResolversChanged: refreshResolution,
   onStop: () => network?.close(),
   streams: createServer({ pauseOnConnect: true, allowHalfOpen: true }, (socket) => serveStream(socket, () => network)),
   startInfo: { sockets: hasHandles ? 'handles' : 'node:net' },

@@ -7,12 +7,14 @@
  * Limits: IPv6 stays on the switch.
  */
 import type { Socket } from 'node:net';
+import { monotonicMs } from '../../../lib/clock.ts';
 import { PacketWriter } from '../../../net/gateway/packet-writer.ts';
 import type { PacketMemory } from '../../../net/memory/packet-memory.ts';
+import { areIsolated } from '../../../net/policy/isolation.ts';
 import { Guard } from '../../../net/switch/guard.ts';
 import { Switch } from '../../../net/switch/switch.ts';
 import type { TcpPath, TcpRefusal } from '../../../net/tcp/interface.ts';
-import { gatewayOf } from '../../../wire/address.ts';
+import { formatIpv4, gatewayOf } from '../../../wire/address.ts';
 import type { NicStats, ObservedNetwork, ObservedNic } from '../../engine.ts';
 import { NetworkServices } from '../../network-services.ts';
 import type { Port, PortOwner } from '../port/port.ts';
@@ -50,7 +52,11 @@ export class UserNetwork implements PortOwner {
   /** By VM id. */
   readonly #nics = new Map<string, AttachedNic>();
   readonly #housekeeping: NodeJS.Timeout;
+  /** Until guests are asked for addresses again; null while none is. */
+  #addressTimer: NodeJS.Timeout | null = null;
   #nextIndex = 0;
+  /** What guests may reach, as JSON. */
+  #policy = '';
 
   constructor(options: NetworkOptions) {
     const { config, memory, log } = options;
@@ -82,6 +88,7 @@ export class UserNetwork implements PortOwner {
 
   close(): void {
     clearInterval(this.#housekeeping);
+    if (this.#addressTimer) clearTimeout(this.#addressTimer);
     for (const nic of [...this.#nics.values()]) this.#detach(nic);
     this.#outbound.close();
     this.services.close();
@@ -90,25 +97,32 @@ export class UserNetwork implements PortOwner {
   // ---- desired state
 
   configure(config: NetworkConfig): void {
-    this.#outbound.network = config;
+    this.#outbound.setNetwork(config);
     const wanted = new Map(config.nics.map((n) => [n.id, n]));
     for (const [id, nic] of this.#nics) {
       const w = wanted.get(id);
       if (!w || !nic.canBecome(w)) this.#detach(nic);
     }
+    for (const w of config.nics) this.#nics.get(w.id)?.closeOtherRules(w.rules);
     for (const w of config.nics) (this.#nics.get(w.id) ?? this.#attach(w)).configure(w);
     this.#switch.setPorts([...this.#nics.values()].map((n) => n.port));
     this.#refreshAddresses();
+    this.#cutBarred(config);
+  }
+
+  /** Looks at all connections only when what guests may reach has changed. */
+  #cutBarred({ metadata, otherSubnets, nics }: NetworkConfig): void {
+    const policy = JSON.stringify([metadata, otherSubnets, nics.flatMap((n) => (n.isolated ? [n.id] : []))]);
+    if (policy !== this.#policy) this.#outbound.cutBarred();
+    this.#policy = policy;
   }
 
   #attach(config: NetworkNic): AttachedNic {
-    const { portMemory, log } = this.#options;
+    const { portMemory } = this.#options;
     const nic = new AttachedNic(this.#nextIndex++, config, {
       owner: this,
       portMemory,
-      dns: this.services.dns,
-      forwarding: { gatewayIp: this.#gatewayIp, tcp: this.#outbound.tcp, writer: this.#writer },
-      log,
+      forwarding: { gatewayIp: this.#gatewayIp, nextClientPort: () => this.#outbound.nextClientPort(), tcp: this.#outbound.tcp, writer: this.#writer },
       onChanged: () => this.#options.onChanged(),
     });
     this.#nics.set(config.id, nic);
@@ -117,7 +131,7 @@ export class UserNetwork implements PortOwner {
 
   #detach(nic: AttachedNic): void {
     this.#nics.delete(nic.config.id);
-    nic.closeServices();
+    nic.closeRules();
     this.#dropFlows(nic.port);
     nic.port.close();
   }
@@ -128,39 +142,70 @@ export class UserNetwork implements PortOwner {
     this.#guard.forget(port.card);
   }
 
-  /** Resolvers that DNS queries are forwarded to. */
-  setUpstreams(servers: readonly string[]): void {
-    this.services.setUpstreams(servers);
-  }
-
   // ---- addresses
 
   /** Passes leases, reservations and self-set addresses to guard, DHCP and DNS. */
   #refreshAddresses(): void {
     const nics = [...this.#nics.values()];
-    for (const { config, port } of nics) {
-      const ip = this.services.boundLease(config.id)?.ip ?? -1;
-      const before = port.card.leaseIp;
-      port.card.leaseIp = ip;
-      if (before >= 0 && before !== ip && before !== port.card.ip) this.#outbound.forgetAddress(port, before);
+    for (const { config, port } of nics) port.card.leaseIp = this.services.boundLease(config.id)?.ip ?? -1;
+    const absent = this.services.leasedToOthers(this.#nics);
+    this.#guard.setCards(
+      nics.map((n) => n.port.card),
+      absent,
+      monotonicMs(),
+    );
+    for (const nic of nics) {
+      for (const ip of nic.lostAddresses()) this.#outbound.forgetAddress(nic.port, ip);
+      nic.followAddresses();
     }
-    this.#guard.setCards(nics.map((n) => n.port.card));
     this.services.setNics(
       nics.map(({ config: { id, outsideMac, vmName, mtu, reservedIp }, port: { card } }) => ({
         id,
         vmName,
         mac: outsideMac,
         mtu,
+        claimedIps: [...card.claims.keys()],
         ...(reservedIp === undefined ? {} : { reservedIp }),
-        ...(card.staticIp < 0 ? {} : { staticIp: card.staticIp }),
+        ...(card.hasStatic ? { staticIp: card.ip } : {}),
       })),
     );
+    this.#armAddressTimer();
+  }
+
+  /** Asks guests for addresses when the table says so. */
+  #armAddressTimer(): void {
+    if (this.#addressTimer !== null) return;
+    const at = this.#guard.table.pollAt();
+    if (at === null) return;
+    this.#addressTimer = setTimeout(
+      () => {
+        this.#addressTimer = null;
+        this.#pollAddresses();
+        this.#armAddressTimer();
+      },
+      Math.max(1, at - monotonicMs()),
+    );
+  }
+
+  #pollAddresses(): void {
+    for (const { kind, card, ip } of this.#guard.table.poll(monotonicMs())) {
+      const nic = this.#nics.get(card.id);
+      if (!nic) continue;
+      if (kind === 'probe') this.#writer.arpRequest(nic.port, this.#gatewayIp, ip);
+      else this.#announce(nic, ip);
+    }
+  }
+
+  /** Its own announcement was dropped while the address was another guest's. */
+  #announce({ port, config }: AttachedNic, ip: number): void {
+    this.#options.log.info({ nic: config.id, ip: formatIpv4(ip) }, 'a virtual address has moved');
+    for (const other of this.#nics.values()) if (other.port !== port && !areIsolated(other.port, port)) this.#writer.announce(other.port, port.card.mac, ip);
   }
 
   /** A guest uses an address that it has not claimed: asks it by ARP, at most once in 200 ms. */
   #probeOwner(id: string, ip: number): void {
     const nic = this.#nics.get(id);
-    const now = Date.now();
+    const now = monotonicMs();
     if (!nic || now - nic.probedAt < PROBE_MS) return;
     nic.probedAt = now;
     this.#writer.arpRequest(nic.port, this.#gatewayIp, ip);
@@ -177,8 +222,9 @@ export class UserNetwork implements PortOwner {
   }
 
   #keepHouse(): void {
-    const now = Date.now();
+    const now = monotonicMs();
     this.#outbound.poll(now);
+    this.#pollAddresses();
     for (const { config, port, rules } of this.#nics.values()) {
       for (const r of rules.values()) r.poll(now);
       if (port.card.leaseIp >= 0 && !this.services.boundLease(config.id)) this.#onAddressesChanged();
@@ -188,7 +234,8 @@ export class UserNetwork implements PortOwner {
   // ---- events of ports
 
   onRun(port: Port, start: number, end: number): void {
-    this.#switch.onRun(port, start, end, Date.now());
+    this.#switch.onRun(port, start, end, monotonicMs());
+    this.#armAddressTimer();
   }
 
   onRoom(port: Port): void {

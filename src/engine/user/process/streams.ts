@@ -42,11 +42,20 @@ export function serveStream(socket: Socket, network: () => UserNetwork | null): 
     socket.pause();
     const rest = head.subarray(end + 1);
     if (rest.length > 0) socket.unshift(rest);
-    const error = serveRequest(socket, head.subarray(0, end).toString(), network());
+    const error = attempt(() => serveRequest(socket, head.subarray(0, end).toString(), network()));
     if (error !== null) socket.end(line({ error }));
   };
   socket.on('data', onData);
   socket.resume();
+}
+
+/** A request may have values of any type. */
+function attempt(serve: () => string | null): string | null {
+  try {
+    return serve();
+  } catch (cause) {
+    return (cause as Error).message;
+  }
 }
 
 const line = (answer: StreamAnswer): string => `${JSON.stringify(answer)}\n`;

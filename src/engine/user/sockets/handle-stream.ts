@@ -14,8 +14,8 @@
  */
 import type { Server, Socket } from 'node:net';
 import { getSystemErrorName } from 'node:util';
-import { keepAlive, limitUnsent } from '../../../host/ffi/sockets.ts';
-import type { ClientHandle } from '../../../net/tcp/interface.ts';
+import { inlineUrgent, keepAlive, limitUnsent } from '../../../host/ffi/sockets.ts';
+import type { ClientHandle, TcpDestination } from '../../../net/tcp/interface.ts';
 import { type HostStream, isFresh, NetStream, type StreamEvents, takeHandle } from './host-stream.ts';
 
 /** Major releases of Node whose handles were tested. */
@@ -26,6 +26,7 @@ interface Handle {
   /** Ours: its stream. */
   stream?: HandleStream<unknown>;
   readonly fd: number;
+  bind(address: string, port: number): number;
   connect(request: Request, address: string, port: number): number;
   readStart(): number;
   readStop(): number;
@@ -62,7 +63,19 @@ interface Binding {
   kLastWriteWasAsync: number;
 }
 
-const METHODS = ['connect', 'readStart', 'readStop', 'useUserBuffer', 'writeBuffer', 'shutdown', 'setNoDelay', 'getpeername', 'reset', 'close'] as const;
+const METHODS = [
+  'bind',
+  'connect',
+  'readStart',
+  'readStop',
+  'useUserBuffer',
+  'writeBuffer',
+  'shutdown',
+  'setNoDelay',
+  'getpeername',
+  'reset',
+  'close',
+] as const;
 /** Argument of `TCP`: a socket, not a server. */
 const SOCKET = 0;
 /** UV_EOF of libuv, the same on all systems. */
@@ -139,16 +152,19 @@ export class HandleStream<Owner> implements HostStream {
     handle.onread = onRead;
   }
 
-  static connect<Owner>(owner: Owner, events: StreamEvents<Owner>, host: string, port: number): HostStream {
+  static connect<Owner>(owner: Owner, events: StreamEvents<Owner>, { host, port, from }: TcpDestination): HostStream {
     const handle = new TCP(SOCKET);
     const stream = new HandleStream(handle, owner, events, false);
     const request = new TCPConnectWrap();
     request.oncomplete = onConnect;
-    const error = handle.connect(request, host, port);
+    const error = (from === undefined ? 0 : handle.bind(from, 0)) || handle.connect(request, host, port);
     if (error !== 0) process.nextTick(() => stream.#fail(error));
     // at once: libuv then registers both events in one call, and makes no failing attempt to add the socket again once
     // it is connected
-    else stream.#begin();
+    else {
+      inlineUrgent(handle.fd);
+      stream.#begin();
+    }
     return stream;
   }
 

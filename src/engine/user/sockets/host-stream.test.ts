@@ -47,11 +47,11 @@ const events: StreamEvents<Owner> = {
 
 const KINDS = {
   handles: {
-    connect: (o: Owner, port: number, host = '127.0.0.1') => HandleStream.connect(o, events, host, port),
+    connect: (o: Owner, port: number, host = '127.0.0.1') => HandleStream.connect(o, events, { host, port }),
     adopt: (o: Owner, given: Socket) => HandleStream.adopt(o, events, takeHandle(given)),
   },
   'node:net': {
-    connect: (o: Owner, port: number, host = '127.0.0.1') => NetStream.connect(o, events, host, port),
+    connect: (o: Owner, port: number, host = '127.0.0.1') => NetStream.connect(o, events, { host, port }),
     adopt: (o: Owner, given: Socket) => NetStream.adopt(o, events, given),
   },
 };

@@ -11,7 +11,8 @@
  * elsewhere, and for sockets that were read before.
  */
 import { connect, Socket } from 'node:net';
-import { keepAlive, limitUnsent } from '../../../host/ffi/sockets.ts';
+import { inlineUrgent, keepAlive, limitUnsent } from '../../../host/ffi/sockets.ts';
+import type { TcpDestination } from '../../../net/tcp/interface.ts';
 
 export interface HostStream {
   /** Bytes written that the kernel has not taken yet. */
@@ -102,10 +103,14 @@ export class NetStream<Owner> implements HostStream {
     });
   }
 
-  static connect<Owner>(owner: Owner, events: StreamEvents<Owner>, host: string, port: number): HostStream {
-    const make = (onread: object): Socket => connect({ host, port, allowHalfOpen: true, noDelay: true, onread: onread as never });
+  static connect<Owner>(owner: Owner, events: StreamEvents<Owner>, { host, port, from }: TcpDestination): HostStream {
+    const local = from === undefined ? {} : { localAddress: from };
+    const make = (onread: object): Socket => connect({ host, port, ...local, allowHalfOpen: true, noDelay: true, onread: onread as never });
     const stream = new NetStream(make, owner, events);
-    stream.#socket.once('connect', () => events.onConnect(owner));
+    stream.#socket.once('connect', () => {
+      inlineUrgent(stream.fd);
+      events.onConnect(owner);
+    });
     return stream;
   }
 

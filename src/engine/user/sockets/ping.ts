@@ -4,14 +4,26 @@
  *
  * Theory of operation: one socket per NIC, guest address, destination and identifier. The kernel assigns an identifier
  * of its own; replies get the guest's back. Node treats the descriptor as a datagram socket. ICMP errors about echoes
- * (unreachable, time exceeded) are relayed, and the guest's time to live is used, so that traceroute works.
+ * (unreachable, time exceeded) are relayed, and the guest's time to live and don't-fragment bit are used, so that
+ * traceroute and path MTU discovery work. An echo that the host's kernel knows to be too large for its path is reported
+ * like one that a router refused.
  *
- * Limits: 64 sockets per NIC, the least recently used is evicted, and one expires after 30 s without an echo; a burst
- * of 64 new ones, and 64 a second.
+ * Limits: 64 sockets per NIC, the least recently used is evicted, and one expires after 60 s without an echo (RFC 5508
+ * REQ-2); a burst of 64 new ones, and 64 a second.
  */
 import { createSocket, type Socket } from 'node:dgram';
 import { closeSync } from 'node:fs';
-import { openErrorQueueSocket, readSocketErrors, type SocketError, setTimeToLive, unreachableCode } from '../../../host/datagram-sockets.ts';
+import {
+  ErrorQueue,
+  forbidFragments,
+  isTooLarge,
+  openErrorQueueSocket,
+  type SocketError,
+  setTimeToLive,
+  tooLarge,
+  unreachableCode,
+} from '../../../host/datagram-sockets.ts';
+import { monotonicMs } from '../../../lib/clock.ts';
 import { takesDatagrams } from '../../../lib/datagram-room.ts';
 import { TokenBucket } from '../../../net/token-bucket.ts';
 import { formatIpv4, parseIpv4 } from '../../../wire/address.ts';
@@ -20,13 +32,16 @@ import { ICMP_HEADER, IcmpType, sealIcmp } from '../../../wire/icmp.ts';
 
 const MAX_SOCKETS = 64;
 const NEW_SOCKETS_MS = 1000;
-const IDLE_MS = 30_000;
+const IDLE_MS = 60_000;
 const IDENTIFIER = 4;
 
 interface EchoSocket {
   socket: Socket;
   fd: number;
+  errors: ErrorQueue;
   ttl: number;
+  /** Whether DF is set; null before the first echo. */
+  whole: boolean | null;
   lastAt: number;
 }
 
@@ -47,6 +62,8 @@ export interface EchoRequest {
   /** Copied. */
   message: Uint8Array;
   ttl: number;
+  /** It must not be fragmented. */
+  whole: boolean;
 }
 
 /** Echo sockets of one NIC. */
@@ -75,11 +92,11 @@ export class PingSockets {
 
   /** Sends a guest's echo request; returns the drop reason when it cannot. `nic`: the port's index. */
   send(nic: number, echo: EchoRequest, events: EchoEvents): 'no_ping_right' | 'rate_limit' | 'queue_full' | null {
-    const { who, destination, ttl } = echo;
+    const { who, destination, ttl, whole } = echo;
     const message = Buffer.from(echo.message);
     const identifier = get16(message, IDENTIFIER);
     const key = `${who} ${identifier}`;
-    const now = Date.now();
+    const now = monotonicMs();
     const { sockets, opened } = this.#socketsOf(nic);
     let p = sockets.get(key);
     if (p) sockets.delete(key);
@@ -94,15 +111,28 @@ export class PingSockets {
     sockets.set(key, p);
     if (p.ttl !== ttl) setTimeToLive(p.fd, ttl);
     p.ttl = ttl;
-    const { fd, socket } = p;
+    if (p.whole !== whole) forbidFragments(p.fd, whole);
+    p.whole = whole;
+    const { socket } = p;
     if (!takesDatagrams(socket)) return 'queue_full';
     socket.send(message, 1, formatIpv4(destination), (error) => {
-      if (!error || sockets.get(key)?.socket !== socket || reportErrors(fd, identifier, events)) return;
+      if (!error || sockets.get(key)?.socket !== socket) return;
+      const reported = reportErrors(p, identifier, events);
       const code = unreachableCode(error);
-      if (code === undefined) return;
-      events.onLost({ type: IcmpType.unreachable, code, info: 0, offender: null, destination, port: 0, payload: new Uint8Array(message.subarray(0, 512)) });
+      if ((error as NodeJS.ErrnoException).code === 'EMSGSIZE') {
+        const mtu = p.errors.pathMtu(destination);
+        if (mtu > 0) events.onLost(tooLarge(mtu, destination, 0, message));
+      } else if (!reported && code !== undefined)
+        events.onLost({ type: IcmpType.unreachable, code, info: 0, offender: null, destination, port: 0, payload: message });
     });
     return null;
+  }
+
+  /** Closes the sockets of a NIC. */
+  forget(nic: number): void {
+    const { sockets } = this.#nics.get(nic) ?? {};
+    for (const key of [...(sockets?.keys() ?? [])]) closeSocket(sockets as Map<string, EchoSocket>, key);
+    this.#nics.delete(nic);
   }
 
   poll(now: number): void {
@@ -113,7 +143,7 @@ export class PingSockets {
   }
 
   close(): void {
-    for (const { sockets } of this.#nics.values()) for (const key of [...sockets.keys()]) closeSocket(sockets, key);
+    for (const nic of [...this.#nics.keys()]) this.forget(nic);
   }
 
   #socketsOf(nic: number): NicEchoes {
@@ -134,6 +164,7 @@ export class PingSockets {
     this.#refused = '';
     const { fd } = opened;
     const socket = createSocket('udp4');
+    const echoes: EchoSocket = { socket, fd, errors: new ErrorQueue(fd), ttl: 0, whole: null, lastAt: 0 };
     socket.on('message', (bytes, from) => {
       if (bytes.length < ICMP_HEADER || bytes[0] !== IcmpType.echoReply) return;
       put16(bytes, IDENTIFIER, identifier);
@@ -141,7 +172,7 @@ export class PingSockets {
       events.onReply(parseIpv4(from.address) ?? 0, bytes);
     });
     socket.on('error', () => {
-      if (sockets.get(key)?.socket === socket && !reportErrors(fd, identifier, events)) closeSocket(sockets, key);
+      if (sockets.get(key)?.socket === socket && !reportErrors(echoes, identifier, events)) closeSocket(sockets, key);
     });
     try {
       socket.bind({ fd });
@@ -150,7 +181,7 @@ export class PingSockets {
       this.#refused = (cause as Error).message;
       return null;
     }
-    return { socket, fd, ttl: 0, lastAt: 0 };
+    return echoes;
   }
 }
 
@@ -168,9 +199,11 @@ function openEcho(): { fd: number } | { error: string } {
 /**
  * Returns true when there were errors. Replaces the kernel's identifier by the guest's, with the checksum (RFC 1624).
  */
-function reportErrors(fd: number, identifier: number, events: EchoEvents): boolean {
-  const errors = readSocketErrors(fd);
+function reportErrors({ errors: queue, whole }: EchoSocket, identifier: number, events: EchoEvents): boolean {
+  const errors = queue.read();
   for (const e of errors) {
+    // a guest that allows fragments needs no MTU
+    if (!whole && isTooLarge(e)) continue;
     if (e.payload.length >= ICMP_HEADER) {
       const sum = (~get16(e.payload, 2) & 0xffff) + (~get16(e.payload, IDENTIFIER) & 0xffff) + identifier;
       put16(e.payload, 2, ~fold16(sum) & 0xffff);

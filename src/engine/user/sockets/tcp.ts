@@ -17,7 +17,9 @@
  * as it is, and its reads are copied. SO_SNDBUF and SO_RCVBUF are left to the kernel: its tuning goes further than an
  * unprivileged process may ask for. What it keeps unsent is bounded, and what it keeps unread (receive-buffers.ts).
  */
-import { Socket } from 'node:net';
+import { Socket, type SocketConstructorOpts } from 'node:net';
+import { peerActivity, probeAfter, probeSoon } from '../../../host/ffi/sockets.ts';
+import { openSocketPair } from '../../../host/ffi/unix-socket.ts';
 import { openFilesLimit } from '../../../host/process.ts';
 import type { Kernels } from '../../../net/memory/kernels.ts';
 import type { PacketMemory } from '../../../net/memory/packet-memory.ts';
@@ -29,13 +31,16 @@ import type {
   ClientHandle,
   GuestPort,
   InboundConnection,
+  LostSegment,
   NotifyUnreachable,
   ResolveTarget,
   TcpFlowRef,
   TcpPath,
   TcpRefusal,
+  TcpService,
 } from '../../../net/tcp/interface.ts';
 import { TcpMachine } from '../../../net/tcp/machine.ts';
+import { MIN_PATIENCE } from '../../../net/tcp/peer-life.ts';
 import type { KeepAlive } from '../../../net/tcp/send.ts';
 import { stayAwake } from '../port/stay-awake.ts';
 import { adoptStream, HandleStream, hasHandles } from './handle-stream.ts';
@@ -60,6 +65,8 @@ const MIN_READ = 16 << 10;
 const DIALS_PER_TURN = 64;
 /** The kernel's keep-alive, which starts after hours, is turned on so late, ms: most connections end before. */
 const KEEP_ALIVE_AFTER_MS = 10_000;
+/** More than two round trips: what a peer may delay its ACK, ms (RFC 1122 4.2.3.2 allows 500, 40 is usual). */
+const PATIENCE_MARGIN_MS = 50;
 /** Failures on this host: the peer is not to blame. */
 const LOCAL_FAILURES = new Set(['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM', 'EADDRNOTAVAIL']);
 
@@ -98,6 +105,8 @@ class HostSocket {
   /** Payload for which there was no packet memory. */
   spill: Buffer | null = null;
   connected = false;
+  /** Idle time before the kernel's keep-alive, s, while the kernel sends one soon. */
+  keepAliveIdle = 0;
   /** Bytes written; not counted beyond `LIMIT_UNSENT_AFTER`. */
   sent = 0;
   /** The machine has forgotten the flow; what is queued still goes out. */
@@ -146,12 +155,14 @@ export class TcpGateway implements TcpPath {
     this.#shared = o.memory.alloc(LARGE_CHUNK);
     this.#sharedView = o.memory.buffer(this.#shared, LARGE_CHUNK);
     const host: HostSide = {
-      connect: (flow, host, port, priority) => this.#connect({ flow, host, port }, priority),
+      connect: (flow, to, priority) => this.#connect({ flow, to }, priority),
       write: (flow, at, length, queued) => this.#write(flow, at, length, queued),
       end: (flow) => (flow.host as HostSocket | null)?.stream?.end(),
       close: (flow) => this.#close(flow),
       reset: (flow) => this.#reset(flow.host as HostSocket | null),
       read: (flow, on) => this.#read(flow, on),
+      sinceHeard: (flow) => this.#sinceHeard(flow),
+      askPeer: (flow, on) => this.#askPeer(flow.host as HostSocket | null, on),
     };
     const limits = { sockets: socketsWithin(openFilesLimit()), ...o.limits };
     this.#machine = new TcpMachine({ ...o, host, limits, now: performance.now() });
@@ -161,13 +172,21 @@ export class TcpGateway implements TcpPath {
 
   onRun(port: GuestPort, start: number, end: number): void {
     this.#run = port;
-    this.#machine.onRun(port, start, end, performance.now());
-    this.#run = null;
-    this.#arm();
+    try {
+      this.#machine.onRun(port, start, end, performance.now());
+    } finally {
+      this.#run = null;
+      this.#arm();
+    }
   }
 
   onRoom(port: GuestPort): void {
     this.#machine.onRoom(port, performance.now());
+    this.#arm();
+  }
+
+  onSegmentLost(port: GuestPort, lost: LostSegment): void {
+    this.#machine.onSegmentLost(port, lost, performance.now());
     this.#arm();
   }
 
@@ -178,6 +197,11 @@ export class TcpGateway implements TcpPath {
 
   removeGuestAddress(port: GuestPort, ip: number): void {
     this.#machine.onAddressRemoved(port, ip, performance.now());
+  }
+
+  removePeers(port: GuestPort, isBarred: (ip: number, tcpPort: number) => boolean): void {
+    this.#machine.onPeersRemoved(port, isBarred, performance.now());
+    this.#arm();
   }
 
   accept(port: GuestPort, connection: InboundConnection): TcpFlowRef {
@@ -229,8 +253,11 @@ export class TcpGateway implements TcpPath {
       () => {
         this.#timer = null;
         this.#timerAt = Number.POSITIVE_INFINITY;
-        this.#machine.run(performance.now());
-        this.#arm();
+        try {
+          this.#machine.run(performance.now());
+        } finally {
+          this.#arm();
+        }
       },
       Math.max(1, Math.ceil(at - performance.now())),
     );
@@ -257,10 +284,23 @@ export class TcpGateway implements TcpPath {
     if (this.#dialled > 0) setImmediate(() => this.#dialMore());
   }
 
-  #dial({ flow, host, port }: Dial): void {
+  #dial({ flow, to }: Dial): void {
     const h = new HostSocket(flow);
     flow.host = h;
-    h.stream = this.#handles ? HandleStream.connect(h, this.#events, host, port) : NetStream.connect(h, this.#events, host, port);
+    if ('serve' in to) this.#connectService(h, to);
+    else h.stream = this.#handles ? HandleStream.connect(h, this.#events, to) : NetStream.connect(h, this.#events, to);
+  }
+
+  /** By a socket pair, which nobody else can connect to. */
+  #connectService(h: HostSocket, { serve }: TcpService): void {
+    const pair = openSocketPair();
+    if (!pair) return void setImmediate(() => h.flow.closed || this.#onFailed(h, 'EMFILE'));
+    const [ours, theirs] = pair;
+    // `readable` and `writable`: else Node uses neither direction of a descriptor
+    const both = { readable: true, writable: true };
+    h.stream = this.#adopt(h, new Socket({ fd: ours, ...both, allowHalfOpen: true, pauseOnCreate: true } as SocketConstructorOpts));
+    setImmediate(() => h.stream && this.#onConnect(h));
+    serve(new Socket({ fd: theirs, ...both }));
   }
 
   #onConnect(h: HostSocket): void {
@@ -275,6 +315,20 @@ export class TcpGateway implements TcpPath {
     this.#keepAliveTimer = null;
     for (const h of this.#withoutKeepAlive) h.stream?.keepAlive();
     this.#withoutKeepAlive.clear();
+  }
+
+  #sinceHeard(flow: TcpFlow): number {
+    const peer = peerActivity((flow.host as HostSocket | null)?.stream?.fd ?? -1);
+    // a peer that closed its window answers for it rarely, whatever the guest asks
+    if (!peer || peer.windowClosed) return 0;
+    flow.life.patience = Math.max(MIN_PATIENCE, 2 * peer.roundTrip + PATIENCE_MARGIN_MS);
+    return peer.idle;
+  }
+
+  #askPeer(h: HostSocket | null, on: boolean): void {
+    if (!h?.stream) return;
+    if (on) h.keepAliveIdle = probeSoon(h.stream.fd);
+    else probeAfter(h.stream.fd, h.keepAliveIdle);
   }
 
   #onEnd(h: HostSocket): void {

@@ -3,6 +3,7 @@ import { createSocket, type RemoteInfo, type Socket } from 'node:dgram';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, expect, test } from 'vitest';
+import { monotonicMs } from '../../../lib/clock.ts';
 import { type UdpFlow, UdpNat } from '../../../net/udp-nat.ts';
 import { openUdp } from './udp.ts';
 
@@ -23,7 +24,7 @@ test('RFC 4787 REQ-5: an idle flow expires, one to DNS servers only sooner; unti
   const heard: number[] = [];
   nat = new UdpNat<object>((flow: UdpFlow<object>) => {
     const onMessage = (_bytes: Uint8Array, ip: number): void => {
-      const now = Date.now();
+      const now = monotonicMs();
       if (nat?.peerOf(flow, ip, now) !== null) heard.push(now);
     };
     return openUdp({ onMessage, onLost: () => {}, onFailed: () => nat?.failed(flow) });
@@ -35,22 +36,22 @@ test('RFC 4787 REQ-5: an idle flow expires, one to DNS servers only sooner; unti
   const port = outside.address().port;
   const send = (sourcePort: number, destinationPort: number): void => {
     const d = { source: GUEST, sourcePort, destination: LOOPBACK, destinationPort, payload: Uint8Array.of(1), ttl: 64, whole: false };
-    expect(nat?.send(card, d, LOOPBACK, Date.now())).toBeNull();
+    expect(nat?.send(card, d, LOOPBACK, monotonicMs())).toBeNull();
   };
   const from = async (): Promise<number> => ((await once(outside, 'message')) as [Buffer, RemoteInfo])[1].port;
   /** Polls until so many flows are left, and does something before each time; when that was. */
   const left = async (flows: number, meanwhile: () => void): Promise<number> => {
     for (;;) {
       meanwhile();
-      nat?.poll(Date.now());
-      if (nat?.size === flows) return Date.now();
+      nat?.poll(monotonicMs());
+      if (nat?.size === flows) return monotonicMs();
       await sleep(5);
     }
   };
 
   send(1000, port);
   const first = await from();
-  const begun = Date.now();
+  const begun = monotonicMs();
   send(1001, 53);
   expect(nat.size).toBe(2);
   expect((await left(1, () => send(1000, port))) - begun).toBeGreaterThanOrEqual(IDLE.dns);

@@ -5,16 +5,27 @@
  * flow (RFC 4787, endpoint-independent mapping). On Linux such a socket also receives ICMP errors about what it sent
  * (host/datagram-sockets). They are read when a call fails, never per packet, and relayed to the guest. A datagram that
  * failed only because of an earlier one's error is sent again. The guest's time to live and don't-fragment bit are set
- * on the socket, so that traceroute and path MTU discovery work. Bytes are copied, since the kernel may take them after
- * the call. Limits: on systems other than Linux, a guest that sends to a closed port outside gets no error.
+ * on the socket, so that traceroute and path MTU discovery work; a datagram that the host's kernel knows to be too
+ * large is reported like one that a router refused. Bytes are copied, since the kernel may take them after the call.
+ * Limits: on systems other than Linux, a guest that sends to a closed port outside gets no error.
  */
 import { createSocket, type Socket } from 'node:dgram';
 import { closeSync } from 'node:fs';
-import { forbidFragments, openErrorQueueSocket, readSocketErrors, type SocketError, setTimeToLive, unreachableCode } from '../../../host/datagram-sockets.ts';
+import {
+  ErrorQueue,
+  forbidFragments,
+  isTooLarge,
+  openErrorQueueSocket,
+  type SocketError,
+  setTimeToLive,
+  tooLarge,
+  unreachableCode,
+} from '../../../host/datagram-sockets.ts';
+import { onLinux } from '../../../host/ffi/koffi.ts';
 import { takesDatagrams } from '../../../lib/datagram-room.ts';
 import type { HostDatagrams } from '../../../net/udp-nat.ts';
 import { formatIpv4, parseIpv4 } from '../../../wire/address.ts';
-import { IcmpType, Unreachable } from '../../../wire/icmp.ts';
+import { IcmpType } from '../../../wire/icmp.ts';
 
 /** Events of a flow's socket. */
 export interface UdpEvents {
@@ -28,10 +39,13 @@ export interface UdpEvents {
 /** Addresses are numeric: avoids a lookup, which would delay each datagram. */
 const noLookup = (host: string, _options: unknown, callback: (error: null, address: string, family: number) => void): void => callback(null, host, 4);
 
-/** A bound socket, or null when none can be opened. */
-export function openUdp(events: UdpEvents): HostDatagrams | null {
-  const fd = process.platform === 'linux' ? openErrorQueueSocket('udp') : { fd: -1 };
-  return 'fd' in fd ? new FlowSocket(fd.fd, events) : null;
+/**
+ * A bound socket, or null when none can be opened. `from`: the address to send from; without one, the kernel chooses
+ * for each datagram. A socket with an address reports no ICMP errors.
+ */
+export function openUdp(events: UdpEvents, from: string | null = null): HostDatagrams | null {
+  const fd = onLinux && from === null ? openErrorQueueSocket('udp') : { fd: -1 };
+  return 'fd' in fd ? new FlowSocket(fd.fd, from, events) : null;
 }
 
 class FlowSocket implements HostDatagrams {
@@ -39,12 +53,15 @@ class FlowSocket implements HostDatagrams {
   readonly #socket: Socket;
   /** -1 where errors cannot be read. */
   readonly #fd: number;
+  readonly #errors: ErrorQueue;
   #closed = false;
   #ttl = 0;
-  #whole = false;
+  /** Whether DF is set; null before the first datagram. */
+  #whole: boolean | null = null;
 
-  constructor(fd: number, events: UdpEvents) {
+  constructor(fd: number, from: string | null, events: UdpEvents) {
     this.#fd = fd;
+    this.#errors = new ErrorQueue(fd);
     this.#events = events;
     this.#socket = createSocket({ type: 'udp4', lookup: noLookup as never });
     this.#socket.on('message', (bytes, from) => events.onMessage(bytes, parseIpv4(from.address) ?? 0, from.port));
@@ -54,7 +71,7 @@ class FlowSocket implements HostDatagrams {
       events.onFailed();
     });
     try {
-      if (fd < 0) this.#socket.bind(0);
+      if (fd < 0) this.#socket.bind(0, from ?? undefined);
       else this.#socket.bind({ fd });
     } catch (cause) {
       if (fd >= 0) closeSync(fd);
@@ -86,22 +103,25 @@ class FlowSocket implements HostDatagrams {
     this.#socket.send(bytes, port, formatIpv4(ip), (error) => {
       if (!error || this.#closed) return;
       const code = unreachableCode(error);
-      if (this.#reportErrors() && code === undefined) {
-        // the error was about an earlier datagram, unless this one is too large itself
-        if (again && !this.#closed && (error as NodeJS.ErrnoException).code !== 'EMSGSIZE') this.#send(bytes, ip, port, false);
-      } else if (code !== undefined)
-        this.#events.onLost({ type: IcmpType.unreachable, code, info: 0, offender: null, destination: ip, port, payload: bytes.subarray(0, 512) });
+      const reported = this.#reportErrors();
+      if ((error as NodeJS.ErrnoException).code === 'EMSGSIZE') this.#tooLarge(bytes, ip, port);
+      else if (reported && code === undefined) {
+        // the error was about an earlier datagram
+        if (again && !this.#closed) this.#send(bytes, ip, port, false);
+      } else if (code !== undefined) this.#events.onLost({ type: IcmpType.unreachable, code, info: 0, offender: null, destination: ip, port, payload: bytes });
     });
+  }
+
+  #tooLarge(bytes: Buffer, ip: number, port: number): void {
+    const mtu = this.#errors.pathMtu(ip);
+    if (mtu > 0 && !this.#closed) this.#events.onLost(tooLarge(mtu, ip, port, bytes));
   }
 
   /** Returns true when there were errors. */
   #reportErrors(): boolean {
-    const errors = this.#fd < 0 ? [] : readSocketErrors(this.#fd);
-    for (const e of errors) {
-      // a guest that allows fragments needs no MTU: the kernel fragments the next datagrams
-      const fragmentable = e.type === IcmpType.unreachable && e.code === Unreachable.fragmentationNeeded && !this.#whole;
-      if (!fragmentable && !this.#closed) this.#events.onLost(e);
-    }
+    const errors = this.#errors.read();
+    // a guest that allows fragments needs no MTU
+    for (const e of errors) if (!this.#closed && (this.#whole || !isTooLarge(e))) this.#events.onLost(e);
     return errors.length > 0;
   }
 }

@@ -1,0 +1,72 @@
+/** Queueing disciplines and filters as the kernel describes them (RTM_NEWQDISC, RTM_NEWTFILTER, rtnetlink(7)). */
+import { AttributeReader } from './attribute-reader.ts';
+import { dumpRtnetlink } from './rtnetlink.ts';
+
+const RTM_GETQDISC = 38;
+const RTM_GETTFILTER = 46;
+/** struct tcmsg: offsets, and its length. */
+const INDEX = 4;
+const PARENT = 12;
+const INFO = 16;
+const HEADER = 20;
+const TCA = { kind: 1, options: 2, chain: 11 } as const;
+const BPF = { name: 7, flags: 8, tag: 10, id: 11 } as const;
+/** TCA_BPF_FLAG_ACT_DIRECT */
+const DIRECT_ACTION = 1;
+/** Parents of a clsact's filters (TC_H_MIN_INGRESS, TC_H_MIN_EGRESS). */
+const HOOKS = { ingress: 0xfffffff2, egress: 0xfffffff3 } as const;
+
+export interface QdiscMessage {
+  /** Index of its interface. */
+  index: number;
+  kind: string;
+}
+
+export interface FilterMessage {
+  kind: string;
+  preference: number;
+  chain: number;
+  /** Of kind bpf, and none of the entries that only announce a preference. */
+  bpf: { name: string; directAction: boolean; tag: string; id: number } | null;
+}
+
+/** Queueing disciplines of all interfaces. */
+export function readQdiscs(): QdiscMessage[] {
+  return dumpRtnetlink(RTM_GETQDISC, Buffer.alloc(HEADER)).flatMap((body) => parseQdisc(body) ?? []);
+}
+
+/** Filters at a clsact's hook, of every chain; none where there is no clsact, or no such interface. */
+export function readFilters(index: number, hook: keyof typeof HOOKS): FilterMessage[] {
+  const header = Buffer.alloc(HEADER);
+  header.writeInt32LE(index, INDEX);
+  header.writeUInt32LE(HOOKS[hook], PARENT);
+  return dumpRtnetlink(RTM_GETTFILTER, header).flatMap((body) => parseFilter(body) ?? []);
+}
+
+/** Null: it is too short. */
+export function parseQdisc(body: Buffer): QdiscMessage | null {
+  if (body.length < HEADER) return null;
+  return { index: body.readInt32LE(INDEX), kind: new AttributeReader(body, HEADER).text(TCA.kind) };
+}
+
+/** Null: it is too short. */
+export function parseFilter(body: Buffer): FilterMessage | null {
+  if (body.length < HEADER) return null;
+  const all = new AttributeReader(body, HEADER);
+  const kind = all.text(TCA.kind);
+  return {
+    kind,
+    preference: body.readUInt32LE(INFO) >>> 16,
+    chain: all.u32(TCA.chain) ?? 0,
+    bpf: kind === 'bpf' && all.has(TCA.options) ? parseBpf(all.nested(TCA.options)) : null,
+  };
+}
+
+function parseBpf(options: AttributeReader): FilterMessage['bpf'] {
+  return {
+    name: options.text(BPF.name),
+    directAction: ((options.u32(BPF.flags) ?? 0) & DIRECT_ACTION) !== 0,
+    tag: options.bytes(BPF.tag)?.toString('hex') ?? '',
+    id: options.u32(BPF.id) ?? 0,
+  };
+}
