@@ -1,33 +1,39 @@
 /**
  * Finds the accelerator that works on this host.
  *
- * Theory of operation: /dev/kvm alone proves nothing, as a guest entry hangs on some nested hosts. A QEMU without
- * devices is therefore started under KVM, and its monitor is asked whether the CPU has left the reset vector. The
- * result is kept until the next boot.
+ * Theory of operation: QEMU's user must be able to open /dev/kvm, which is looked at each time, as it may change. That
+ * alone proves nothing: a guest entry hangs on some nested hosts. A QEMU without devices is therefore started under
+ * KVM, and its monitor is asked whether the CPU has left the reset vector. The result is kept until the next boot.
  *
  * Limits: KVM counts as broken if the CPU has not moved after 4 s.
  */
 import { spawn } from 'node:child_process';
-import { access, constants, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BOOT_ID } from '../host/boot.ts';
+import { kvmAccess } from '../host/kvm.ts';
 import { monotonicMs } from '../lib/clock.ts';
 import type { Accelerator } from './machine.ts';
 
 const PROBE_LIMIT_MS = 4000;
 
-/** The fastest accelerator that works; cached in `cacheDir` per boot. */
-export async function probeAccelerator(cacheDir: string, qemu: string): Promise<Accelerator> {
-  if (process.platform === 'darwin') return 'hvf';
+/** Finds the fastest accelerator that works for QEMU processes of this daemon; `cacheDir` keeps what KVM does. */
+export function acceleratorProbe(cacheDir: string, qemu: string): () => Promise<Accelerator> {
+  let ofKvm: Promise<Accelerator> | null = null;
+  return async () => {
+    if (process.platform === 'darwin') return 'hvf';
+    if (kvmAccess(process.getuid?.() ?? 0).kind !== 'granted') return 'tcg';
+    ofKvm ??= probeKvm(cacheDir, qemu);
+    return ofKvm;
+  };
+}
+
+async function probeKvm(cacheDir: string, qemu: string): Promise<Accelerator> {
   const cache = join(cacheDir, 'accelerator.json');
   const known = await readCache(cache);
   if (BOOT_ID && known.boot === BOOT_ID && known.accel) return known.accel;
-  const usable = await access('/dev/kvm', constants.R_OK | constants.W_OK).then(
-    () => true,
-    () => false,
-  );
-  const accel: Accelerator = usable && (await entersGuest(qemu)) ? 'kvm' : 'tcg';
+  const accel: Accelerator = (await entersGuest(qemu)) ? 'kvm' : 'tcg';
   // without it, the next daemon probes again
   await mkdir(cacheDir, { recursive: true })
     .then(() => writeFile(cache, JSON.stringify({ boot: BOOT_ID, accel }), { mode: 0o600 }))

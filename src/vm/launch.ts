@@ -21,9 +21,9 @@ import { isInstalled } from '../host/programs.ts';
 import { removeTree, takeDirectory } from '../host/untrusted-files.ts';
 import { monotonicMs } from '../lib/clock.ts';
 import { AnkaError } from '../lib/errors.ts';
-import { probeAccelerator } from './accelerator.ts';
+import { acceleratorProbe } from './accelerator.ts';
 import { trimLog } from './log-limit.ts';
-import type { Accelerator, Machine, MachineFiles, MachineRunner, MachineSpec } from './machine.ts';
+import type { Machine, MachineFiles, MachineRunner, MachineSpec } from './machine.ts';
 import { recordedProcess, recordProcess } from './process-record.ts';
 import { type Descriptors, machineFiles, qemuArguments } from './qemu-args.ts';
 import { killNow, lastLines, QemuMachine } from './qemu-machine.ts';
@@ -39,14 +39,10 @@ const MIB = 1 << 20;
 /** Our descriptors follow no link, and replace none. */
 const APPEND = constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | constants.O_NOFOLLOW | constants.O_NONBLOCK;
 
-/** `cacheDir` keeps the result of the accelerator's probe. */
+/** `cacheDir`: see `acceleratorProbe`. */
 export function createMachineRunner(cacheDir: string): MachineRunner {
-  let accel: Promise<Accelerator> | null = null;
   return {
-    accelerator() {
-      accel ??= probeAccelerator(cacheDir, QEMU);
-      return accel;
-    },
+    accelerator: acceleratorProbe(cacheDir, QEMU),
     launch,
     adopt,
     isRunning: async (files) => (await processesOf(files)).length > 0,

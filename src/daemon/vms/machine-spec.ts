@@ -1,9 +1,9 @@
 /** From a stored VM to the machine that QEMU runs. */
-import { stat } from 'node:fs/promises';
+import { kvmAccess } from '../../host/kvm.ts';
 import type { VmRow } from '../../store/vms.ts';
 import { ensureBaseImage } from '../../vm/base-image.ts';
 import { inspectImage } from '../../vm/disk.ts';
-import type { Boot, MachineFiles, MachineSpec } from '../../vm/machine.ts';
+import type { Accelerator, Boot, MachineFiles, MachineSpec } from '../../vm/machine.ts';
 import type { Context } from '../context.ts';
 import { vmUid } from '../desired.ts';
 import { nicSpec } from './card-spec.ts';
@@ -18,7 +18,6 @@ export function filesOf(ctx: Context, vm: VmRow): MachineFiles {
 export async function machineSpec(ctx: Context, vm: VmRow, resume: boolean): Promise<MachineSpec> {
   const uid = vmUid(vm);
   const accel = await ctx.runner.accelerator();
-  const kvmGroup = accel === 'kvm' ? (await stat('/dev/kvm')).gid : uid;
   return {
     ...filesOf(ctx, vm),
     name: vm.name,
@@ -28,10 +27,17 @@ export async function machineSpec(ctx: Context, vm: VmRow, resume: boolean): Pro
     diskSize: vm.diskSize,
     boot: await bootOf(ctx, vm),
     nic: vm.hasCard ? nicSpec(ctx, vm, vm.type !== 'disconnected' && !resume) : null,
-    gid: process.getuid?.() === 0 ? kvmGroup : (process.getgid?.() ?? uid),
+    gid: groupOf(uid, accel),
     accel,
     ...(resume ? { resumeFrom: memoryFile(ctx, vm.uuid) } : {}),
   };
+}
+
+/** An ordinary user's daemon gives QEMU its own group. */
+function groupOf(uid: number, accel: Accelerator): number {
+  if (process.getuid?.() !== 0) return process.getgid?.() ?? uid;
+  const access = accel === 'kvm' ? kvmAccess(0) : null;
+  return access?.kind === 'granted' ? (access.group ?? uid) : uid;
 }
 
 async function bootOf(ctx: Context, vm: VmRow): Promise<Boot> {

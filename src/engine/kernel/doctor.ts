@@ -8,6 +8,7 @@ import { type Link, listLinks, listRoutes, type Route } from '../../host/links.t
 import { tableExists } from '../../host/netlink/tables.ts';
 import { Routing } from '../../host/routing.ts';
 import { readSysctl } from '../../host/sysctl.ts';
+import { accelerationFinding } from '../doctor/acceleration.ts';
 import { programFindings, type RequiredProgram } from '../doctor/programs.ts';
 import { type DnsForwarderProcess, resolverFindings } from '../doctor/resolvers.ts';
 import { guestRouting, type RoutedNetwork, routedNetwork } from '../doctor/routing.ts';
@@ -41,6 +42,7 @@ export async function examineHost(
   return [
     ...(await programFindings(PROGRAMS)),
     rights(),
+    accelerationFinding(0),
     ...(await firewallFindings(networks, hostBridges(desired, links))),
     ...subnetFindings(desired.networks, await foreignRoutes()),
     ...guestRouting(routing, networks),

@@ -1,9 +1,9 @@
 /** `anka doctor` on the user engine: faults and limits of this host, and their remedies (B93). Read-only. */
-import { accessSync, constants } from 'node:fs';
 import { landlockAbi } from '../../host/ffi/landlock.ts';
 import type { Route } from '../../host/links.ts';
 import { Routing } from '../../host/routing.ts';
 import { readSysctl } from '../../host/sysctl.ts';
+import { accelerationFinding } from '../doctor/acceleration.ts';
 import { programFindings } from '../doctor/programs.ts';
 import { type DnsForwarderProcess, resolverFindings } from '../doctor/resolvers.ts';
 import { ownRouting } from '../doctor/routing.ts';
@@ -45,7 +45,7 @@ export async function examineHost(
 ): Promise<DoctorFinding[]> {
   return [
     ...(await programFindings()),
-    acceleration(),
+    accelerationFinding(process.getuid?.() ?? 0),
     await ping(pinger),
     await lowPorts(desired),
     files(openFiles),
@@ -62,21 +62,6 @@ export async function examineHost(
 async function routing(uid: number): Promise<DoctorFinding[]> {
   const known = await Routing.read().catch(() => null);
   return known ? ownRouting(known, uid) : [];
-}
-
-function acceleration(): DoctorFinding {
-  try {
-    accessSync('/dev/kvm', constants.R_OK | constants.W_OK);
-    return { id: 'rights.kvm', level: 'ok', message: '/dev/kvm can be opened', remedy: '' };
-  } catch (cause) {
-    const absent = (cause as NodeJS.ErrnoException).code === 'ENOENT';
-    return {
-      id: 'rights.kvm',
-      level: 'warning',
-      message: absent ? 'this host has no /dev/kvm: guests are emulated and slow' : 'you have no access to /dev/kvm: guests are emulated and slow',
-      remedy: absent ? "enable virtualisation in the firmware, or run 'modprobe kvm' as root" : "run 'usermod -aG kvm USER' as root, then log in again",
-    };
-  }
 }
 
 /** Ping sockets: whether a group of the pinging process is in the range that may open them. */
