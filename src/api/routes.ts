@@ -2,7 +2,9 @@
 import type { OpenAPIHono } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { stream } from 'hono/streaming';
+import type { StreamingApi } from 'hono/utils/stream';
 import { AnkaError } from '../lib/errors.ts';
+import { EventBacklog } from './event-backlog.ts';
 import { bodyOf, callSettings, Router } from './router.ts';
 import { cardSchema, cloneSchema, createSchema, emptySchema, forceSchema, modifySchema, ruleSchema, valueSchema, waitSchema } from './schema.ts';
 import type { AnkaService } from './service.ts';
@@ -117,12 +119,31 @@ function addDaemonRoutes(r: Router, service: AnkaService): void {
   r.raw('/metrics', 'Counters in the Prometheus text format', async (c) => c.text(await service.metrics()));
   r.raw('/v1/events', 'Stream events as they occur, one JSON object a line', async (c) => {
     c.header('content-type', 'application/x-ndjson');
-    return stream(c, async (out) => {
-      const off = service.onEvent((e) => void out.write(`${JSON.stringify(e)}\n`));
-      await new Promise<void>((resolve) => out.onAbort(resolve));
-      off();
-    });
+    return stream(c, (out) => sendEvents(out, service));
   });
+}
+
+/** Sends events until the client closes the connection. */
+async function sendEvents(out: StreamingApi, service: AnkaService): Promise<void> {
+  const backlog = new EventBacklog();
+  let wake = (): void => {};
+  let isClosed = false;
+  const off = service.onEvent((event) => {
+    backlog.add(event);
+    wake();
+  });
+  const closed = new Promise<void>((resolve) =>
+    out.onAbort(() => {
+      isClosed = true;
+      resolve();
+    }),
+  );
+  while (!isClosed) {
+    const lines = backlog.take().map((event) => `${JSON.stringify(event)}\n`);
+    const next = lines.length > 0 ? out.write(lines.join('')) : new Promise<void>((resolve) => (wake = resolve));
+    await Promise.race([next, closed]); // a write to a client that reads no more does not end
+  }
+  off();
 }
 
 /** Drops `undefined` fields, which the plain types do not allow. */

@@ -14,3 +14,7 @@ test('output that the program reports as incomplete is read again, and taken as 
   expect(await interrupted(99)).toBe('5\n');
   rmSync(dir, { recursive: true });
 });
+
+test('a program that hangs is killed after its limit, also if it ignores SIGTERM', async () => {
+  await expect(run('sh', ['-c', 'trap "" TERM; while :; do sleep 1; done'], { timeout: 200 })).rejects.toThrow('did not exit within 200 ms');
+});

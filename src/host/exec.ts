@@ -7,12 +7,14 @@ export interface RunOptions {
   input?: string;
   env?: Record<string, string>;
   cwd?: string;
-  /** Milliseconds after which the program is killed and an error thrown; unlimited by default. */
-  timeout?: number;
+  /** Milliseconds after which the program is killed and an error thrown; null: none. Two minutes by default. */
+  timeout?: number | null;
   /** Message on stderr after which the output may be incomplete: the program is run again. */
   retryOn?: RegExp;
 }
 
+/** A program that changes or reads the host takes less than a second; this only ends one that hangs. */
+const LIMIT_MS = 120_000;
 /** With `retryOn`: the output of the last attempt is taken as it is. */
 const MAX_ATTEMPTS = 5;
 
@@ -48,12 +50,15 @@ export async function run(file: string, args: readonly string[], options: RunOpt
   }
 }
 
+/** As `run`, without a time limit: for work that grows with the size of files. */
+export const runLong = (file: string, args: readonly string[], options: RunOptions = {}): Promise<string> => run(file, args, { ...options, timeout: null });
+
 function once(file: string, args: readonly string[], options: RunOptions) {
   return execa(file, args, {
     ...(options.input === undefined ? { stdin: 'ignore' as const } : { input: options.input }),
     env: { ...options.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`, LC_ALL: 'C' },
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
-    ...(options.timeout === undefined ? {} : { timeout: options.timeout }),
+    ...(options.timeout === null ? {} : { timeout: options.timeout ?? LIMIT_MS, killSignal: 'SIGKILL' as const }),
     reject: false,
     stripFinalNewline: false,
     maxBuffer: 64 * 1024 * 1024,
@@ -70,7 +75,7 @@ function failure(file: string, args: readonly string[], options: RunOptions, res
     .split('\n')
     .filter((l) => l.trim() !== '');
   const why = result.timedOut
-    ? `did not exit within ${options.timeout} ms`
+    ? `did not exit within ${options.timeout ?? LIMIT_MS} ms`
     : (lines.find((l) => l.includes('Error:')) ?? lines.at(-1) ?? `exited with status ${result.exitCode ?? result.signal}`);
   return new AnkaError('internal', `${file} ${args.slice(0, 4).join(' ')}: ${why}`, { cause: result.stderr });
 }

@@ -9,7 +9,7 @@
  */
 import { closeSync, constants, fchmodSync, fchownSync, fstatSync, openSync, readdirSync, readSync } from 'node:fs';
 import { AnkaError } from '../lib/errors.ts';
-import { run } from './exec.ts';
+import { runLong } from './exec.ts';
 
 const PASSABLE = 0o711;
 const PRIVATE = 0o600;
@@ -75,7 +75,7 @@ function openPlain(path: string, owners: readonly number[] | null): number | nul
 /** Removes a directory with all that is in it. Follows no link, also if one is put there meanwhile. */
 export async function removeTree(path: string): Promise<void> {
   if (isRoot()) closeTree(path); // else a process could add files for as long as they are removed
-  await run('rm', ['-rf', '--', path]);
+  await runLong('rm', ['-rf', '--', path]);
 }
 
 /**

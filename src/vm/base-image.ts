@@ -15,7 +15,7 @@ import { chmod, copyFile, mkdir, open, readdir, readFile, rename, rm, stat, writ
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
-import { run } from '../host/exec.ts';
+import { runLong } from '../host/exec.ts';
 import { isAlive } from '../host/process.ts';
 import { AnkaError, wrap } from '../lib/errors.ts';
 import { PACKAGE_ROOT } from '../lib/package-root.ts';
@@ -140,7 +140,7 @@ async function takeLock(path: string): Promise<(() => Promise<void>) | null> {
 async function checkPrograms(): Promise<void> {
   const missing: string[] = [];
   for (const [program, pkg] of PROGRAMS) {
-    const there = await run('sh', ['-c', 'command -v "$1"', 'sh', program]).then(
+    const there = await runLong('sh', ['-c', 'command -v "$1"', 'sh', program]).then(
       () => true,
       () => false,
     );
@@ -181,7 +181,7 @@ export async function ensureKey(path: string): Promise<void> {
   )
     return;
   await rm(`${path}.pub`, { force: true });
-  await run('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-C', 'anka', '-f', path]);
+  await runLong('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-C', 'anka', '-f', path]);
 }
 
 async function buildIn(work: string, progress: Progress): Promise<void> {
@@ -248,7 +248,7 @@ async function fetchPackages(work: string, publicKey: string, progress: Progress
 
 /** The host's Debian suite, and its sources as lines of sources.list, with security updates. */
 async function hostSources(): Promise<{ suite: string; sources: string[] }> {
-  const text = await run('apt-get', ['indextargets', '--format', '$(CREATED_BY)|$(REPO_URI)|$(CODENAME)|$(SUITE)|$(COMPONENT)|$(SIGNED_BY)']);
+  const text = await runLong('apt-get', ['indextargets', '--format', '$(CREATED_BY)|$(REPO_URI)|$(CODENAME)|$(SUITE)|$(COMPONENT)|$(SIGNED_BY)']);
   const lines = new Set<string>();
   let suite = '';
   for (const line of text.split('\n')) {
@@ -269,16 +269,16 @@ async function makeBootFiles(work: string): Promise<void> {
   await mkdir(tree);
   await mkdir(join(ramdisk, 'lib/mods'), { recursive: true });
   for (const d of ['bin', 'proc', 'sys', 'dev', 'mnt']) await mkdir(join(ramdisk, d));
-  await run('tar', ['-C', tree, '--no-same-owner', '--wildcards', '-xf', join(work, 'root.tar'), './boot/vmlinuz*', './usr/lib/modules/*']).catch(() =>
-    run('tar', ['-C', tree, '--no-same-owner', '--wildcards', '-xf', join(work, 'root.tar'), './boot/vmlinuz*', './lib/modules/*']),
+  await runLong('tar', ['-C', tree, '--no-same-owner', '--wildcards', '-xf', join(work, 'root.tar'), './boot/vmlinuz*', './usr/lib/modules/*']).catch(() =>
+    runLong('tar', ['-C', tree, '--no-same-owner', '--wildcards', '-xf', join(work, 'root.tar'), './boot/vmlinuz*', './lib/modules/*']),
   );
   const kernel = (await readdir(join(tree, 'boot'))).find((f) => f.startsWith('vmlinuz-'));
   if (!kernel) throw new Error('no kernel in the image');
   await copyFile(join(tree, 'boot', kernel), join(work, 'out', 'vmlinuz'));
   await chmod(join(work, 'out', 'vmlinuz'), 0o644);
-  await run('sh', ['-c', '[ -e "$1/lib" ] || ln -s usr/lib "$1/lib"', 'sh', tree]);
+  await runLong('sh', ['-c', '[ -e "$1/lib" ] || ln -s usr/lib "$1/lib"', 'sh', tree]);
   const version = kernel.slice('vmlinuz-'.length);
-  await run('depmod', ['-b', tree, version]);
+  await runLong('depmod', ['-b', tree, version]);
   await packInitrd(tree, version, ramdisk, join(work, 'out', 'initrd.img'));
 }
 
@@ -286,7 +286,7 @@ async function makeBootFiles(work: string): Promise<void> {
 async function packInitrd(tree: string, version: string, ramdisk: string, out: string): Promise<void> {
   const order: string[] = [];
   for (const module of BOOT_MODULES) {
-    const text = await run('modprobe', ['-d', tree, '-S', version, '--show-depends', module]);
+    const text = await runLong('modprobe', ['-d', tree, '-S', version, '--show-depends', module]);
     for (const line of text.split('\n')) {
       const file = /^insmod (\S+)/.exec(line)?.[1];
       if (!file || order.includes(basename(file))) continue;
@@ -295,11 +295,11 @@ async function packInitrd(tree: string, version: string, ramdisk: string, out: s
     }
   }
   await writeFile(join(ramdisk, 'lib/mods/order'), `${order.join('\n')}\n`);
-  await copyFile((await run('sh', ['-c', 'command -v busybox'])).trim(), join(ramdisk, 'bin/busybox'));
+  await copyFile((await runLong('sh', ['-c', 'command -v busybox'])).trim(), join(ramdisk, 'bin/busybox'));
   await chmod(join(ramdisk, 'bin/busybox'), 0o755);
   await copyFile(join(ASSETS, 'initrd-init.sh'), join(ramdisk, 'init'));
   await chmod(join(ramdisk, 'init'), 0o755);
-  await run('sh', ['-c', '(find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --quiet | gzip -9) >"$1"', 'sh', out], { cwd: ramdisk });
+  await runLong('sh', ['-c', '(find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --quiet | gzip -9) >"$1"', 'sh', out], { cwd: ramdisk });
   await chmod(out, 0o644);
 }
 
@@ -315,10 +315,10 @@ async function makeDisk(work: string, progress: Progress): Promise<void> {
     'rm -rf "$1/tree" "$1/root.tar"',
   ].join('\n');
   const shell = ['sh', '-c', script, 'sh', work, IMAGE_SIZE];
-  if (process.getuid?.() === 0) await run(shell[0] as string, shell.slice(1));
-  else await run('unshare', ['--user', '--map-auto', '--map-root-user', '--setuid', '0', '--setgid', '0', '--mount', ...shell]);
+  if (process.getuid?.() === 0) await runLong(shell[0] as string, shell.slice(1));
+  else await runLong('unshare', ['--user', '--map-auto', '--map-root-user', '--setuid', '0', '--setgid', '0', '--mount', ...shell]);
   progress('writing the disk', STEP_FRACTIONS.compress);
   const disk = join(work, 'out', 'disk.qcow2');
-  await run('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', join(work, 'root.img'), disk]);
+  await runLong('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', join(work, 'root.img'), disk]);
   await chmod(disk, 0o644);
 }

@@ -2,8 +2,9 @@
  * Starts and adopts QEMU processes.
  *
  * Theory of operation: QEMU is spawned detached, as the VM's own user. It inherits what it needs as open descriptors:
- * the tap, the listening sockets of QMP and console, the logs, and the memory to resume from. So it can create no file:
- * both of its directories belong to the daemon's user, and only the disk to QEMU's. Everything else goes over QMP.
+ * the tap, the listening sockets of QMP and console, the logs, the memory to resume from and cloud-init's seed. So it
+ * can create no file: both of its directories belong to the daemon's user, and only the disk to QEMU's. Everything else
+ * goes over QMP.
  * After a restart of the daemon a machine is found by the record of its process (process-record.ts), and in the process
  * table: by its user, and its UUID or its disk. Before a disk is touched, QEMU's lock on it is looked at too.
  *
@@ -37,6 +38,7 @@ const ADOPT_MS = 10_000;
 const FILE_BYTES = 1 << 30;
 const MIB = 1 << 20;
 /** Our descriptors follow no link, and replace none. */
+const READ = constants.O_RDONLY | constants.O_NOFOLLOW;
 const APPEND = constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | constants.O_NOFOLLOW | constants.O_NONBLOCK;
 
 /** `cacheDir`: see `acceleratorProbe`. */
@@ -98,7 +100,7 @@ async function launch(spec: MachineSpec, backend: NicBackend | null, onProgress:
 /** Gives what an earlier version left to QEMU's user back to root, and the disk to that user. */
 function secure({ stateDir, uid }: MachineFiles, disk = 'disk.qcow2'): void {
   const root = process.getuid?.() ?? 0;
-  takeDirectory(stateDir, uid, { [disk]: uid, 'seed.img': uid, memory: root });
+  takeDirectory(stateDir, uid, { [disk]: uid, 'seed.img': root, memory: root });
 }
 
 /** Creates the run directory, and removes the sockets and the log of an earlier process. */
@@ -131,7 +133,8 @@ function spawnQemu(spec: MachineSpec, backend: NicBackend | null): ChildProcess 
       console: pass(open(openListener(files.console))),
       consoleLog: pass(open(openSync(files.consoleLog, APPEND, 0o600))),
       ...(backend?.kind === 'tap-fd' ? { tap: pass(backend.fd) } : {}),
-      ...(spec.resumeFrom ? { memory: pass(open(openSync(spec.resumeFrom, constants.O_RDONLY | constants.O_NOFOLLOW))) } : {}),
+      ...(spec.resumeFrom ? { memory: pass(open(openSync(spec.resumeFrom, READ))) } : {}),
+      ...(spec.boot.kind === 'firmware' && spec.boot.seed ? { seed: pass(open(openSync(spec.boot.seed, READ))) } : {}),
     };
     const [program, ...words] = [...limits(spec), QEMU, ...qemuArguments(spec, backend, descriptors)] as [string, ...string[]];
     return spawn(program, words, {

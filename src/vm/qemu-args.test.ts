@@ -40,10 +40,10 @@ test('variants: resume, firmware with a seed, KVM, e1000, jumbo MTU, a stream so
   const line = qemuArguments(
     { ...spec, boot: { kind: 'firmware', seed: '/s/seed.img' }, accel: 'kvm' },
     { kind: 'stream', path: '/r/net.sock', async listening() {}, release() {} },
-    fds,
+    { ...fds, seed: 8 },
   ).join(' ');
   expect(line).toContain('-accel kvm -cpu host');
-  expect(line).toContain('file=/s/seed.img,if=virtio,format=raw,readonly=on');
+  expect(line).toContain('-add-fd fd=8,set=2 -drive file=/dev/fdset/2,if=virtio,format=raw,readonly=on');
   expect(line).toContain('stream,id=net0,server=on,addr.type=unix,addr.path=/r/net.sock');
   expect(cardProperties({ insideMac: 1, controller: 'e1000', linkUp: true, mtu: 9000 })).toMatchObject({ driver: 'e1000', mac: '00:00:00:00:00:01' });
   expect(cardProperties({ insideMac: 1, controller: 'virtio-net', linkUp: true, mtu: 9000 })).toMatchObject({ host_mtu: 9000 });

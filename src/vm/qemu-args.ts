@@ -7,16 +7,18 @@ import type { MachineSpec } from './machine.ts';
 export const NIC_ID = 'nic0';
 const NIC_PORT = 'port-nic';
 export const NETDEV = 'net0';
-/** Descriptors that QEMU inherits: listening sockets, a log to append to, the tap, saved memory to read. */
+/** Descriptors that QEMU inherits: listening sockets, a log to append to, the tap, saved memory and a seed to read. */
 export interface Descriptors {
   qmp: number;
   console: number;
   consoleLog: number;
   tap?: number;
   memory?: number;
+  seed?: number;
 }
-/** QEMU's set of the console log's descriptor. */
+/** QEMU's sets of the descriptors of the console log and of the seed. */
 const LOG_SET = 1;
+const SEED_SET = 2;
 
 /** Files in a machine's run directory. */
 export function machineFiles(runDir: string): { qmp: string; console: string; consoleLog: string; log: string } {
@@ -75,7 +77,8 @@ export function qemuArguments(spec: MachineSpec, backend: NicBackend | null, fds
     ...['-device', `pcie-root-port,id=${NIC_PORT},chassis=1,slot=1`, '-device', 'pcie-root-port,id=port-spare,chassis=2,slot=2'],
   ];
   if (spec.boot.kind === 'direct') args.push('-kernel', spec.boot.kernel, '-initrd', spec.boot.initrd, '-append', spec.boot.append);
-  else if (spec.boot.seed) args.push('-drive', `file=${quoted(spec.boot.seed)},if=virtio,format=raw,readonly=on`);
+  else if (fds.seed !== undefined)
+    args.push('-add-fd', `fd=${fds.seed},set=${SEED_SET}`, '-drive', `file=/dev/fdset/${SEED_SET},if=virtio,format=raw,readonly=on`);
   if (backend) args.push('-netdev', netdev(backend, fds));
   if (backend && spec.nic) {
     const { driver, ...rest } = cardProperties(spec.nic);

@@ -4,7 +4,7 @@
  * where they lie uncompressed, as cloud-init would.
  */
 import { execFileSync } from 'node:child_process';
-import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -67,6 +67,8 @@ describe.skipIf(why !== null)(`images with a boot loader${why ? ` (${why})` : ''
   test('B1: the seed contains user, password and key, and enables password login', async () => {
     const uuid = (await anka.ok('show my-raw uuid')).trim();
     const seed = join(anka.home, 'vms', uuid, 'seed.img');
+    const { uid, mode } = statSync(seed);
+    expect([uid, mode & 0o777], 'QEMU gets it as a descriptor').toEqual([process.getuid?.(), 0o600]);
     const text = (name: string): string => execFileSync('mtype', ['-i', seed, `::${name}`]).toString();
     const key = readFileSync(join(anka.home, 'id_ed25519.pub'), 'utf8').trim();
     expect(text('user-data')).toMatch(/^#cloud-config\n/);

@@ -10,7 +10,7 @@ import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { OnProgress } from '../../api/service.ts';
 import type { CreateRequest, ModifyRequest } from '../../api/types.ts';
-import { run } from '../../host/exec.ts';
+import { runLong } from '../../host/exec.ts';
 import { isOpenNowhere } from '../../host/ffi/lease.ts';
 import { removeTree } from '../../host/untrusted-files.ts';
 import { monotonicMs } from '../../lib/clock.ts';
@@ -132,7 +132,7 @@ async function copyDisk(ctx: Context, source: VmRow, target: string): Promise<vo
   const machine = ctx.machines.get(source.uuid);
   ctx.runner.secure(filesOf(ctx, source));
   const part = `${target}.part`;
-  const copy = (from: string, to: string): Promise<string> => run('cp', ['--reflink=auto', '--sparse=always', from, to]);
+  const copy = (from: string, to: string): Promise<string> => runLong('cp', ['--reflink=auto', '--sparse=always', from, to]);
   if (machine) {
     const backing = source.app || (await ensureBaseImage(ctx.paths.baseImage)).disk;
     await createOverlay(target, backing, source.diskSize);
