@@ -8,6 +8,6 @@ export async function events(s: Session): Promise<void> {
   whenUnread(() => process.exit());
   for await (const e of await daemon.events()) {
     const line = s.out.machine ? JSON.stringify(e) : `${new Date(e.time).toISOString()} ${e.type.padEnd(16)} ${e.vm ? `${e.vm.name}: ` : ''}${e.message}`;
-    if (!process.stdout.write(`${line}\n`)) await once(process.stdout, 'drain'); // the daemon counts what a slow reader misses
+    if (!process.stdout.write(`${line}\n`)) await once(process.stdout, 'drain');
   }
 }
