@@ -247,7 +247,7 @@ async function startDaemon(paths: Paths): Promise<void> {
     }
     await sleep(POLL_MS);
   }
-  const { lockHolder } = await import('../host/daemon-lock.ts');
+  const { lockHolder } = await import('../host/process-lock.ts');
   const pid = lockHolder(paths.lock);
   const remedy = pid === null ? '' : `; 'anka daemon stop' stops it (pid ${pid}), and VMs keep running`;
   throw new AnkaError('daemon', `the daemon did not answer within ${START_LIMIT_MS / 1000} s; its log is ${paths.log}${remedy}`);

@@ -11,15 +11,15 @@
 
 import { existsSync } from 'node:fs';
 import type { ApiServer } from '../api/server.ts';
-import { DaemonLock } from '../host/daemon-lock.ts';
 import type { Paths } from '../host/paths.ts';
+import { ProcessLock } from '../host/process-lock.ts';
 import type { Log } from './log.ts';
 
 const LOOK_MS = 1000;
 
 export interface InPlace {
   paths: Paths;
-  lock: DaemonLock;
+  lock: ProcessLock;
   api: ApiServer;
   log: Log;
   /** Creates the directories of state and sockets. */
@@ -39,7 +39,7 @@ export function keepInPlace(o: InPlace): void {
   const repair = async (): Promise<void> => {
     if (lock.isInPlace && o.api.isInPlace) return;
     if (!existsSync(o.paths.database)) return giveUp('the database was removed');
-    const held = lock.isInPlace ? lock : DaemonLock.take(o.paths.lock);
+    const held = lock.isInPlace ? lock : ProcessLock.take(o.paths.lock);
     if (!held) return giveUp('the lock file was removed, and another daemon has taken the lock');
     lock = held;
     o.createDirectories();

@@ -12,11 +12,11 @@ import pino from 'pino';
 import { EXIT_ALREADY_RUNNING, isRunning } from '../api/client.ts';
 import { createApp } from '../api/routes.ts';
 import { ApiServer } from '../api/server.ts';
-import { DaemonLock, lockHolder } from '../host/daemon-lock.ts';
 import { daemonEnvironment } from '../host/environment.ts';
 import { LogFile, standardOutput } from '../host/log-file.ts';
 import { ownProgram } from '../host/own-program.ts';
 import { type Paths, resolvePaths } from '../host/paths.ts';
+import { lockHolder, ProcessLock } from '../host/process-lock.ts';
 import { surviveUnexpectedErrors } from '../host/unexpected-errors.ts';
 import { monotonicMs } from '../lib/clock.ts';
 import { AnkaError } from '../lib/errors.ts';
@@ -120,7 +120,7 @@ async function main(): Promise<void> {
   const log = pino({ level: process.env['ANKA_DEBUG'] ? 'debug' : 'info' }, foreground ? standardOutput : new LogFile(paths.log));
   // VMs and networks do not depend on the call that failed: the daemon continues
   const errors = surviveUnexpectedErrors({ log, survives: () => true, exit: () => exitAfterErrors(foreground) });
-  const lock = DaemonLock.take(paths.lock);
+  const lock = ProcessLock.take(paths.lock);
   // one whose lock file was removed still answers
   if (lock === null || (await isRunning(paths))) {
     process.stderr.write(`ankad: another daemon is running (pid ${lockHolder(paths.lock) ?? 'unknown'})\n`);

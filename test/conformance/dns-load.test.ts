@@ -10,7 +10,7 @@ import { onBothEngines } from '../world/engines.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
 import { shimmedGuest } from '../world/shim.ts';
 import { memoryOf, until, World } from '../world/world.ts';
-import { peer, peerEnvironment, RECORDS, startPeer } from './dns-peers.ts';
+import { addressAt, peer, peerEnvironment, RECORDS, startPeer } from './dns-peers.ts';
 
 /** Of each of the four runs. */
 const SECONDS = Math.ceil(Number(process.env['ANKA_DNS_SECONDS'] ?? 4) / 4);
@@ -38,9 +38,9 @@ describe.each(SUITES)('%s', (_name, t) => {
         expect(await e.apply(state(nic(1)))).toEqual([]);
         const vm = direct ?? (await shimmedGuest(w, 'g1', macText(1), (await e.openNic(vmId(1))).path));
         await dhcp(w, vm);
-        await until('names resolve', async () => (await vm.ask(`dig +short @${GW} ${RECORDS.address[0]}`))?.trim() === RECORDS.address[1]);
+        await until('names resolve', async () => (await vm.ask(`dig +short @${GW} ${RECORDS.name}`))?.trim() === addressAt('10.9.0.1'));
         const queries = join(w.dir, 'queries');
-        writeFileSync(queries, `${RECORDS.address[0]} A\nvm1.anka.internal A\nhost.anka.internal A\nnobody.anka.internal A\nlocalhost AAAA\n`);
+        writeFileSync(queries, `${RECORDS.name} A\nvm1.anka.internal A\nhost.anka.internal A\nnobody.anka.internal A\nlocalhost AAAA\n`);
         const env = Object.entries(peerEnvironment('dnsperf')).map(([k, v]) => `${k}=${v}`);
         const run = async (mode: 'udp' | 'tcp', seconds: number): Promise<{ completed: number; lost: number; output: string }> => {
           const command = [

@@ -39,10 +39,14 @@ export const peerEnvironment = (program: string): Record<string, string> => (pee
 
 /** Names that each upstream server knows. */
 export const RECORDS = {
-  address: ['www.example.test', '203.0.113.7'],
+  /** Its address says who answered: see `addressAt`. */
+  name: 'www.example.test',
   /** A TXT record that fits no UDP answer of 1232 bytes. */
   large: ['large.example.test', 'x'.repeat(1400)],
 } as const;
+
+/** The address of that name at the server with this address. */
+export const addressAt = (server: string): string => server.replace(/^.*\./, '203.0.113.');
 
 export interface PeerRole {
   world: World;
@@ -60,14 +64,17 @@ export async function startPeer(program: 'unbound' | 'systemd-resolved' | 'dnsma
   const log = join(dir, 'log');
   writeFileSync(log, '');
   const command = { unbound, dnsmasq, 'systemd-resolved': resolved }[program](role, dir);
-  role.ns.spawn(['sh', '-c', `exec "$@" >>${log} 2>&1`, 'sh', ...command], peerEnvironment(program));
+  const child = role.ns.spawn(['sh', '-c', `exec "$@" >>${log} 2>&1`, 'sh', ...command], peerEnvironment(program));
   const answers = (): Promise<string | null> => role.ns.ask(`dig +time=1 +tries=1 @${role.address} www.example.test`);
-  await until(`${program} answers: ${readFileSync(log, 'utf8')}`, async () => /status: (NOERROR|NXDOMAIN|SERVFAIL|REFUSED)/.test((await answers()) ?? ''));
+  await until(`${program} answers`, async () => {
+    if (child.exitCode !== null) throw new Error(`${program} has exited: ${readFileSync(log, 'utf8')}`);
+    return /status: (NOERROR|NXDOMAIN|SERVFAIL|REFUSED)/.test((await answers()) ?? '');
+  });
   return log;
 }
 
 function unbound({ address, upstream }: PeerRole, dir: string): string[] {
-  const [name, ip] = RECORDS.address;
+  const [name, ip] = [RECORDS.name, addressAt(address)];
   const [largeName, text] = RECORDS.large;
   const strings = text
     .match(/.{1,250}/g)
@@ -84,9 +91,11 @@ function unbound({ address, upstream }: PeerRole, dir: string): string[] {
 }
 
 function dnsmasq({ address, upstream }: PeerRole): string[] {
-  const [name, ip] = RECORDS.address;
+  const [name, ip] = [RECORDS.name, addressAt(address)];
   const [largeName, text] = RECORDS.large;
-  const known = upstream ? [`--server=${upstream}`] : [`--host-record=${name},${ip}`, `--txt-record=${largeName},${(text.match(/.{1,250}/g) ?? []).join(',')}`];
+  const known = upstream
+    ? [`--server=${upstream}`]
+    : ['--local=/example.test/', `--host-record=${name},${ip}`, `--txt-record=${largeName},${(text.match(/.{1,250}/g) ?? []).join(',')}`];
   const own = ['--conf-file=/dev/null', '--pid-file=', '--no-resolv', '--no-hosts', '--user=root', '--bind-interfaces', '--log-facility=-', '--log-queries'];
   return [peer('dnsmasq') as string, '-k', ...own, `--listen-address=${address}`, '--auth-ttl=60', ...known];
 }
@@ -95,7 +104,7 @@ function dnsmasq({ address, upstream }: PeerRole): string[] {
 function resolved({ address, upstream }: PeerRole, dir: string): string[] {
   const etc = join(dir, 'etc');
   mkdirSync(join(etc, 'systemd'), { recursive: true });
-  const [name, ip] = RECORDS.address;
+  const [name, ip] = [RECORDS.name, addressAt(address)];
   const stub = /^127\.0\.0\.5[34]$/.test(address) ? 'yes' : `no\nDNSStubListenerExtra=${address}`;
   writeFileSync(
     join(etc, 'systemd/resolved.conf'),
@@ -107,6 +116,6 @@ function resolved({ address, upstream }: PeerRole, dir: string): string[] {
   writeFileSync(join(etc, 'passwd'), 'root:x:0:0::/:/bin/sh\nsystemd-resolve:x:996:996::/:/bin/false\n');
   writeFileSync(join(etc, 'group'), 'root:x:0:\nsystemd-resolve:x:996:\n');
   writeFileSync(join(etc, 'machine-id'), '0123456789abcdef0123456789abcdef\n');
-  const own = ['mount -t tmpfs tmpfs /run', `mount --bind ${etc} /etc`, 'exec "$@"'].join(' && ');
+  const own = ['mount -t tmpfs tmpfs /run', 'mkdir -p /run/systemd', `mount --bind ${etc} /etc`, 'exec "$@"'].join(' && ');
   return ['unshare', '-m', 'env', 'SYSTEMD_LOG_LEVEL=debug', 'sh', '-c', own, 'sh', peer('systemd-resolved') as string];
 }

@@ -70,9 +70,10 @@ print('ready', flush=True); threading.Event().wait()
 const CLIENT = `
 import socket, sys, threading, time
 address, late, echo = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+answers = []
 def answer(name, ask):
-    try: print(name, ask().decode(), flush=True)
-    except OSError as e: print(name, type(e).__name__, flush=True)
+    try: answers.append(name + ' ' + ask().decode())
+    except OSError as e: answers.append(name + ' ' + type(e).__name__)
 def half_closed():
     s = socket.create_connection((address, late), 60); s.sendall(b'x'); s.shutdown(1); return s.recv(9)
 def idle():
@@ -82,6 +83,7 @@ def udp():
 all = [threading.Thread(target=answer, args=x) for x in (('half-closed', half_closed), ('idle', idle), ('udp', udp))]
 for t in all: t.start()
 for t in all: t.join()
+print(*answers, sep='\\n')
 `;
 const LATE = ['half-closed late', 'idle idle', 'udp late'];
 

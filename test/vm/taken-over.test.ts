@@ -23,6 +23,7 @@ import {
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Client } from '../../src/api/client.ts';
+import { isAlive } from '../../src/host/process.ts';
 import { Anka } from '../world/anka.ts';
 import { tinyGuest } from '../world/images.ts';
 import { asOther } from '../world/other-user.ts';
@@ -146,7 +147,7 @@ describe.skipIf(why !== null)(`a QEMU that a guest has taken over${why ? ` (${wh
     );
     await saving;
     await anka.ok('stop -f vm1');
-    expect(existsSync(`/proc/${pid}`)).toBe(false);
+    expect(isAlive(pid)).toBe(false);
     expect(await suspended).toMatch(/QEMU (has exited|closed its QMP socket)/);
     expect(readdirSync(state).sort()).toEqual(['disk.qcow2', 'process.json']);
   });

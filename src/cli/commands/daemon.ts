@@ -45,7 +45,7 @@ async function shutDown(paths: Paths): Promise<number> {
 
 /** Ends a daemon that has no socket: it starts, or cannot listen. Returns its pid, or null. */
 async function terminate(paths: Paths): Promise<number | null> {
-  const { lockHolder } = await import('../../host/daemon-lock.ts');
+  const { lockHolder } = await import('../../host/process-lock.ts');
   const pid = lockHolder(paths.lock);
   if (pid !== null) process.kill(pid, 'SIGTERM');
   return pid;

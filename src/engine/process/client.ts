@@ -28,6 +28,8 @@ import { asUser, isRoot } from './users.ts';
 
 const START_LIMIT_MS = 20_000;
 const STOP_LIMIT_MS = 10_000;
+/** For a process that has closed our connection. */
+const EXIT_LIMIT_MS = 1000;
 const POLL_MS = 20;
 /** Calls that take a while: they open ports, or wait for a disk. */
 const SLOW_CALLS = ['configure', 'forget', 'stop'];
@@ -88,6 +90,8 @@ export class ProcessClient<M extends HelperMethods & { [K in keyof M]: { params:
   #client: LineClient | null = null;
   /** Pid of the process at the other end of `#client`; 0 if unknown. */
   #pid = 0;
+  /** Pid of the process to which the connection was lost, until it was waited for; it may be about to exit. */
+  #lostPid = 0;
   #pulse: Pulse | null = null;
   /** Exceptions that it has survived: those of processes that exited, and of this one. */
   #errorsBefore = 0;
@@ -156,8 +160,8 @@ export class ProcessClient<M extends HelperMethods & { [K in keyof M]: { params:
     return pid;
   }
 
-  async #exited(pid: number): Promise<void> {
-    const until = monotonicMs() + STOP_LIMIT_MS;
+  async #exited(pid: number, limitMs = STOP_LIMIT_MS): Promise<void> {
+    const until = monotonicMs() + limitMs;
     while (isAlive(pid) && monotonicMs() < until) await sleep(POLL_MS);
   }
 
@@ -183,20 +187,26 @@ export class ProcessClient<M extends HelperMethods & { [K in keyof M]: { params:
   }
 
   async #dial(start: boolean): Promise<LineClient> {
+    // the socket of a process that is exiting accepts connections until its very end
+    if (this.#lostPid > 0) await this.#exited(this.#lostPid, EXIT_LIMIT_MS);
+    this.#lostPid = 0;
     const first = await this.#try();
     if (first) return first;
     if (!start) throw new AnkaError('internal', `${this.#options.title} does not run`);
-    await this.#start();
     const until = monotonicMs() + START_LIMIT_MS;
+    let hasEnded = await this.#start();
     while (monotonicMs() < until) {
       const client = await this.#try();
       if (client) return client;
+      // it has left the socket to another one, which has exited since then
+      if (hasEnded()) hasEnded = await this.#start();
       await sleep(POLL_MS);
     }
     throw new AnkaError('network', `${this.#options.title} did not start; its log is ${this.#options.log}`);
   }
 
-  async #start(): Promise<void> {
+  /** The function that it returns says whether the process has exited without an error. */
+  async #start(): Promise<() => boolean> {
     const { program, socket, leases, log, fence, user } = this.#options;
     await mkdir(dirname(socket), { recursive: true, mode: 0o700 });
     const [node, ...args] = fence ? fencedProgram(program, [socket, leases, log].map(dirname), fence.read) : ownProgram(program);
@@ -208,6 +218,7 @@ export class ProcessClient<M extends HelperMethods & { [K in keyof M]: { params:
     });
     child.on('error', () => {}); // `#dial` reports that the socket did not appear
     child.unref();
+    return () => child.exitCode === 0;
   }
 
   #try(): Promise<LineClient | null> {
@@ -235,6 +246,7 @@ export class ProcessClient<M extends HelperMethods & { [K in keyof M]: { params:
     this.#sendResolverFiles();
     void client.closed.then(() => {
       if (this.#client === client) this.#client = null;
+      this.#lostPid = peer.pid;
       this.#errorsBefore += this.#errors;
       this.#errors = 0;
       if (!this.#closing) this.#options.onExit();

@@ -8,17 +8,20 @@
  * connects, by the peer's credentials. Clients get `{event: 'changed'}` at most once a turn. The process outlives the
  * daemon, and a closing terminal.
  *
- * Limits: one process per control socket; a second one exits at once while the first answers. An exception before the
- * process serves ends it; later ones are survived (host/unexpected-errors.ts), and the answer to `pulse` counts them.
- * A process whose socket was removed exits once its daemon has.
+ * Limits: one process per control socket, which holds the lock beside it. Another one exits when the first answers; it
+ * waits while that one starts, and takes over when it exits. An exception before the process serves ends it; later ones
+ * are survived (host/unexpected-errors.ts), and the answer to `pulse` counts them. A process whose socket was removed
+ * exits once its daemon has.
  */
 import { chmodSync, existsSync, rmSync } from 'node:fs';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import pino, { type Logger } from 'pino';
 import { isOwnPeer } from '../../host/ffi/unix-socket.ts';
 import { LogFile } from '../../host/log-file.ts';
+import { ProcessLock } from '../../host/process-lock.ts';
 import { type ResolverFiles, watchResolvers } from '../../host/resolvers.ts';
 import { confine } from '../../host/sandbox/confinement.ts';
 import { dropRoot } from '../../host/sandbox/drop-root.ts';
@@ -31,6 +34,10 @@ import { LeaseStore } from './lease-file.ts';
 const MAX_UNSENT = 64 << 10;
 /** Pause between two looks at the control socket, ms. */
 const LOOK_MS = 2000;
+/** Between two tries to take the lock, ms. */
+const LOCK_RETRY_MS = 20;
+/** Of a connection to a process that answers; one that is exiting closes it before, ms. */
+const ANSWERS_MS = 200;
 /** Time for the last answer and the last log lines to leave, ms. */
 const EXIT_DELAY_MS = 50;
 
@@ -79,16 +86,24 @@ export class Helper {
   }
 
   async run(served: Served): Promise<void> {
+    await this.#takeLock();
     const kept = await confine();
     if (kept.length > 0) this.log.warn({ kept }, 'this system does not allow to drop all privileges that are not needed');
     watchResolvers(served.onResolversChanged);
-    const probe = createConnection(this.#control);
-    probe.on('connect', () => {
-      this.log.info(`another ${this.#title} answers on this socket: exiting`);
-      process.exit(0);
-    });
-    await new Promise((resolve) => probe.on('error', resolve));
     await this.#listen(served);
+  }
+
+  /** Waits for the lock until this is the process of the socket. Exits when another one is, also one without a lock. */
+  async #takeLock(): Promise<void> {
+    for (;;) {
+      const isFree = ProcessLock.take(`${this.#control}.lock`) !== null;
+      if (await isAnswered(this.#control)) {
+        this.log.info(`another ${this.#title} answers on this socket: exiting`);
+        process.exit(0);
+      }
+      if (isFree) return;
+      await sleep(LOCK_RETRY_MS);
+    }
   }
 
   async #listen(served: Served): Promise<void> {
@@ -150,6 +165,21 @@ export class Helper {
       });
     });
   }
+}
+
+/** Whether a process listens on a unix socket, and is not about to exit. */
+function isAnswered(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const probe = createConnection(path);
+    const end = (answered: boolean): void => {
+      probe.destroy();
+      resolve(answered);
+    };
+    probe.on('connect', () => setTimeout(end, ANSWERS_MS, true));
+    probe.on('error', () => end(false));
+    probe.on('close', () => end(false));
+    probe.resume();
+  });
 }
 
 export interface HelperOptions {

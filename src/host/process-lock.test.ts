@@ -4,17 +4,17 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
-import { DaemonLock, lockHolder } from './daemon-lock.ts';
+import { lockHolder, ProcessLock } from './process-lock.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'anka-lock-'));
 afterAll(() => rmSync(dir, { recursive: true }));
 
-test('B6: one daemon holds the lock, until it exits; a removed lock file is noticed', async () => {
+test('B6: one process holds the lock, until it exits; a removed lock file is noticed', async () => {
   const path = join(dir, 'ankad.lock');
   expect(lockHolder(path)).toBeNull();
-  const lock = DaemonLock.take(path);
+  const lock = ProcessLock.take(path);
   expect(lock?.isInPlace).toBe(true);
-  expect(DaemonLock.take(path)).toBeNull();
+  expect(ProcessLock.take(path)).toBeNull();
   expect(lockHolder(path)).toBe(process.pid);
   expect(readFileSync(path, 'utf8')).toBe(`${process.pid}\n`);
   rmSync(path);
@@ -22,7 +22,7 @@ test('B6: one daemon holds the lock, until it exits; a removed lock file is noti
   const other = spawn('flock', ['-x', path, 'sh', '-c', `echo $$ >${path}; echo; exec sleep 600`], { stdio: ['ignore', 'pipe', 'inherit'] });
   await once(other.stdout, 'data');
   expect(lock?.isInPlace).toBe(false);
-  expect(DaemonLock.take(path)).toBeNull();
+  expect(ProcessLock.take(path)).toBeNull();
   const holder = lockHolder(path);
   process.kill(holder as number);
   other.kill();

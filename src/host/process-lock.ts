@@ -1,5 +1,5 @@
 /**
- * One daemon per state directory: a lock file that holds the daemon's pid. The kernel releases the lock when the
+ * One process of a kind: a lock file that holds the pid of the one that has it. The kernel releases the lock when the
  * process exits, however it exits.
  */
 import { closeSync, constants, fstatSync, ftruncateSync, openSync, readFileSync, statSync, writeSync } from 'node:fs';
@@ -21,7 +21,7 @@ function writePid(fd: number): void {
   }
 }
 
-export class DaemonLock {
+export class ProcessLock {
   readonly #path: string;
   readonly #fd: number;
 
@@ -30,33 +30,33 @@ export class DaemonLock {
     this.#fd = fd;
   }
 
-  /** Takes the lock until this process exits; null if another daemon holds it. */
-  static take(path: string): DaemonLock | null {
+  /** Takes the lock until this process exits; null if another process holds it. */
+  static take(path: string): ProcessLock | null {
     for (;;) {
       const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600);
       const locked = tryLock(fd);
       if (locked && isAt(fd, path)) {
         writePid(fd);
-        return new DaemonLock(path, fd);
+        return new ProcessLock(path, fd);
       }
       closeSync(fd);
       if (!locked) return null;
     }
   }
 
-  /** False when the file was removed or replaced: another daemon could take the lock of a new one. */
+  /** False when the file was removed or replaced: another process could take the lock of a new one. */
   get isInPlace(): boolean {
     return isAt(this.#fd, this.#path);
   }
 }
 
-/** The pid of the daemon that holds the lock; null if none does. */
+/** The pid of the process that holds the lock; null if none does. */
 export function lockHolder(path: string): number | null {
   let fd: number;
   try {
     fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
   } catch {
-    return null; // no daemon has run yet
+    return null; // none has run yet
   }
   try {
     return tryLock(fd) ? null : Number.parseInt(readFileSync(fd, 'utf8'), 10) || null;
