@@ -123,11 +123,14 @@ function ip(...args: string[]): string {
   return String(execFileSync('ip', args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, PATH } }));
 }
 
+/** `ANKA_TEST_WAIT` shortens it (seconds), to find what a test that hangs waits for. */
+const WAIT_LIMIT_MS = 1000 * Number(process.env['ANKA_TEST_WAIT'] ?? 900);
+
 /**
  * Waits until `check` returns something truthy; fails with `what` after a limit that only a hang reaches. It checks
  * every 50 ms, and less often if a check takes longer than that, as the machine has other work to do.
  */
-export async function until<T>(what: string, check: () => T | Promise<T>, limitMs = 900_000): Promise<NonNullable<T>> {
+export async function until<T>(what: string, check: () => T | Promise<T>, limitMs = WAIT_LIMIT_MS): Promise<NonNullable<T>> {
   const end = Date.now() + limitMs;
   for (;;) {
     const start = Date.now();

@@ -67,7 +67,7 @@ function rights(): DoctorFinding {
       id: 'rights.tun',
       level: 'error',
       message: `/dev/net/tun cannot be opened (${(cause as NodeJS.ErrnoException).code})`,
-      remedy: "'modprobe tun' as root, or 'anka config engine user'",
+      remedy: "run 'modprobe tun' as root, or 'anka config engine user'",
     };
   }
 }
@@ -199,5 +199,5 @@ async function leftovers(desired: DesiredState, links: readonly Link[]): Promise
   const left = links.filter((l) => isOurs(l) && !wanted.has(l.name)).map((l) => `interface ${l.name}`);
   if (desired.networks.length === 0) for (const [family, table] of ALL_TABLES) if (tableExists(family, table)) left.push(`nft table ${family} ${table}`);
   if (left.length === 0) return [{ id: 'leftovers', level: 'ok', message: 'no unused anka objects', remedy: '' }];
-  return [{ id: 'leftovers', level: 'warning', message: `unused anka objects: ${left.join(', ')}`, remedy: 'anka network reset' }];
+  return [{ id: 'leftovers', level: 'warning', message: `unused anka objects: ${left.join(', ')}`, remedy: "run 'anka network reset'" }];
 }
