@@ -1,6 +1,6 @@
 // Long runs of what `npm test` does briefly: random bytes, crashes, connections; and chaos. Each prints its extent.
 //   npm run soak                  all of them but chaos, at full length (about an hour)
-//   npm run soak -- --short       at a length that CI can afford (some minutes)
+//   npm run soak -- --short       at a length that CI can afford (some minutes), with one minute of chaos
 //   npm run soak -- --only crash  one of them
 //   npm run soak -- --chaos       test/chaos: ten minutes on both engines; --seed N, --seconds N
 import { spawn, spawnSync } from 'node:child_process';
@@ -52,7 +52,8 @@ const SKIPPED = 77;
 const known = [...Object.keys(SOAKS), 'chaos'];
 const chosen = values.chaos ? 'chaos' : values.only;
 const inShort = (name) => Object.values(SOAKS[name].env).every(([, short]) => short !== null);
-const names = chosen ? [chosen] : Object.keys(SOAKS).filter((name) => !values.short || inShort(name));
+const ofAll = values.short ? [...Object.keys(SOAKS).filter(inShort), 'chaos'] : Object.keys(SOAKS);
+const names = chosen ? [chosen] : ofAll;
 if (values.help || names.some((n) => !known.includes(n))) {
   console.log(`usage: npm run soak -- [--short] [--only ${known.join('|')} | --chaos] [--seed N] [--seconds N (chaos)]`);
   process.exit(values.help ? 0 : 2);

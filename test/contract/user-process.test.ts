@@ -136,12 +136,12 @@ describe.skipIf(why !== null)(`the network process of root's user engine${why ==
     expect((await e.doctor()).find((f) => f.id === 'rights.files')?.level).toBe('ok');
   });
 
-  test.each(['shared', 'host'])('the %s network’s process holds its log and its sockets, and no descriptor of the daemon', (name) => {
+  test.each(['shared', 'host'])('the %s network’s process holds its log, its lock and its sockets, and no descriptor of the daemon', (name) => {
     const open = (pid: number): string[] => readdirSync(`/proc/${pid}/fd`).map((fd) => `${fd} ${readlinkSync(`/proc/${pid}/fd/${fd}`)}`);
     const mine = open(pidOf(name));
     expect(mine.filter((l) => /^[012] /.test(l))).toEqual(['0 /dev/null', '1 /dev/null', '2 /dev/null']);
     const files = mine.map((l) => l.slice(l.indexOf(' ') + 1)).filter((path) => path.startsWith('/') && !path.startsWith('/dev/'));
-    expect(files).toEqual([join(w.dir, `state/net-${name}/log`)]);
+    expect(files.sort()).toEqual([join(w.dir, `run/net-${name}/control.sock.lock`), join(w.dir, `state/net-${name}/log`)]);
     const daemons = w.host
       .run(`ip netns pids ${w.host.name} | while read p; do echo "$p $(tr '\\0' ' ' </proc/$p/cmdline 2>/dev/null)"; done; true`)
       .split('\n')

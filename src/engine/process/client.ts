@@ -28,8 +28,6 @@ import { asUser, isRoot } from './users.ts';
 
 const START_LIMIT_MS = 20_000;
 const STOP_LIMIT_MS = 10_000;
-/** For a process that has closed our connection. */
-const EXIT_LIMIT_MS = 1000;
 const POLL_MS = 20;
 /** Calls that take a while: they open ports, or wait for a disk. */
 const SLOW_CALLS = ['configure', 'forget', 'stop'];
@@ -160,8 +158,8 @@ export class ProcessClient<M extends HelperMethods & { [K in keyof M]: { params:
     return pid;
   }
 
-  async #exited(pid: number, limitMs = STOP_LIMIT_MS): Promise<void> {
-    const until = monotonicMs() + limitMs;
+  async #exited(pid: number): Promise<void> {
+    const until = monotonicMs() + STOP_LIMIT_MS;
     while (isAlive(pid) && monotonicMs() < until) await sleep(POLL_MS);
   }
 
@@ -188,7 +186,7 @@ export class ProcessClient<M extends HelperMethods & { [K in keyof M]: { params:
 
   async #dial(start: boolean): Promise<LineClient> {
     // the socket of a process that is exiting accepts connections until its very end
-    if (this.#lostPid > 0) await this.#exited(this.#lostPid, EXIT_LIMIT_MS);
+    if (this.#lostPid > 0) await this.#exited(this.#lostPid);
     this.#lostPid = 0;
     const first = await this.#try();
     if (first) return first;
