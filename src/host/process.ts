@@ -1,6 +1,6 @@
 /** State of processes, from `/proc` or, on macOS, from `ps`. */
 import { readdirSync, readFileSync, statSync } from 'node:fs';
-import { readdir, readFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { run } from './exec.ts';
 
 /** Task flag: exiting. */
@@ -20,7 +20,7 @@ export async function runsWith(pid: number, word: string): Promise<boolean> {
   if (line !== '' && !line.split('\0').includes(word)) return false;
   const [, state, flags] = /\) (\S)(?: -?\d+){5} (\d+) /.exec(await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '')) ?? [];
   if (state === undefined) return false;
-  if (/[ZX]/.test(state)) return (await readdir(`/proc/${pid}/task`).catch(() => [])).length > 1;
+  if (/[ZX]/.test(state)) return isAlive(pid);
   return line !== '' || (Number(flags) & PF_EXITING) !== 0;
 }
 
@@ -46,8 +46,7 @@ async function startTime(pid: number): Promise<string | null> {
 /** True until the last thread of the process has released its files, locks and taps. */
 export async function isRunning({ pid, started }: ProcessId): Promise<boolean> {
   if ((await startTime(pid)) !== started) return false;
-  if (isAlive(pid)) return true;
-  return (await readdir(`/proc/${pid}/task`).catch(() => [])).length > 1;
+  return isAlive(pid);
 }
 
 /** What a VM's process is known by. */
@@ -120,10 +119,13 @@ async function otherProcesses({ uid, arguments: words }: ProcessMarks): Promise<
   return rows.filter(([, user, ...line]) => user === String(uid) && line.join(' ').includes(words.join(' '))).map(([pid]) => Number(pid));
 }
 
-/** True until the process exits; one that only waits to be reaped has exited. Which program it is, is not checked. */
+/**
+ * True until the last thread of the process has exited, and with it its files, sockets and locks; one that only waits
+ * to be reaped has exited. Which program it is, is not checked.
+ */
 export function isAlive(pid: number): boolean {
   try {
-    if (process.platform === 'linux') return !/\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
+    if (process.platform === 'linux') return !/\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, 'utf8')) || readdirSync(`/proc/${pid}/task`).length > 1;
     process.kill(pid, 0);
     return true;
   } catch (cause) {

@@ -86,10 +86,8 @@ export class ProcessClient<M extends HelperMethods & { [K in keyof M]: { params:
   readonly socket: string;
   #options: ProcessOptions;
   #client: LineClient | null = null;
-  /** Pid of the process at the other end of `#client`; 0 if unknown. */
+  /** Pid of the process at the other end of `#client`, also when that is closed; 0 if unknown. */
   #pid = 0;
-  /** Pid of the process to which the connection was lost, until it was waited for; it may be about to exit. */
-  #lostPid = 0;
   #pulse: Pulse | null = null;
   /** Exceptions that it has survived: those of processes that exited, and of this one. */
   #errorsBefore = 0;
@@ -185,9 +183,10 @@ export class ProcessClient<M extends HelperMethods & { [K in keyof M]: { params:
   }
 
   async #dial(start: boolean): Promise<LineClient> {
-    // the socket of a process that is exiting accepts connections until its very end
-    if (this.#lostPid > 0) await this.#exited(this.#lostPid);
-    this.#lostPid = 0;
+    // the process that closed the last connection is exiting: its socket accepts connections until its very end
+    const lost = this.#pid;
+    this.#pid = 0;
+    if (lost > 0) await this.#exited(lost);
     const first = await this.#try();
     if (first) return first;
     if (!start) throw new AnkaError('internal', `${this.#options.title} does not run`);
@@ -244,7 +243,6 @@ export class ProcessClient<M extends HelperMethods & { [K in keyof M]: { params:
     this.#sendResolverFiles();
     void client.closed.then(() => {
       if (this.#client === client) this.#client = null;
-      this.#lostPid = peer.pid;
       this.#errorsBefore += this.#errors;
       this.#errors = 0;
       if (!this.#closing) this.#options.onExit();
