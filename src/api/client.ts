@@ -13,6 +13,7 @@ import { createConnection } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDiskFull } from '../host/disk-space.ts';
+import { DAEMON_PROGRAM } from '../host/daemon-program.ts';
 import { daemonEnvironment } from '../host/environment.ts';
 import { ownProgram } from '../host/own-program.ts';
 import type { Paths } from '../host/paths.ts';
@@ -214,7 +215,7 @@ interface Attempt {
 /** Starts `ankad` detached, with its errors in the file. */
 function spawnDaemon(errorFile: number): Attempt {
   const attempt: Attempt = { state: 'starting' };
-  const [node, ...argv] = ownProgram(new URL('../daemon/main.ts', import.meta.url));
+  const [node, ...argv] = ownProgram(DAEMON_PROGRAM);
   const child = spawn(node, argv, { detached: true, stdio: ['ignore', errorFile, errorFile], cwd: '/', env: daemonEnvironment() });
   child.once('exit', (code) => {
     attempt.state = code === EXIT_ALREADY_RUNNING ? 'alreadyRunning' : 'exited';

@@ -24,4 +24,4 @@ process.stdout.on('error', (e: NodeJS.ErrnoException) => {
   process.exit(new Output(false).failed(new AnkaError(e.code === 'ENOSPC' ? 'diskFull' : 'badValue', `cannot write standard output: ${e.message}`)));
 });
 process.stderr.on('error', () => {}); // nobody reads messages any more, or their disk is full: the command continues
-await main();
+void main();

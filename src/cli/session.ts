@@ -1,6 +1,5 @@
 /** What every command gets: its output, the daemon, and the settings in the environment. */
-import { type Client, connect } from '../api/client.ts';
-import { resolvePaths } from '../host/paths.ts';
+import type { Client } from '../api/client.ts';
 import { SETTINGS } from '../lib/settings.ts';
 import type { Output } from './output/output.ts';
 
@@ -25,7 +24,10 @@ function environmentSettings(env: NodeJS.ProcessEnv): Record<string, string> {
 export function createSession(out: Output): Session {
   return {
     out,
-    daemon: (options) => connect(resolvePaths(), { ...options, settings: environmentSettings(process.env) }),
+    async daemon(options) {
+      const [{ connect }, { resolvePaths }] = await Promise.all([import('../api/client.ts'), import('../host/paths.ts')]);
+      return connect(resolvePaths(), { ...options, settings: environmentSettings(process.env) });
+    },
     exit(status) {
       process.exitCode = status;
     },

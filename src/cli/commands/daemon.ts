@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { connect, isRunning } from '../../api/client.ts';
 import type { DaemonStatus } from '../../api/types.ts';
+import { DAEMON_PROGRAM } from '../../host/daemon-program.ts';
 import { daemonEnvironment } from '../../host/environment.ts';
 import { ownProgram } from '../../host/own-program.ts';
 import { type Paths, resolvePaths } from '../../host/paths.ts';
@@ -52,6 +53,6 @@ async function terminate(paths: Paths): Promise<number | null> {
 }
 
 export async function daemonRun(s: Session): Promise<void> {
-  const [node, ...argv] = ownProgram(new URL('../../daemon/main.ts', import.meta.url));
+  const [node, ...argv] = ownProgram(DAEMON_PROGRAM);
   s.exit(await runInForeground(node, [...argv, '--foreground'], { env: daemonEnvironment(), endUnread: true, pkg: 'nodejs' }).status);
 }
