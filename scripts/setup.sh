@@ -10,7 +10,7 @@ run=(qemu-system-x86 qemu-utils iproute2 nftables mmdebstrap uidmap e2fsprogs cp
 peers=(curl iperf3 ethtool udhcpc isc-dhcp-client bind9-dnsutils tshark dnsmasq-base python3-minimal iputils-ping iptables tcpdump mandoc librsvg2-bin gcc libc6-dev zsh fish syslinux)
 want=("${run[@]}")
 [ "${1:-}" = --demo ] || want+=("${peers[@]}")
-[ "${1:-}" = --bench ] && want+=(passt slirp4netns)
+[ "${1:-}" = --bench ] && want+=(passt slirp4netns strace)
 missing=()
 for p in "${want[@]}"; do
   dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
