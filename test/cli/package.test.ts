@@ -1,55 +1,61 @@
 /** The package as npm installs it: `anka` is one file, starts the daemon, and needs no dependency of the build. */
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync, readdirSync, readFileSync, symlinkSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { builtMain } from '../world/built.ts';
+import { missing, World } from '../world/world.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
-let dir: string;
-let installed: string;
+const why = missing('root', 'netns');
 
-beforeAll(() => {
-  builtMain();
-  dir = mkdtempSync(join(tmpdir(), 'anka-package-'));
-  const packed = execFileSync('npm', ['pack', '--ignore-scripts', '--silent', '--pack-destination', dir], { cwd: ROOT, encoding: 'utf8' }).trim();
-  execFileSync('tar', ['xzf', join(dir, packed), '-C', dir]);
-  installed = join(dir, 'package');
-  const { dependencies, bin } = JSON.parse(readFileSync(join(installed, 'package.json'), 'utf8')) as Record<string, Record<string, string>>;
-  for (const name of Object.keys(dependencies as object)) {
-    const link = join(installed, 'node_modules', name);
-    mkdirSync(dirname(link), { recursive: true });
-    symlinkSync(join(ROOT, 'node_modules', name), link);
+describe.skipIf(why !== null)(`the package${why ? ` (${why})` : ''}`, () => {
+  let w: World;
+  let dir: string;
+  let installed: string;
+
+  beforeAll(() => {
+    builtMain();
+    w = new World('tp-');
+    dir = w.dir;
+    const packed = execFileSync('npm', ['pack', '--ignore-scripts', '--silent', '--pack-destination', dir], { cwd: ROOT, encoding: 'utf8' }).trim();
+    execFileSync('tar', ['xzf', join(dir, packed), '-C', dir]);
+    installed = join(dir, 'package');
+    const { dependencies, bin } = JSON.parse(readFileSync(join(installed, 'package.json'), 'utf8')) as Record<string, Record<string, string>>;
+    for (const name of Object.keys(dependencies as object)) {
+      const link = join(installed, 'node_modules', name);
+      mkdirSync(dirname(link), { recursive: true });
+      symlinkSync(join(ROOT, 'node_modules', name), link);
+    }
+    symlinkSync(join(installed, bin?.['anka'] as string), join(dir, 'anka'));
+  });
+  afterAll(() => {
+    w?.close();
+  });
+
+  function anka(...words: string[]): string {
+    return w.host.run(`ANKA_HOME=${dir}/home ${dir}/anka ${words.join(' ')}`);
   }
-  symlinkSync(join(installed, bin?.['anka'] as string), join(dir, 'anka'));
-});
-afterAll(() => {
-  if (dir) rmSync(dir, { recursive: true });
-});
 
-function anka(...words: string[]): string {
-  return execFileSync(join(dir, 'anka'), words, { encoding: 'utf8', env: { ...process.env, ANKA_HOME: join(dir, 'home') } });
-}
+  test('anka is one file', () => {
+    expect(readdirSync(join(installed, 'dist/cli')).sort()).toEqual(['main.js', 'package.json']);
+  });
 
-test('anka is one file', () => {
-  expect(readdirSync(join(installed, 'dist/cli')).sort()).toEqual(['main.js', 'package.json']);
-});
+  test('list starts the daemon, which daemon stop ends', () => {
+    try {
+      expect(anka('list')).toContain('creation_date');
+      expect(anka('daemon', 'status')).toContain(join(dir, 'home'));
+    } finally {
+      expect(anka('daemon', 'stop')).toContain('was stopped');
+    }
+  });
 
-test('list starts the daemon, which daemon stop ends', () => {
-  try {
-    expect(anka('list')).toContain('creation_date');
-    expect(anka('daemon', 'status')).toContain(join(dir, 'home'));
-  } finally {
-    expect(anka('daemon', 'stop')).toContain('was stopped');
-  }
-});
-
-test('help, completion and the version are in the file; the manual pages are beside it', () => {
-  expect(anka('list', '--help')).toContain('Usage: anka list');
-  expect(anka('completion', 'bash')).toContain('complete -o default -F _anka anka');
-  const { version, man } = JSON.parse(readFileSync(join(installed, 'package.json'), 'utf8')) as { version: string; man: string[] };
-  expect(anka('version')).toBe(`anka-net version ${version}\n`);
-  expect(readdirSync(join(installed, 'dist/man')).sort()).toEqual(man.map((path) => path.replace('./dist/man/', '')).sort());
+  test('help, completion and the version are in the file; the manual pages are beside it', () => {
+    expect(anka('list', '--help')).toContain('Usage: anka list');
+    expect(anka('completion', 'bash')).toContain('complete -o default -F _anka anka');
+    const { version, man } = JSON.parse(readFileSync(join(installed, 'package.json'), 'utf8')) as { version: string; man: string[] };
+    expect(anka('version')).toBe(`anka-net version ${version}\n`);
+    expect(readdirSync(join(installed, 'dist/man')).sort()).toEqual(man.map((path) => path.replace('./dist/man/', '')).sort());
+  });
 });
