@@ -48,17 +48,69 @@ describe('queue', () => {
   });
 });
 
-test('B90: requests on a machine that is slower than they come: one waits, and a command is not behind many', async () => {
+test('B90: requests on a machine that is slower than they come: one waits, and a command is behind none', async () => {
   const first = pending();
   void loop.enqueue(first.work);
   const poll = vi.fn(async () => {});
   for (let i = 0; i < 100; i++) loop.request(poll);
   const command = loop.enqueue(async () => poll.mock.calls.length);
   first.finish();
-  expect(await command).toBe(1);
+  expect(await command).toBe(0);
+  await vi.advanceTimersByTimeAsync(0);
+  expect(poll).toHaveBeenCalledTimes(1);
   loop.request(poll);
   await vi.advanceTimersByTimeAsync(0);
   expect(poll).toHaveBeenCalledTimes(2);
+});
+
+describe('a command', () => {
+  test('goes ahead of requested work', async () => {
+    const first = pending();
+    void loop.enqueue(first.work);
+    const order: string[] = [];
+    loop.request(async () => void order.push('check'));
+    expect(loop.commandWaits).toBe(true); // the first has not begun
+    await vi.advanceTimersByTimeAsync(0);
+    expect(loop.commandWaits).toBe(false);
+    void loop.enqueue(async () => void order.push('command'));
+    expect(loop.commandWaits).toBe(true);
+    first.finish();
+    await vi.advanceTimersByTimeAsync(0);
+    expect(order).toEqual(['command', 'check']);
+  });
+
+  test('that reconciles drops the reconciliation that waits, and notifies watchers in its place', async () => {
+    loop.start();
+    const first = pending();
+    void loop.enqueue(first.work);
+    loop.cue();
+    await vi.advanceTimersByTimeAsync(DELAY_MS);
+    const command = loop.supersede(async () => 1);
+    first.finish();
+    expect(await command).toBe(1);
+    await vi.advanceTimersByTimeAsync(PERIOD_MS);
+    expect(reconcile).not.toHaveBeenCalled();
+    expect(onChange).toHaveBeenCalledTimes(1);
+  });
+
+  test('that reconciles drops a cue whose time has not come, but not one that comes after it began', async () => {
+    loop.start();
+    loop.cue();
+    const command = pending();
+    void loop.supersede(command.work);
+    await vi.advanceTimersByTimeAsync(DELAY_MS);
+    expect(reconcile).not.toHaveBeenCalled();
+    loop.cue();
+    command.finish();
+    await vi.advanceTimersByTimeAsync(DELAY_MS);
+    expect(reconcile).toHaveBeenCalledTimes(1);
+  });
+
+  test('that reconciles notifies nobody where nothing waited', async () => {
+    loop.start();
+    await loop.supersede(async () => {});
+    expect(onChange).not.toHaveBeenCalled();
+  });
 });
 
 describe('cue', () => {
@@ -94,11 +146,15 @@ describe('cue', () => {
     expect(reconcile).toHaveBeenCalledTimes(1);
   });
 
-  test('with merged delays, the first one counts', async () => {
+  test.each([
+    [0, 1000],
+    [1000, 0],
+  ])('with delays of %i and %i ms, the shorter one counts', async (...delays) => {
     loop.start();
-    loop.cue(0);
-    loop.cue(1000);
+    for (const delay of delays) loop.cue(delay);
     await vi.advanceTimersByTimeAsync(0);
+    expect(reconcile).toHaveBeenCalledTimes(1);
+    await vi.advanceTimersByTimeAsync(2000);
     expect(reconcile).toHaveBeenCalledTimes(1);
   });
 

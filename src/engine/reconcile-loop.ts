@@ -1,14 +1,17 @@
 /**
  * The loop that keeps what an engine manages as desired. Both engines use it.
  *
- * Theory of operation: work runs one piece at a time, in the order of `enqueue`. A `cue` schedules one reconciliation;
- * further cues are merged into it until it starts. Other repeated work is merged, too (`request`): so the queue stays
- * short on a machine that is slower than the events. After each reconciliation that a cue caused, watchers are
- * notified.
+ * Theory of operation: work runs one piece at a time. Commands (`enqueue`) run in their order, ahead of background work
+ * that waits. A `cue` schedules one reconciliation; further cues are merged into it until it starts, and the shortest
+ * delay counts. Other repeated work is merged, too (`request`): so the queue stays short on a machine that is slower
+ * than the events. A command that reconciles (`supersede`) makes a scheduled reconciliation needless: it is dropped when
+ * the command begins. After each reconciliation that a cue caused, watchers are notified.
  * Between `start` and `stop` the loop is active: only then do cues and periodic checks have an effect.
  *
- * Limits: when two merged cues ask for different delays, the first one counts.
+ * Limits: background work that has begun is not interrupted, but may ask whether a command waits (`commandWaits`).
  */
+
+import { monotonicMs } from '../lib/clock.ts';
 
 export interface ReconcileLoopOptions {
   /** Name of the engine in log lines. */
@@ -25,10 +28,13 @@ export interface ReconcileLoopOptions {
 export class ReconcileLoop {
   readonly #options: ReconcileLoopOptions;
   readonly #watchers = new Set<() => void | Promise<void>>();
-  #queue: Promise<unknown> = Promise.resolve();
+  /** Commands that have not begun. */
+  readonly #commands: (() => Promise<void>)[] = [];
   /** Requested work that has not begun. */
   readonly #requested = new Set<() => Promise<void>>();
-  #cue: NodeJS.Timeout | null = null;
+  /** Resolves when no work is left; null when there is none. */
+  #running: Promise<void> | null = null;
+  #cue: { timer: NodeJS.Timeout; at: number } | null = null;
   #periodic: NodeJS.Timeout[] = [];
   #active = false;
   #closed = false;
@@ -58,42 +64,95 @@ export class ReconcileLoop {
     this.#active = false;
     for (const t of this.#periodic) clearInterval(t);
     this.#periodic = [];
-    if (this.#cue) clearTimeout(this.#cue);
-    this.#cue = null;
+    this.#dropCue();
   }
 
   /** Stops for good, and waits for work that was queued. */
   async close(): Promise<void> {
     this.#closed = true;
     this.stop();
-    await this.#queue;
+    await this.#running;
   }
 
-  /** Runs `work` when all work before it has finished. A failure is logged, too, as the caller may not wait. */
+  /** A command has not begun yet. */
+  get commandWaits(): boolean {
+    return this.#commands.length > 0;
+  }
+
+  /** Runs a command when all commands before it have finished. A failure is logged, too, as the caller may not wait. */
   enqueue<T>(work: () => Promise<T>): Promise<T> {
-    const result = this.#queue.then(work);
-    const { log, title } = this.#options;
-    this.#queue = result.catch((cause: Error) => log.warn({ error: cause.message }, title));
-    return result;
+    return new Promise<T>((resolve, reject) => {
+      this.#commands.push(() => {
+        const result = work();
+        result.then(resolve, reject);
+        return result.then(() => {});
+      });
+      this.#run();
+    });
   }
 
-  /** As `enqueue`, unless this work waits already. Pass the same function each time. */
-  request(work: () => Promise<void>): void {
-    if (this.#requested.has(work)) return;
-    this.#requested.add(work);
-    void this.enqueue(() => {
-      this.#requested.delete(work);
-      return work();
+  /** As `enqueue`, for a command that reconciles. Watchers are notified if it took the place of a reconciliation. */
+  supersede<T>(work: () => Promise<T>): Promise<T> {
+    return this.enqueue(async () => {
+      const wasCued = this.#dropCue();
+      const wasRequested = this.#requested.delete(this.#reconcile);
+      const result = await work();
+      if (wasCued || wasRequested) this.notify();
+      return result;
     });
+  }
+
+  /** Runs `work` when no command waits, unless it waits already. Pass the same function each time. */
+  request(work: () => Promise<void>): void {
+    this.#requested.add(work);
+    this.#run();
+  }
+
+  #run(): void {
+    this.#running ??= this.#work();
+  }
+
+  async #work(): Promise<void> {
+    const { log, title } = this.#options;
+    // what is added in this turn of the event loop may have to go first
+    await Promise.resolve();
+    for (let next = this.#next(); next; next = this.#next()) {
+      try {
+        await next();
+      } catch (cause) {
+        log.warn({ error: (cause as Error).message }, title);
+      }
+    }
+    this.#running = null;
+  }
+
+  #next(): (() => Promise<void>) | undefined {
+    const command = this.#commands.shift();
+    if (command) return command;
+    const [requested] = this.#requested;
+    if (requested) this.#requested.delete(requested);
+    return requested;
   }
 
   /** Something may differ from the desired state: reconcile in `delayMs`. */
   cue(delayMs = this.#options.cueDelayMs): void {
     if (!this.#active) return;
-    this.#cue ??= setTimeout(() => {
+    const at = monotonicMs() + delayMs;
+    if (this.#cue && this.#cue.at <= at) return;
+    this.#dropCue();
+    const timer = setTimeout(() => {
       this.#cue = null;
       this.request(this.#reconcile);
     }, delayMs);
+    this.#cue = { timer, at };
+  }
+
+  /** False if there was none. */
+  #dropCue(): boolean {
+    if (!this.#cue) return false;
+    clearTimeout(this.#cue.timer);
+    this.#cue = null;
+    return true;
   }
 
   readonly #reconcile = async (): Promise<void> => {

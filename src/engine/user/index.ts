@@ -104,7 +104,7 @@ class UserEngine implements Engine {
   }
 
   apply(desired: DesiredState): Promise<EngineProblem[]> {
-    return this.#loop.enqueue(async () => {
+    return this.#loop.supersede(async () => {
       this.#desired = desired;
       this.#loop.start();
       await this.#reconcile();
