@@ -4,8 +4,8 @@
  * Theory of operation: work runs one piece at a time. Commands (`enqueue`) run in their order, ahead of background work
  * that waits. A `cue` schedules one reconciliation; further cues are merged into it until it starts, and the shortest
  * delay counts. Other repeated work is merged, too (`request`): so the queue stays short on a machine that is slower
- * than the events. A command that reconciles (`supersede`) makes a scheduled reconciliation needless: it is dropped when
- * the command begins. After each reconciliation that a cue caused, watchers are notified.
+ * than the events. A command that reconciles (`supersede`) makes a scheduled reconciliation needless: it is dropped
+ * when the command begins. After each reconciliation that a cue caused, watchers are notified.
  * Between `start` and `stop` the loop is active: only then do cues and periodic checks have an effect.
  *
  * Limits: background work that has begun is not interrupted, but may ask whether a command waits (`commandWaits`).

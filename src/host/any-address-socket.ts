@@ -3,15 +3,16 @@
  *
  * Theory of operation: Node discards the address that a datagram was sent to, and an answer from another one never
  * reaches a client with a connected socket. So these sockets are read below Node (ffi/datagrams), which needs no list
- * of the host's addresses: those added later and all of 127.0.0.0/8 work. Node cannot wait for such a descriptor; the
- * kernel announces datagrams by SIGIO. The handler reads at most 64 of each socket in one turn of the event loop.
+ * of the host's addresses: those added later and all of 127.0.0.0/8 work. The kernel announces datagrams by a signal
+ * (readable-descriptors.ts). At most 64 of each socket are read in one turn of the event loop.
  *
- * Limits: Linux only. The handler of SIGIO stays installed, as the signal's default would end the process.
+ * Limits: Linux only.
  */
 import { closeSync } from 'node:fs';
 import { getSystemErrorName } from 'node:util';
 import { EAGAIN, openOnAllAddresses, receiveDatagram, sendDatagramFrom } from './ffi/datagrams.ts';
 import { onLinux } from './ffi/koffi.ts';
+import { addReadable, installSignalHandler, removeReadable } from './readable-descriptors.ts';
 
 /** Datagrams of one socket in one turn. */
 const TURN = 64;
@@ -46,14 +47,6 @@ function textOfIpv6(b: Buffer): string {
   return Array.from({ length: 8 }, (_, i) => b.readUInt16BE(2 * i).toString(16)).join(':');
 }
 
-const open = new Set<AnyAddressSocket>();
-let installed = false;
-
-/** Reads all sockets that have datagrams. */
-function onSignal(): void {
-  for (const socket of open) socket.read();
-}
-
 export class AnyAddressSocket {
   readonly #fd: number;
   readonly #onDatagram: (bytes: Buffer, from: DatagramClient) => void;
@@ -66,7 +59,7 @@ export class AnyAddressSocket {
   private constructor(fd: number, onDatagram: (bytes: Buffer, from: DatagramClient) => void) {
     this.#fd = fd;
     this.#onDatagram = onDatagram;
-    open.add(this);
+    addReadable(this);
   }
 
   /** True where such sockets work. */
@@ -74,20 +67,10 @@ export class AnyAddressSocket {
 
   /** Opens one, or returns the error's code. `bytes` is a copy. */
   static open(isIpv6: boolean, port: number, onDatagram: (bytes: Buffer, from: DatagramClient) => void): AnyAddressSocket | { code: string } {
-    if (!installed) {
-      process.on('SIGIO', onSignal);
-      // Node removes its handlers at exit, and the signal would end the process before its exit status is set
-      process.on('exit', () => {
-        for (const socket of open) socket.close();
-      });
-    }
-    installed = true;
+    installSignalHandler();
     const opened = openOnAllAddresses(isIpv6, port);
     if ('errno' in opened) return { code: getSystemErrorName(-opened.errno) };
-    const socket = new AnyAddressSocket(opened.fd, onDatagram);
-    // what arrived before it was listed
-    setImmediate(() => socket.read());
-    return socket;
+    return new AnyAddressSocket(opened.fd, onDatagram);
   }
 
   read(): void {
@@ -122,7 +105,7 @@ export class AnyAddressSocket {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    open.delete(this);
+    removeReadable(this);
     closeSync(this.#fd);
   }
 }

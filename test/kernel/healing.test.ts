@@ -8,6 +8,7 @@
 
 import type { ChildProcess } from 'node:child_process';
 import { execFileSync } from 'node:child_process';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { dhcp, guest, nic, rule, serve, state } from '../contract/guest-tools.ts';
@@ -154,6 +155,37 @@ describe.skipIf(why !== null)(`B90: recovery under traffic${why ? ` (${why})` : 
     // without our tables the kernel itself resets forwarded connections, so only new flows count there
     measureOutage(() => w.host.run(command), what === 'nft flush ruleset' ? everything : withOpenConnection),
   );
+
+  describe('where containers come and go', () => {
+    /** 25 veth pairs a second are created, addressed, set up and deleted. */
+    const PAIR = 'ip link add box1 type veth peer name box2; ip addr add 10.77.0.1/32 dev box1; ip link set box1 up; ip link set box2 up; ip link del box1';
+    let churn: ChildProcess;
+    let pairs = 0;
+
+    beforeAll(async () => {
+      await until('the engine is at rest', async () => {
+        const before = await e.reports();
+        await sleep(1500);
+        return (await e.reports()) === before;
+      });
+      churn = w.host.spawn(['sh', '-c', `while :; do ${PAIR}; echo; sleep 0.02; done`]);
+      churn.stdout?.on('data', (d: Buffer) => {
+        pairs += d.length;
+      });
+    });
+    afterAll(() => churn?.kill('SIGKILL'));
+
+    test('their interfaces cause no checks', async () => {
+      const before = await e.reports();
+      const began = performance.now();
+      const goal = pairs + 250;
+      await until('250 pairs have come and gone', () => pairs >= goal);
+      const periodic = 1 + (performance.now() - began) / 9000;
+      expect((await e.reports()) - before).toBeLessThanOrEqual(periodic);
+    });
+
+    test('B90: the bridge deleted', () => measureOutage(() => w.host.run('ip link del anka-shared'), withOpenConnection));
+  });
 
   test('B90: the process for DHCP, DNS and listeners killed', () =>
     measureOutage(() => {

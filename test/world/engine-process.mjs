@@ -15,9 +15,12 @@ const openNic = async (id) => {
   backends.set(id, backend);
   return backend;
 };
-const calls = { openNic, listening: (id) => backends.get(id).listening() };
+/** How often the engine reported a possible change, as after each check that changes of the host caused. */
+let reports = 0;
+const calls = { openNic, listening: (id) => backends.get(id).listening(), reports: () => reports };
 
 const engine = await (kind === 'user' ? createUserEngine : createKernelEngine)({ runDir, stateDir, log });
+engine.watch(() => reports++);
 say({ ready: true });
 for await (const line of createInterface({ input: process.stdin })) {
   const { id, method, params } = JSON.parse(line);

@@ -137,6 +137,10 @@ export class RemoteEngine {
   listening(id: string): Promise<void> {
     return this.#call('listening', id);
   }
+  /** How often the engine has reported a possible change, as after each check that changes of the host caused. */
+  reports(): Promise<number> {
+    return this.#call('reports');
+  }
   streamSocket(id: string): Promise<string | null> {
     return this.#call('streamSocket', id);
   }

@@ -60,9 +60,18 @@ export class HostLinks {
     return this.#uplinks.hasDrifted();
   }
 
-  async apply(desired: DesiredState, problems: ProblemList): Promise<void> {
+  /** The host's interfaces that `apply` depends on: those that VMs are bridged to, and their bridges. */
+  watched(desired: DesiredState): Set<string> {
+    return new Set([...desired.nics.flatMap((n) => (n.bridge ? [n.bridge] : [])), ...[...this.#attachments.values()].map((a) => a.bridge)]);
+  }
+
+  /** True if anything differs from the last time, or was repaired. */
+  async apply(desired: DesiredState, problems: ProblemList): Promise<boolean> {
+    const before = this.#state();
+    const failed = problems.problems.length;
     this.#attachments = await this.#uplinks.apply(desired.nics, desired.bridgeMethod ?? 'auto', problems.attempt);
-    await this.#run(planTaps(desired, await listLinks()), problems);
+    const taps = planTaps(desired, await listLinks());
+    await this.#run(taps, problems);
     const links = await listLinks();
     const detached = new Set<string>();
     const refused = [...(await this.#translations.apply(desired, links)), ...(await applyVlanTags(this.#bpfDir, desired, links))];
@@ -73,10 +82,17 @@ export class HostLinks {
     const [addresses, routes] = [await listAddresses(), await listRoutes()];
     const bridged = [...this.#attachments.values()].flatMap((a) => [a.uplink, a.bridge]);
     this.#hostAddresses = [...new Set(bridged.flatMap((name) => (addresses.get(name) ?? []).map((a) => a.replace(/\/.*/, ''))))];
-    await this.#run(planLinks(desired, { links, addresses, routes, attachments: this.#attachments, detached }), problems);
+    const steps = planLinks(desired, { links, addresses, routes, attachments: this.#attachments, detached });
+    await this.#run(steps, problems);
     this.#taps = desired.nics.flatMap((nic) =>
       links.some((l) => l.name === tapName(nic.id)) ? [{ tap: tapName(nic.id), attached: masterOf(nic, this.#attachments, detached) !== null }] : [],
     );
+    return taps.length + steps.length > 0 || problems.problems.length > failed || this.#state() !== before;
+  }
+
+  /** What other parts of the engine depend on. */
+  #state(): string {
+    return JSON.stringify([[...this.#attachments], this.#taps, this.#hostAddresses]);
   }
 
   async #run(steps: readonly LinkStep[], problems: ProblemList): Promise<void> {

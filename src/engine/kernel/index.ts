@@ -10,9 +10,11 @@
  *  5. all rules as one nft transaction, connections that they would not let through are cut (rules/), and accepts in
  *     other programs' firewalls.
  *
- * The same runs after every cue of `ip monitor`, `nft monitor` and `tc monitor`, and at least every ten seconds: each
- * step compares what is in force with what is desired, and repairs the difference (B90). Addresses are polled once a
- * second.
+ * The kernel notifies of changes (host-changes.ts). After those of our own interfaces, or of interfaces in use, the
+ * first two steps are repeated; if an interface differs, all are. All are repeated after other programs' changes of
+ * nftables (at most once a second for tables that are not ours), and at least every ten seconds. Each step compares
+ * what is in force with what is desired, and repairs the difference (B90). Our own transactions of nftables are
+ * recognized by their generations. Addresses are polled once a second.
  *
  * Limits: IPv6 does not leave the shared and the host network.
  */
@@ -30,16 +32,18 @@ import type { Capture, CaptureSide, DesiredState, DoctorFinding, Engine, EngineP
 import { ReconcileLoop } from '../reconcile-loop.ts';
 import { NicAddresses } from './addresses/nic-addresses.ts';
 import { openCapture } from './capture.ts';
-import { ChangeMonitors } from './change-monitors.ts';
 import { examineHost } from './doctor.ts';
 import { gatherFacts } from './explain-facts.ts';
+import { HostChanges } from './host-changes.ts';
 import { HostLinks } from './host-links.ts';
 import { tapName } from './names.ts';
 import { applySysctls } from './network-sysctls.ts';
 import { observeState, readStats } from './observe.ts';
+import { PendingCheck } from './pending-check.ts';
 import { ProblemList } from './problem-list.ts';
 import { AppliedRules } from './rules/applied-rules.ts';
 import { FirewallAllowances, removeFirewallAllowances } from './rules/firewalls.ts';
+import { OwnTransactions } from './rules/own-transactions.ts';
 import { ServiceClient } from './service/service-client.ts';
 import { SysctlRecord } from './sysctl-record.ts';
 import { validateState } from './validate.ts';
@@ -62,16 +66,19 @@ class KernelEngine implements Engine {
   /** To which anka writes. */
   readonly #directories: readonly string[];
   readonly #loop: ReconcileLoop;
-  readonly #monitors = new ChangeMonitors(() => this.#loop.cue());
+  readonly #changes: HostChanges;
   readonly #links: HostLinks;
   readonly #sysctls: SysctlRecord;
   readonly #service: ServiceClient;
   readonly #addresses: NicAddresses;
-  readonly #rules = new AppliedRules();
-  readonly #firewalls = new FirewallAllowances();
+  readonly #transactions = new OwnTransactions();
+  readonly #rules = new AppliedRules(this.#transactions);
+  readonly #firewalls = new FirewallAllowances(this.#transactions);
   #desired: DesiredState = EMPTY;
   #problems: EngineProblem[] = [];
   #reconciledAt = 0;
+  /** What the next check is for. */
+  #pending = new PendingCheck();
 
   constructor({ runDir, stateDir, log }: KernelEngineOptions) {
     this.#log = log;
@@ -79,15 +86,27 @@ class KernelEngine implements Engine {
     this.#loop = new ReconcileLoop({
       title: 'kernel engine',
       log,
-      reconcile: () => this.#reconcile(),
+      reconcile: () => this.#check(),
       cueDelayMs: CUE_DELAY_MS,
       periodic: [
         { everyMs: POLL_MS, check: () => this.#loop.request(this.#pollAddresses) },
         { everyMs: POLL_MS, check: () => this.#checkSafety() },
       ],
     });
+    this.#changes = new HostChanges({
+      log,
+      onLinks: () => {
+        this.#pending.links = true;
+        this.#loop.cue();
+      },
+      onRules: (change) => {
+        this.#pending.addRules(change.generation);
+        this.#loop.cue(change.isOnOurs ? CUE_DELAY_MS : this.#pending.foreignDelay(CUE_DELAY_MS));
+      },
+      onUnknown: () => this.#cueAll(),
+    });
     this.#links = new HostLinks({ runDir, log });
-    this.#addresses = new NicAddresses(runDir, log, () => this.#loop.request(this.#updateMoved));
+    this.#addresses = new NicAddresses(runDir, log, this.#transactions, () => this.#loop.request(this.#updateMoved));
     this.#sysctls = new SysctlRecord(join(runDir, 'sysctl.json'));
     this.#service = new ServiceClient({
       runDir,
@@ -97,7 +116,7 @@ class KernelEngine implements Engine {
       onExit: () => {
         if (!this.#loop.active) return;
         log.warn({}, 'the network service exited: starting it again');
-        this.#loop.cue();
+        this.#cueAll();
       },
     });
   }
@@ -107,29 +126,67 @@ class KernelEngine implements Engine {
   }
 
   apply(desired: DesiredState): Promise<EngineProblem[]> {
-    return this.#loop.enqueue(async () => {
+    return this.#loop.supersede(async () => {
       this.#addresses.follow(this.#desired, desired);
       this.#desired = desired;
       this.#loop.start();
+      this.#changes.start();
+      this.#pending.take();
       await this.#reconcile();
-      if (this.#loop.active) this.#monitors.start();
       return this.#problems;
     });
   }
 
-  /** Brings the host to the desired state. */
-  async #reconcile(): Promise<void> {
+  /** A whole check is due. */
+  #cueAll(): void {
+    this.#pending.all = true;
+    this.#loop.cue();
+  }
+
+  /** Looks for what other programs have changed. A command that waits goes first, and reconciles itself. */
+  async #check(): Promise<void> {
+    const due = this.#pending.take();
+    // what our own transactions have changed is known
+    if (due.all || due.generations.some((g) => !this.#transactions.includes(g))) await this.#reconcile(true);
+    else if (due.links) await this.#checkLinks();
+  }
+
+  /** Interfaces alone: most often nothing differs, as after changes of ours. */
+  async #checkLinks(): Promise<void> {
+    const list = new ProblemList(this.#log);
+    const hasChanged = await this.#links.apply(this.#desired, list);
+    await list.attempt('host', () => applySysctls(this.#desired, this.#sysctls));
+    if (hasChanged || list.problems.length + this.#problems.length > 0) await this.#reconcile(true);
+  }
+
+  /** Brings the host to the desired state. `yields`: ends early for a command that waits, and is cued again. */
+  async #reconcile(yields = false): Promise<void> {
     this.#reconciledAt = monotonicMs();
     const desired = this.#desired;
     const list = new ProblemList(this.#log);
-    await this.#links.apply(desired, list);
-    await list.attempt('host', () => applySysctls(desired, this.#sysctls));
-    this.#addresses.update(desired, this.#service.status);
-    await list.attempt('service', () => this.#service.configure(desired, this.#addresses.selfSetOf));
-    await this.#pollGuests();
-    await list.attempt('host', () => this.#applyRules());
-    await list.attempt('host', () => this.#firewalls.apply(this.#links.bridges(desired), this.#rules.hasOnlyChangedOurs));
+    const steps = this.#steps(desired, list);
+    for (const step of steps) {
+      if (yields && this.#loop.commandWaits) return this.#cueAll();
+      await step();
+    }
     this.#problems = list.problems;
+  }
+
+  #steps(desired: DesiredState, list: ProblemList): (() => Promise<unknown>)[] {
+    return [
+      async () => {
+        await this.#links.apply(desired, list);
+        this.#changes.watch(this.#links.watched(desired));
+      },
+      () => list.attempt('host', () => applySysctls(desired, this.#sysctls)),
+      () => {
+        this.#addresses.update(desired, this.#service.status);
+        return list.attempt('service', () => this.#service.configure(desired, this.#addresses.selfSetOf));
+      },
+      () => this.#pollGuests(),
+      () => list.attempt('host', () => this.#applyRules()),
+      () => list.attempt('host', () => this.#firewalls.apply(this.#links.bridges(desired))),
+    ];
   }
 
   async #applyRules(): Promise<void> {
@@ -179,7 +236,7 @@ class KernelEngine implements Engine {
   }
 
   #checkSafety(): void {
-    if (monotonicMs() - this.#reconciledAt >= SAFETY_CHECK_MS || this.#links.hasDrifted()) this.#loop.cue();
+    if (monotonicMs() - this.#reconciledAt >= SAFETY_CHECK_MS || this.#links.hasDrifted()) this.#cueAll();
   }
 
   observe(): Promise<ObservedState> {
@@ -246,7 +303,7 @@ class KernelEngine implements Engine {
     return this.#loop.enqueue(async () => {
       this.#desired = EMPTY;
       this.#loop.stop();
-      this.#monitors.stop();
+      this.#changes.stop();
       const pid = await this.#service.stop();
       const removed = pid === null ? [] : [`network service (pid ${pid})`];
       removed.push(...(await removeFirewallAllowances()));
@@ -260,7 +317,7 @@ class KernelEngine implements Engine {
   }
 
   async close(): Promise<void> {
-    this.#monitors.stop();
+    this.#changes.stop();
     await this.#loop.close();
     this.#service.close();
   }

@@ -10,7 +10,7 @@ import type { Link, Route } from '../../host/links.ts';
 import { formatIpv4, gatewayOf } from '../../wire/address.ts';
 import type { DesiredNetwork, DesiredNic, DesiredState } from '../engine.ts';
 import type { Attachments } from './bridging/uplinks.ts';
-import { BRIDGES, bridgeMac, GROUP, LABEL, tapName } from './names.ts';
+import { BRIDGES, bridgeMac, GROUP, LABEL, OUR_NAME, tapName } from './names.ts';
 
 /** `ip -batch` lines of one object. Each step runs separately, so one that fails does not stop the others. */
 export interface LinkStep {
@@ -127,8 +127,5 @@ function planTap(nic: DesiredNic, desired: DesiredState, { links, attachments, d
 
 /** An interface that anka created: by its label, or, after a crash before labelling, by its group and name. */
 export function isOurs(link: Link): boolean {
-  return (
-    link.alias.startsWith(LABEL) ||
-    (/^anka([0-9a-f]{8}|-(br|pl|pt)[0-9a-f]{8}|-shared|-host)$/.test(link.name) && (link.group === GROUP || link.kind === 'tun' || link.kind === 'bridge'))
-  );
+  return link.alias.startsWith(LABEL) || (OUR_NAME.test(link.name) && (link.group === GROUP || link.kind === 'tun' || link.kind === 'bridge'));
 }

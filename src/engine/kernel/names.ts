@@ -56,6 +56,9 @@ export function tapName(id: string): string {
   return `anka${id.replaceAll('-', '').slice(0, 8)}`;
 }
 
+/** A name that only interfaces of ours have. */
+export const OUR_NAME = /^anka([0-9a-f]{8}|-(br|pl|pt)[0-9a-f]{8}|-shared|-host)$/;
+
 /** MAC address of a network's bridge: fixed, so that guests' ARP entries stay valid after a repair. */
 export function bridgeMac(name: 'shared' | 'host'): string {
   return name === 'shared' ? '5a:45:45:00:40:01' : '5a:45:45:00:80:01';

@@ -1,6 +1,6 @@
 /**
  * Datagrams with the local address that each was sent to (IP_PKTINFO in ip(7), IPV6_PKTINFO in ipv6(7)), and the signal
- * that announces them (O_ASYNC in fcntl(2)). Linux only.
+ * that announces them (signal-io.ts). Linux only.
  *
  * Theory of operation: struct msghdr, the iovec, addresses and payload lie in one block of native memory, written once.
  * So a call converts nothing, and costs about as much as the system call. All sockets share the block: results are
@@ -8,6 +8,7 @@
  */
 import { closeSync } from 'node:fs';
 import { declareOnce, errno } from './koffi.ts';
+import { announceBySignal } from './signal-io.ts';
 
 const AF_INET = 2;
 const AF_INET6 = 10;
@@ -18,10 +19,6 @@ const IP_PKTINFO = 8;
 const IPV6_V6ONLY = 26;
 const IPV6_RECVPKTINFO = 49;
 const IPV6_PKTINFO = 50;
-const F_GETFL = 3;
-const F_SETFL = 4;
-const F_SETOWN = 8;
-const O_ASYNC = 0x2000;
 const EMSGSIZE = 90;
 /** The socket's buffer is full. */
 export const EAGAIN = 11;
@@ -50,7 +47,6 @@ interface DatagramCalls {
   socket(domain: number, type: number, protocol: number): number;
   bind(fd: number, address: Uint8Array, length: number): number;
   setsockopt(fd: number, level: number, name: number, value: Uint8Array, length: number): number;
-  fcntl(fd: number, command: number, value: number): number;
   recvmsg(fd: number, message: unknown, flags: number): number;
   sendmsg(fd: number, message: unknown, flags: number): number;
   message: unknown;
@@ -73,7 +69,6 @@ const calls = declareOnce(({ koffi, func }): DatagramCalls => {
     socket: func('int socket(int, int, int)'),
     bind: func('int bind(int, uint8_t *, uint32_t)'),
     setsockopt: func('int setsockopt(int, int, int, uint8_t *, uint32_t)'),
-    fcntl: func('int fcntl(int, int, long)'),
     recvmsg: func('long recvmsg(int, void *, int)'),
     sendmsg: func('long sendmsg(int, void *, int)'),
     message: block,
@@ -98,8 +93,7 @@ export function openOnAllAddresses(isIpv6: boolean, port: number): { fd: number 
     (isIpv6
       ? c.setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, on, 4) === 0 && c.setsockopt(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, on, 4) === 0
       : c.setsockopt(fd, IPPROTO_IP, IP_PKTINFO, on, 4) === 0) &&
-    c.fcntl(fd, F_SETOWN, process.pid) === 0 &&
-    c.fcntl(fd, F_SETFL, c.fcntl(fd, F_GETFL, 0) | O_ASYNC) === 0 &&
+    announceBySignal(fd) &&
     c.bind(fd, address, address.length) === 0;
   if (ready) return { fd };
   const error = errno();

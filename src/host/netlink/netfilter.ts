@@ -3,7 +3,7 @@ import { closeSync } from 'node:fs';
 import { openNetlink } from '../ffi/netlink.ts';
 import { ACK, AF_INET, attribute, attributes, DUMP, EINTR, ENOENT, errnoOf, query, request } from './netlink.ts';
 
-const NETLINK_NETFILTER = 12;
+export const NETLINK_NETFILTER = 12;
 const NFT_GET_GENERATION = 0x0a10;
 const GENERATION_ID = 1;
 /** NFPROTO_*. */

@@ -145,6 +145,25 @@ export function parseDatagram(b: Buffer): Datagram {
   return found;
 }
 
+/** A message without its header. */
+export interface NetlinkMessage {
+  type: number;
+  /** In the datagram's memory. */
+  body: Buffer;
+}
+
+/** The messages of a datagram, up to the first one whose length is impossible. */
+export function parseMessages(b: Buffer): NetlinkMessage[] {
+  const found: NetlinkMessage[] = [];
+  for (let at = 0; at + HEADER <= b.length; ) {
+    const size = b.readUInt32LE(at);
+    if (size < HEADER || at + size > b.length) break;
+    found.push({ type: b.readUInt16LE(at + 4), body: b.subarray(at + HEADER, at + size) });
+    at += Math.ceil(size / 4) * 4;
+  }
+  return found;
+}
+
 function kernelError(errno: number): AnkaError {
   return new AnkaError('network', `netlink: errno ${errno}`, { cause: { errno } });
 }

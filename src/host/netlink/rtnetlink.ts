@@ -10,7 +10,7 @@ import { closeSync } from 'node:fs';
 import { openNetlink } from '../ffi/netlink.ts';
 import { ACK, DUMP, exchange, request } from './netlink.ts';
 
-const NETLINK_ROUTE = 0;
+export const NETLINK_ROUTE = 0;
 const MAX_ATTEMPTS = 10;
 /** The family of a bridge's forwarding entries. */
 export const AF_BRIDGE = 7;

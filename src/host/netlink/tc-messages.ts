@@ -49,6 +49,11 @@ export function parseQdisc(body: Buffer): QdiscMessage | null {
   return { index: body.readInt32LE(INDEX), kind: new AttributeReader(body, HEADER).text(TCA.kind) };
 }
 
+/** The interface of any message of traffic control; null if it is too short. */
+export function parseTrafficControl(body: Buffer): { index: number } | null {
+  return body.length < HEADER ? null : { index: body.readInt32LE(INDEX) };
+}
+
 /** Null: it is too short. */
 export function parseFilter(body: Buffer): FilterMessage | null {
   if (body.length < HEADER) return null;

@@ -14,7 +14,6 @@ import { sendFrame } from '../../../host/ffi/send-frame.ts';
 import { JsonRecord } from '../../../host/json-record.ts';
 import { deleteNeighbour, readNeighbours } from '../../../host/netlink/neighbours.ts';
 import { readSet } from '../../../host/netlink/sets.ts';
-import { applyNft } from '../../../host/nft.ts';
 import { monotonicMs } from '../../../lib/clock.ts';
 import { type AddressAction, AddressTable, PROBE_MS } from '../../../net/addresses/address-table.ts';
 import { CardAddresses } from '../../../net/addresses/card-addresses.ts';
@@ -24,6 +23,7 @@ import { announcementOf, arpFrame } from '../../../wire/arp.ts';
 import type { DesiredNetwork, DesiredNic, DesiredState } from '../../engine.ts';
 import { BRIDGES, tapName } from '../names.ts';
 import { CONTESTED, HEARD, HEARD_SECONDS } from '../rules/bridge-table.ts';
+import type { OwnTransactions } from '../rules/own-transactions.ts';
 import type { ServiceStatus } from '../service/config.ts';
 import { askGuests } from './arp-requests.ts';
 
@@ -64,7 +64,10 @@ export class GuestAddresses {
   #moved: AddressAction<CardAddresses>[] = [];
 
   /** `onChange` is called when addresses changed outside of `poll`. */
-  constructor(runDir: string, log: Log, onChange: () => void) {
+  readonly #transactions: OwnTransactions;
+
+  constructor(runDir: string, log: Log, transactions: OwnTransactions, onChange: () => void) {
+    this.#transactions = transactions;
     this.#known = new JsonRecord(`${runDir}/guest-addresses.json`);
     this.#log = log;
     this.#onChange = onChange;
@@ -247,7 +250,7 @@ export class GuestAddresses {
     const silent = [...this.#heardBefore].filter((e) => !used.has(e));
     if (silent.length === 0) return;
     try {
-      await applyNft(`delete element bridge anka ${HEARD} { ${silent.join(', ')} }`);
+      await this.#transactions.apply(`delete element bridge anka ${HEARD} { ${silent.join(', ')} }`);
       for (const e of silent) this.#heardBefore.delete(e);
     } catch {
       // one has expired just now: the next poll tries the others again

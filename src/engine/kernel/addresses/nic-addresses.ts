@@ -5,6 +5,7 @@
 import { monotonicMs } from '../../../lib/clock.ts';
 import type { AddressSource, DesiredNic, DesiredState, ObservedAddress } from '../../engine.ts';
 import { observeAddresses } from '../../observed-addresses.ts';
+import type { OwnTransactions } from '../rules/own-transactions.ts';
 import type { RuledAddresses } from '../rules/rule-input.ts';
 import type { SelfSet, ServiceStatus } from '../service/config.ts';
 import { BridgedAddresses } from './bridged-addresses.ts';
@@ -17,8 +18,8 @@ export class NicAddresses {
   readonly #bridged: BridgedAddresses;
 
   /** `onChange` is called when addresses changed outside of the polls. */
-  constructor(runDir: string, log: { warn(o: object, m: string): void }, onChange: () => void) {
-    this.#guests = new GuestAddresses(runDir, log, onChange);
+  constructor(runDir: string, log: { warn(o: object, m: string): void }, transactions: OwnTransactions, onChange: () => void) {
+    this.#guests = new GuestAddresses(runDir, log, transactions, onChange);
     this.#bridged = new BridgedAddresses(runDir);
   }
 

@@ -7,11 +7,10 @@
  */
 import { rulesetGeneration } from '../../../host/netlink/netfilter.ts';
 import { tableDigest, tableExists } from '../../../host/netlink/tables.ts';
-import { acceptsNft, applyNft } from '../../../host/nft.ts';
-import type { DesiredNic } from '../../engine.ts';
+import { acceptsNft } from '../../../host/nft.ts';
 import { FLOW_TABLE } from '../names.ts';
 import { type FlowFeatures, PROBES, removeFlowTable, renderFlowTable } from './flow-table.ts';
-import { forgottenElements } from './kept-elements.ts';
+import type { OwnTransactions } from './own-transactions.ts';
 
 /** What this host supports. Changes nothing. */
 export async function findFlowFeatures(): Promise<FlowFeatures> {
@@ -23,6 +22,12 @@ export class AppliedFlowTable {
   /** A digest of the table after it was written, and the generation at which it was last so. */
   #applied: { digest: string | null; generation: number } | null = null;
 
+  readonly #transactions: OwnTransactions;
+
+  constructor(transactions: OwnTransactions) {
+    this.#transactions = transactions;
+  }
+
   async apply(isWanted: boolean): Promise<void> {
     if (!isWanted) {
       if (tableExists(...FLOW_TABLE)) await this.remove();
@@ -30,20 +35,14 @@ export class AppliedFlowTable {
   }
 
   async remove(): Promise<void> {
-    await applyNft(removeFlowTable());
+    await this.#transactions.apply(removeFlowTable());
     this.#applied = null;
-  }
-
-  /** Forgets what was counted for NICs that are none of these. */
-  async keepOnly(nics: readonly DesiredNic[]): Promise<void> {
-    const forgotten = forgottenElements(nics);
-    if (forgotten !== '') await applyNft(forgotten);
   }
 
   #isInForce(): boolean {
     if (this.#applied === null) return false;
     const generation = rulesetGeneration();
-    if (generation === this.#applied.generation) return true;
+    if (this.#transactions.areAll(this.#applied.generation, generation)) return true;
     const digest = tableDigest(...FLOW_TABLE);
     if (digest === null || digest !== this.#applied.digest) return false;
     this.#applied.generation = generation;
@@ -52,16 +51,11 @@ export class AppliedFlowTable {
 
   async #write(): Promise<void> {
     const text = renderFlowTable(await findFlowFeatures());
-    const before = rulesetGeneration();
-    try {
-      await applyNft(text);
-    } catch {
-      // of another version, with other definitions
-      await applyNft(`${removeFlowTable()}\n${text}`);
-    }
+    // of another version it has other definitions
+    const alone = await this.#transactions.apply(text).catch(() => this.#transactions.apply(`${removeFlowTable()}\n${text}`));
     const digest = tableDigest(...FLOW_TABLE);
     const generation = rulesetGeneration();
     // another program may have changed the table as well: the next check writes it again
-    this.#applied = generation - before === 1 ? { digest, generation } : null;
+    this.#applied = alone && generation === this.#transactions.last ? { digest, generation } : null;
   }
 }

@@ -12,13 +12,13 @@
  */
 import { rulesetGeneration } from '../../../host/netlink/netfilter.ts';
 import { tableDigest, tableExists } from '../../../host/netlink/tables.ts';
-import { applyNft } from '../../../host/nft.ts';
 import type { DesiredState } from '../../engine.ts';
 import { ALL_TABLES, TABLES } from '../names.ts';
 import { AppliedFlowTable } from './applied-flow-table.ts';
 import { connectionFacts } from './connection-policy.ts';
-import { keptElements } from './kept-elements.ts';
+import { forgottenElements, keptElements } from './kept-elements.ts';
 import { OldConnections } from './old-connections.ts';
+import type { OwnTransactions } from './own-transactions.ts';
 import { type RulesetInput, removeTables, renderRuleset } from './ruleset.ts';
 
 export interface RulesInput extends RulesetInput {
@@ -33,12 +33,16 @@ export interface RulesInput extends RulesetInput {
 export class AppliedRules {
   /** The text that was written, a digest of our tables afterwards, and the generation at which they were last so. */
   #applied: { text: string; digest: string; generation: number } | null = null;
-  /** Our transactions in a row, without another program's in between: generations before the first, after the last. */
-  #ours = { from: 0, to: -1 };
-  readonly #flows = new AppliedFlowTable();
+  readonly #transactions: OwnTransactions;
+  readonly #flows: AppliedFlowTable;
   readonly #connections = new OldConnections();
   /** Our tables have been found damaged, and connections were not checked since. */
   #damaged = false;
+
+  constructor(transactions: OwnTransactions) {
+    this.#transactions = transactions;
+    this.#flows = new AppliedFlowTable(transactions);
+  }
 
   /** Our tables have been written. */
   get present(): boolean {
@@ -61,7 +65,7 @@ export class AppliedRules {
   #areIntact(): boolean {
     if (this.#applied === null) return false;
     const generation = rulesetGeneration();
-    if (generation === this.#applied.generation) return true;
+    if (this.#transactions.areAll(this.#applied.generation, generation)) return true;
     const digest = digestOfTables();
     // missing tables are never as desired, even if the listing after the transaction lacked them, too
     const intact = digest === this.#applied.digest && (digest === '') === (this.#applied.text === removeTables());
@@ -72,18 +76,22 @@ export class AppliedRules {
   async #replace(text: string, desired: DesiredState, input: RulesInput): Promise<void> {
     if (this.#applied !== null) input.beforeReplace();
     const kept = desired.networks.length === 0 ? '' : keptElements(desired.nics, text, input.keepsHeard);
-    const before = rulesetGeneration();
-    await applyNft(`${text}\n${kept}`);
+    const alone = await this.#write(`${text}\n${kept}`, forgottenElements(desired.nics));
     const digest = digestOfTables();
     const generation = rulesetGeneration();
-    const alone = generation - before === 1;
-    this.#applied = alone ? { text, digest, generation } : { text, digest: 'changed by another program', generation: -1 };
-    this.#ours = { from: !alone ? generation : before === this.#ours.to ? this.#ours.from : before, to: generation };
-    await this.#flows.keepOnly(desired.nics);
+    const isOurs = alone && generation === this.#transactions.last;
+    this.#applied = isOurs ? { text, digest, generation } : { text, digest: 'changed by another program', generation: -1 };
   }
 
-  /** Whether nothing but our rules has changed from one generation to the other. */
-  readonly hasOnlyChangedOurs = (from: number, to: number): boolean => from >= this.#ours.from && to === this.#ours.to;
+  /** `forgotten`: removes elements. One of them may have been removed just now, which would fail the transaction. */
+  async #write(text: string, forgotten: string): Promise<boolean> {
+    try {
+      return await this.#transactions.apply(`${text}\n${forgotten}`);
+    } catch (cause) {
+      if (forgotten === '') throw cause;
+      return this.#transactions.apply(text);
+    }
+  }
 
   /** The NIC was deleted: its addresses may be given to others. */
   forgetNic(id: string): Promise<void> {
@@ -99,7 +107,7 @@ export class AppliedRules {
   async remove(): Promise<string[]> {
     const tables = ALL_TABLES.filter(([f, t]) => tableExists(f, t)).map(([f, t]) => `nft table ${f} ${t}`);
     if (tables.length > 0) {
-      await applyNft(removeTables());
+      await this.#transactions.apply(removeTables());
       await this.#flows.remove();
     }
     this.#applied = null;

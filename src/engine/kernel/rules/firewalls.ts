@@ -20,6 +20,7 @@ import { rulesetGeneration } from '../../../host/netlink/netfilter.ts';
 import { applyNft } from '../../../host/nft.ts';
 import { isOurTable } from '../names.ts';
 import { type LegacyChain, legacyChains, legacyDigest, legacyTable } from './legacy-tables.ts';
+import type { OwnTransactions } from './own-transactions.ts';
 
 const COMMENT = 'anka:v1';
 export type XtablesProgram = 'iptables-nft' | 'iptables-legacy';
@@ -173,10 +174,10 @@ function acceptOf(expressions: readonly NftExpression[]): string[] {
 }
 
 /**
- * Adds our accepts where they are missing. A firewall may reload between `findFirewalls` and this, so nothing is
- * recorded as done: the next check looks again.
+ * Adds our accepts where they are missing. A firewall may reload between `findFirewalls` and this: then these are not
+ * our transactions alone, and the next check looks again.
  */
-async function allowThroughFirewalls(found: readonly ForeignChain[], bridges: readonly string[]): Promise<void> {
+async function allowThroughFirewalls(found: readonly ForeignChain[], bridges: readonly string[], transactions: OwnTransactions): Promise<void> {
   for (const f of found) {
     const devices = f.family === 'bridge' ? [OUR_PORTS] : bridges;
     const wanted = devices.flatMap((device) =>
@@ -184,11 +185,13 @@ async function allowThroughFirewalls(found: readonly ForeignChain[], bridges: re
     );
     const missing = wanted.filter((a) => !f.accepts.includes(`${a.direction} ${a.device}`));
     if (f.by !== 'nft') {
-      for (const a of missing) await run(f.by, [...WAIT, '-I', ...xtablesRule({ chain: f.chain, ...a })]);
+      const insert = (a: (typeof missing)[number]): Promise<string> => run(f.by, [...WAIT, '-I', ...xtablesRule({ chain: f.chain, ...a })]);
+      // iptables-legacy's tables have no generation
+      for (const a of missing) await (f.by === 'iptables-nft' ? transactions.during(() => insert(a)) : insert(a));
     } else if (missing.length > 0) {
       const at = `${f.family} ${f.table} ${f.chain}`;
       const name = { '-i': 'iifname', '-o': 'oifname' };
-      await applyNft(missing.map((a) => `insert rule ${at} ${name[a.direction]} "${a.device}" accept comment "${COMMENT}"`).join('\n'));
+      await transactions.apply(missing.map((a) => `insert rule ${at} ${name[a.direction]} "${a.device}" accept comment "${COMMENT}"`).join('\n'));
     }
   }
 }
@@ -198,18 +201,20 @@ export class FirewallAllowances {
   /** What the last look found in order. */
   #seen: { generation: number; legacy: string; bridges: string } | null = null;
 
-  /**
-   * Adds the accepts for these bridges where they are missing. `onlyOurs`: whether nothing but our tables changed
-   * between two generations of the rules.
-   */
-  async apply(bridges: readonly string[], onlyOurs: (from: number, to: number) => boolean): Promise<void> {
-    const now = { generation: rulesetGeneration(), legacy: await legacyDigest(), bridges: bridges.join() };
+  readonly #transactions: OwnTransactions;
+
+  constructor(transactions: OwnTransactions) {
+    this.#transactions = transactions;
+  }
+
+  /** Adds the accepts for these bridges where they are missing. Without bridges there is nothing to accept. */
+  async apply(bridges: readonly string[]): Promise<void> {
     const seen = this.#seen;
-    this.#seen = now;
-    if (seen && seen.bridges === now.bridges && seen.legacy === now.legacy && (seen.generation === now.generation || onlyOurs(seen.generation, now.generation)))
-      return;
     this.#seen = null;
-    await allowThroughFirewalls(findFirewalls(await listRules()), bridges);
+    if (bridges.length === 0) return;
+    const now = { generation: rulesetGeneration(), legacy: await legacyDigest(), bridges: bridges.join() };
+    const isSame = seen?.bridges === now.bridges && seen.legacy === now.legacy && this.#transactions.areAll(seen.generation, now.generation);
+    if (!isSame) await allowThroughFirewalls(findFirewalls(await listRules()), bridges, this.#transactions);
     this.#seen = now;
   }
 }
