@@ -12,10 +12,9 @@ import { type IncomingMessage, request } from 'node:http';
 import { createConnection } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { DAEMON_PROGRAM } from '../host/daemon-program.ts';
+import { daemonCommand } from '../host/daemon-program.ts';
 import { isDiskFull } from '../host/disk-space.ts';
 import { daemonEnvironment } from '../host/environment.ts';
-import { ownProgram } from '../host/own-program.ts';
 import type { Paths } from '../host/paths.ts';
 import { monotonicMs } from '../lib/clock.ts';
 import { AnkaError, type ErrorBody } from '../lib/errors.ts';
@@ -215,7 +214,7 @@ interface Attempt {
 /** Starts `ankad` detached, with its errors in the file. */
 function spawnDaemon(errorFile: number): Attempt {
   const attempt: Attempt = { state: 'starting' };
-  const [node, ...argv] = ownProgram(DAEMON_PROGRAM);
+  const [node, ...argv] = daemonCommand();
   const child = spawn(node, argv, { detached: true, stdio: ['ignore', errorFile, errorFile], cwd: '/', env: daemonEnvironment() });
   child.once('exit', (code) => {
     attempt.state = code === EXIT_ALREADY_RUNNING ? 'alreadyRunning' : 'exited';

@@ -5,6 +5,9 @@ import { Output } from './output/output.ts';
 import { runCommandLine, takeGlobalFlags, UsageError } from './parse.ts';
 import { createSession } from './session.ts';
 
+/** Whether the command has ended. */
+let ended = false;
+
 async function main(): Promise<void> {
   const { words, machine, debug } = takeGlobalFlags(process.argv.slice(2));
   if (debug) process.env['ANKA_DEBUG'] = '1';
@@ -17,6 +20,7 @@ async function main(): Promise<void> {
       process.exitCode = cause.code;
     } else process.exitCode = out.failed(cause);
   }
+  ended = true;
 }
 
 process.stdout.on('error', (e: NodeJS.ErrnoException) => {
@@ -24,4 +28,8 @@ process.stdout.on('error', (e: NodeJS.ErrnoException) => {
   process.exit(new Output(false).failed(new AnkaError(e.code === 'ENOSPC' ? 'diskFull' : 'badValue', `cannot write standard output: ${e.message}`)));
 });
 process.stderr.on('error', () => {}); // nobody reads messages any more, or their disk is full: the command continues
+// nothing is left that could complete it: without this, it would exit as if it had succeeded
+process.once('beforeExit', () => {
+  if (!ended) process.exitCode = new Output(false).failed(new AnkaError('internal', 'the command was not completed; run it again'));
+});
 void main();

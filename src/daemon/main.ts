@@ -1,4 +1,4 @@
-#!/usr/bin/env node
+#!/usr/bin/env -S node --max-semi-space-size=1 --optimize-for-size --no-opt --single-threaded-gc --v8-pool-size=1
 /**
  * `ankad`: the daemon.
  *
@@ -12,9 +12,9 @@ import pino from 'pino';
 import { EXIT_ALREADY_RUNNING, isRunning } from '../api/client.ts';
 import { createApp } from '../api/routes.ts';
 import { ApiServer } from '../api/server.ts';
+import { daemonCommand } from '../host/daemon-program.ts';
 import { daemonEnvironment } from '../host/environment.ts';
 import { LogFile, standardOutput } from '../host/log-file.ts';
-import { ownProgram } from '../host/own-program.ts';
 import { type Paths, resolvePaths } from '../host/paths.ts';
 import { lockHolder, ProcessLock } from '../host/process-lock.ts';
 import { surviveUnexpectedErrors } from '../host/unexpected-errors.ts';
@@ -99,7 +99,7 @@ const STABLE_MS = 60_000;
 
 /** Exits with 1 after too many errors. Systemd, or in the background this process itself, starts another daemon. */
 function exitAfterErrors(foreground: boolean): void {
-  const [node, ...argv] = ownProgram(new URL(import.meta.url));
+  const [node, ...argv] = daemonCommand();
   if (!foreground && process.uptime() * 1000 > STABLE_MS)
     spawn(node, argv, { detached: true, stdio: 'ignore', cwd: '/', env: daemonEnvironment() })
       .on('error', () => {}) // the next command starts it

@@ -93,7 +93,9 @@ export class Anka {
   async killDaemon(): Promise<void> {
     const pid = this.daemonPid();
     if (pid === null) return;
-    const program = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')[1] as string;
+    const program = readFileSync(`/proc/${pid}/cmdline`, 'utf8')
+      .split('\0')
+      .find((word) => /daemon\/main\.[jt]s$/.test(word)) as string;
     process.kill(pid, 'SIGKILL');
     await until('the daemon has exited', async () => !(await runsWith(pid, program)));
   }

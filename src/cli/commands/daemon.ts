@@ -2,9 +2,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { connect, isRunning } from '../../api/client.ts';
 import type { DaemonStatus } from '../../api/types.ts';
-import { DAEMON_PROGRAM } from '../../host/daemon-program.ts';
+import { daemonCommand } from '../../host/daemon-program.ts';
 import { daemonEnvironment } from '../../host/environment.ts';
-import { ownProgram } from '../../host/own-program.ts';
 import { type Paths, resolvePaths } from '../../host/paths.ts';
 import { isAlive } from '../../host/process.ts';
 import { monotonicMs } from '../../lib/clock.ts';
@@ -53,6 +52,6 @@ async function terminate(paths: Paths): Promise<number | null> {
 }
 
 export async function daemonRun(s: Session): Promise<void> {
-  const [node, ...argv] = ownProgram(DAEMON_PROGRAM);
+  const [node, ...argv] = daemonCommand();
   s.exit(await runInForeground(node, [...argv, '--foreground'], { env: daemonEnvironment(), endUnread: true, pkg: 'nodejs' }).status);
 }
