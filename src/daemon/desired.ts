@@ -39,6 +39,8 @@ export function desiredNic(ctx: Context, vm: VmRow): DesiredNic | null {
     mtu: guestMtu(ctx, vm),
     isolated: vm.isolated,
     ownerUid: vmUid(vm),
+    queues: vm.guestQueues ?? 1,
+    vhost: vm.guestDriver === 'vhost',
     ...(vm.type === 'bridge' && bridge ? { bridge } : {}),
     ...(vm.vlan === null ? {} : { vlan: vm.vlan }),
     ...(vm.reservedIp === null ? {} : { reservedIp: vm.reservedIp }),

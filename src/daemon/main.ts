@@ -81,7 +81,12 @@ function createContext(paths: Paths, log: Log): { ctx: VmContext; engine: Curren
     events: new EventLog(log),
     engine: () => engine.get(),
   };
-  const ctx = Object.assign(context, { reconciler: new Reconciler(context), queue: new VmQueue(vms), stopping: new Set<string>() });
+  const ctx = Object.assign(context, {
+    reconciler: new Reconciler(context),
+    queue: new VmQueue(vms),
+    stopping: new Set<string>(),
+    vhostReasons: new Set<string>(),
+  });
   return { ctx, engine };
 }
 

@@ -64,6 +64,10 @@ export interface DesiredNic {
   isolated: boolean;
   /** User id of the process that will open the NIC's backend. */
   ownerUid: number;
+  /** Pairs of queues of the guest's card, 1–64. The user engine has one. */
+  queues: number;
+  /** The host's kernel moves the frames between card and tap (vhost-net), instead of QEMU. Kernel engine. */
+  vhost: boolean;
   rules: DesiredRule[];
 }
 
@@ -158,8 +162,11 @@ export interface NicStats {
 
 /** What QEMU needs to connect the NIC to the engine. */
 export type NicBackend =
-  /** An open tap file descriptor, to be inherited by QEMU and then closed here by `release`. */
-  | { kind: 'tap-fd'; fd: number; vnetHdr: boolean; release(): void }
+  /**
+   * Open descriptors of a tap, one for each pair of queues, and as many of /dev/vhost-net or none. QEMU inherits them;
+   * then `release` closes them here.
+   */
+  | { kind: 'tap'; fds: readonly number[]; vhostFds: readonly number[]; release(): void }
   /**
    * Path of the unix stream socket on which QEMU listens; the engine connects (`-netdev stream,server=on`), once
    * `listening` has taken the socket. It throws if QEMU does not listen there.

@@ -29,6 +29,8 @@ export interface Link {
   spanningTree: { on: boolean; forwardDelay: number } | null;
   /** A bridge whose frames pass iptables' chains (nf_call_iptables). */
   callsIptables: boolean;
+  /** A tun or tap: it was created for several queues, and a process has one open; null for others. */
+  tun: { multiQueue: boolean; isOpen: boolean } | null;
   /** As a port of a bridge: `forwarding`, `listening`, …, and the time until that state ends, ms; null for others. */
   port: { state: string; timer: number } | null;
   /** A veth whose other end is in another network namespace, as a container's network card is. */
@@ -60,6 +62,7 @@ export async function listLinks(): Promise<Link[]> {
     group: l.group,
     spanningTree: l.bridge && { on: l.bridge.stpState !== 0, forwardDelay: l.bridge.forwardDelayMs },
     callsIptables: l.bridge?.callsIptables ?? false,
+    tun: l.tun,
     port: l.port && { state: PORT_STATES[l.port.state] ?? '', timer: l.port.timerMs },
     isContainerCard: l.kind === 'veth' && l.belowElsewhere,
   }));

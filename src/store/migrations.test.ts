@@ -64,6 +64,8 @@ test('B30: `local` of schema 4 becomes `isolated`; every other value, the rules 
     guestMac: 7,
     guestMtu: 9000,
     guestController: 'e1000',
+    guestQueues: 1,
+    guestDriver: 'qemu',
     reservedIp: 3,
     isolated: true,
   });

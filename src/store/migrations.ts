@@ -61,4 +61,10 @@ export const MIGRATIONS: readonly string[] = [
   INSERT INTO rules SELECT * FROM old_rules ORDER BY rowid;
   DROP TABLE old_rules;
   `,
+  // cards of guests that run or are suspended had one queue pair, and QEMU moved their frames
+  `
+  ALTER TABLE vms ADD COLUMN guest_queues INTEGER;
+  ALTER TABLE vms ADD COLUMN guest_driver TEXT;
+  UPDATE vms SET guest_queues = 1, guest_driver = 'qemu' WHERE has_card = 1 AND outside_mac IS NOT NULL;
+  `,
 ];

@@ -39,6 +39,15 @@ export interface VmRow {
   guestMtu: number | null;
   /** Model of the guest's card; null while the VM is stopped. A new one takes effect at the next start. */
   guestController: 'virtio-net' | 'e1000' | null;
+  /**
+   * Queue pairs of the guest's card; null while the VM is stopped. A new number of CPUs takes effect at the next start.
+   */
+  guestQueues: number | null;
+  /**
+   * What moves the frames of the guest's card: the host's kernel (vhost-net) or QEMU; null while the VM is stopped.
+   * Saved memory fits only the one that it was saved with.
+   */
+  guestDriver: 'vhost' | 'qemu' | null;
   reservedIp: number | null;
   /** `--no-local`: isolated from other VMs and from the host. */
   isolated: boolean;
@@ -67,6 +76,8 @@ const COLUMNS: Record<keyof VmRow, string> = {
   guestMac: 'guest_mac',
   guestMtu: 'guest_mtu',
   guestController: 'guest_controller',
+  guestQueues: 'guest_queues',
+  guestDriver: 'guest_driver',
   reservedIp: 'reserved_ip',
   isolated: 'isolated',
 };

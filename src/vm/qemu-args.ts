@@ -7,15 +7,23 @@ import type { MachineSpec } from './machine.ts';
 export const NIC_ID = 'nic0';
 const NIC_PORT = 'port-nic';
 export const NETDEV = 'net0';
-/** Descriptors that QEMU inherits: listening sockets, a log to append to, the tap, saved memory and a seed to read. */
+/** Ring of received frames: the largest that QEMU takes. Its largest for sending is its default, 256, with a tap. */
+const RX_QUEUE_SIZE = 1024;
+/** Descriptors that QEMU inherits: listening sockets, a log to append to, tap queues, saved memory and a seed to read. */
 export interface Descriptors {
   qmp: number;
   console: number;
   consoleLog: number;
-  tap?: number;
+  tap?: TapReferences;
   memory?: number;
   seed?: number;
 }
+/** How QEMU refers to the descriptors of a tap: by numbers that it inherits, or by names that were passed to it. */
+export interface TapReferences {
+  fds: readonly (number | string)[];
+  vhostFds: readonly (number | string)[];
+}
+type Properties = Record<string, string | number | boolean>;
 /** QEMU's sets of the descriptors of the console log and of the seed. */
 const LOG_SET = 1;
 const SEED_SET = 2;
@@ -37,8 +45,12 @@ function mac(value: number): string {
   return value.toString(16).padStart(12, '0').match(/../g)!.join(':');
 }
 
-/** The card's properties for `device_add` and `-device`. */
-export function cardProperties(nic: NonNullable<MachineSpec['nic']>): Record<string, string | number> {
+/**
+ * The card's properties for `device_add` and `-device`. MSI-X vectors: one for each queue, the control queue, and the
+ * configuration.
+ */
+export function cardProperties(nic: NonNullable<MachineSpec['nic']>, backend: NicBackend): Properties {
+  const queues = backend.kind === 'tap' ? backend.fds.length : 1;
   const virtio = nic.controller === 'virtio-net';
   return {
     driver: virtio ? 'virtio-net-pci' : 'e1000',
@@ -48,12 +60,25 @@ export function cardProperties(nic: NonNullable<MachineSpec['nic']>): Record<str
     bus: NIC_PORT,
     romfile: '',
     ...(virtio && nic.mtu !== 1500 ? { host_mtu: nic.mtu } : {}),
+    ...(virtio && backend.kind === 'tap' ? { rx_queue_size: RX_QUEUE_SIZE } : {}),
+    ...(virtio && queues > 1 ? { mq: true, vectors: 2 * queues + 2 } : {}),
   };
+}
+
+/** A tap's properties for `netdev_add` and `-netdev`. */
+export function tapProperties({ fds, vhostFds }: TapReferences): Properties {
+  return { type: 'tap', id: NETDEV, fds: fds.join(':'), ...(vhostFds.length > 0 ? { vhost: true, vhostfds: vhostFds.join(':') } : {}) };
+}
+
+/** `first` names the driver or type. */
+function optionList(first: string, properties: Properties): string {
+  const { [first]: head, ...rest } = properties;
+  return [head, ...Object.entries(rest).map(([k, v]) => `${k}=${typeof v === 'boolean' ? (v ? 'on' : 'off') : v}`)].join(',');
 }
 
 function netdev(backend: NicBackend, { tap }: Descriptors): string {
   if (backend.kind === 'stream') return `stream,id=${NETDEV},server=on,addr.type=unix,addr.path=${quoted(backend.path)}`;
-  return `tap,id=${NETDEV},fd=${tap}`;
+  return optionList('type', tapProperties(tap ?? backend));
 }
 
 /** The arguments after the program's name. */
@@ -80,10 +105,7 @@ export function qemuArguments(spec: MachineSpec, backend: NicBackend | null, fds
   else if (fds.seed !== undefined)
     args.push('-add-fd', `fd=${fds.seed},set=${SEED_SET}`, '-drive', `file=/dev/fdset/${SEED_SET},if=virtio,format=raw,readonly=on`);
   if (backend) args.push('-netdev', netdev(backend, fds));
-  if (backend && spec.nic) {
-    const { driver, ...rest } = cardProperties(spec.nic);
-    args.push('-device', [driver, ...Object.entries(rest).map(([k, v]) => `${k}=${v}`)].join(','));
-  }
+  if (backend && spec.nic) args.push('-device', optionList('driver', cardProperties(spec.nic, backend)));
   if (fds.memory !== undefined) args.push('-incoming', `fd:${fds.memory}`);
   else args.push('-S');
   args.push('-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny');

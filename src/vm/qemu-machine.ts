@@ -18,7 +18,7 @@ import { monotonicMs } from '../lib/clock.ts';
 import { AnkaError, wrap } from '../lib/errors.ts';
 import { limitLogs } from './log-limit.ts';
 import type { Machine, MachineExit, MachineSpec } from './machine.ts';
-import { cardProperties, machineFiles, NETDEV, NIC_ID } from './qemu-args.ts';
+import { cardProperties, machineFiles, NETDEV, NIC_ID, tapProperties } from './qemu-args.ts';
 import { printable, type Qmp } from './qmp.ts';
 
 /** QEMU is killed if it has not exited so long after `quit`. */
@@ -167,14 +167,14 @@ export class QemuMachine implements Machine {
     try {
       // an interrupted addition or removal may have left a netdev
       await this.#qmp.command('netdev_del', { id: NETDEV }).catch(() => {});
-      if (backend.kind === 'tap-fd') {
-        await this.#qmp.passDescriptor(NETDEV, backend.fd);
-        await this.#qmp.command('netdev_add', { type: 'tap', id: NETDEV, fd: NETDEV });
+      if (backend.kind === 'tap') {
+        const fds = await this.#passAll('tap', backend.fds);
+        await this.#qmp.command('netdev_add', tapProperties({ fds, vhostFds: await this.#passAll('vhost', backend.vhostFds) }));
       } else {
         await this.#qmp.command('netdev_add', { type: 'stream', id: NETDEV, server: true, addr: { type: 'unix', path: backend.path } });
         await backend.listening();
       }
-      await this.#qmp.command('device_add', cardProperties(nic));
+      await this.#qmp.command('device_add', cardProperties(nic, backend));
       // before the guest can have probed its new card
       if (!nic.linkUp) await this.setLink(false);
     } catch (cause) {
@@ -183,6 +183,13 @@ export class QemuMachine implements Machine {
     } finally {
       backend.release();
     }
+  }
+
+  /** Passes descriptors; QEMU refers to them by the names that are returned. */
+  async #passAll(title: string, fds: readonly number[]): Promise<string[]> {
+    const names = fds.map((_, i) => `${title}${i}`);
+    for (const [i, fd] of fds.entries()) await this.#qmp.passDescriptor(names[i] as string, fd);
+    return names;
   }
 
   async hasCard(): Promise<boolean> {

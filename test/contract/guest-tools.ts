@@ -25,6 +25,8 @@ export function nic(n: number, type: DesiredNic['type'] = 'shared', rest: Partia
     mtu: 1500,
     isolated: false,
     ownerUid: 0,
+    queues: 1,
+    vhost: false,
     rules: [],
     ...rest,
   };

@@ -236,6 +236,8 @@ test(`any chunking of any bytes into a port: ${FRAMES} frames at most`, async ()
       mtu: 1500,
       isolated: false,
       ownerUid: 0,
+      queues: 1,
+      vhost: false,
       rules: [],
       socket: paths[i] as string,
     })),

@@ -14,6 +14,7 @@ ip link add br0 group 24942 type bridge stp_state 1 forward_delay 400 nf_call_ip
 ip link set br0 alias 'Brücke 0'
 ip link add plain0 type bridge
 ip tuntap add dev tap0 mode tap
+ip tuntap add dev tap1 mode tap multi_queue
 ip link set tap0 master br0 mtu 1400 up
 ip link set br0 up
 ip link add mac0 link en0 type macvlan mode private
@@ -82,6 +83,7 @@ describe.skipIf(why !== null)(`netlink${why === null ? '' : ` (${why})`}`, () =>
         group: l.group === 'default' ? 0 : Number(l.group),
         spanningTree: kind === 'bridge' ? { on: data.stp_state !== 0, forwardDelay: 10 * data.forward_delay } : null,
         callsIptables: data.nf_call_iptables === 1,
+        tun: kind === 'tun' ? { multiQueue: data.multi_queue, isOpen: false } : null,
         port: slave === 'bridge' ? { state: port.state, timer: expect.any(Number) } : null,
         isContainerCard: kind === 'veth' && 'link_netnsid' in l,
       } satisfies Link);

@@ -9,6 +9,8 @@ export interface VmContext extends Context {
   queue: VmQueue;
   /** VMs that a client is stopping: their power-off is not reported as the guest's own. */
   stopping: Set<string>;
+  /** Reasons against vhost-net that were logged. */
+  vhostReasons: Set<string>;
 }
 
 /** One request of a client: its settings (B71), and where its progress is reported. */

@@ -14,6 +14,7 @@ import type { VmRow } from '../../store/vms.ts';
 import type { Machine } from '../../vm/machine.ts';
 import { type Context, vmName } from '../context.ts';
 import { desiredState, guestMac } from '../desired.ts';
+import { guestBackend } from './card-backend.ts';
 import { guestMtu } from './card-mtu.ts';
 import { cardChange, demandCard } from './card-request.ts';
 import { chooseUplink, drawOutsideMac } from './card-spec.ts';
@@ -35,7 +36,7 @@ const DEFAULT_CARD: Partial<VmRow> = {
 };
 
 /** The guest has no card. */
-const NO_CARD: Partial<VmRow> = { hasCard: false, guestMac: null, guestMtu: null, guestController: null };
+const NO_CARD: Partial<VmRow> = { hasCard: false, guestMac: null, guestMtu: null, guestController: null, guestQueues: null, guestDriver: null };
 
 /** Throws if the engine cannot attach such a card, before anything is changed. */
 async function demandSupported(ctx: Context, vm: VmRow): Promise<void> {
@@ -141,6 +142,7 @@ async function addLiveCard(ctx: VmContext, { vm, change, machine }: { vm: VmRow;
       guestMac: guestMac(card),
       guestMtu: guestMtu(ctx, card),
       guestController: card.controller,
+      ...(await guestBackend(ctx, card)),
       uplink: card.uplink,
     });
     await plugCard(ctx, card, machine);

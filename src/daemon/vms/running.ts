@@ -8,11 +8,13 @@ import type { VmContext } from './context.ts';
 const RETRY_MS = 1000;
 
 /** The card of a stopped VM, which is attached to no network. */
-export const DETACHED: Pick<VmRow, 'outsideMac' | 'guestMac' | 'guestMtu' | 'guestController' | 'uplink'> = {
+export const DETACHED: Pick<VmRow, 'outsideMac' | 'guestMac' | 'guestMtu' | 'guestController' | 'guestQueues' | 'guestDriver' | 'uplink'> = {
   outsideMac: null,
   guestMac: null,
   guestMtu: null,
   guestController: null,
+  guestQueues: null,
+  guestDriver: null,
   uplink: '',
 };
 

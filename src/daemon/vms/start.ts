@@ -5,6 +5,7 @@ import type { VmRow } from '../../store/vms.ts';
 import { transition } from '../../vm/lifecycle.ts';
 import type { Machine } from '../../vm/machine.ts';
 import { guestController, guestMac } from '../desired.ts';
+import { guestBackend } from './card-backend.ts';
 import { guestMtu } from './card-mtu.ts';
 import { chooseUplink, drawOutsideMac } from './card-spec.ts';
 import type { Call, VmContext } from './context.ts';
@@ -51,6 +52,7 @@ async function prepareCard(ctx: VmContext, vm: VmRow, call: Call): Promise<void>
     guestMac: guestMac({ ...vm, outsideMac }),
     guestMtu: guestMtu(ctx, vm),
     guestController: guestController(vm),
+    ...(await guestBackend(ctx, vm)),
     uplink,
   });
 }

@@ -23,6 +23,7 @@ import { join } from 'node:path';
 import { run } from '../../host/exec.ts';
 import { openTap } from '../../host/ffi/tap.ts';
 import { readSysctl } from '../../host/sysctl.ts';
+import { openVhost } from '../../host/vhost.ts';
 import { monotonicMs } from '../../lib/clock.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import type { Explanation } from '../../net/explain/explanation.ts';
@@ -254,17 +255,30 @@ class KernelEngine implements Engine {
   }
 
   async openNic(id: string): Promise<NicBackend> {
-    const fd = openTap(tapName(id), true);
+    const nic = this.#desired.nics.find((n) => n.id === id);
+    if (!nic) throw unknownNic(id);
+    const fds = openTap(tapName(id), nic.queues);
+    const vhostFds = nic.vhost ? this.#openVhost(nic.queues) : [];
     let open = true;
     return {
-      kind: 'tap-fd',
-      fd,
-      vnetHdr: true,
+      kind: 'tap',
+      fds,
+      vhostFds,
       release() {
-        if (open) closeSync(fd);
+        if (open) for (const fd of [...fds, ...vhostFds]) closeSync(fd);
         open = false;
       },
     };
+  }
+
+  /** None where it can no longer be opened: QEMU can move the frames of every card. */
+  #openVhost(count: number): number[] {
+    try {
+      return openVhost(count);
+    } catch (cause) {
+      this.#log.warn({ error: (cause as Error).message }, 'vhost-net cannot be opened: QEMU moves the frames');
+      return [];
+    }
   }
 
   async capture(id: string, side: CaptureSide, filter: string): Promise<Capture> {

@@ -42,7 +42,7 @@ function filterBody(index: number): Buffer {
 }
 
 const plain = { flags: UP, address: '', mtu: 1500, group: 0, alias: '', master: 0, below: 0, belowElsewhere: false, kind: '', macvlanMode: 0 };
-const known = (index: number, name: string): LinkMessage => ({ ...plain, index, name, bridge: null, port: null });
+const known = (index: number, name: string): LinkMessage => ({ ...plain, index, name, bridge: null, port: null, tun: null });
 const TAP = 5;
 const UPLINK = 2;
 const FOREIGN = 9;

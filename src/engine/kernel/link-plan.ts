@@ -30,18 +30,29 @@ export interface LinkContext {
   detached: ReadonlySet<string>;
 }
 
-/** Creates the taps that are missing, detached. */
+/**
+ * Creates the taps that are missing, detached. Linux decides at creation whether a tap takes several queues, so one
+ * that does not fit its card is created anew, unless a guest still uses it.
+ */
 export function planTaps(desired: DesiredState, links: readonly Link[]): LinkStep[] {
-  const existing = new Set(links.map((l) => l.name));
-  return desired.nics
-    .filter((nic) => !existing.has(tapName(nic.id)))
-    .map((nic) => ({
-      object: `nic:${nic.id}`,
-      lines: [
-        `tuntap add dev ${tapName(nic.id)} mode tap user ${nic.ownerUid} vnet_hdr`,
-        `link set dev ${tapName(nic.id)} group ${GROUP} alias ${LABEL}nic=${nic.id}`,
-      ],
-    }));
+  const existing = new Map(links.map((l) => [l.name, l]));
+  return desired.nics.flatMap((nic): LinkStep[] => {
+    const name = tapName(nic.id);
+    const link = existing.get(name);
+    const several = nic.queues > 1;
+    const unfit = link?.tun != null && link.tun.multiQueue !== several && !link.tun.isOpen;
+    if (link && !unfit) return [];
+    return [
+      {
+        object: `nic:${nic.id}`,
+        lines: [
+          ...(link ? [`link del dev ${name}`] : []),
+          `tuntap add dev ${name} mode tap user ${nic.ownerUid} vnet_hdr${several ? ' multi_queue' : ''}`,
+          `link set dev ${name} group ${GROUP} alias ${LABEL}nic=${nic.id}`,
+        ],
+      },
+    ];
+  });
 }
 
 const ETHERNET_MTU = 1500;

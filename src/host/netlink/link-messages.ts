@@ -19,12 +19,14 @@ const IFLA = {
   stats64: 23,
   group: 27,
   extMask: 29,
+  carrier: 33,
   linkNetnsId: 37,
 } as const;
 const INFO = { kind: 1, data: 2, portKind: 4, portData: 5 } as const;
 const BRIDGE = { forwardDelay: 1, stpState: 5, callsIptables: 36 } as const;
 const PORT = { state: 1, forwardDelayTimer: 21 } as const;
 const MACVLAN_MODE = 1;
+const TUN_MULTI_QUEUE = 7;
 /** RTEXT_FILTER_SKIP_STATS */
 const SKIP_COUNTERS = 8;
 /** Offsets in struct rtnl_link_stats64, and the length that is read. */
@@ -53,6 +55,8 @@ export interface LinkMessage {
   /** MACVLAN_MODE_*; 0 for other kinds. */
   macvlanMode: number;
   bridge: { stpState: number; forwardDelayMs: number; callsIptables: boolean } | null;
+  /** A tun or tap: it was created for several queues, and a process has one open. */
+  tun: { multiQueue: boolean; isOpen: boolean } | null;
   /** As a port of a bridge. `state`: BR_STATE_*; `timerMs`: time until it leaves that state. */
   port: { state: number; timerMs: number } | null;
 }
@@ -102,6 +106,7 @@ export function parseLink(body: Buffer): LinkMessage | null {
     kind,
     macvlanMode: kind === 'macvlan' ? (data.u32(MACVLAN_MODE) ?? 0) : 0,
     bridge: kind === 'bridge' ? parseBridge(data) : null,
+    tun: kind === 'tun' ? { multiQueue: data.u8(TUN_MULTI_QUEUE) === 1, isOpen: all.u8(IFLA.carrier) === 1 } : null,
     port: info.text(INFO.portKind) === 'bridge' ? parsePort(info.nested(INFO.portData)) : null,
   };
 }

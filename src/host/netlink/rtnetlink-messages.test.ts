@@ -28,7 +28,15 @@ const BRIDGE = bytes(
   attribute(1, MAC),
   linkInfo('bridge', attribute(1, u32(400)), attribute(5, u32(1)), attribute(36, Buffer.of(1))),
 );
-const PORT = bytes(ifinfo(8, 0x1002), text(3, 'tap0'), attribute(10, u32(7)), nested(18, text(1, 'tun'), text(4, 'bridge'), portInfo));
+const TUN_DATA = nested(2, attribute(7, Buffer.of(1)));
+const PORT = bytes(
+  ifinfo(8, 0x1002),
+  text(3, 'tap0'),
+  attribute(10, u32(7)),
+  attribute(33, Buffer.of(1)),
+  nested(18, text(1, 'tun'), TUN_DATA, text(4, 'bridge'), portInfo),
+);
+const TAP = bytes(ifinfo(8, 0x1002), text(3, 'tap0'), attribute(33, Buffer.of(0)), linkInfo('tun', attribute(7, Buffer.of(0))));
 const CARD = bytes(ifinfo(2, 0x1043), text(3, 'en0'), attribute(5, u32(9)), attribute(37, u32(0)), linkInfo('veth'));
 const MACVLAN = bytes(ifinfo(9, 0), text(3, 'mac0'), attribute(5, u32(2)), linkInfo('macvlan', attribute(1, u32(4))));
 const STATS = u64(1, 2, 3 * 2 ** 32, 4, 5, 6);
@@ -46,7 +54,20 @@ const ndmsg = (family: number, state: number, flags: number): Buffer => bytes(fa
 const ENTRY = bytes(ndmsg(7, 0x80, 0), attribute(2, MAC), attribute(9, u32(7)));
 const NEIGHBOUR = bytes(ndmsg(2, 0x10, 0), attribute(1, ip(10, 9, 0, 1)), attribute(2, MAC));
 
-const LINK = { address: '', mtu: 0, group: 0, alias: '', master: 0, below: 0, belowElsewhere: false, kind: '', macvlanMode: 0, bridge: null, port: null };
+const LINK = {
+  address: '',
+  mtu: 0,
+  group: 0,
+  alias: '',
+  master: 0,
+  below: 0,
+  belowElsewhere: false,
+  kind: '',
+  macvlanMode: 0,
+  bridge: null,
+  tun: null,
+  port: null,
+};
 const gateway = 0x0a090001;
 const messages: [string, (body: Buffer) => unknown, Buffer, unknown][] = [
   [
@@ -59,7 +80,16 @@ const messages: [string, (body: Buffer) => unknown, Buffer, unknown][] = [
       ...{ kind: 'bridge', bridge: { stpState: 1, forwardDelayMs: 4000, callsIptables: true } },
     },
   ],
-  ['a port', parseLink, PORT, { ...LINK, index: 8, flags: 0x1002, name: 'tap0', kind: 'tun', master: 7, port: { state: 2, timerMs: 1500 } }],
+  [
+    'a port, with an open queue',
+    parseLink,
+    PORT,
+    {
+      ...{ ...LINK, index: 8, flags: 0x1002, name: 'tap0', kind: 'tun', master: 7 },
+      ...{ tun: { multiQueue: true, isOpen: true }, port: { state: 2, timerMs: 1500 } },
+    },
+  ],
+  ['a tap', parseLink, TAP, { ...LINK, index: 8, flags: 0x1002, name: 'tap0', kind: 'tun', tun: { multiQueue: false, isOpen: false } }],
   ["a container's card", parseLink, CARD, { ...LINK, index: 2, flags: 0x1043, name: 'en0', below: 9, belowElsewhere: true, kind: 'veth' }],
   ['a macvlan', parseLink, MACVLAN, { ...LINK, index: 9, flags: 0, name: 'mac0', below: 2, kind: 'macvlan', macvlanMode: 4 }],
   ['counters', parseCounters, COUNTED, { name: 'tap0', rxPackets: 1, txPackets: 2, rxBytes: 3 * 2 ** 32, txBytes: 4 }],

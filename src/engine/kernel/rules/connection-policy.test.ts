@@ -13,7 +13,20 @@ const { tcp, udp } = IpProtocol;
 
 const rule = (protocol: 'tcp' | 'udp', hostIp = 0): DesiredRule => ({ name: protocol, protocol, hostIp, hostPort: 10_001, guestPort: 22 });
 const nic = (n: number, addresses: number[], rest: Partial<DesiredNic> = {}, live = addresses): RuledNic => ({
-  nic: { id: `vm${n}`, vmName: `vm${n}`, type: 'shared', outsideMac: n, insideMac: n, mtu: 1500, isolated: false, ownerUid: 0, rules: [], ...rest },
+  nic: {
+    id: `vm${n}`,
+    vmName: `vm${n}`,
+    type: 'shared',
+    outsideMac: n,
+    insideMac: n,
+    mtu: 1500,
+    isolated: false,
+    ownerUid: 0,
+    queues: 1,
+    vhost: false,
+    rules: [],
+    ...rest,
+  },
   ip: addresses[0] ?? null,
   addresses,
   virtual: [],

@@ -1,0 +1,49 @@
+import { describe, expect, test } from 'vitest';
+import type { Link } from '../../host/links.ts';
+import type { DesiredNic, DesiredState } from '../engine.ts';
+import { planTaps } from './link-plan.ts';
+import { tapName } from './names.ts';
+
+const ID = '00000001-0000-4000-8000-000000000000';
+const TAP = tapName(ID);
+const OBJECT = `nic:${ID}`;
+const LABEL = `link set dev ${TAP} group 24942 alias anka:v1:nic=${ID}`;
+
+function desired(queues: number): DesiredState {
+  const rest = { outsideMac: 1, insideMac: 1, mtu: 1500, isolated: false, ownerUid: 7, vhost: false, rules: [] };
+  const nic: DesiredNic = { id: ID, vmName: 'vm1', type: 'shared', queues, ...rest };
+  return { networks: [], nics: [nic], dnsServers: [] };
+}
+
+function tap(multiQueue: boolean, isOpen: boolean): Link {
+  return { name: TAP, kind: 'tun', tun: { multiQueue, isOpen } } as Link;
+}
+
+const created = (queues: '' | ' multi_queue'): string[] => [`tuntap add dev ${TAP} mode tap user 7 vnet_hdr${queues}`, LABEL];
+
+describe('taps', () => {
+  test('a missing tap is created for the queues of its card', () => {
+    expect(planTaps(desired(1), [])).toEqual([{ object: OBJECT, lines: created('') }]);
+    expect(planTaps(desired(2), [])).toEqual([{ object: OBJECT, lines: created(' multi_queue') }]);
+  });
+
+  test('one that fits stays, open or not', () => {
+    for (const isOpen of [false, true]) {
+      expect(planTaps(desired(1), [tap(false, isOpen)])).toEqual([]);
+      expect(planTaps(desired(2), [tap(true, isOpen)])).toEqual([]);
+      expect(planTaps(desired(64), [tap(true, isOpen)])).toEqual([]);
+    }
+  });
+
+  test('one for another number of queues is created anew when no guest has it open', () => {
+    expect(planTaps(desired(2), [tap(false, false)])).toEqual([{ object: OBJECT, lines: [`link del dev ${TAP}`, ...created(' multi_queue')] }]);
+    expect(planTaps(desired(1), [tap(true, false)])).toEqual([{ object: OBJECT, lines: [`link del dev ${TAP}`, ...created('')] }]);
+    expect(planTaps(desired(2), [tap(false, true)])).toEqual([]);
+    expect(planTaps(desired(1), [tap(true, true)])).toEqual([]);
+  });
+
+  test('an interface of another kind with its name stays', () => {
+    const veth = { name: TAP, kind: 'veth', tun: null } as Link;
+    expect(planTaps(desired(2), [veth])).toEqual([]);
+  });
+});
