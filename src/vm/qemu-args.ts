@@ -9,7 +9,7 @@ const NIC_PORT = 'port-nic';
 export const NETDEV = 'net0';
 /** Ring of received frames: the largest that QEMU takes. Its largest for sending is its default, 256, with a tap. */
 const RX_QUEUE_SIZE = 1024;
-/** Descriptors that QEMU inherits: listening sockets, a log to append to, tap queues, saved memory and a seed to read. */
+/** Descriptors that QEMU inherits: listening sockets, a log to append to, tap queues, memory and a seed to read. */
 export interface Descriptors {
   qmp: number;
   console: number;
