@@ -5,14 +5,16 @@
  * its program (`bpf_name`: the object file's name and the section) and a digest of its instructions (`tag`). Replacing
  * a filter is atomic: no frame passes between the old program and the new. Removing an interface removes all of it.
  *
- * Filters are read by netlink, and changed by `tc`, which loads the programs.
+ * Filters are read and removed by netlink. `tc` attaches them, as it loads the programs.
  *
  * Limits: clsact is shared with others (a CNI, a tracer), so callers remove it only if nobody else uses it.
  */
 import { AnkaError } from '../lib/errors.ts';
+import { demandInterface } from './ethernet.ts';
 import { run } from './exec.ts';
 import { readLinks } from './netlink/link-messages.ts';
-import { readFilters, readQdiscs } from './netlink/tc-messages.ts';
+import { reasonOf } from './netlink/netlink.ts';
+import { addClsact, deleteClsact, deleteFilters, readFilters, readQdiscs } from './netlink/tc-messages.ts';
 
 /** `ingress`: frames that the host receives from the interface; `egress`: frames that it sends. */
 export type TcDirection = 'ingress' | 'egress';
@@ -49,7 +51,7 @@ const DIRECTIONS = ['ingress', 'egress'] as const;
 /** Adds clsact to an interface that lacks it. */
 export async function ensureClsact(device: string): Promise<void> {
   if (await hasClsact(device)) return;
-  await run('tc', ['qdisc', 'add', 'dev', device, 'clsact']);
+  attempt(`adding clsact to ${device}`, () => addClsact(demandInterface(device)));
 }
 
 /** Whether an interface has clsact, ours or another's. Throws if it does not exist. */
@@ -60,7 +62,7 @@ export async function hasClsact(device: string): Promise<boolean> {
 
 /** Removes clsact and every filter of it. */
 export async function removeClsact(device: string): Promise<void> {
-  if (await hasClsact(device)) await run('tc', ['qdisc', 'del', 'dev', device, 'clsact']);
+  if (await hasClsact(device)) attempt(`removing clsact from ${device}`, () => deleteClsact(demandInterface(device)));
 }
 
 /** Attaches a program, replacing the filter of its direction, chain and preference. */
@@ -74,7 +76,7 @@ export async function replaceBpfFilter(device: string, program: BpfProgram): Pro
 
 /** Removes the filter of this direction and preference from chain 0. */
 export async function removeFilter(device: string, direction: TcDirection, preference: number): Promise<void> {
-  await run('tc', ['filter', 'del', 'dev', device, direction, 'pref', String(preference)]);
+  attempt(`removing a filter from ${device}`, () => deleteFilters(demandInterface(device), direction, preference));
 }
 
 /** eBPF filters of both directions, by interface. Throws if an interface does not exist. */
@@ -91,6 +93,15 @@ function bpfFiltersAt(index: number, direction: TcDirection): BpfFilter[] {
 export async function hasFilters(device: string): Promise<boolean> {
   const index = indexOf(device, interfaceIndexes());
   return DIRECTIONS.some((direction) => readFilters(index, direction).length > 0);
+}
+
+/** `what`: in words that an error begins with. */
+function attempt(what: string, change: () => void): void {
+  try {
+    change();
+  } catch (cause) {
+    throw new AnkaError('network', `${what}: ${reasonOf(cause)}`, { cause });
+  }
 }
 
 /** Indexes of all interfaces, by name. */

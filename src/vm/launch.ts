@@ -3,10 +3,10 @@
  *
  * Theory of operation: QEMU is spawned detached, as the VM's own user. It inherits what it needs as open descriptors:
  * the tap's queues with vhost-net, the listening sockets of QMP and console, the logs, the memory to resume from and
- * cloud-init's seed. So it can create no file: both of its directories belong to the daemon's user, and only the disk to
- * QEMU's. Everything else goes over QMP. After a restart of the daemon a machine is found by the record of its process
- * (process-record.ts), and in the process table: by its user, and its UUID or its disk. Before a disk is touched,
- * QEMU's lock on it is looked at too.
+ * cloud-init's seed. So it can create no file: both of its directories belong to the daemon's user, and only the disk
+ * to QEMU's. Everything else goes over QMP. After a restart of the daemon a machine is found by the record of its
+ * process (process-record.ts), and in the process table: by its user, and its UUID or its disk. Before a disk is
+ * touched, QEMU's lock on it is looked at too.
  *
  * Limits: under an ordinary user's daemon QEMU is that user's own process, and none of this holds.
  */

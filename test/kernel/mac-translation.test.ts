@@ -340,7 +340,10 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
     w.host.run('tc qdisc add dev anka00000004 ingress');
     const problems = await e.apply({ ...shared(), nics: [...shared().nics, nic(4, 'shared', same)] });
     expect(problems).toMatchObject([
-      { object: `nic:${vmId(4)}`, message: expect.stringMatching(/^its MAC address cannot be translated, so it is not attached: tc /) },
+      {
+        object: `nic:${vmId(4)}`,
+        message: expect.stringMatching(/^its MAC address cannot be translated, so it is not attached: adding clsact to anka00000004: /),
+      },
     ]);
     expect(w.host.run('ip -o link show dev anka00000004')).not.toContain('master');
     expect((await e.observe()).nics.find((n) => n.id === vmId(4))?.healthy).toBe(false);

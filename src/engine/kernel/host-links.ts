@@ -3,11 +3,12 @@
  * bridges.
  *
  * Theory of operation: a tap is created detached. It gets its translation and its tag before it is attached to a
- * bridge, so no frame passes without them; a NIC for which that fails stays detached. Everything else is changed by `ip
- * -batch`, one batch per object (link-plan.ts).
+ * bridge, so no frame passes without them; a NIC for which that fails stays detached. Everything else is changed by
+ * netlink, object by object (link-plan.ts).
  */
 import { join } from 'node:path';
 import { ipBatch, type Link, listAddresses, listLinks, listRoutes } from '../../host/links.ts';
+import { changeLinks } from '../../host/netlink/link-requests.ts';
 import type { DesiredNic, DesiredState } from '../engine.ts';
 import { type Attachments, Uplinks } from './bridging/uplinks.ts';
 import { MacTranslations } from './ebpf/mac-translation.ts';
@@ -71,7 +72,10 @@ export class HostLinks {
     const failed = problems.problems.length;
     this.#attachments = await this.#uplinks.apply(desired.nics, desired.bridgeMethod ?? 'auto', problems.attempt);
     const taps = planTaps(desired, await listLinks());
-    await this.#run(taps, problems);
+    for (const { object, lines } of taps) {
+      this.#log.info({ object, lines }, 'links');
+      await problems.attempt(object, () => ipBatch(lines));
+    }
     const links = await listLinks();
     const detached = new Set<string>();
     const refused = [...(await this.#translations.apply(desired, links)), ...(await applyVlanTags(this.#bpfDir, desired, links))];
@@ -96,9 +100,9 @@ export class HostLinks {
   }
 
   async #run(steps: readonly LinkStep[], problems: ProblemList): Promise<void> {
-    for (const { object, lines } of steps) {
-      this.#log.info({ object, lines }, 'links');
-      await problems.attempt(object, () => ipBatch(lines));
+    for (const { object, changes } of steps) {
+      this.#log.info({ object, changes }, 'links');
+      await problems.attempt(object, async () => changeLinks(changes));
     }
   }
 
@@ -123,7 +127,7 @@ export class HostLinks {
     const removed: string[] = [];
     for (const l of await listLinks()) {
       if (!isOurs(l)) continue;
-      await ipBatch([`link del dev ${l.name}`]);
+      changeLinks([{ change: 'delete', name: l.name }]);
       removed.push(`interface ${l.name}`);
     }
     return removed;

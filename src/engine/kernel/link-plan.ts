@@ -1,5 +1,5 @@
 /**
- * What has to change on the host's interfaces: pure, from desired and observed to `ip` commands. Removals come first.
+ * What has to change on the host's interfaces: pure, from desired and observed to steps. Removals come first.
  *
  * Where NICs of different MTUs share a network, its bridge gets the smallest MTU, so that what the host sends fits
  * every guest. Every tap gets the largest: a bridge silently drops what is too large for a port, while a guest with a
@@ -7,15 +7,16 @@
  */
 
 import type { Link, Route } from '../../host/links.ts';
-import { formatIpv4, gatewayOf } from '../../wire/address.ts';
+import type { LinkChange, LinkSettings } from '../../host/netlink/link-requests.ts';
+import { formatIpv4, gatewayOf, parseIpv4 } from '../../wire/address.ts';
 import type { DesiredNetwork, DesiredNic, DesiredState } from '../engine.ts';
 import type { Attachments } from './bridging/uplinks.ts';
 import { BRIDGES, bridgeMac, GROUP, LABEL, OUR_NAME, tapName } from './names.ts';
 
-/** `ip -batch` lines of one object. Each step runs separately, so one that fails does not stop the others. */
+/** Changes for one object. Each step runs separately, so one that fails does not stop the others. */
 export interface LinkStep {
   object: string;
-  lines: string[];
+  changes: LinkChange[];
 }
 
 /** What the host has, and where bridge-type NICs go. */
@@ -30,13 +31,20 @@ export interface LinkContext {
   detached: ReadonlySet<string>;
 }
 
+/** A tap to be created. */
+export interface NewTap {
+  object: string;
+  /** `ip -batch` lines: a tap is created by a device, not by netlink. */
+  lines: string[];
+}
+
 /**
  * Creates the taps that are missing, detached. Linux decides at creation whether a tap takes several queues, so one
  * that does not fit its card is created anew, unless a guest still uses it.
  */
-export function planTaps(desired: DesiredState, links: readonly Link[]): LinkStep[] {
+export function planTaps(desired: DesiredState, links: readonly Link[]): NewTap[] {
   const existing = new Map(links.map((l) => [l.name, l]));
-  return desired.nics.flatMap((nic): LinkStep[] => {
+  return desired.nics.flatMap((nic): NewTap[] => {
     const name = tapName(nic.id);
     const link = existing.get(name);
     const several = nic.queues > 1;
@@ -56,8 +64,6 @@ export function planTaps(desired: DesiredState, links: readonly Link[]): LinkSte
 }
 
 const ETHERNET_MTU = 1500;
-/** BR_STATE_FORWARDING */
-const FORWARDING = 3;
 
 /** MTUs of the NICs of a network; Ethernet's when it has none. */
 function mtusOf(desired: DesiredState, network: string): { smallest: number; largest: number } {
@@ -77,7 +83,7 @@ export function planLinks(desired: DesiredState, context: LinkContext): LinkStep
     ...planRemovals(desired, context),
     ...desired.networks.map((n) => planBridge(n, desired, context)),
     ...desired.nics.map((n) => planTap(n, desired, context)),
-  ].filter((step) => step.lines.length > 0);
+  ].filter((step) => step.changes.length > 0);
 }
 
 function planRemovals(desired: DesiredState, { links, attachments }: LinkContext): LinkStep[] {
@@ -86,54 +92,64 @@ function planRemovals(desired: DesiredState, { links, attachments }: LinkContext
     ...desired.nics.map((n) => tapName(n.id)),
     ...[...attachments.values()].flatMap((a) => a.ownInterfaces),
   ]);
-  return links.filter((l) => isOurs(l) && !wanted.has(l.name)).map((l) => ({ object: `link:${l.name}`, lines: [`link del dev ${l.name}`] }));
+  return links.filter((l) => isOurs(l) && !wanted.has(l.name)).map((l) => ({ object: `link:${l.name}`, changes: [{ change: 'delete', name: l.name }] }));
 }
 
 function planBridge(network: DesiredNetwork, desired: DesiredState, { links, addresses, routes }: LinkContext): LinkStep {
   const name = BRIDGES[network.name];
   const link = links.find((l) => l.name === name);
   const mac = bridgeMac(network.name);
-  const lines: string[] = [];
-  if (link && link.kind !== 'bridge') lines.push(`link del dev ${name}`);
-  if (!link || link.kind !== 'bridge')
-    lines.push(`link add name ${name} address ${mac} group ${GROUP} type bridge stp_state 0 forward_delay 0 mcast_snooping 0`);
-  else if (link.mac !== mac) lines.push(`link set dev ${name} address ${mac}`);
+  const changes: LinkChange[] = [];
+  const set = (settings: LinkSettings): number => changes.push({ change: 'set', name, set: settings });
+  if (link && link.kind !== 'bridge') changes.push({ change: 'delete', name });
+  if (!link || link.kind !== 'bridge') changes.push({ change: 'add bridge', name, group: GROUP, mac });
+  else if (link.mac !== mac) set({ mac });
   const alias = `${LABEL}network=${network.name}`;
-  if (link?.alias !== alias) lines.push(`link set dev ${name} alias ${alias}`);
+  if (link?.alias !== alias) set({ alias });
   const { smallest } = mtusOf(desired, network.name);
-  if (link?.mtu !== smallest && (link || smallest !== ETHERNET_MTU)) lines.push(`link set dev ${name} mtu ${smallest}`);
+  if (link?.mtu !== smallest && (link || smallest !== ETHERNET_MTU)) set({ mtu: smallest });
   const { base, prefix } = network.subnet;
-  const gateway = formatIpv4(gatewayOf(network.subnet));
-  const address = `${gateway}/${prefix}`;
+  const address = gatewayOf(network.subnet);
   const present = addresses.get(name) ?? [];
-  for (const a of present) if (a !== address) lines.push(`addr del ${a} dev ${name}`);
-  if (!present.includes(address)) lines.push(`addr add ${address} brd + dev ${name}`);
-  if (!link?.up) lines.push(`link set dev ${name} up`);
+  for (const text of present) {
+    const other = parseSubnetAddress(text);
+    if (other.address !== address || other.prefix !== prefix) changes.push({ change: 'delete address', name, ...other });
+  }
+  const isPresent = present.includes(`${formatIpv4(address)}/${prefix}`);
+  if (!isPresent) changes.push({ change: 'add address', name, address, prefix });
+  if (!link?.up) set({ up: true });
   // the kernel adds the route when the address is added, or the link set up, and never again; another program's route
   // to this subnet stays first (doctor reports it)
-  else if (present.includes(address) && !routes.some((r) => r.dev === name && r.base === base && r.prefix === prefix))
-    lines.push(`route append ${formatIpv4(base)}/${prefix} dev ${name} proto kernel scope link src ${gateway}`);
-  return { object: `network:${network.name}`, lines };
+  else if (isPresent && !routes.some((r) => r.dev === name && r.base === base && r.prefix === prefix))
+    changes.push({ change: 'append route', name, subnet: network.subnet });
+  return { object: `network:${network.name}`, changes };
+}
+
+/** Of text `a.b.c.d/len`. */
+function parseSubnetAddress(text: string): { address: number; prefix: number } {
+  const [address, prefix] = text.split('/');
+  return { address: parseIpv4(address ?? '') ?? 0, prefix: Number(prefix) };
 }
 
 function planTap(nic: DesiredNic, desired: DesiredState, { links, attachments, detached }: LinkContext): LinkStep {
   const object = `nic:${nic.id}`;
   const name = tapName(nic.id);
   const link = links.find((l) => l.name === name);
-  if (!link) return { object, lines: [] }; // creating it failed
+  if (!link) return { object, changes: [] }; // creating it failed
   const master = masterOf(nic, attachments, detached);
   const mtu = (nic.type === 'bridge' ? attachments.get(nic.id)?.mtu : undefined) ?? mtusOf(desired, nic.type).largest;
   const alias = `${LABEL}nic=${nic.id}`;
-  const lines: string[] = [];
-  if (link.alias !== alias) lines.push(`link set dev ${name} group ${GROUP} alias ${alias}`);
-  if (link.mtu !== mtu) lines.push(`link set dev ${name} mtu ${mtu}`);
-  if (link.master !== master) lines.push(master === null ? `link set dev ${name} nomaster` : `link set dev ${name} master ${master}`);
-  if (!link.up) lines.push(`link set dev ${name} up`);
+  const changes: LinkChange[] = [];
+  const set = (settings: LinkSettings): number => changes.push({ change: 'set', name, set: settings });
+  if (link.alias !== alias) set({ group: GROUP, alias });
+  if (link.mtu !== mtu) set({ mtu });
+  if (link.master !== master) set({ master });
+  if (!link.up) set({ up: true });
   // spanning tree was turned off, but the port still waits for its end
   const bridge = links.find((l) => l.name === master);
   if (link.master === master && bridge?.spanningTree?.on === false && (link.port?.state === 'listening' || link.port?.state === 'learning'))
-    lines.push(`link set dev ${name} type bridge_slave state ${FORWARDING}`);
-  return { object, lines };
+    set({ forwarding: true });
+  return { object, changes };
 }
 
 /** An interface that anka created: by its label, or, after a crash before labelling, by its group and name. */

@@ -1,8 +1,12 @@
 /** Netlink messages (netlink(7)). Reading is synchronous. */
 import { readSync, writeSync } from 'node:fs';
+import { getSystemErrorMap } from 'node:util';
 import { AnkaError } from '../../lib/errors.ts';
 
 const REQUEST = 0x1;
+/** Flag of an error's message: attributes follow. */
+const HAS_ATTRIBUTES = 0x200;
+const ERROR_TEXT = 1;
 /** Flag of a dump's messages: what is dumped changed meanwhile. */
 const DUMP_INTERRUPTED = 0x10;
 export const ACK = 0x4;
@@ -72,6 +76,12 @@ export function errnoOf(cause: unknown): number {
   return cause instanceof AnkaError ? ((cause.cause as { errno?: number } | undefined)?.errno ?? 0) : 0;
 }
 
+/** What `exchange` threw, in the kernel's words or those of its error number. */
+export function reasonOf(cause: unknown): string {
+  const reason = cause instanceof AnkaError ? (cause.cause as { reason?: string } | undefined)?.reason : '';
+  return reason || (getSystemErrorMap().get(-errnoOf(cause))?.[1] ?? (cause as Error).message);
+}
+
 /**
  * Sends a request. Returns the bodies of the answers, or throws the kernel's error; EINTR if what was dumped changed
  * meanwhile, so that the answers may be incomplete.
@@ -113,7 +123,7 @@ function* datagrams(fd: number, request: Buffer, buffer: Buffer): Generator<Data
   writeSync(fd, request);
   for (;;) {
     const datagram = parseDatagram(buffer.subarray(0, readSync(fd, buffer)));
-    if (datagram.end > 0) throw kernelError(datagram.end);
+    if (datagram.end > 0) throw kernelError(datagram.end, datagram.reason);
     yield datagram;
     if (datagram.end === 0) return;
   }
@@ -126,6 +136,8 @@ export interface Datagram {
   end: number;
   /** What was dumped changed meanwhile, so it may be incomplete. */
   interrupted: boolean;
+  /** The kernel's words for the error, if it has any. */
+  reason?: string;
 }
 
 export function parseDatagram(b: Buffer): Datagram {
@@ -137,7 +149,8 @@ export function parseDatagram(b: Buffer): Datagram {
     found.interrupted ||= (b.readUInt16LE(at + 6) & DUMP_INTERRUPTED) !== 0;
     if (type === NLMSG_DONE || type === NLMSG_ERROR) {
       const errno = size < HEADER + 4 ? EPROTO : 0 - b.readInt32LE(at + HEADER);
-      return { ...found, end: Math.max(0, errno) };
+      const reason = (b.readUInt16LE(at + 6) & HAS_ATTRIBUTES) === 0 ? '' : reasonIn(b.subarray(at + HEADER, at + size));
+      return { ...found, end: Math.max(0, errno), ...(reason === '' ? {} : { reason }) };
     }
     found.bodies.push(b.subarray(at + HEADER, at + size));
     at += Math.ceil(size / 4) * 4;
@@ -164,6 +177,16 @@ export function parseMessages(b: Buffer): NetlinkMessage[] {
   return found;
 }
 
-function kernelError(errno: number): AnkaError {
-  return new AnkaError('network', `netlink: errno ${errno}`, { cause: { errno } });
+/** In the body of an error whose request is left out but for its header (NETLINK_CAP_ACK). Empty if there is none. */
+function reasonIn(body: Buffer): string {
+  return (
+    attributes(body.subarray(4 + HEADER))
+      .get(ERROR_TEXT)
+      ?.payload.toString('utf8')
+      .replace(/\0.*$/s, '') ?? ''
+  );
+}
+
+function kernelError(errno: number, reason = ''): AnkaError {
+  return new AnkaError('network', `netlink: errno ${errno}${reason === '' ? '' : ` (${reason})`}`, { cause: { errno, reason } });
 }

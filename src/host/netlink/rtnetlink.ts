@@ -8,9 +8,13 @@
  */
 import { closeSync } from 'node:fs';
 import { openNetlink } from '../ffi/netlink.ts';
+import { setIntOption } from '../ffi/sockets.ts';
 import { ACK, DUMP, exchange, request } from './netlink.ts';
 
 export const NETLINK_ROUTE = 0;
+const SOL_NETLINK = 270;
+const NETLINK_CAP_ACK = 10;
+const NETLINK_EXT_ACK = 11;
 const MAX_ATTEMPTS = 10;
 /** The family of a bridge's forwarding entries. */
 export const AF_BRIDGE = 7;
@@ -27,7 +31,12 @@ export function dumpRtnetlink(type: number, body: Buffer): Buffer[] {
 
 /** Adds, changes or removes an object. Throws the kernel's errors. */
 export function changeRtnetlink(type: number, flags: number, body: Buffer): void {
-  withSocket((fd) => exchange(fd, request(type, ACK | flags, body)));
+  withSocket((fd) => {
+    // errors come with a text, and without the request
+    setIntOption(fd, SOL_NETLINK, NETLINK_CAP_ACK, 1);
+    setIntOption(fd, SOL_NETLINK, NETLINK_EXT_ACK, 1);
+    exchange(fd, request(type, ACK | flags, body));
+  });
 }
 
 function withSocket<T>(use: (fd: number) => T): T {

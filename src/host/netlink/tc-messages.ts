@@ -1,11 +1,18 @@
 /** Queueing disciplines and filters as the kernel describes them (RTM_NEWQDISC, RTM_NEWTFILTER, rtnetlink(7)). */
 import { AttributeReader } from './attribute-reader.ts';
-import { dumpRtnetlink } from './rtnetlink.ts';
+import { attribute } from './netlink.ts';
+import { changeRtnetlink, dumpRtnetlink } from './rtnetlink.ts';
 
+const RTM_NEWQDISC = 36;
+const RTM_DELQDISC = 37;
 const RTM_GETQDISC = 38;
+const RTM_DELTFILTER = 45;
+/** NLM_F_CREATE and NLM_F_EXCL. */
+const CREATE = 0x400 | 0x200;
 const RTM_GETTFILTER = 46;
 /** struct tcmsg: offsets, and its length. */
 const INDEX = 4;
+const HANDLE = 8;
 const PARENT = 12;
 const INFO = 16;
 const HEADER = 20;
@@ -15,6 +22,9 @@ const BPF = { name: 7, flags: 8, tag: 10, id: 11 } as const;
 const DIRECT_ACTION = 1;
 /** Parents of a clsact's filters (TC_H_MIN_INGRESS, TC_H_MIN_EGRESS). */
 const HOOKS = { ingress: 0xfffffff2, egress: 0xfffffff3 } as const;
+
+/** Parent and handle of clsact itself (TC_H_CLSACT). */
+const CLSACT = { parent: 0xfffffff1, handle: 0xffff0000 } as const;
 
 export interface QdiscMessage {
   /** Index of its interface. */
@@ -41,6 +51,33 @@ export function readFilters(index: number, hook: keyof typeof HOOKS): FilterMess
   header.writeInt32LE(index, INDEX);
   header.writeUInt32LE(HOOKS[hook], PARENT);
   return dumpRtnetlink(RTM_GETTFILTER, header).flatMap((body) => parseFilter(body) ?? []);
+}
+
+/** Throws the kernel's errors. */
+export function addClsact(index: number): void {
+  changeRtnetlink(RTM_NEWQDISC, CREATE, clsact(index));
+}
+
+/** Removes every filter of it, too. Throws the kernel's errors. */
+export function deleteClsact(index: number): void {
+  changeRtnetlink(RTM_DELQDISC, 0, clsact(index));
+}
+
+function clsact(index: number): Buffer {
+  const header = Buffer.alloc(HEADER);
+  header.writeInt32LE(index, INDEX);
+  header.writeUInt32LE(CLSACT.handle, HANDLE);
+  header.writeUInt32LE(CLSACT.parent, PARENT);
+  return Buffer.concat([header, attribute(TCA.kind, Buffer.from('clsact\0'))]);
+}
+
+/** Deletes the filters of a hook's preference in chain 0. Throws the kernel's errors. */
+export function deleteFilters(index: number, hook: keyof typeof HOOKS, preference: number): void {
+  const header = Buffer.alloc(HEADER);
+  header.writeInt32LE(index, INDEX);
+  header.writeUInt32LE(HOOKS[hook], PARENT);
+  header.writeUInt32LE((preference << 16) >>> 0, INFO);
+  changeRtnetlink(RTM_DELTFILTER, 0, header);
 }
 
 /** Null: it is too short. */

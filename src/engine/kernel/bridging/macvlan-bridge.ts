@@ -13,7 +13,8 @@
  */
 import { createHash } from 'node:crypto';
 import { removeOwnEntries } from '../../../host/bridge-entries.ts';
-import { ipBatch, type Link, listLinks } from '../../../host/links.ts';
+import { type Link, listLinks } from '../../../host/links.ts';
+import { changeLinks, type LinkChange, type LinkSettings } from '../../../host/netlink/link-requests.ts';
 import { AnkaError } from '../../../lib/errors.ts';
 import { formatMac } from '../../../wire/address.ts';
 import type { DesiredNic } from '../../engine.ts';
@@ -55,7 +56,7 @@ export class MacvlanBridges {
     };
     if (links.some((l) => isMacvlanOf(l, uplink))) return work();
     const undo = async (): Promise<void> => {
-      for (const l of await listLinks()) if (isMacvlanOf(l, uplink)) await ipBatch([`link del dev ${l.name}`]);
+      for (const l of await listLinks()) if (isMacvlanOf(l, uplink)) changeLinks([{ change: 'delete', name: l.name }]);
     };
     await this.#guard.during({ uplink, change, work, undo });
     this.#log.info({ uplink, vms: nics.length }, 'bridged the interface by macvlan');
@@ -70,23 +71,24 @@ async function ensureBridge(uplink: string, mtu: number, nic: DesiredNic, links:
   const bridge = links.find((l) => l.name === names.bridge);
   const found = links.find((l) => l.name === names.bridgePort);
   const macvlan = found?.kind === 'macvlan' && found.parent === uplink && found.mac === mac ? found : undefined;
-  const lines: string[] = [];
-  if (!bridge) lines.push(`link add name ${names.bridge} address ${bridgeMac(nic.id)} group ${GROUP} type bridge stp_state 0 forward_delay 0 mcast_snooping 0`);
-  if (found && !macvlan) lines.push(`link del dev ${names.bridgePort}`);
-  if (!macvlan) lines.push(`link add link ${uplink} name ${names.bridgePort} address ${mac} group ${GROUP} type macvlan mode ${mode}`);
-  else if (macvlan.mode !== mode) lines.push(`link set dev ${names.bridgePort} type macvlan mode ${mode}`);
+  const changes: LinkChange[] = [];
+  if (!bridge) changes.push({ change: 'add bridge', name: names.bridge, group: GROUP, mac: bridgeMac(nic.id) });
+  if (found && !macvlan) changes.push({ change: 'delete', name: names.bridgePort });
+  if (!macvlan) changes.push({ change: 'add macvlan', name: names.bridgePort, group: GROUP, mac, below: uplink, mode });
+  else if (macvlan.mode !== mode) changes.push({ change: 'set', name: names.bridgePort, set: { mode } });
   const created: string[] = [];
   if (bridge?.alias !== label) created.push(names.bridge);
   if (macvlan?.alias !== label) created.push(names.bridgePort);
-  await createLinks(lines, created, label);
-  const settings: string[] = [];
-  if (!macvlan?.allMulticast) settings.push(`link set dev ${names.bridgePort} allmulticast on`);
-  if (macvlan?.mtu !== mtu) settings.push(`link set dev ${names.bridgePort} mtu ${mtu}`);
-  if (!macvlan || !bridge || macvlan.master !== names.bridge) settings.push(`link set dev ${names.bridgePort} master ${names.bridge}`);
-  if (bridge ? bridge.mtu !== mtu : mtu !== ETHERNET_MTU) settings.push(`link set dev ${names.bridge} mtu ${mtu}`);
-  if (!macvlan?.up) settings.push(`link set dev ${names.bridgePort} up`);
-  if (!bridge?.up) settings.push(`link set dev ${names.bridge} up`);
-  await ipBatch(settings);
+  await createLinks(changes, created, label);
+  const settings: LinkChange[] = [];
+  const set = (name: string, set: LinkSettings): number => settings.push({ change: 'set', name, set });
+  if (!macvlan?.allMulticast) set(names.bridgePort, { allMulticast: true });
+  if (macvlan?.mtu !== mtu) set(names.bridgePort, { mtu });
+  if (!macvlan || !bridge || macvlan.master !== names.bridge) set(names.bridgePort, { master: names.bridge });
+  if (bridge ? bridge.mtu !== mtu : mtu !== ETHERNET_MTU) set(names.bridge, { mtu });
+  if (!macvlan?.up) set(names.bridgePort, { up: true });
+  if (!bridge?.up) set(names.bridge, { up: true });
+  changeLinks(settings);
 }
 
 function isMacvlanOf(link: Link, uplink: string): boolean {

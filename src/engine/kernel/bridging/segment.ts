@@ -2,7 +2,8 @@
  * The segment of an interface with a no-touch bridge: a bridge of ours with the VMs' taps, and a veth pair. One end of
  * the pair is in the bridge; eBPF programs connect the other to the interface.
  */
-import { ipBatch, type Link } from '../../../host/links.ts';
+import type { Link } from '../../../host/links.ts';
+import { changeLinks, type LinkChange } from '../../../host/netlink/link-requests.ts';
 import { GROUP, LABEL, type SegmentNames, segmentNames } from '../names.ts';
 import { createLinks } from './own-links.ts';
 
@@ -16,27 +17,27 @@ export async function ensureSegment(uplink: string, mtu: number, links: readonly
   const bridgePort = byName.get(names.bridgePort);
   const uplinkPort = byName.get(names.uplinkPort);
   const label = LABEL_PREFIX + uplink;
-  const lines: string[] = [];
-  if (!bridge) lines.push(`link add name ${names.bridge} group ${GROUP} type bridge stp_state 0 forward_delay 0 mcast_snooping 0`);
-  if (!bridgePort !== !uplinkPort) lines.push(`link del dev ${bridgePort ? names.bridgePort : names.uplinkPort}`);
-  if (!bridgePort || !uplinkPort) lines.push(`link add name ${names.bridgePort} group ${GROUP} type veth peer name ${names.uplinkPort}`);
+  const changes: LinkChange[] = [];
+  if (!bridge) changes.push({ change: 'add bridge', name: names.bridge, group: GROUP });
+  if (!bridgePort !== !uplinkPort) changes.push({ change: 'delete', name: bridgePort ? names.bridgePort : names.uplinkPort });
+  if (!bridgePort || !uplinkPort) changes.push({ change: 'add veth', name: names.bridgePort, group: GROUP, peer: names.uplinkPort });
   const created: string[] = [];
   if (bridge?.alias !== label) created.push(names.bridge);
   if (bridgePort?.alias !== label || uplinkPort?.alias !== label) created.push(names.bridgePort, names.uplinkPort);
-  await createLinks(lines, created, label);
-  const settings: string[] = [];
+  await createLinks(changes, created, label);
+  const settings: LinkChange[] = [];
   for (const [name, link] of [
     [names.uplinkPort, uplinkPort],
     [names.bridgePort, bridgePort],
     [names.bridge, bridge],
   ] as const) {
     const isNew = created.includes(name);
-    if (isNew || link?.mtu !== mtu) settings.push(`link set dev ${name} mtu ${mtu}`);
+    if (isNew || link?.mtu !== mtu) settings.push({ change: 'set', name, set: { mtu } });
     if (name === names.bridgePort && (isNew || created.includes(names.bridge) || link?.master !== names.bridge))
-      settings.push(`link set dev ${name} master ${names.bridge}`);
-    if (isNew || !link?.up) settings.push(`link set dev ${name} up`);
+      settings.push({ change: 'set', name, set: { master: names.bridge } });
+    if (isNew || !link?.up) settings.push({ change: 'set', name, set: { up: true } });
   }
-  await ipBatch(settings);
+  changeLinks(settings);
   return names;
 }
 
@@ -52,7 +53,7 @@ export async function removeSegment(uplink: string, links: readonly Link[]): Pro
   // the veth pair goes with either of its ends
   for (const name of [names.uplinkPort, names.bridge]) {
     if (!links.some((l) => l.name === name)) continue;
-    await ipBatch([`link del dev ${name}`]);
+    changeLinks([{ change: 'delete', name }]);
     removed.push(`interface ${name}`);
   }
   return removed;

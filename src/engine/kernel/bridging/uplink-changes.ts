@@ -8,7 +8,8 @@
  * Limits: an interface is known by its name, so a renamed one counts as another.
  */
 import { JsonRecord } from '../../../host/json-record.ts';
-import { ipBatch, type Link } from '../../../host/links.ts';
+import type { Link } from '../../../host/links.ts';
+import { changeLinks, type LinkSettings } from '../../../host/netlink/link-requests.ts';
 import { ensureClsact, hasClsact, hasFilters, removeClsact } from '../../../host/tc.ts';
 import { addFilterAddress, listFilterAddresses, removeFilterAddress } from '../../../host/unicast-filter.ts';
 
@@ -54,11 +55,11 @@ export class UplinkChanges {
     }
     const missing = macs.filter((m) => !present.has(m));
     if (missing.length > 0 && !changes.promiscuous) await this.#addAddresses(uplink, changes, missing);
-    if (changes.promiscuous && !uplink.promiscuous) await ipBatch([`link set dev ${uplink.name} promisc on`]);
+    if (changes.promiscuous && !uplink.promiscuous) changeLinks([{ change: 'set', name: uplink.name, set: { promiscuous: true } }]);
     if (!uplink.allMulticast) {
       changes.allMulticast = true;
       this.#record.save();
-      await ipBatch([`link set dev ${uplink.name} allmulticast on`]);
+      changeLinks([{ change: 'set', name: uplink.name, set: { allMulticast: true } }]);
     }
   }
 
@@ -83,10 +84,8 @@ export class UplinkChanges {
       if (changes.clsact && !(await hasFilters(name))) await removeClsact(name);
       const present = listFilterAddresses(name);
       for (const mac of changes.macs) if (present.has(mac)) await removeFilterAddress(name, mac);
-      const lines: string[] = [];
-      if (changes.allMulticast) lines.push(`link set dev ${name} allmulticast off`);
-      if (changes.promiscuous) lines.push(`link set dev ${name} promisc off`);
-      await ipBatch(lines);
+      const set: LinkSettings = { ...(changes.allMulticast ? { allMulticast: false } : {}), ...(changes.promiscuous ? { promiscuous: false } : {}) };
+      if (Object.keys(set).length > 0) changeLinks([{ change: 'set', name, set }]);
     }
     this.#record.entries.delete(name);
     this.#record.save();
