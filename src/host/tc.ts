@@ -10,7 +10,6 @@
  * Limits: clsact is shared with others (a CNI, a tracer), so callers remove it only if nobody else uses it.
  */
 import { AnkaError } from '../lib/errors.ts';
-import { demandInterface } from './ethernet.ts';
 import { run } from './exec.ts';
 import { readLinks } from './netlink/link-messages.ts';
 import { reasonOf } from './netlink/netlink.ts';
@@ -51,7 +50,7 @@ const DIRECTIONS = ['ingress', 'egress'] as const;
 /** Adds clsact to an interface that lacks it. */
 export async function ensureClsact(device: string): Promise<void> {
   if (await hasClsact(device)) return;
-  attempt(`adding clsact to ${device}`, () => addClsact(demandInterface(device)));
+  attempt(`adding clsact to ${device}`, () => addClsact(indexOf(device, interfaceIndexes())));
 }
 
 /** Whether an interface has clsact, ours or another's. Throws if it does not exist. */
@@ -62,7 +61,7 @@ export async function hasClsact(device: string): Promise<boolean> {
 
 /** Removes clsact and every filter of it. */
 export async function removeClsact(device: string): Promise<void> {
-  if (await hasClsact(device)) attempt(`removing clsact from ${device}`, () => deleteClsact(demandInterface(device)));
+  if (await hasClsact(device)) attempt(`removing clsact from ${device}`, () => deleteClsact(indexOf(device, interfaceIndexes())));
 }
 
 /** Attaches a program, replacing the filter of its direction, chain and preference. */
@@ -76,7 +75,7 @@ export async function replaceBpfFilter(device: string, program: BpfProgram): Pro
 
 /** Removes the filter of this direction and preference from chain 0. */
 export async function removeFilter(device: string, direction: TcDirection, preference: number): Promise<void> {
-  attempt(`removing a filter from ${device}`, () => deleteFilters(demandInterface(device), direction, preference));
+  attempt(`removing a filter from ${device}`, () => deleteFilters(indexOf(device, interfaceIndexes()), direction, preference));
 }
 
 /** eBPF filters of both directions, by interface. Throws if an interface does not exist. */
