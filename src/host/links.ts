@@ -1,4 +1,4 @@
-/** The host's interfaces, IPv4 addresses and routes. They are read by netlink (and changed by it: netlink/link-requests.ts). */
+/** The host's interfaces, IPv4 addresses and routes, as netlink reports them. netlink/link-requests.ts changes them. */
 import { formatIpv4, type SubnetLike } from '../wire/address.ts';
 import { run } from './exec.ts';
 import { readAddresses } from './netlink/address-messages.ts';

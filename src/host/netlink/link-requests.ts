@@ -1,9 +1,9 @@
 /**
  * Changes of interfaces, their addresses and routes, as messages of rtnetlink(7).
  *
- * Theory of operation: a change is an object that names interfaces; its message needs their indexes, which are read when
- * it is sent. The kernel applies the settings of one message in an order of its own, so callers split what depends on
- * each other.
+ * Theory of operation: a change is an object that names interfaces; its message needs their indexes, which are read
+ * when it is sent. The kernel applies the settings of one message in an order of its own, so callers split what depends
+ * on each other.
  */
 import { AnkaError } from '../../lib/errors.ts';
 import { gatewayOf, type SubnetLike } from '../../wire/address.ts';
