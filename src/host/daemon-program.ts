@@ -2,8 +2,9 @@
 import { ownProgram } from './own-program.ts';
 
 /**
- * The daemon lives long and does little: a small young generation and one thread for the heap and the compiler save
- * a third of its memory, at the same CPU time (--no-opt would add a third of that). The first line of src/daemon/main.ts has the same options, for `ankad` itself.
+ * The daemon lives long and does little: a small young generation and one thread for the heap and the compiler save a
+ * third of its memory, at about the same CPU time (--no-opt would add a third to that). The first line of
+ * src/daemon/main.ts has the same options, for `ankad` itself.
  */
 export const DAEMON_NODE_OPTIONS = ['--max-semi-space-size=1', '--optimize-for-size', '--single-threaded-gc', '--v8-pool-size=1'];
 
