@@ -6,17 +6,12 @@
  * keep running when it exits, by a signal or by kill -9. Limits: one per state directory; a second one exits at once.
  */
 import { spawn } from 'node:child_process';
-
 import { mkdirSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import pino from 'pino';
 import { EXIT_ALREADY_RUNNING, isRunning } from '../api/client.ts';
 import { createApp } from '../api/routes.ts';
 import { ApiServer } from '../api/server.ts';
-
-
-
-
 import { daemonCommand } from '../host/daemon-program.ts';
 import { daemonEnvironment } from '../host/environment.ts';
 import { LogFile, standardOutput } from '../host/log-file.ts';
