@@ -79,7 +79,7 @@ class KernelEngine implements Engine {
   #problems: EngineProblem[] = [];
   #reconciledAt = 0;
   /** What the next check is for. */
-  #pending = new PendingCheck();
+  readonly #pending = new PendingCheck();
 
   constructor({ runDir, stateDir, log }: KernelEngineOptions) {
     this.#log = log;
@@ -148,7 +148,9 @@ class KernelEngine implements Engine {
   async #check(): Promise<void> {
     const due = this.#pending.take();
     // what our own transactions have changed is known
-    if (due.all || due.generations.some((g) => !this.#transactions.includes(g))) await this.#reconcile(true);
+    const byOthers = due.generations.some((g) => !this.#transactions.includes(g));
+    if (byOthers) this.#pending.checksForeign();
+    if (due.all || byOthers) await this.#reconcile(true);
     else if (due.links) await this.#checkLinks();
   }
 

@@ -35,11 +35,15 @@ export class PendingCheck implements DueCheck {
     return Math.max(shortest, this.#foreignAt + FOREIGN_MS - monotonicMs());
   }
 
+  /** To be called when other programs' tables are checked. */
+  checksForeign(): void {
+    this.#foreignAt = monotonicMs();
+  }
+
   /** Returns what is due, and begins anew. */
   take(): DueCheck {
     const { all, links } = this;
     const generations = this.#generations;
-    if (generations.length > 0) this.#foreignAt = monotonicMs();
     this.all = false;
     this.links = false;
     this.#generations = [];
