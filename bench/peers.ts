@@ -3,7 +3,8 @@
  * (a namespace behind the shim) that reaches outside, and two host ports forwarded to the guest's servers. All run
  * without privileges, except slirp4netns, which enters the guest's namespace.
  */
-import { chownSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { chownSync, mkdirSync, readFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { createConnection } from 'node:net';
 import { delimiter, join } from 'node:path';
@@ -11,6 +12,7 @@ import { fileURLToPath } from 'node:url';
 import type { NicStats } from '../src/engine/engine.ts';
 import type { NetworkConfig, NetworkNic } from '../src/engine/user/process/config.ts';
 import { LineClient } from '../src/lib/json-lines.ts';
+import { version } from '../src/lib/version.ts';
 import { dhcp, macText, nic, rule, SUBNETS } from '../test/contract/guest-tools.ts';
 import { AS_ORDINARY_USER, ORDINARY } from '../test/world/remote-engine.ts';
 import { joinTap, OFFLOAD, shimmedGuest } from '../test/world/shim.ts';
@@ -40,6 +42,7 @@ export interface Peer {
 /** A program that can be started with an MTU, if it is installed (`present`). */
 export interface PeerProgram {
   name: string;
+  version(): string;
   mtus: readonly number[];
   present(): boolean;
   start(mtu: number): Promise<Peer>;
@@ -53,6 +56,17 @@ function onPath(program: string): boolean {
       return false;
     }
   });
+}
+
+/** The first line of what a program prints as its version. */
+function printedVersion(program: string): string {
+  const { stdout, stderr } = spawnSync(program, ['--version'], { encoding: 'utf8' });
+  return `${stdout}${stderr}`.split('\n').find((line) => /\d/.test(line)) ?? 'unknown';
+}
+
+/** The version of an installed Debian package. */
+function packageVersion(name: string): string {
+  return /^Version: (.+)$/m.exec(spawnSync('dpkg-query', ['-s', name], { encoding: 'utf8' }).stdout)?.[1] ?? 'unknown';
 }
 
 /** A process's command line; empty if it has exited. */
@@ -75,10 +89,29 @@ function quietly(log: string, ...argv: string[]): string[] {
   return ['sh', '-c', 'exec "$@" >"$0" 2>&1', log, ...argv];
 }
 
-/** Attaches the guest's tap to a socket once it exists. */
-async function dialWhenReady(guest: Namespace, socket: string): Promise<void> {
-  await until('the program listens', () => existsSync(socket));
-  await joinTap(guest, 'eth0', 'dial', socket, OFFLOAD);
+/**
+ * Starts a program, and attaches the guest's tap to its socket when it listens there. Throws if the program exits
+ * before.
+ */
+async function attach(world: World, guest: Namespace, socket: string, argv: readonly string[]): Promise<void> {
+  const log = join(world.dir, 'log');
+  const program = world.host.spawn(quietly(log, ...AS_ORDINARY_USER, ...argv));
+  await new Promise<void>((resolve, reject) => {
+    const onExit = (): void => reject(new Error(`${argv[0]} exited: ${readFileSync(log, 'utf8').trim()}`));
+    program.once('exit', onExit);
+    joinTap(guest, 'eth0', 'dial', socket, OFFLOAD)
+      .finally(() => program.off('exit', onExit))
+      .then(resolve, reject);
+  });
+}
+
+/**
+ * Sets TCP's buffers in a namespace, before a program opens its sockets there. Those to receive are Linux's by default.
+ * One to send takes more than the other end's window, from the start: without delay the kernel's tuning keeps it small,
+ * and passt drops what does not fit, which a guest without SACK sends again after a timeout.
+ */
+function setBuffers(ns: Namespace): void {
+  ns.run('sysctl -qw net.ipv4.tcp_rmem="4096 131072 6291456" net.ipv4.tcp_wmem="4096 16777216 16777216"');
 }
 
 /** A world, and a directory in it for an ordinary user. */
@@ -88,12 +121,16 @@ function begin(name: string): { world: World; dir: string } {
   mkdirSync(dir);
   chownSync(dir, ORDINARY, ORDINARY);
   // else programs that let the kernel close connections run out of ports, and only TIME_WAIT is measured
-  for (const ns of [world.host, world.outside]) ns.run('sysctl -qw net.ipv4.tcp_tw_reuse=1 net.ipv4.ip_local_port_range="1024 65000"');
+  for (const ns of [world.host, world.outside]) {
+    setBuffers(ns);
+    ns.run('sysctl -qw net.ipv4.tcp_tw_reuse=1 net.ipv4.ip_local_port_range="1024 65000"');
+  }
   return { world, dir };
 }
 
 async function plainGuest(world: World, mtu: number, address = GUEST_IP, gateway = GATEWAY): Promise<Namespace> {
   const guest = world.namespace('g1');
+  setBuffers(guest);
   guest.run(`ip tuntap add dev eth0 mode tap && ip link set eth0 address ${macText(1)} mtu ${mtu} txqueuelen 20000 up`);
   guest.run(`ip addr add ${address}/24 dev eth0; ip route add default via ${gateway}`);
   return guest;
@@ -153,6 +190,7 @@ export class OurNetwork {
   async addGuest(n: number): Promise<Namespace> {
     const mac = `56:45:45:00:00:${n.toString(16).padStart(2, '0')}`;
     const guest = await shimmedGuest(this.world, `g${n}`, mac, this.socket(n), this.#mtu, OFFLOAD);
+    setBuffers(guest);
     guest.run('ip link set eth0 txqueuelen 20000');
     await this.plug(n);
     if (!(await dhcp(this.world, guest))) throw new Error(`guest ${n} has no address`);
@@ -163,6 +201,7 @@ export class OurNetwork {
 
 const anka: PeerProgram = {
   name: 'anka',
+  version: () => `anka ${version()}, Node ${process.versions.node}`,
   mtus: [1500, 65_520],
   present: () => true,
   async start(mtu) {
@@ -175,6 +214,7 @@ const anka: PeerProgram = {
 
 const passt: PeerProgram = {
   name: 'passt',
+  version: () => printedVersion('passt'),
   mtus: [1500, 65_520],
   present: () => onPath('passt'),
   async start(mtu) {
@@ -183,14 +223,14 @@ const passt: PeerProgram = {
     const socket = join(dir, 'nic.sock');
     const forwards = FORWARDS.map(([h, g]) => `${h}:${g}`).join(',');
     const options = `-q -f -4 -s ${socket} -m ${mtu} -a ${GUEST_IP} -n 24 -g ${GATEWAY} --no-map-gw -t ${forwards} -u none -l ${join(dir, 'log')}`;
-    world.host.spawn(quietly(join(world.dir, 'log'), ...AS_ORDINARY_USER, 'passt', ...options.split(' ')));
-    await dialWhenReady(guest, socket);
+    await attach(world, guest, socket, ['passt', ...options.split(' ')]);
     return { world, guest, pids: () => pidsOf(world.host, socket), shim: () => pidsOf(guest, '/shim-') };
   },
 };
 
 const slirp: PeerProgram = {
   name: 'libslirp (QEMU)',
+  version: () => `libslirp ${packageVersion('libslirp0')}, ${printedVersion('qemu-system-x86_64')}`,
   mtus: [1500],
   present: () => onPath('qemu-system-x86_64'),
   async start(mtu) {
@@ -202,19 +242,20 @@ const slirp: PeerProgram = {
     const hub = ['-netdev', 'hubport,hubid=0,id=h0,netdev=u', '-netdev', 'hubport,hubid=0,id=h1,netdev=s'];
     const user = ['-netdev', `user,id=u,net=192.168.64.0/24,host=${GATEWAY},dns=192.168.64.3,${forwards}`];
     const stream = ['-netdev', `stream,id=s,server=on,addr.type=unix,addr.path=${socket}`];
-    world.host.spawn(quietly(join(world.dir, 'log'), ...AS_ORDINARY_USER, 'qemu-system-x86_64', ...machine, ...user, ...stream, ...hub));
-    await dialWhenReady(guest, socket);
+    await attach(world, guest, socket, ['qemu-system-x86_64', ...machine, ...user, ...stream, ...hub]);
     return { world, guest, pids: () => pidsOf(world.host, socket), shim: () => pidsOf(guest, '/shim-') };
   },
 };
 
 const slirp4netns: PeerProgram = {
   name: 'slirp4netns',
+  version: () => printedVersion('slirp4netns'),
   mtus: [1500, 65_520],
   present: () => onPath('slirp4netns'),
   async start(mtu) {
     const { world, dir } = begin('b4-');
     const guest = world.namespace('g1');
+    setBuffers(guest);
     const api = join(dir, 'api.sock');
     const options = ['-c', '-m', String(mtu), '--cidr=192.168.64.0/24', `--api-socket=${api}`, '--netns-type=path', `/run/netns/${guest.name}`, 'tap0'];
     world.host.spawn(quietly(join(world.dir, 'log'), 'slirp4netns', ...options));
@@ -230,9 +271,9 @@ const slirp4netns: PeerProgram = {
   },
 };
 
-/** Not in Debian 12; used if it is on the PATH. */
 const gvproxy: PeerProgram = {
   name: 'gvproxy',
+  version: () => printedVersion('gvproxy'),
   mtus: [1500, 65_520],
   present: () => onPath('gvproxy'),
   async start(mtu) {
@@ -240,8 +281,7 @@ const gvproxy: PeerProgram = {
     const guest = await plainGuest(world, mtu, '192.168.127.2', '192.168.127.1');
     const [api, socket] = [join(dir, 'api.sock'), join(dir, 'nic.sock')];
     const listen = ['-listen', `unix://${api}`, '-listen-qemu', `unix://${socket}`, '-mtu', String(mtu)];
-    world.host.spawn(quietly(join(world.dir, 'log'), ...AS_ORDINARY_USER, 'gvproxy', ...listen));
-    await dialWhenReady(guest, socket);
+    await attach(world, guest, socket, ['gvproxy', ...listen]);
     for (const [h, g] of FORWARDS) {
       await new Promise<void>((resolve, reject) => {
         const post = request({ socketPath: api, method: 'POST', path: '/services/forwarder/expose' }, (answer) => answer.resume().on('end', resolve));

@@ -165,9 +165,11 @@ function wanted(small: Record<string, Figures>, large: Record<string, Figures>, 
 
 /** Prints the tables, and returns the figures. */
 export async function benchUser(quick: boolean): Promise<object> {
+  const versions = Object.fromEntries(PEERS.flatMap((p) => (p.present() ? [[p.name, p.version()]] : [])));
+  console.log(`\n${table(['program', 'version'], Object.entries(versions))}`);
   const small = await compare(1500, quick);
   const large = await compare(65_520, quick);
   const own = await alone(quick);
   console.log(`\n${wanted(small, large, own)}`);
-  return { 1500: small, 65520: large, alone: own };
+  return { versions, 1500: small, 65520: large, alone: own };
 }

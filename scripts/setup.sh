@@ -2,7 +2,7 @@
 # Installs missing Debian packages, which it prints first, and npm packages.
 #   setup.sh --demo   the packages that anka requires
 #   setup.sh --test   and those that the tests require
-#   setup.sh --bench  and those that the benchmarks compare with
+#   setup.sh --bench  and those that the benchmarks compare with, of which today's releases are unpacked below .cache
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH=$PATH:/usr/sbin:/sbin
@@ -30,6 +30,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   fi
 fi
 if [ "${1:-}" = --test ]; then scripts/dns-peers.sh || echo "Tests that require them are skipped."; fi
+if [ "${1:-}" = --bench ]; then scripts/bench-peers.sh || echo "The benchmarks compare with what is installed."; fi
 if [ ! -d node_modules ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
   echo "Installing npm packages"
   npm ci --no-audit --no-fund --loglevel=error

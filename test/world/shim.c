@@ -4,8 +4,8 @@
  *   shim TAP listen|dial SOCKET [loss=PPM] [dup=PPM] [reorder=PPM] [seed=N]
  *   shim TAP listen|dial SOCKET offload
  *
- * `listen` acts as QEMU with `-netdev stream,server=on`: it serves one connection at a time. `dial` connects, and exits
- * with the connection. Frames from the guest cost one send each, as in QEMU.
+ * `listen` acts as QEMU with `-netdev stream,server=on`: it serves one connection at a time. `dial` connects as soon as
+ * a program listens there, and exits with the connection. Frames from the guest cost one send each, as in QEMU.
  * Impairments are parts per million of frames in both directions, drawn from a seeded generator: lost, duplicated, or
  * delayed behind the next frames of that direction.
  * With `offload` the guest's kernel sends and receives large packets (offload.c), so that guest and shim cost little
@@ -30,7 +30,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { BUFFER = 4 << 20, FRAME = 69632, READ = 1 << 20, BURST = 256, SNDBUF = 4 << 20, HELD_FOR = 3, HELD_MS = 5 };
+enum { BUFFER = 4 << 20, FRAME = 69632, READ = 1 << 20, BURST = 256, SNDBUF = 4 << 20, HELD_FOR = 3, HELD_MS = 5, DIAL_US = 20000 };
 
 static int tap;
 static uint64_t rng = 88172645463325252ull;
@@ -221,10 +221,14 @@ static int accept_draining(int listener) {
   }
 }
 
+/* Tries until the socket exists and its program listens. */
 static int dial(const char *path) {
   struct sockaddr_un a = address(path);
   int s = socket(AF_UNIX, SOCK_STREAM, 0);
-  if (connect(s, (void *)&a, sizeof a) < 0) die(path);
+  while (connect(s, (void *)&a, sizeof a) < 0) {
+    if (errno != ENOENT && errno != ECONNREFUSED && errno != EINTR) die(path);
+    usleep(DIAL_US);
+  }
   return s;
 }
 

@@ -6,8 +6,8 @@ import type { Namespace, World } from './world.ts';
 export const OFFLOAD = ['offload'];
 
 /**
- * Connects `ns`'s tap to the socket at `path`, by listening there or by dialling; resolves when ready. `options`: see
- * shim.c.
+ * Connects `ns`'s tap to the socket at `path`, by listening there or by dialling until it answers; resolves when ready.
+ * `options`: see shim.c.
  */
 export async function joinTap(ns: Namespace, tap: string, how: 'listen' | 'dial', path: string, options: readonly string[] = []): Promise<void> {
   const [program, ...parts] = ['shim.c', 'offload.c', 'offload.h'].map((f) => new URL(f, import.meta.url)) as [URL, ...URL[]];
