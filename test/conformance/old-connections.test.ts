@@ -21,10 +21,10 @@ const OTHER_HOST = '10.9.0.3';
 const GW = '192.168.64.1';
 const SELF_SET = '192.168.64.77';
 const FURTHER = '192.168.64.88';
-/** Sends to whoever has sent to it, without an end, and prints how much. */
+/** Sends to whoever has sent to it, without an end, and prints a line once it listens and for each datagram. */
 const STREAM = `
 import socket, time
-s = socket.socket(2, 2); s.bind(('${INTERNET}', 7777)); _, peer = s.recvfrom(9)
+s = socket.socket(2, 2); s.bind(('${INTERNET}', 7777)); print('ready', flush=True); _, peer = s.recvfrom(9)
 while True:
   s.sendto(b'x', peer); print('sent', flush=True); time.sleep(0.02)`;
 /** Sends to it from port 5555, and prints what it gets. */
@@ -454,6 +454,7 @@ describe.each(SUITES)('%s', (_suite, { kind, why }) => {
     const vm3 = await attach(3, state(...desired().nics, nic(3)));
     const ip3 = (await dhcp(w, vm3))?.ip ?? '';
     const stream = run(w.outside, STREAM);
+    await until('the stream waits', () => stream.lines() > 0);
     const first = run(vm3, RECEIVE(true));
     await until('the stream arrives', () => first.lines() > 2);
     await apply(desired());
