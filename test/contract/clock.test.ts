@@ -8,6 +8,7 @@ import { chownSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { asUser, PROCESS_UIDS } from '../../src/engine/process/users.ts';
 import { AS_ORDINARY_USER, ORDINARY, RemoteEngine } from '../world/remote-engine.ts';
 import { shimmedGuest } from '../world/shim.ts';
 import { missing, type Namespace, until, World } from '../world/world.ts';
@@ -16,8 +17,22 @@ import { dhcp, type Flow, flow, guest, macText, nic, serve, state, vmId } from '
 const INTERNET = '198.51.100.1';
 const HOUR = 3600;
 const ENGINES = [
-  { kind: 'kernel' as const, why: missing('root', 'netns', 'cc'), helper: 'kernel/service/service-main.js', dir: 'service', as: [] as string[] },
-  { kind: 'user' as const, why: missing('root', 'netns', 'tun', 'cc'), helper: 'user/process/network-main.js', dir: 'net-shared', as: AS_ORDINARY_USER },
+  {
+    kind: 'kernel' as const,
+    why: missing('root', 'netns', 'cc'),
+    helper: 'kernel/service/service-main.js',
+    dir: 'service',
+    as: [] as string[],
+    words: asUser(PROCESS_UIDS.service),
+  },
+  {
+    kind: 'user' as const,
+    why: missing('root', 'netns', 'tun', 'cc'),
+    helper: 'user/process/network-main.js',
+    dir: 'net-shared',
+    as: AS_ORDINARY_USER,
+    words: [] as string[],
+  },
 ];
 const SUITES = ENGINES.map((t) => [`${t.kind} engine${t.why === null ? '' : ` (${t.why})`}`, t] as const);
 
@@ -58,7 +73,7 @@ describe.each(SUITES)('the host’s date jumps: %s', (_name, t) => {
     }
     const program = fileURLToPath(new URL(`../../dist/engine/${t.helper}`, import.meta.url));
     const files = ['--control', join(run, 'control.sock'), '--leases', join(stored, 'leases.json'), '--log', join(stored, 'log')];
-    const child = w.host.spawn([...t.as, process.execPath, program, ...files], moved);
+    const child = w.host.spawn([...t.as, process.execPath, program, ...files, ...t.words], moved);
     await until('the helper process listens', () => w.host.attempt(`test -S ${join(run, 'control.sock')}`) !== null);
     helper = { pid: child.pid as number };
     expect(await e.apply(desired)).toEqual([]);
