@@ -63,6 +63,7 @@ describe.skipIf(why !== null)(`hosts that lack something${why ? ` (${why})` : ''
       await anka.ok('create -m 128M -d 1G vm1');
       await anka.ok('create -m 128M -d 1G vm2');
       await anka.ok('start vm1');
+      await anka.ok('run vm1 true');
       const pid = anka.daemonPid();
       for (let size = 1 << 20; size > 0; size = Math.floor(size / 2))
         try {
@@ -80,6 +81,12 @@ describe.skipIf(why !== null)(`hosts that lack something${why ? ` (${why})` : ''
       expect(refused.length).toBeGreaterThan(0);
       expect(await anka.ok('show vm1 status')).toBe('running\n');
       expect((await anka.body<{ name: string }[]>('list')).map((v) => v.name)).toEqual(['vm1', 'vm2']);
+      for (const change of ['set network-card -t host', 'delete network-card']) {
+        const r = await anka.run(`modify vm1 ${change}`.split(' '));
+        if (r.status === 0) break; // the database had room for it
+        expect([r.status, r.stderr.split('\n').slice(-2).join('\n')], change).toEqual([21, expect.stringMatching(full)]);
+        expect((await anka.run(['run', 'vm1', 'true'])).status, `the guest is as before, without: ${change}`).toBe(0);
+      }
       await anka.ok('stop -f vm1');
       expect(anka.daemonPid()).toBe(pid);
       // a daemon that is started now says why it cannot, or works

@@ -78,7 +78,12 @@ async function changeLiveCard(
   }
   progress('setting the link down');
   await machine.setLink(false);
-  ctx.vms.update(vm.uuid, change);
+  try {
+    ctx.vms.update(vm.uuid, change);
+  } catch (cause) {
+    await machine.setLink(vm.type !== 'disconnected'); // a full disk changes nothing
+    throw cause;
+  }
   ctx.events.emit('vm.network', next.type === 'disconnected' ? 'is disconnected' : `is on ${attachment(next)} now`, vmName(vm));
   await ctx.reconciler.apply();
   if (next.type === 'disconnected') return withNote(`${vm.name} is disconnected`);
@@ -107,9 +112,16 @@ export async function removeCard(ctx: VmContext, vm: VmRow): Promise<void> {
   if (!vm.hasCard) throw new AnkaError('cardNotFound', `${vm.name} has no network card`);
   if (vm.status === 'suspended') throw new AnkaError('badState', `${vm.name} is suspended; start or stop it before deleting its network card`);
   const machine = ctx.machines.get(vm.uuid);
-  if (machine && (await machine.hasCard())) await machine.removeCard();
+  // stored first, so that a full disk changes nothing; the next daemon removes it if this one dies meanwhile
   ctx.vms.update(vm.uuid, { ...NO_CARD, reservedIp: null });
   if (!machine) return;
+  try {
+    if (await machine.hasCard()) await machine.removeCard();
+  } catch (cause) {
+    const { hasCard, guestMac, guestMtu, guestController, guestQueues, guestDriver, reservedIp } = vm;
+    ctx.vms.update(vm.uuid, { hasCard, guestMac, guestMtu, guestController, guestQueues, guestDriver, reservedIp });
+    throw cause;
+  }
   ctx.events.emit('vm.network', 'has no network card', vmName(vm));
   await ctx.reconciler.apply();
 }

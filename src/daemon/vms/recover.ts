@@ -32,11 +32,14 @@ export async function recoverVms(ctx: VmContext): Promise<void> {
 }
 
 /**
- * A change of type, a resume, or the addition of a card may have been interrupted with the link down or without a card.
+ * A change of type, a resume, or the addition or removal of a card may have been interrupted: with the link down,
+ * without a card, or with one.
  */
 async function restoreCard(ctx: VmContext, vm: VmRow, machine: Machine): Promise<void> {
-  if (!vm.hasCard) return;
-  if (await machine.hasCard()) await machine.setLink(vm.type !== 'disconnected');
+  const hasCard = await machine.hasCard();
+  if (!vm.hasCard) {
+    if (hasCard) await machine.removeCard();
+  } else if (hasCard) await machine.setLink(vm.type !== 'disconnected');
   else await plugCard(ctx, vm, machine);
 }
 

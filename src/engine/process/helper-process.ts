@@ -139,8 +139,7 @@ export class Helper {
   }
 
   #stop(served: Served): void {
-    rmSync(this.#control, { force: true });
-    rmSync(`${this.#control}.dial`, { force: true });
+    for (const suffix of ['', '.dial', '.lock']) rmSync(`${this.#control}${suffix}`, { force: true });
     served.onStop?.();
     setTimeout(() => process.exit(0), EXIT_DELAY_MS);
   }
