@@ -49,19 +49,24 @@ const DIRECTIONS = ['ingress', 'egress'] as const;
 
 /** Adds clsact to an interface that lacks it. */
 export async function ensureClsact(device: string): Promise<void> {
-  if (await hasClsact(device)) return;
-  attempt(`adding clsact to ${device}`, () => addClsact(indexOf(device, interfaceIndexes())));
+  const { index, present } = clsactOf(device);
+  if (!present) attempt(`adding clsact to ${device}`, () => addClsact(index));
 }
 
 /** Whether an interface has clsact, ours or another's. Throws if it does not exist. */
 export async function hasClsact(device: string): Promise<boolean> {
-  const index = indexOf(device, interfaceIndexes());
-  return readQdiscs().some((q) => q.index === index && q.kind === 'clsact');
+  return clsactOf(device).present;
 }
 
 /** Removes clsact and every filter of it. */
 export async function removeClsact(device: string): Promise<void> {
-  if (await hasClsact(device)) attempt(`removing clsact from ${device}`, () => deleteClsact(indexOf(device, interfaceIndexes())));
+  const { index, present } = clsactOf(device);
+  if (present) attempt(`removing clsact from ${device}`, () => deleteClsact(index));
+}
+
+function clsactOf(device: string): { index: number; present: boolean } {
+  const index = indexOf(device, interfaceIndexes());
+  return { index, present: readQdiscs().some((q) => q.index === index && q.kind === 'clsact') };
 }
 
 /** Attaches a program, replacing the filter of its direction, chain and preference. */
