@@ -113,13 +113,14 @@ export async function removeCard(ctx: VmContext, vm: VmRow): Promise<void> {
   if (vm.status === 'suspended') throw new AnkaError('badState', `${vm.name} is suspended; start or stop it before deleting its network card`);
   const machine = ctx.machines.get(vm.uuid);
   // stored first, so that a full disk changes nothing; the next daemon removes it if this one dies meanwhile
-  ctx.vms.update(vm.uuid, { ...NO_CARD, reservedIp: null });
+  const removal: Partial<VmRow> = { ...NO_CARD, reservedIp: null };
+  ctx.vms.update(vm.uuid, removal);
   if (!machine) return;
   try {
     if (await machine.hasCard()) await machine.removeCard();
   } catch (cause) {
-    const { hasCard, guestMac, guestMtu, guestController, guestQueues, guestDriver, reservedIp } = vm;
-    ctx.vms.update(vm.uuid, { hasCard, guestMac, guestMtu, guestController, guestQueues, guestDriver, reservedIp });
+    const before = Object.keys(removal).map((key) => [key, vm[key as keyof VmRow]]);
+    ctx.vms.update(vm.uuid, Object.fromEntries(before));
     throw cause;
   }
   ctx.events.emit('vm.network', 'has no network card', vmName(vm));
