@@ -15,9 +15,12 @@ import { type Namespace, until, World } from '../world/world.ts';
 const SUITES = onBothEngines('TCP beyond the stream, ');
 const INTERNET = '198.51.100.1';
 
-/** Port 7001: sends `ab`, an urgent `!`, `cd`. Port 7002: echoes. Port 7003: prints what it gets, with urgent data. */
+/**
+ * Port 7001: sends `ab`, an urgent `!`, `cd`. Port 7002: echoes. Port 7003: prints what it gets, with urgent data. Port
+ * 7004: sends `part`, and a RST right behind it.
+ */
 const SERVER = `
-import socket, threading, time
+import socket, struct, threading, time
 def listen(port, serve):
     s = socket.socket(); s.setsockopt(1, 2, 1); s.bind(('', port)); s.listen(16)
     def accept():
@@ -38,7 +41,9 @@ def show(c):
         if not b: break
         got += b
     c.sendall(got); c.close()
-listen(7001, urgent); listen(7002, echo); listen(7003, show); print('ready', flush=True)
+def cut_off(c):
+    c.setsockopt(1, 13, struct.pack('ii', 1, 0)); c.recv(1); c.sendall(b'part'); c.close()
+listen(7004, cut_off); listen(7001, urgent); listen(7002, echo); listen(7003, show); print('ready', flush=True)
 threading.Event().wait()
 `;
 
@@ -59,6 +64,19 @@ import socket, time
 s = socket.create_connection(('${address}', ${port}))
 s.sendall(b'ab'); time.sleep(0.3); s.send(b'!', socket.MSG_OOB); time.sleep(0.3); s.sendall(b'cd'); s.shutdown(1)
 print(s.recv(99).decode())
+`;
+
+/** Prints how many of 40 connections end in each way, read to the end. */
+const ENDS = (address: string, port: number): string => `
+import collections, socket
+ends = collections.Counter()
+for i in range(40):
+    s = socket.create_connection(('${address}', ${port})); s.sendall(b'x')
+    try:
+        while s.recv(9): pass
+        ends['whole'] += 1
+    except OSError as e: ends[type(e).__name__] += 1
+print(dict(ends))
 `;
 
 /** A keep-alive after 1 s, then two more; prints how the connection ends. */
@@ -105,7 +123,7 @@ describe.each(SUITES)('%s', (_suite, { kind, why }) => {
     w.host.run('sysctl -qw net.ipv4.ping_group_range="0 2147483647"');
     if (kind === 'kernel') vm1 = guest(w, 1);
     e = new RemoteEngine(w, kind);
-    expect(await e.apply(state(nic(1, 'shared', { rules: [rule(17_003, 7003)] })))).toEqual([]);
+    expect(await e.apply(state(nic(1, 'shared', { rules: [rule(17_003, 7003), rule(17_004, 7004)] })))).toEqual([]);
     if (kind === 'user') vm1 = await shimmedGuest(w, 'g1', macText(1), (await e.openNic(vmId(1))).path);
     await dhcp(w, vm1);
     await serve(w.outside);
@@ -126,6 +144,13 @@ describe.each(SUITES)('%s', (_suite, { kind, why }) => {
 
   test.each(['127.0.0.1', '10.9.0.2'])('RFC 6093: an urgent byte stays in the stream through a rule, to %s', async (address) => {
     expect(await python(address === '127.0.0.1' ? w.host : w.outside, SEND(address, 17_003))).toBe('ab!cd');
+  });
+
+  test('RFC 9293 3.10.7.4: what a reset cuts off does not look whole, also where the reset comes right behind data', async () => {
+    const cutOff = "{'ConnectionResetError': 40}";
+    expect(await python(vm1, ENDS(INTERNET, 7004))).toBe(cutOff);
+    expect(await python(w.host, ENDS('127.0.0.1', 17_004))).toBe(cutOff);
+    expect(await python(w.outside, ENDS('10.9.0.2', 17_004))).toBe(cutOff);
   });
 
   test('RFC 9293 3.8.4, RFC 5482: keep-alive and user timeout find a dead peer, and only a dead one; data survives an outage', async () => {

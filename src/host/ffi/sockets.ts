@@ -1,8 +1,10 @@
 /** Socket options, and datagram sockets with an error queue, on descriptors that Node does not give these calls for. */
+import { getSystemErrorName } from 'node:util';
 import { declareOnce, errno, onLinux } from './koffi.ts';
 import { declareMessage, type Message, message } from './message.ts';
 
 const SOL_SOCKET = 1;
+const SO_ERROR = 4;
 const SO_SNDBUF = 7;
 const SO_RCVBUF = 8;
 const SO_KEEPALIVE = 9;
@@ -12,6 +14,7 @@ const SO_BUF_LOCK = 72;
 /** SO_BUF_LOCK: the kernel keeps the size of the receive buffer. */
 const SOCK_RCVBUF_LOCK = 2;
 const MACOS_SOL_SOCKET = 0xffff;
+const MACOS_SO_ERROR = 0x1007;
 const MACOS_SO_KEEPALIVE = 8;
 const MACOS_SO_OOBINLINE = 0x100;
 const IPPROTO_TCP = 6;
@@ -67,6 +70,16 @@ export function inlineUrgent(fd: number): void {
   if (fd < 0) return;
   if (onLinux) setIntOption(fd, SOL_SOCKET, SO_OOBINLINE, 1);
   else setIntOption(fd, MACOS_SOL_SOCKET, MACOS_SO_OOBINLINE, 1);
+}
+
+/** Takes a socket's pending error out of the kernel: its name, e.g. ECONNRESET; null if there is none. */
+export function takeError(fd: number): string | null {
+  if (fd < 0) return null;
+  optionLength[0] = optionValue.length;
+  const [level, name] = onLinux ? [SOL_SOCKET, SO_ERROR] : [MACOS_SOL_SOCKET, MACOS_SO_ERROR];
+  if (calls().getsockopt(fd, level, name, optionValue, optionLength) !== 0) return null;
+  const error = optionValue.readInt32LE(0);
+  return error === 0 ? null : getSystemErrorName(-error);
 }
 
 /** Offsets in `struct tcp_info` (linux/tcp.h). */

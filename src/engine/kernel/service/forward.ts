@@ -12,6 +12,7 @@
 import { createSocket, type Socket as UdpSocket } from 'node:dgram';
 import { createConnection, type Socket } from 'node:net';
 import type { DatagramClient } from '../../../host/any-address-socket.ts';
+import { takeHiddenReset } from '../../../host/hidden-reset.ts';
 import { keepUrgentInline } from '../../../host/urgent.ts';
 import { sendDatagram, takesDatagrams } from '../../../lib/datagram-room.ts';
 import { formatIpv4 } from '../../../wire/address.ts';
@@ -86,9 +87,16 @@ export class RuleListener extends RulePort {
     this.#flows.set(client, ip).set(guest, ip);
     guest.once('connect', () => {
       keepUrgentInline(guest);
-      client.pipe(guest);
-      guest.pipe(client);
+      pass(client, guest);
+      pass(guest, client);
     });
+    const pass = (from: Socket, to: Socket): void => {
+      from.once('end', () => {
+        if (takeHiddenReset(from) === null) to.end();
+        else to.resetAndDestroy();
+      });
+      from.pipe(to, { end: false });
+    };
     // an abnormal close of one side resets the other
     const resetWith = (a: Socket, b: Socket): void => {
       a.once('close', (hadError) => {

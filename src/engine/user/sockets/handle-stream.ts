@@ -14,7 +14,7 @@
  */
 import type { Server, Socket } from 'node:net';
 import { getSystemErrorName } from 'node:util';
-import { inlineUrgent, keepAlive, limitUnsent } from '../../../host/ffi/sockets.ts';
+import { inlineUrgent, keepAlive, limitUnsent, takeError } from '../../../host/ffi/sockets.ts';
 import type { ClientHandle, TcpDestination } from '../../../net/tcp/interface.ts';
 import { type HostStream, isFresh, NetStream, type StreamEvents, takeHandle } from './host-stream.ts';
 
@@ -158,7 +158,7 @@ export class HandleStream<Owner> implements HostStream {
     const request = new TCPConnectWrap();
     request.oncomplete = onConnect;
     const error = (from === undefined ? 0 : handle.bind(from, 0)) || handle.connect(request, host, port);
-    if (error !== 0) process.nextTick(() => stream.#fail(error));
+    if (error !== 0) process.nextTick(() => stream.#fail(getSystemErrorName(error)));
     // at once: libuv then registers both events in one call, and makes no failing attempt to add the socket again once
     // it is connected
     else {
@@ -185,7 +185,7 @@ export class HandleStream<Owner> implements HostStream {
   onConnect(status: number): void {
     if (this.#closed) return;
     if (status !== 0) {
-      this.#fail(status);
+      this.#fail(getSystemErrorName(status));
       return;
     }
     this.#connected = true;
@@ -203,11 +203,13 @@ export class HandleStream<Owner> implements HostStream {
       this.#buffer = next;
       return next;
     }
-    if (bytes === UV_EOF) {
-      this.#peerEnded = true;
-      this.#events.onEnd(this.#owner);
-      this.#finish();
-    } else this.#fail(bytes);
+    if (bytes !== UV_EOF) return void this.#fail(getSystemErrorName(bytes));
+    // host/hidden-reset.ts has the reason
+    const reset = takeError(this.#handle.fd);
+    if (reset !== null) return void this.#fail(reset);
+    this.#peerEnded = true;
+    this.#events.onEnd(this.#owner);
+    this.#finish();
     return;
   }
 
@@ -215,7 +217,7 @@ export class HandleStream<Owner> implements HostStream {
     this.queued -= bytes;
     if (this.#closed) return;
     if (status !== 0) {
-      this.#fail(status);
+      this.#fail(getSystemErrorName(status));
       return;
     }
     this.#events.onWritten(this.#owner);
@@ -243,7 +245,7 @@ export class HandleStream<Owner> implements HostStream {
     const error = this.#handle.writeBuffer(request, bytes);
     if (error !== 0) {
       spareRequest = null;
-      process.nextTick(() => this.#fail(error));
+      process.nextTick(() => this.#fail(getSystemErrorName(error)));
     } else if (streamBaseState[kLastWriteWasAsync] !== 0) {
       spareRequest = null;
       request.bytes = bytes;
@@ -277,7 +279,7 @@ export class HandleStream<Owner> implements HostStream {
       const request = new ShutdownWrap();
       request.oncomplete = onShutdown;
       const error = this.#handle.shutdown(request);
-      if (error !== 0) process.nextTick(() => this.#fail(error));
+      if (error !== 0) process.nextTick(() => this.#fail(getSystemErrorName(error)));
     }
   }
 
@@ -301,11 +303,11 @@ export class HandleStream<Owner> implements HostStream {
     else this.#handle.close();
   }
 
-  #fail(error: number): void {
+  #fail(code: string): void {
     if (this.#closed) return;
     this.#closed = true;
     this.#handle.close();
-    this.#events.onFailed(this.#owner, getSystemErrorName(error));
+    this.#events.onFailed(this.#owner, code);
   }
 }
 

@@ -156,6 +156,15 @@ describe.each(hasHandles ? (['handles', 'node:net'] as const) : (['node:net'] as
     expect(owner.seen).toEqual([]);
   });
 
+  test('a reset that comes together with data is no end', async () => {
+    const { owner, peer } = await pair();
+    // both are in the kernel before the stream looks again
+    peer.write('cut off');
+    peer.resetAndDestroy();
+    await owner.waitFor('ECONNRESET');
+    expect(owner.seen).toEqual(['connected', 'cut off', 'ECONNRESET']);
+  });
+
   test('what the kernel does not take is queued, reported once written, and followed by FIN', async () => {
     const { owner, stream, peer } = await pair();
     const parts = 6;

@@ -12,6 +12,7 @@
  */
 import { connect, Socket } from 'node:net';
 import { inlineUrgent, keepAlive, limitUnsent } from '../../../host/ffi/sockets.ts';
+import { takeHiddenReset } from '../../../host/hidden-reset.ts';
 import type { TcpDestination } from '../../../net/tcp/interface.ts';
 
 export interface HostStream {
@@ -88,14 +89,19 @@ export class NetStream<Owner> implements HostStream {
     };
     const socket = make({ buffer: () => events.readBuffer(owner), callback });
     this.#socket = socket;
-    socket.on('end', () => {
-      if (!this.#closed) events.onEnd(owner);
-    });
-    socket.on('error', (error: NodeJS.ErrnoException) => {
+    const fail = (code: string): void => {
       if (this.#closed) return;
       this.#closed = true;
-      events.onFailed(owner, error.code ?? '');
+      events.onFailed(owner, code);
+    };
+    socket.on('end', () => {
+      if (this.#closed) return;
+      const reset = takeHiddenReset(socket);
+      if (reset === null) return events.onEnd(owner);
+      socket.destroy();
+      fail(reset);
     });
+    socket.on('error', (error: NodeJS.ErrnoException) => fail(error.code ?? ''));
     socket.on('close', () => {
       if (this.#closed) return;
       this.#closed = true;

@@ -15,7 +15,7 @@ async function pair(): Promise<[Socket, Socket]> {
   open.push(server);
   await once(server, 'listening');
   const near = connect({ port: (server.address() as { port: number }).port, host: '127.0.0.1', allowHalfOpen: true });
-  const [far] = (await once(server, 'connection')) as [Socket];
+  const [[far]] = (await Promise.all([once(server, 'connection'), once(near, 'connect')])) as [[Socket], unknown];
   open.push({ close: () => far.destroy() }, { close: () => near.destroy() });
   return [near, far];
 }
@@ -73,4 +73,12 @@ test('B14: writing to a closed peer is no error, a reset is one', async () => {
   const over2 = joinStreams(near2, new PassThrough(), new PassThrough());
   far2.resetAndDestroy();
   await expect(over2).rejects.toThrow('ECONNRESET');
+  const [near3, far3] = await pair();
+  const output = new PassThrough();
+  const over3 = joinStreams(near3, new PassThrough(), output);
+  // both are in the kernel before the stream looks again
+  far3.write('cut off');
+  far3.resetAndDestroy();
+  await expect(over3).rejects.toThrow('ECONNRESET');
+  expect(String(output.read())).toBe('cut off');
 });
