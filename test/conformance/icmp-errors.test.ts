@@ -132,7 +132,7 @@ const ONE = (kind: 'echo' | 'udp', address: string, size: number, whole: boolean
 import socket, struct
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, ${kind === 'udp' ? 17 : 1}); s.settimeout(60); s.setsockopt(0, 11, 1); s.setsockopt(0, 10, ${whole ? 3 : 0})
 s.connect(('${address}', 7777)); s.send(${kind === 'udp' ? "b''" : 'bytes([8, 0, 0, 0, 0, 0, 0, 1])'} + b'x' * ${size})
-try: print(s.recv(65535).count(b'x'))
+try: print(s.recv(65535)[${kind === 'udp' ? 0 : 8}:].count(b'x'))
 except TimeoutError: print('silent')
 except OSError:
     for level, name, b in s.recvmsg(2048, 512, 0x2000)[1]:

@@ -161,9 +161,12 @@ describe.each(SUITES)('%s', (_suite, { kind, why }) => {
 
   beforeEach((context) => context.skip(why !== null));
 
+  const programs = new Map<string, string>();
+  /** Written once: another process may be about to read it. */
   const program = (text: string): string => {
-    const path = join(w.dir, `program${text.length}.py`);
-    writeFileSync(path, text);
+    const path = programs.get(text) ?? join(w.dir, `program${programs.size}.py`);
+    if (!programs.has(text)) writeFileSync(path, text);
+    programs.set(text, path);
     return path;
   };
   const python = async (ns: Namespace, text: string, ...args: (string | number)[]): Promise<string> =>

@@ -148,6 +148,8 @@ describe.each(['kernel', 'user'] as const)('commands in a guest: %s engine', (en
 
     /** One of each command that is connected to the guest, with its input open. */
     async function connected(): Promise<Started[]> {
+      // nc does not wait until the guest listens
+      await anka.ok('run vm1 true');
       const all = [
         startAnka("run vm1 sh -c 'echo begun; exec sleep 600'"),
         startAnka("ssh vm1 'echo begun; exec sleep 600'"),
@@ -156,10 +158,20 @@ describe.each(['kernel', 'user'] as const)('commands in a guest: %s engine', (en
         startAnka('console vm1'),
       ];
       const [run, ssh, cp, nc, console_] = all as [Started, Started, Started, Started, Started];
-      await until('run and ssh have begun', () => run.stdout.includes('begun') && ssh.stdout.includes('begun'));
-      await until('nc and console are connected', () => nc.stdout.includes('SSH-') && console_.stderr.includes('Connected'));
-      await until('cp is connected', async () => (await inGuest("ps | grep -q '[s]leep 5555'")).status === 0);
-      expect(cp.child.exitCode).toBeNull();
+      const isConnected: [Started, () => boolean | Promise<boolean>][] = [
+        [run, () => run.stdout.includes('begun')],
+        [ssh, () => ssh.stdout.includes('begun')],
+        [nc, () => nc.stdout.includes('SSH-')],
+        [console_, () => console_.stderr.includes('Connected')],
+        [cp, async () => (await inGuest("ps | grep -q '[s]leep 5555'")).status === 0],
+      ];
+      for (const [s, check] of isConnected) {
+        const name = s.child.spawnargs.at(-1) as string;
+        await until(`connected: ${name}`, async () => {
+          expect([s.child.exitCode, s.stderr], name).toEqual([null, expect.anything()]);
+          return check();
+        });
+      }
       return all;
     }
 
