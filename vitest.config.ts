@@ -71,7 +71,7 @@ export default defineConfig({
           pool: 'forks',
           setupFiles: ['test/world/lane.ts'],
           // these tests mostly wait: for guests that boot, and for what must not arrive
-          maxWorkers: Number(process.env['ANKA_TEST_LANES'] ?? Math.max(3, 2 * availableParallelism())),
+          maxWorkers: Number(process.env['ANKA_TEST_LANES'] ?? 3 * availableParallelism()),
           testTimeout: HANG_MS,
           hookTimeout: HANG_MS,
           sequence: { groupOrder: 1 },
