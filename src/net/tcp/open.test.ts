@@ -58,15 +58,15 @@ describe('outbound: the guest opens a connection', () => {
     expect(r.take()).toEqual(['R. seq 0 ack 1']);
   });
 
-  test('a lost SYN-ACK is retransmitted with backoff, then the connection is abandoned', () => {
+  test('RFC 9293 3.8.3, MUST-23: a lost SYN-ACK is retransmitted with backoff for 3 minutes, then the connection is abandoned', () => {
     const r = new TcpRig();
     r.guest('S');
     r.machine.onConnected(r.flow!, r.now);
     r.take();
     const waits: number[] = [];
-    for (let i = 0; i < 6; i++) waits.push(Math.round(r.next() / 250));
-    expect(waits).toEqual([1, 2, 4, 8, 16, 32]);
-    expect(r.take()).toEqual([...new Array(5).fill('S. seq 0 ack 1 mss 1460 scale 7'), 'reset']);
+    for (let i = 0; i < 10; i++) waits.push(Math.round(r.next(200_000) / 250));
+    expect(waits).toEqual([1, 2, 4, 8, 16, 32, 64, 128, 256, 512]);
+    expect(r.take()).toEqual([...new Array(9).fill('S. seq 0 ack 1 mss 1460 scale 7'), 'reset']);
   });
 
   test('a retransmitted SYN is answered again', () => {
@@ -167,7 +167,9 @@ describe('inbound: a forwarded client (B67)', () => {
     accept(r).onAnswer = (w) => {
       why = w?.kind ?? 'accepted';
     };
-    r.pass(20_000);
+    r.pass(180_000);
+    expect([r.take().at(-1), why]).toEqual(['S seq 0 mss 1460 scale 7 sack', 'refused']);
+    r.pass(80_000);
     expect(r.take().at(-1)).toBe('reset');
     expect(why).toBe('timeout');
     expect(r.machine.stats()['flows']).toBe(0);

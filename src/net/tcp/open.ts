@@ -27,8 +27,8 @@ import { TcpSendBuffer } from './send-buffer.ts';
 
 /** First retransmission timeout of our SYN or SYN-ACK, ms; it doubles each time. */
 const SYN_TIMEOUT = 250;
-/** How often it is sent. */
-const SYN_TRIES = 6;
+/** How often it is sent; it is given up after 256 s, where at least three minutes are due (RFC 9293 3.8.3, MUST-23). */
+const SYN_TRIES = 10;
 
 /** What a guest's "destination unreachable" about a SYN means, by its code (RFC 1122 3.2.2.1, RFC 1812 5.2.7.1). */
 const REFUSALS: Readonly<Record<number, TcpRefusal['kind']>> = {
