@@ -21,7 +21,7 @@ const [FAR, FAR_ECHO, FAR_UDP] = ['203.0.113.9', '203.0.113.10', '203.0.113.11']
 
 /**
  * TCP 7100 sends as many random bytes as asked for; 7101 answers how many came, and whether they are right. TCP 7102
- * sends 20,000 bytes when a datagram comes to UDP 7102. UDP 7777 echoes, at the addresses in argv.
+ * sends a byte once it waits, and 20,000 when a datagram comes to UDP 7102. UDP 7777 echoes, at the addresses in argv.
  */
 const SERVER = `
 import random, select, socket, sys, threading
@@ -36,7 +36,8 @@ def take(c):
     got = b''.join(iter(lambda: c.recv(1 << 16), b''))
     c.sendall(b'%d %r' % (len(got), got == random.Random(1).randbytes(len(got)))); c.close()
 held = []
-listen(7100, send); listen(7101, take); listen(7102, held.append)
+def hold(c): held.append(c); c.sendall(b'.')
+listen(7100, send); listen(7101, take); listen(7102, hold)
 udp = []
 for at in [('', 7102)] + [(address, 7777) for address in sys.argv[1:]]:
     u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.setsockopt(0, 10, 0); u.bind(at); udp.append(u)
@@ -68,7 +69,7 @@ print(s.recv(99).decode())
 const FORGE = `
 import select, socket, struct, subprocess
 PEER, PORT = '${INTERNET}', 7102
-c = socket.create_connection((PEER, PORT), 120); me, port = c.getsockname()
+c = socket.create_connection((PEER, PORT), 120); c.recv(1); me, port = c.getsockname()
 tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x800)); tap.bind(('eth0', 0x800)); tap.setsockopt(1, 33, 1 << 22)
 icmp = socket.socket(socket.AF_INET, socket.SOCK_RAW, 1); go = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 def checksum(b):
@@ -84,7 +85,9 @@ def segment(wait):
 def segments(): return iter(lambda: segment(0), None)
 def receive():
     n = 0
-    while n < 20000: n += len(c.recv(20000))
+    while n < 20000:
+        b = c.recv(20000); n += len(b)
+        if not b: raise EOFError
     return n
 go.sendto(b'', (PEER, PORT)); got = receive(); seen = list(segments()); first = max(seen)[0]; last = max(s for _, s in seen)
 for seq in (last - 5000, last + 500000, last + (1 << 31)): forge(seq, 600)

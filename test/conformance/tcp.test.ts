@@ -90,7 +90,7 @@ print('ready', flush=True); sys.stdin.readline(); s.sendall(b'y')`;
 /** Sends 300 kB when told, with no timeout, and reads them back. */
 const PATIENT = `
 print('ready', flush=True); sys.stdin.readline(); s.sendall(b'z' * 300000); left = 300000
-while left > 0: left -= len(s.recv(left))
+while left > 0: left -= len(s.recv(left)) or sys.exit('ended')
 print('all came back'); sys.exit()`;
 
 const CLIENT = (what: string): string => `

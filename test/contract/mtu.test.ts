@@ -195,7 +195,7 @@ import select, socket, sys, time
 s = socket.create_connection(('${to}', 7200), 60); s.recv(100); rounds = 0; left = 25
 while left:
     s.sendall(b'x' * 5000); n = 0
-    while n < 5000: n += len(s.recv(5000))
+    while n < 5000: n += len(s.recv(5000)) or exit('ended')
     time.sleep(0.02); rounds += 1
     if rounds == 3: print('flows', flush=True)
     if select.select([sys.stdin], [], [], 0)[0]: left -= 1
