@@ -1,7 +1,8 @@
-// Compiles src to dist, bundles `anka` into one file, makes the two commands executable, and writes the manual pages.
-// Says nothing when all is well.
+// Compiles src to dist, bundles each program into one file, makes the two commands executable, and writes the manual
+// pages and the licenses of what is bundled. Says nothing when all is well.
 import { spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -16,6 +17,7 @@ const run = spawnSync(process.execPath, [tsc, '-p', `${root}tsconfig.build.json`
 if (run.status !== 0) process.exit(run.status ?? 1);
 await writeManual();
 await bundleCommand();
+await bundlePrograms();
 for (const bin of ['cli/main.js', 'daemon/main.js']) chmodSync(`${root}dist/${bin}`, 0o755);
 
 async function writeManual() {
@@ -48,4 +50,53 @@ async function bundleCommand() {
   mkdirSync(`${root}dist/cli`);
   writeFileSync(`${root}dist/cli/main.js`, outputFiles[0].contents);
   writeFileSync(`${root}dist/cli/package.json`, '{ "type": "commonjs" }\n');
+}
+
+/**
+ * Replaces the other programs' main modules by bundles with their packages: finding, reading and compiling some hundred
+ * files takes longer than all else that a start does. Each stays at its place, and `import.meta.url` in its modules
+ * names the place of the module, as if it were not bundled. Not minified, as the log has their stacks.
+ */
+async function bundlePrograms() {
+  const { build } = await import('esbuild');
+  const packages = new Set();
+  for (const program of ['daemon/main', 'engine/user/process/network-main', 'engine/kernel/service/service-main', 'host/sandbox/fenced-main']) {
+    const outfile = `${root}dist/${program}.js`;
+    const ownPlaces = {
+      name: 'own-places',
+      setup: ({ onLoad }) =>
+        onLoad({ filter: /\/src\/.*\.ts$/ }, ({ path }) => {
+          const place = relative(dirname(outfile), path.replace(`${root}src`, `${root}dist`).replace(/\.ts$/, '.js'));
+          const contents = readFileSync(path, 'utf8').replaceAll('import.meta.url', `new URL('./${place}', import.meta.url).href`);
+          return { contents, loader: 'ts' };
+        }),
+    };
+    const { metafile } = await build({
+      entryPoints: [`${root}src/${program}.ts`],
+      outfile,
+      allowOverwrite: true,
+      bundle: true,
+      metafile: true,
+      platform: 'node',
+      target: 'node20',
+      format: 'esm',
+      // native modules, and what runs programs from source
+      external: ['koffi', '@photostructure/sqlite', 'tsx'],
+      plugins: [ownPlaces],
+      // for packages that are CommonJS
+      banner: { js: "import { createRequire as createRequireOfBundle } from 'node:module';\nconst require = createRequireOfBundle(import.meta.url);" },
+      logLevel: 'warning',
+    });
+    for (const input of Object.keys(metafile.inputs)) {
+      const [, name] = /.*node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(input) ?? [];
+      if (name) packages.add(name);
+    }
+  }
+  const licenses = [...packages].sort().map((name) => {
+    const dir = `${root}node_modules/${name}/`;
+    const file = readdirSync(dir).find((f) => /^licen[cs]e/i.test(f));
+    const { license, homepage } = JSON.parse(readFileSync(`${dir}package.json`, 'utf8'));
+    return `== ${name}\n\n${file ? readFileSync(dir + file, 'utf8').trim() : `${license}, ${homepage}`}\n`;
+  });
+  writeFileSync(`${root}dist/licenses.txt`, `The programs contain these packages.\n\n${licenses.join('\n')}`);
 }

@@ -1,4 +1,4 @@
-/** The package as npm installs it: `anka` is one file, starts the daemon, and needs no dependency of the build. */
+/** The package as npm installs it: each program is one file, and needs only native packages. */
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, readdirSync, readFileSync, symlinkSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -38,8 +38,18 @@ describe.skipIf(why !== null)(`the package${why ? ` (${why})` : ''}`, () => {
     return w.host.run(`ANKA_HOME=${dir}/home ${dir}/anka ${words.join(' ')}`);
   }
 
-  test('anka is one file', () => {
-    expect(readdirSync(join(installed, 'dist/cli')).sort()).toEqual(['main.js', 'package.json']);
+  test('each program is one file', () => {
+    const files = readdirSync(join(installed, 'dist'), { recursive: true, encoding: 'utf8' }).filter((f) => /\.(js|json|txt)$/.test(f));
+    expect(files.sort()).toEqual([
+      'cli/main.js',
+      'cli/package.json',
+      'daemon/main.js',
+      'engine/kernel/service/service-main.js',
+      'engine/user/process/network-main.js',
+      'host/sandbox/fenced-main.js',
+      'licenses.txt',
+    ]);
+    expect(readdirSync(join(installed, 'node_modules')).sort()).toEqual(['@photostructure', 'koffi']);
   });
 
   test('list starts the daemon, which daemon stop ends', () => {

@@ -16,10 +16,10 @@ import { PACKAGE_ROOT } from '../../lib/package-root.ts';
 import { becomeProgram, dropPrivilegeGain } from '../ffi/process.ts';
 import { fence, systemAccess } from './fence.ts';
 
-/** Directories of the packages that this file, or a package that it uses, can load. */
+/** Directories of the packages that this file, or koffi, can load. */
 function packages(): string[] {
   const own = createRequire(import.meta.url);
-  const resolvers = [own, createRequire(realpathSync(own.resolve('koffi'))), createRequire(realpathSync(own.resolve('pino')))];
+  const resolvers = [own, createRequire(realpathSync(own.resolve('koffi')))];
   return resolvers.flatMap((r) => r.resolve.paths('any') ?? []);
 }
 
