@@ -68,7 +68,8 @@ describe.each(SUITES)('%s', (_name, t) => {
         };
         const pid = Number(w.host.run(`pgrep -f '(network|service)-mai[n].*${w.dir}' | tail -1`).trim());
         for (const mode of ['udp', 'tcp'] as const) {
-          await run(mode, 1); // warm-up
+          const warmUp = await run(mode, 1);
+          if (warmUp.lost > 0) console.log(`${t.kind}, ${mode}: lost while warming up\n${warmUp.output}`);
           const before = memoryOf(pid);
           const { completed, lost, output } = await run(mode, SECONDS);
           console.log(`${t.kind}, ${mode}: ${completed} queries, ${Math.round(completed / SECONDS)} a second, ${lost} lost`);
