@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import type { Link } from '../../host/links.ts';
 import type { DesiredNic, DesiredState } from '../engine.ts';
-import { planTaps } from './link-plan.ts';
+import { planLinks, planTaps } from './link-plan.ts';
 import { tapName } from './names.ts';
 
 const ID = '00000001-0000-4000-8000-000000000000';
@@ -33,6 +33,18 @@ describe('taps', () => {
       expect(planTaps(desired(2), [tap(true, isOpen)])).toEqual([]);
       expect(planTaps(desired(64), [tap(true, isOpen)])).toEqual([]);
     }
+  });
+
+  test('B90: one that was renamed while a guest uses it gets its name again, and is not removed meanwhile', () => {
+    const renamed = (isOpen: boolean): Link => ({ ...tap(false, isOpen), name: 'other', alias: `anka:v1:nic=${ID}`, group: 24942 });
+    const back = ['link set dev other down', `link set dev other name ${TAP}`];
+    expect(planTaps(desired(1), [renamed(true)])).toEqual([{ object: OBJECT, lines: back }]);
+    expect(planTaps(desired(1), [renamed(true), tap(false, false)])).toEqual([{ object: OBJECT, lines: [`link del dev ${TAP}`, ...back] }]);
+    expect(planTaps(desired(1), [renamed(true), tap(false, true)])).toEqual([]);
+    expect(planTaps(desired(1), [renamed(false)])).toEqual([{ object: OBJECT, lines: created('') }]);
+    const context = { addresses: new Map(), routes: [], attachments: new Map(), detached: new Set<string>() };
+    expect(planLinks(desired(1), { ...context, links: [renamed(true)] })).toEqual([]);
+    expect(planLinks(desired(1), { ...context, links: [renamed(false)] })).toEqual([{ object: 'link:other', changes: [{ change: 'delete', name: 'other' }] }]);
   });
 
   test('one for another number of queues is created anew when no guest has it open', () => {

@@ -31,22 +31,33 @@ export interface LinkContext {
   detached: ReadonlySet<string>;
 }
 
-/** A tap to be created. */
+/** A tap to be created, or to be given its name again. */
 export interface NewTap {
   object: string;
   /** `ip -batch` lines: a tap is created by a device, not by netlink. */
   lines: string[];
 }
 
+const tapAlias = (nic: DesiredNic): string => `${LABEL}nic=${nic.id}`;
+
+/** A tap that a guest uses. It cannot be replaced: QEMU holds its device. */
+const isTapOf = (link: Link, nic: DesiredNic): boolean => link.tun?.isOpen === true && link.alias === tapAlias(nic);
+
 /**
- * Creates the taps that are missing, detached. Linux decides at creation whether a tap takes several queues, so one
- * that does not fit its card is created anew, unless a guest still uses it.
+ * Creates the taps that are missing, detached; one that was renamed while a guest uses it gets its name again. Linux
+ * decides at creation whether a tap takes several queues, so one that does not fit its card is created anew, unless a
+ * guest still uses it.
  */
 export function planTaps(desired: DesiredState, links: readonly Link[]): NewTap[] {
   const existing = new Map(links.map((l) => [l.name, l]));
   return desired.nics.flatMap((nic): NewTap[] => {
     const name = tapName(nic.id);
     const link = existing.get(name);
+    const renamed = links.find((l) => l.name !== name && isTapOf(l, nic));
+    if (renamed && !link?.tun?.isOpen) {
+      const lines = [...(link ? [`link del dev ${name}`] : []), `link set dev ${renamed.name} down`, `link set dev ${renamed.name} name ${name}`];
+      return [{ object: `nic:${nic.id}`, lines }];
+    }
     const several = nic.queues > 1;
     const unfit = link?.tun != null && link.tun.multiQueue !== several && !link.tun.isOpen;
     if (link && !unfit) return [];
@@ -56,7 +67,7 @@ export function planTaps(desired: DesiredState, links: readonly Link[]): NewTap[
         lines: [
           ...(link ? [`link del dev ${name}`] : []),
           `tuntap add dev ${name} mode tap user ${nic.ownerUid} vnet_hdr${several ? ' multi_queue' : ''}`,
-          `link set dev ${name} group ${GROUP} alias ${LABEL}nic=${nic.id}`,
+          `link set dev ${name} group ${GROUP} alias ${tapAlias(nic)}`,
         ],
       },
     ];
@@ -92,7 +103,11 @@ function planRemovals(desired: DesiredState, { links, attachments }: LinkContext
     ...desired.nics.map((n) => tapName(n.id)),
     ...[...attachments.values()].flatMap((a) => a.ownInterfaces),
   ]);
-  return links.filter((l) => isOurs(l) && !wanted.has(l.name)).map((l) => ({ object: `link:${l.name}`, changes: [{ change: 'delete', name: l.name }] }));
+  // a tap that was renamed just now gets its name again in the next check
+  const isUsed = (l: Link): boolean => desired.nics.some((nic) => isTapOf(l, nic));
+  return links
+    .filter((l) => isOurs(l) && !wanted.has(l.name) && !isUsed(l))
+    .map((l) => ({ object: `link:${l.name}`, changes: [{ change: 'delete', name: l.name }] }));
 }
 
 function planBridge(network: DesiredNetwork, desired: DesiredState, { links, addresses, routes }: LinkContext): LinkStep {
@@ -138,7 +153,7 @@ function planTap(nic: DesiredNic, desired: DesiredState, { links, attachments, d
   if (!link) return { object, changes: [] }; // creating it failed
   const master = masterOf(nic, attachments, detached);
   const mtu = (nic.type === 'bridge' ? attachments.get(nic.id)?.mtu : undefined) ?? mtusOf(desired, nic.type).largest;
-  const alias = `${LABEL}nic=${nic.id}`;
+  const alias = tapAlias(nic);
   const changes: LinkChange[] = [];
   const set = (settings: LinkSettings): number => changes.push({ change: 'set', name, set: settings });
   if (link.alias !== alias) set({ group: GROUP, alias });
