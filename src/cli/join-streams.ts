@@ -9,7 +9,7 @@
  */
 import type { Socket } from 'node:net';
 import type { Readable, Writable } from 'node:stream';
-import { takeHiddenReset } from '../host/hidden-reset.ts';
+import { onEnd } from '../host/hidden-reset.ts';
 
 /** Silence of the input after the peer's FIN, ms. */
 const IDLE_MS = 1000;
@@ -29,9 +29,7 @@ export function joinStreams(socket: Socket, input: Readable, output: Writable, c
     output.on('error', () => socket.destroy());
     input.pipe(socket);
     socket.pipe(output, { end: false });
-    socket.once('end', () => {
-      const reset = takeHiddenReset(socket);
-      if (reset !== null) return void socket.destroy(Object.assign(new Error(`read ${reset}`), { code: reset }));
+    onEnd(socket, () => {
       peerEnded = true;
       output.write('', closeOutput);
       idle = setTimeout(() => socket.destroy(), IDLE_MS);

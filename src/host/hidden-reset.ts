@@ -4,10 +4,16 @@
  * still has the error.
  */
 import type { Socket } from 'node:net';
+import { getSystemErrorName } from 'node:util';
+import { descriptorOf } from './descriptor.ts';
 import { takeError } from './ffi/sockets.ts';
 
-/** To be called at 'end', in the first listener: the error's name, e.g. ECONNRESET; null if the peer has sent FIN. */
-export function takeHiddenReset(socket: Socket): string | null {
-  // node:net has no public way to the descriptor
-  return takeError((socket as Socket & { _handle: { fd?: number } | null })._handle?.fd ?? -1);
+/** Calls `ended` at the peer's FIN. A reset destroys the socket instead, with its error, as any other reset does. */
+export function onEnd(socket: Socket, ended: () => void): void {
+  socket.once('end', () => {
+    const error = takeError(descriptorOf(socket));
+    if (error === 0) return ended();
+    const code = getSystemErrorName(error);
+    socket.destroy(Object.assign(new Error(`read ${code}`), { code }));
+  });
 }

@@ -10,6 +10,7 @@
  */
 import { createConnection, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { descriptorOf } from '../host/descriptor.ts';
 import { sendDescriptor } from '../host/ffi/unix-socket.ts';
 import { monotonicMs } from '../lib/clock.ts';
 import { AnkaError } from '../lib/errors.ts';
@@ -153,7 +154,7 @@ export class Qmp {
       if (monotonicMs() > deadline) throw new AnkaError('timeout', `QEMU read no command for ${ANSWER_LIMIT_MS / 1000} s`);
       await sleep(WRITE_POLL_MS);
     }
-    const socketFd = (this.#socket as unknown as { _handle?: { fd: number } | null })._handle?.fd ?? -1;
+    const socketFd = descriptorOf(this.#socket);
     const id = this.#nextId++;
     await new Promise<unknown>((resolve, reject) => {
       if (this.#socket.destroyed || socketFd < 0) return reject(new AnkaError('internal', 'QEMU has exited (getfd)'));

@@ -1,5 +1,4 @@
 /** Socket options, and datagram sockets with an error queue, on descriptors that Node does not give these calls for. */
-import { getSystemErrorName } from 'node:util';
 import { declareOnce, errno, onLinux } from './koffi.ts';
 import { declareMessage, type Message, message } from './message.ts';
 
@@ -55,6 +54,12 @@ export function setIntOption(fd: number, level: number, name: number, value: num
   return calls().setsockopt(fd, level, name, optionValue, optionValue.length) === 0;
 }
 
+/** Value of an option that is an `int`; 0 if unknown. */
+function intOption(fd: number, level: number, name: number): number {
+  optionLength[0] = optionValue.length;
+  return calls().getsockopt(fd, level, name, optionValue, optionLength) === 0 ? optionValue.readInt32LE(0) : 0;
+}
+
 /** Switches TCP keepalive on, at the host's intervals (on Linux `net.ipv4.tcp_keepalive_…`). */
 export function keepAlive(fd: number): void {
   if (fd < 0) return;
@@ -72,14 +77,10 @@ export function inlineUrgent(fd: number): void {
   else setIntOption(fd, MACOS_SOL_SOCKET, MACOS_SO_OOBINLINE, 1);
 }
 
-/** Takes a socket's pending error out of the kernel: its name, e.g. ECONNRESET; null if there is none. */
-export function takeError(fd: number): string | null {
-  if (fd < 0) return null;
-  optionLength[0] = optionValue.length;
-  const [level, name] = onLinux ? [SOL_SOCKET, SO_ERROR] : [MACOS_SOL_SOCKET, MACOS_SO_ERROR];
-  if (calls().getsockopt(fd, level, name, optionValue, optionLength) !== 0) return null;
-  const error = optionValue.readInt32LE(0);
-  return error === 0 ? null : getSystemErrorName(-error);
+/** Takes a socket's pending error out of the kernel: a negative number, as libuv's; 0 if there is none. */
+export function takeError(fd: number): number {
+  if (fd < 0) return 0;
+  return -(onLinux ? intOption(fd, SOL_SOCKET, SO_ERROR) : intOption(fd, MACOS_SOL_SOCKET, MACOS_SO_ERROR));
 }
 
 /** Offsets in `struct tcp_info` (linux/tcp.h). */
@@ -116,9 +117,7 @@ export function peerActivity(fd: number): PeerActivity | null {
  */
 export function probeSoon(fd: number): number {
   if (!onLinux || fd < 0) return 0;
-  optionLength[0] = optionValue.length;
-  const known = calls().getsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, optionValue, optionLength) === 0;
-  const before = known ? optionValue.readInt32LE(0) : 0;
+  const before = intOption(fd, IPPROTO_TCP, TCP_KEEPIDLE);
   setIntOption(fd, IPPROTO_TCP, TCP_KEEPCNT, MAX_KEEPCNT);
   setIntOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
   setIntOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, 1);
@@ -137,9 +136,7 @@ export function limitUnsent(fd: number, bytes: number): void {
 
 /** Current size of a socket's receive buffer in bytes, as the kernel counts it; 0 if unknown. Linux only. */
 export function receiveBuffer(fd: number): number {
-  if (!onLinux || fd < 0) return 0;
-  optionLength[0] = optionValue.length;
-  return calls().getsockopt(fd, SOL_SOCKET, SO_RCVBUF, optionValue, optionLength) === 0 ? optionValue.readInt32LE(0) : 0;
+  return onLinux && fd >= 0 ? intOption(fd, SOL_SOCKET, SO_RCVBUF) : 0;
 }
 
 /**

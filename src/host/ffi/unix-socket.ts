@@ -2,6 +2,7 @@
 import { closeSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { AnkaError } from '../../lib/errors.ts';
+import { descriptorOf } from '../descriptor.ts';
 import { declareOnce, errno, onLinux } from './koffi.ts';
 import { declareMessage, type Message, message } from './message.ts';
 
@@ -52,9 +53,6 @@ export function peerOf(fd: number): { pid: number; uid: number } {
     throw new AnkaError('internal', `SO_PEERCRED failed (errno ${errno()})`);
   return { pid: credentials.readUInt32LE(0), uid: credentials.readUInt32LE(4) };
 }
-
-/** Node's descriptor of a socket; -1 once it is closed. */
-const descriptorOf = (socket: Socket): number => (socket as Socket & { _handle: { fd: number } | null })._handle?.fd ?? -1;
 
 /** The peer of a connected socket; null if it is closed. */
 export function peerOfSocket(socket: Socket): { pid: number; uid: number } | null {

@@ -12,7 +12,7 @@
 import { createSocket, type Socket as UdpSocket } from 'node:dgram';
 import { createConnection, type Socket } from 'node:net';
 import type { DatagramClient } from '../../../host/any-address-socket.ts';
-import { takeHiddenReset } from '../../../host/hidden-reset.ts';
+import { onEnd } from '../../../host/hidden-reset.ts';
 import { keepUrgentInline } from '../../../host/urgent.ts';
 import { sendDatagram, takesDatagrams } from '../../../lib/datagram-room.ts';
 import { formatIpv4 } from '../../../wire/address.ts';
@@ -85,18 +85,15 @@ export class RuleListener extends RulePort {
     const guest = createConnection({ host: formatIpv4(ip), port: this.rule.guestPort, allowHalfOpen: true, noDelay: true, keepAlive: true });
     guest.on('error', () => {});
     this.#flows.set(client, ip).set(guest, ip);
+    const pass = (from: Socket, to: Socket): void => {
+      onEnd(from, () => void to.end());
+      from.pipe(to, { end: false });
+    };
     guest.once('connect', () => {
       keepUrgentInline(guest);
       pass(client, guest);
       pass(guest, client);
     });
-    const pass = (from: Socket, to: Socket): void => {
-      from.once('end', () => {
-        if (takeHiddenReset(from) === null) to.end();
-        else to.resetAndDestroy();
-      });
-      from.pipe(to, { end: false });
-    };
     // an abnormal close of one side resets the other
     const resetWith = (a: Socket, b: Socket): void => {
       a.once('close', (hadError) => {

@@ -158,7 +158,7 @@ export class HandleStream<Owner> implements HostStream {
     const request = new TCPConnectWrap();
     request.oncomplete = onConnect;
     const error = (from === undefined ? 0 : handle.bind(from, 0)) || handle.connect(request, host, port);
-    if (error !== 0) process.nextTick(() => stream.#fail(getSystemErrorName(error)));
+    if (error !== 0) process.nextTick(() => stream.#fail(error));
     // at once: libuv then registers both events in one call, and makes no failing attempt to add the socket again once
     // it is connected
     else {
@@ -185,7 +185,7 @@ export class HandleStream<Owner> implements HostStream {
   onConnect(status: number): void {
     if (this.#closed) return;
     if (status !== 0) {
-      this.#fail(getSystemErrorName(status));
+      this.#fail(status);
       return;
     }
     this.#connected = true;
@@ -203,13 +203,13 @@ export class HandleStream<Owner> implements HostStream {
       this.#buffer = next;
       return next;
     }
-    if (bytes !== UV_EOF) return void this.#fail(getSystemErrorName(bytes));
-    // host/hidden-reset.ts has the reason
-    const reset = takeError(this.#handle.fd);
-    if (reset !== null) return void this.#fail(reset);
-    this.#peerEnded = true;
-    this.#events.onEnd(this.#owner);
-    this.#finish();
+    // an end may be a reset: host/hidden-reset.ts
+    const error = bytes === UV_EOF ? takeError(this.#handle.fd) : bytes;
+    if (error === 0) {
+      this.#peerEnded = true;
+      this.#events.onEnd(this.#owner);
+      this.#finish();
+    } else this.#fail(error);
     return;
   }
 
@@ -217,7 +217,7 @@ export class HandleStream<Owner> implements HostStream {
     this.queued -= bytes;
     if (this.#closed) return;
     if (status !== 0) {
-      this.#fail(getSystemErrorName(status));
+      this.#fail(status);
       return;
     }
     this.#events.onWritten(this.#owner);
@@ -245,7 +245,7 @@ export class HandleStream<Owner> implements HostStream {
     const error = this.#handle.writeBuffer(request, bytes);
     if (error !== 0) {
       spareRequest = null;
-      process.nextTick(() => this.#fail(getSystemErrorName(error)));
+      process.nextTick(() => this.#fail(error));
     } else if (streamBaseState[kLastWriteWasAsync] !== 0) {
       spareRequest = null;
       request.bytes = bytes;
@@ -279,7 +279,7 @@ export class HandleStream<Owner> implements HostStream {
       const request = new ShutdownWrap();
       request.oncomplete = onShutdown;
       const error = this.#handle.shutdown(request);
-      if (error !== 0) process.nextTick(() => this.#fail(getSystemErrorName(error)));
+      if (error !== 0) process.nextTick(() => this.#fail(error));
     }
   }
 
@@ -303,11 +303,11 @@ export class HandleStream<Owner> implements HostStream {
     else this.#handle.close();
   }
 
-  #fail(code: string): void {
+  #fail(error: number): void {
     if (this.#closed) return;
     this.#closed = true;
     this.#handle.close();
-    this.#events.onFailed(this.#owner, code);
+    this.#events.onFailed(this.#owner, getSystemErrorName(error));
   }
 }
 

@@ -11,8 +11,9 @@
  * elsewhere, and for sockets that were read before.
  */
 import { connect, Socket } from 'node:net';
+import { descriptorOf } from '../../../host/descriptor.ts';
 import { inlineUrgent, keepAlive, limitUnsent } from '../../../host/ffi/sockets.ts';
-import { takeHiddenReset } from '../../../host/hidden-reset.ts';
+import { onEnd } from '../../../host/hidden-reset.ts';
 import type { TcpDestination } from '../../../net/tcp/interface.ts';
 
 export interface HostStream {
@@ -52,7 +53,7 @@ export interface StreamEvents<Owner> {
 }
 
 /** The internal handle of a node:net socket. */
-export type SocketInternals = Socket & { _handle: (object & { reading?: boolean; fd?: number }) | null };
+export type SocketInternals = Socket & { _handle: (object & { reading?: boolean }) | null };
 
 /** True when the handle of an accepted, paused socket may be taken: nothing has been read from it. */
 export function isFresh(socket: Socket): boolean {
@@ -89,19 +90,14 @@ export class NetStream<Owner> implements HostStream {
     };
     const socket = make({ buffer: () => events.readBuffer(owner), callback });
     this.#socket = socket;
-    const fail = (code: string): void => {
+    onEnd(socket, () => {
+      if (!this.#closed) events.onEnd(owner);
+    });
+    socket.on('error', (error: NodeJS.ErrnoException) => {
       if (this.#closed) return;
       this.#closed = true;
-      events.onFailed(owner, code);
-    };
-    socket.on('end', () => {
-      if (this.#closed) return;
-      const reset = takeHiddenReset(socket);
-      if (reset === null) return events.onEnd(owner);
-      socket.destroy();
-      fail(reset);
+      events.onFailed(owner, error.code ?? '');
     });
-    socket.on('error', (error: NodeJS.ErrnoException) => fail(error.code ?? ''));
     socket.on('close', () => {
       if (this.#closed) return;
       this.#closed = true;
@@ -138,7 +134,7 @@ export class NetStream<Owner> implements HostStream {
   }
 
   get fd(): number {
-    return (this.#socket as SocketInternals)._handle?.fd ?? -1;
+    return descriptorOf(this.#socket);
   }
 
   write(bytes: Uint8Array): void {
