@@ -40,9 +40,6 @@ export interface NewTap {
 
 const tapAlias = (nic: DesiredNic): string => `${LABEL}nic=${nic.id}`;
 
-/** A tap that a guest uses. It cannot be replaced: QEMU holds its device. */
-const isTapOf = (link: Link, nic: DesiredNic): boolean => link.tun?.isOpen === true && link.alias === tapAlias(nic);
-
 /**
  * Creates the taps that are missing, detached; one that was renamed while a guest uses it gets its name again. Linux
  * decides at creation whether a tap takes several queues, so one that does not fit its card is created anew, unless a
@@ -50,22 +47,22 @@ const isTapOf = (link: Link, nic: DesiredNic): boolean => link.tun?.isOpen === t
  */
 export function planTaps(desired: DesiredState, links: readonly Link[]): NewTap[] {
   const existing = new Map(links.map((l) => [l.name, l]));
+  const used = new Map(links.filter((l) => l.tun?.isOpen).map((l) => [l.alias, l]));
   return desired.nics.flatMap((nic): NewTap[] => {
     const name = tapName(nic.id);
     const link = existing.get(name);
-    const renamed = links.find((l) => l.name !== name && isTapOf(l, nic));
-    if (renamed && !link?.tun?.isOpen) {
-      const lines = [...(link ? [`link del dev ${name}`] : []), `link set dev ${renamed.name} down`, `link set dev ${renamed.name} name ${name}`];
-      return [{ object: `nic:${nic.id}`, lines }];
-    }
+    const object = `nic:${nic.id}`;
+    const removal = link ? [`link del dev ${name}`] : [];
+    const own = used.get(tapAlias(nic))?.name ?? name;
+    if (own !== name && !link?.tun?.isOpen) return [{ object, lines: [...removal, `link set dev ${own} down`, `link set dev ${own} name ${name}`] }];
     const several = nic.queues > 1;
     const unfit = link?.tun != null && link.tun.multiQueue !== several && !link.tun.isOpen;
     if (link && !unfit) return [];
     return [
       {
-        object: `nic:${nic.id}`,
+        object,
         lines: [
-          ...(link ? [`link del dev ${name}`] : []),
+          ...removal,
           `tuntap add dev ${name} mode tap user ${nic.ownerUid} vnet_hdr${several ? ' multi_queue' : ''}`,
           `link set dev ${name} group ${GROUP} alias ${tapAlias(nic)}`,
         ],
@@ -104,7 +101,8 @@ function planRemovals(desired: DesiredState, { links, attachments }: LinkContext
     ...[...attachments.values()].flatMap((a) => a.ownInterfaces),
   ]);
   // a tap that was renamed just now gets its name again in the next check
-  const isUsed = (l: Link): boolean => desired.nics.some((nic) => isTapOf(l, nic));
+  const aliases = new Set(desired.nics.map(tapAlias));
+  const isUsed = (l: Link): boolean => l.tun?.isOpen === true && aliases.has(l.alias);
   return links
     .filter((l) => isOurs(l) && !wanted.has(l.name) && !isUsed(l))
     .map((l) => ({ object: `link:${l.name}`, changes: [{ change: 'delete', name: l.name }] }));
