@@ -53,21 +53,21 @@ async function bundleCommand() {
 }
 
 /**
- * Replaces the other programs' main modules by bundles with their packages: finding, reading and compiling some hundred
- * files takes longer than all else that a start does. Each stays at its place, and `import.meta.url` in its modules
- * names the place of the module, as if it were not bundled. Not minified, as the log has their stacks.
+ * Replaces the other programs' main modules by bundles with their packages: to find, read and compile 300 files takes
+ * more than half of a start (decision 32). `import.meta.url` of a bundled module is its path as if it were not bundled.
+ * Not minified, as the log has the stacks of exceptions.
  */
 async function bundlePrograms() {
   const { build } = await import('esbuild');
   const packages = new Set();
   for (const program of ['daemon/main', 'engine/user/process/network-main', 'engine/kernel/service/service-main', 'host/sandbox/fenced-main']) {
     const outfile = `${root}dist/${program}.js`;
-    const ownPlaces = {
-      name: 'own-places',
+    const ownPaths = {
+      name: 'own-paths',
       setup: ({ onLoad }) =>
         onLoad({ filter: /\/src\/.*\.ts$/ }, ({ path }) => {
-          const place = relative(dirname(outfile), path.replace(`${root}src`, `${root}dist`).replace(/\.ts$/, '.js'));
-          const contents = readFileSync(path, 'utf8').replaceAll('import.meta.url', `new URL('./${place}', import.meta.url).href`);
+          const own = relative(dirname(outfile), path.replace(`${root}src`, `${root}dist`).replace(/\.ts$/, '.js'));
+          const contents = readFileSync(path, 'utf8').replaceAll('import.meta.url', `new URL('./${own}', import.meta.url).href`);
           return { contents, loader: 'ts' };
         }),
     };
@@ -82,7 +82,7 @@ async function bundlePrograms() {
       format: 'esm',
       // native modules, and what runs programs from source
       external: ['koffi', '@photostructure/sqlite', 'tsx'],
-      plugins: [ownPlaces],
+      plugins: [ownPaths],
       // for packages that are CommonJS
       banner: { js: "import { createRequire as createRequireOfBundle } from 'node:module';\nconst require = createRequireOfBundle(import.meta.url);" },
       logLevel: 'warning',

@@ -164,8 +164,10 @@ describe.each(SUITES)('%s', (_suite, { kind, why }) => {
   const programs = new Map<string, string>();
   /** Written once: another process may be about to read it. */
   const program = (text: string): string => {
-    const path = programs.get(text) ?? join(w.dir, `program${programs.size}.py`);
-    if (!programs.has(text)) writeFileSync(path, text);
+    const known = programs.get(text);
+    if (known !== undefined) return known;
+    const path = join(w.dir, `program${programs.size}.py`);
+    writeFileSync(path, text);
     programs.set(text, path);
     return path;
   };
