@@ -210,7 +210,7 @@ function isQemu(pid: number): boolean {
   return readlinkSync(`/proc/${pid}/exe`).includes('qemu-system');
 }
 
-/** The arguments of a VM's QEMU without those that name inherited descriptors: its monitor, its console and its tap. */
+/** The arguments of a VM's QEMU without those that name inherited descriptors: monitor, console, tap and seed. */
 function qemuWords(uuid: string): string[] {
   for (const pid of readdirSync('/proc').filter((n) => /^\d+$/.test(n))) {
     const words = commandOf(pid);
@@ -218,7 +218,7 @@ function qemuWords(uuid: string): string[] {
     const kept: string[] = [];
     for (let i = 0; i < words.length; i++) {
       const value = words[i + 1] ?? '';
-      const named = ['-chardev', '-add-fd', '-netdev'].includes(words[i] as string) && /\bfd=/.test(value);
+      const named = ['-chardev', '-add-fd', '-netdev', '-drive'].includes(words[i] as string) && /\bfds?=|fdset/.test(value);
       if (named || value === 'chardev:con') i++;
       else kept.push(words[i] as string);
     }

@@ -34,6 +34,7 @@ import type { Log } from './log.ts';
 import { Reconciler } from './reconcile.ts';
 import { createService } from './service.ts';
 import { StartGate } from './start-gate.ts';
+import { repairCards } from './vms/card-repair.ts';
 import type { VmContext } from './vms/context.ts';
 import { VmQueue } from './vms/queue.ts';
 import { recoverVms } from './vms/recover.ts';
@@ -133,6 +134,7 @@ async function main(): Promise<void> {
   }
   const { ctx, engine } = createContext(paths, log);
   await recoverVms(ctx);
+  repairCards(ctx);
   const stop = (): void => shutdown(ctx, engine);
   const service = createService(ctx, { version: version(), started: monotonicMs(), errors, shutdown: stop });
   const api = new ApiServer(createApp(service, version()), paths.socket, (e) => log.warn({ error: e.message }, 'a client was not accepted'));

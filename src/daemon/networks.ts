@@ -20,7 +20,7 @@ function bridges(running: readonly VmRow[], state: ObservedState | null): Networ
       interface: uplink || null,
       subnet: null,
       gateway: null,
-      healthy: seen.length === vms.length && seen.every((n) => n.healthy) && problems.length === 0,
+      healthy: seen.length === vms.length && seen.every((n) => n.healthy && !n.isUnused) && problems.length === 0,
       leases: null,
       pool_size: null,
       vms: vms.map((v) => v.name),

@@ -15,6 +15,7 @@ export class Reconciler {
   #observed: { at: number; state: Promise<ObservedState> } | null = null;
   #addresses = new Map<string, number | null>();
   #watched: Engine | null = null;
+  readonly #listeners = new Set<(state: ObservedState) => void>();
 
   constructor(ctx: Context) {
     this.#ctx = ctx;
@@ -63,9 +64,15 @@ export class Reconciler {
     return this.#observed.state;
   }
 
+  /** Calls back with what is observed after each change, and now and then. */
+  onObserved(listener: (state: ObservedState) => void): void {
+    this.#listeners.add(listener);
+  }
+
   async #changed(): Promise<void> {
     this.#observed = null;
     const state = await this.observe();
+    for (const listener of this.#listeners) listener(state);
     for (const nic of state.nics) {
       if (this.#addresses.get(nic.id) === nic.ip) continue;
       this.#addresses.set(nic.id, nic.ip);

@@ -124,6 +124,11 @@ export interface ObservedNic {
   backend: string;
   /** True when the NIC is attached to its network and all its rules are in force. */
   healthy: boolean;
+  /**
+   * No process has opened the backend: if the VM runs, another program has removed the one that its QEMU had. Absent
+   * where the engine connects to QEMU.
+   */
+  isUnused?: boolean;
   /** What does not work the way the card is plugged in, in one sentence; absent where all does. */
   limit?: string;
   /** Frames dropped, by named reason. */
@@ -222,6 +227,11 @@ export interface Engine {
   stats(): Promise<NicStats[]>;
   /** Opens the backend of a NIC that was applied before. */
   openNic(id: string): Promise<NicBackend>;
+  /**
+   * Connects the running QEMU of a NIC whose backend was removed (`isUnused`) to the backend that exists now.
+   * `headerBytes`: what QEMU puts before each frame. Throws `network` if it cannot be done.
+   */
+  reconnectNic?(id: string, pid: number, headerBytes: number): Promise<void>;
   /** Starts a capture of a NIC that was applied before (B93). `filter` is in tcpdump's syntax, or empty. */
   capture?(id: string, side: CaptureSide, filter: string): Promise<Capture>;
   /** Explains what happens to a packet from or to a NIC that was applied before (B93). */

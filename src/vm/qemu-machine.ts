@@ -158,7 +158,10 @@ export class QemuMachine implements Machine {
       });
     });
     await this.#qmp.command('device_del', { id: NIC_ID });
-    const done = await Promise.race([removed.then(() => true), sleep(UNPLUG_MS, false, { ref: false })]);
+    const ended = this.exited.then(() => {
+      throw new AnkaError('badState', 'the VM stopped meanwhile');
+    });
+    const done = await Promise.race([removed.then(() => true), ended, sleep(UNPLUG_MS, false, { ref: false })]);
     if (!done) throw new AnkaError('guest', `the guest did not release its network card within ${UNPLUG_MS / 1000} s; stop the VM, then delete the card`);
     await this.#qmp.command('netdev_del', { id: NETDEV });
   }

@@ -7,6 +7,7 @@ import type { VmRow } from '../../store/vms.ts';
 import { formatIpv4, formatMac } from '../../wire/address.ts';
 import { formatIp } from '../../wire/ip-address.ts';
 import type { Context } from '../context.ts';
+import { LOST_BACKEND } from './card-repair.ts';
 import { diskFile } from './files.ts';
 
 /** Only a running VM has an address. */
@@ -50,7 +51,7 @@ export async function show(ctx: Context, vm: VmRow, state: ObservedState | null)
             ...(vm.insideMac === null ? {} : { inside_mac: formatMac(vm.insideMac) }),
             ...(nic && nic.source !== 'none' ? { address_source: nic.source } : {}),
             ...(nic && nic.addresses.length > 0 ? { addresses: nic.addresses.map(shownAddress) } : {}),
-            healthy: nic ? nic.healthy : !running,
+            healthy: nic ? nic.healthy && !nic.isUnused : !running,
             ...(nic?.limit ? { limit: nic.limit } : {}),
           },
         }
@@ -74,6 +75,7 @@ function networkMessage(vm: VmRow, nic: ObservedNic | null, state: ObservedState
   if (state === null) return 'the network engine does not respond';
   const problem = state.problems.find((p) => p.object === `nic:${vm.uuid}`) ?? state.problems.find((p) => p.object === 'host' || p.object === 'service');
   if (problem) return problem.message;
+  if (nic?.isUnused) return LOST_BACKEND;
   if (nic && nic.ip === null) return state.networks.find((n) => n.name === vm.type)?.message ?? '';
   return '';
 }

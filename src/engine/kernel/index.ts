@@ -21,7 +21,8 @@
 import { closeSync } from 'node:fs';
 import { join } from 'node:path';
 import { run } from '../../host/exec.ts';
-import { openTap } from '../../host/ffi/tap.ts';
+import { openTap, reconnectTap } from '../../host/ffi/tap.ts';
+import { userOf } from '../../host/process.ts';
 import { readSysctl } from '../../host/sysctl.ts';
 import { openVhost } from '../../host/vhost.ts';
 import { monotonicMs } from '../../lib/clock.ts';
@@ -271,6 +272,13 @@ class KernelEngine implements Engine {
         open = false;
       },
     };
+  }
+
+  async reconnectNic(id: string, pid: number, headerBytes: number): Promise<void> {
+    const nic = this.#desired.nics.find((n) => n.id === id);
+    if (!nic) throw unknownNic(id);
+    if (userOf(pid) !== nic.ownerUid) throw new AnkaError('network', `process ${pid} is not the QEMU of VM ${id}`);
+    reconnectTap(pid, tapName(id), nic.queues, headerBytes);
   }
 
   /** None where it can no longer be opened: QEMU can move the frames of every card. */

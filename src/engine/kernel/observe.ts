@@ -59,6 +59,7 @@ function observeNic(nic: DesiredNic, known: Knowledge, links: readonly Link[], d
     lastDhcp: status?.lastDhcp ?? null,
     backend: tap,
     healthy: isAttached(nic, links) && waiting === null && !known.problems.some((p) => p.object === `nic:${nic.id}`),
+    isUnused: !links.some((l) => l.name === tap && l.tun?.isOpen),
     ...(limit ? { limit } : {}),
     drops: dropsOfTap(tap, drops),
     rules: nic.rules.map((r) => {

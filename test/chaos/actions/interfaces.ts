@@ -55,7 +55,8 @@ export const INTERFACE_ACTIONS: Action[] = [
   ofOurs('remove the gateway’s address', 'ip addr flush dev BRIDGE'),
   ofOurs('take a tap out of its bridge', 'ip link set TAP nomaster'),
   ofOurs('take a tap down', 'ip link set TAP down'),
+  ofOurs('delete a tap', 'ip link del TAP'),
   ofOurs('rename a tap', 'ip link set TAP down; ip link set TAP name other1; ip link set other1 up'),
   ofOurs('another MTU and MAC address of the bridge', 'ip link set BRIDGE mtu 1280 address 02:00:00:00:00:99'),
-  // The route to the guests is not removed: the kernel engine does not notice that it is missing.
+  ofOurs('remove the route to the guests', 'ip route flush dev BRIDGE'),
 ];
