@@ -1,7 +1,7 @@
 /** Which engine runs on this host: by the setting `engine`, and by what the host supports. */
 import { accessSync, constants } from 'node:fs';
 import type { Engine } from '../engine/engine.ts';
-import { run } from '../host/exec.ts';
+import { isInstalled } from '../host/programs.ts';
 import { AnkaError } from '../lib/errors.ts';
 import type { SettingStore } from '../store/settings.ts';
 import type { Log } from './log.ts';
@@ -14,7 +14,7 @@ export interface EngineOptions {
 }
 
 /** Why the kernel engine cannot run on this host; null if it can. */
-async function kernelObstacle(): Promise<AnkaError | null> {
+function kernelObstacle(): AnkaError | null {
   if (process.getuid?.() !== 0)
     return new AnkaError('noRights', "the kernel engine requires root: run anka as root (sudo anka …), or run 'anka config engine user'");
   try {
@@ -22,17 +22,15 @@ async function kernelObstacle(): Promise<AnkaError | null> {
   } catch {
     return new AnkaError('noRights', "/dev/net/tun cannot be opened: run 'modprobe tun' as root, or run 'anka config engine user'");
   }
-  return run('nft', ['--version']).then(
-    () => null,
-    () => new AnkaError('missingProgram', "nftables is not installed: run 'apt-get install nftables', or run 'anka config engine user'"),
-  );
+  if (isInstalled('nft')) return null;
+  return new AnkaError('missingProgram', "nftables is not installed: run 'apt-get install nftables', or run 'anka config engine user'");
 }
 
 /**
  * The engine of the setting `engine`. `auto`: the kernel engine, or the user engine if the kernel engine cannot run.
  */
 async function createEngine(setting: string, options: EngineOptions): Promise<Engine> {
-  const obstacle = setting === 'user' ? null : await kernelObstacle();
+  const obstacle = setting === 'user' ? null : kernelObstacle();
   if (setting === 'kernel' && obstacle) throw obstacle;
   if (setting === 'user' || obstacle) {
     if (obstacle) options.log.info({ reason: obstacle.message }, 'falling back to the user engine');

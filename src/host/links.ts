@@ -1,6 +1,5 @@
 /** The host's interfaces, IPv4 addresses and routes, as netlink reports them. netlink/link-requests.ts changes them. */
 import { formatIpv4, type SubnetLike } from '../wire/address.ts';
-import { run } from './exec.ts';
 import { readAddresses } from './netlink/address-messages.ts';
 import { readLinks } from './netlink/link-messages.ts';
 import { MAIN_TABLE, readRoutes, UNICAST } from './netlink/route-messages.ts';
@@ -106,9 +105,4 @@ export async function listRoutes(table: 'main' | 'all' = 'main'): Promise<Route[
       return dev === undefined ? [] : [{ base, prefix, dev, isDefault: prefix === 0 }];
     }),
   );
-}
-
-/** Runs `ip` commands in one process. Stops at the first that fails, and throws its error. */
-export async function ipBatch(lines: readonly string[]): Promise<void> {
-  if (lines.length > 0) await run('ip', ['-batch', '-'], { input: `${lines.join('\n')}\n` });
 }

@@ -5,15 +5,14 @@
  * its program (`bpf_name`: the object file's name and the section) and a digest of its instructions (`tag`). Replacing
  * a filter is atomic: no frame passes between the old program and the new. Removing an interface removes all of it.
  *
- * Filters are read and removed by netlink. `tc` attaches them, as it loads the programs.
- *
  * Limits: clsact is shared with others (a CNI, a tracer), so callers remove it only if nobody else uses it.
  */
+import { closeSync } from 'node:fs';
 import { AnkaError } from '../lib/errors.ts';
-import { run } from './exec.ts';
+import { type BpfCode, loadBpf } from './ffi/bpf.ts';
 import { readLinks } from './netlink/link-messages.ts';
 import { reasonOf } from './netlink/netlink.ts';
-import { addClsact, deleteClsact, deleteFilters, readFilters, readQdiscs } from './netlink/tc-messages.ts';
+import { addClsact, deleteClsact, deleteFilters, readFilters, readQdiscs, replaceFilter } from './netlink/tc-messages.ts';
 
 /** `ingress`: frames that the host receives from the interface; `egress`: frames that it sends. */
 export type TcDirection = 'ingress' | 'egress';
@@ -38,13 +37,11 @@ export interface BpfProgram {
   /** 0 by default. */
   chain?: number;
   preference: number;
-  /** Path of the ELF object; the kernel keeps its base name. */
-  object: string;
-  /** The program's section in it. */
-  section: string;
+  /** As `BpfFilter`. */
+  name: string;
+  code: BpfCode;
 }
 
-const HANDLE = '1';
 const DIRECTIONS = ['ingress', 'egress'] as const;
 
 /** Adds clsact to an interface that lacks it. */
@@ -69,13 +66,15 @@ function clsactOf(device: string): { index: number; present: boolean } {
   return { index, present: readQdiscs().some((q) => q.index === index && q.kind === 'clsact') };
 }
 
-/** Attaches a program, replacing the filter of its direction, chain and preference. */
-export async function replaceBpfFilter(device: string, program: BpfProgram): Promise<void> {
-  const { direction, chain = 0, preference, object, section } = program;
-  await run('tc', [
-    ...['filter', 'replace', 'dev', device, direction, 'chain', String(chain), 'pref', String(preference), 'handle', HANDLE],
-    ...['bpf', 'direct-action', 'object-file', object, 'section', section],
-  ]);
+/** Loads and attaches a program, replacing the filter of its direction, chain and preference. */
+export async function replaceBpfFilter(device: string, { direction, chain = 0, preference, name, code }: BpfProgram): Promise<void> {
+  const index = indexOf(device, interfaceIndexes());
+  const program = loadBpf(code);
+  try {
+    attempt(`attaching ${name} to ${device}`, () => replaceFilter({ index, hook: direction, chain, preference, name, program }));
+  } finally {
+    closeSync(program);
+  }
 }
 
 /** Removes the filter of this direction and preference from chain 0. */

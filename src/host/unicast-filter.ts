@@ -4,10 +4,8 @@
  * While there are any, the kernel switches a driver that cannot filter by several addresses to promiscuous mode.
  * Removing the interface removes them. Every function throws if the interface does not exist.
  */
-import { formatMac } from '../wire/address.ts';
 import { demandInterface } from './ethernet.ts';
-import { run } from './exec.ts';
-import { NTF, readBridgeEntries } from './netlink/bridge-entries.ts';
+import { addBridgeEntry, deleteBridgeEntry, NTF, readBridgeEntries } from './netlink/bridge-entries.ts';
 
 /** Addresses that were added. */
 export function listFilterAddresses(device: string): Set<number> {
@@ -16,9 +14,9 @@ export function listFilterAddresses(device: string): Set<number> {
 }
 
 export async function addFilterAddress(device: string, mac: number): Promise<void> {
-  await run('bridge', ['fdb', 'add', formatMac(mac), 'dev', device, 'self', 'permanent']);
+  addBridgeEntry(demandInterface(device), mac, NTF.self);
 }
 
 export async function removeFilterAddress(device: string, mac: number): Promise<void> {
-  await run('bridge', ['fdb', 'del', formatMac(mac), 'dev', device, 'self']);
+  deleteBridgeEntry(demandInterface(device), mac, NTF.self);
 }

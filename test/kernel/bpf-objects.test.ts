@@ -53,7 +53,7 @@ const rights = missing('root', 'netns');
 test.skipIf(rights !== null)(
   `a program is attached once per direction and preference, replaced in place, listed and detached${rights ? ` (${rights})` : ''}`,
   () => {
-    const script = `ip link add v0 type veth peer name v1 && exec ${process.execPath} --import tsx test/world/tc-process.ts v0 assets/bpf/mac-translate.bpf.o`;
+    const script = `ip link add v0 type veth peer name v1 && exec ${process.execPath} --import tsx test/world/tc-process.ts v0 mac-translate`;
     const result = JSON.parse(execFileSync('unshare', ['-n', 'sh', '-c', script], { cwd: root, encoding: 'utf8' })) as Record<string, unknown[]>;
     const filter = (direction: string, preference: number, section: string): object => ({
       direction,
@@ -79,7 +79,7 @@ test.skipIf(rights !== null)(`B41: signals during the kernel’s verification of
 describe.skipIf(rights !== null || !kernelHasTcx)(`programs at tcx${rights ? ` (${rights})` : kernelHasTcx ? '' : ' (needs Linux 6.6)'}`, () => {
   const run = (...as: string[]): Record<string, unknown> => {
     const script = `ip link add v0 type veth peer name v1 && ip link add v2 type veth peer name v3 && mount -t sysfs none /sys && mount -t bpf none /sys/fs/bpf && exec "$@"`;
-    const program = [process.execPath, '--import', 'tsx', 'test/world/tcx-hooks-process.ts', 'v0', 'v2', 'assets/bpf/no-touch-bridge.bpf.o'];
+    const program = [process.execPath, '--import', 'tsx', 'test/world/tcx-hooks-process.ts', 'v0', 'v2', 'no-touch-bridge'];
     return JSON.parse(execFileSync('unshare', ['-n', '-m', 'sh', '-c', script, 'sh', ...as, ...program], { cwd: root, encoding: 'utf8' })) as Record<
       string,
       unknown

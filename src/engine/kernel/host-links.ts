@@ -6,14 +6,14 @@
  * bridge, so no frame passes without them; a NIC for which that fails stays detached. Everything else is changed by
  * netlink, object by object (link-plan.ts).
  */
-import { join } from 'node:path';
-import { ipBatch, type Link, listAddresses, listLinks, listRoutes } from '../../host/links.ts';
+import { createTap } from '../../host/ffi/tap.ts';
+import { type Link, listAddresses, listLinks, listRoutes } from '../../host/links.ts';
 import { changeLinks } from '../../host/netlink/link-requests.ts';
 import type { DesiredNic, DesiredState } from '../engine.ts';
 import { type Attachments, Uplinks } from './bridging/uplinks.ts';
 import { MacTranslations } from './ebpf/mac-translation.ts';
 import { applyVlanTags } from './ebpf/vlan-tags.ts';
-import { isOurs, type LinkStep, masterOf, planLinks, planTaps } from './link-plan.ts';
+import { isOurs, type LinkStep, masterOf, planLinks, planTaps, type TapStep } from './link-plan.ts';
 import { BRIDGES, tapName } from './names.ts';
 import type { ProblemList } from './problem-list.ts';
 import type { NicTap } from './rules/netdev-table.ts';
@@ -24,9 +24,14 @@ export interface HostLinksOptions {
   log: { info(o: object, m: string): void; warn(o: object, m: string): void };
 }
 
+function bringAbout({ before, tap, after }: TapStep): void {
+  changeLinks(before);
+  if (tap) createTap(tap.name, tap.owner, tap.multiQueue);
+  changeLinks(after);
+}
+
 export class HostLinks {
   readonly #log: HostLinksOptions['log'];
-  readonly #bpfDir: string;
   readonly #uplinks: Uplinks;
   readonly #translations: MacTranslations;
   /** The bridge of each bridge-type NIC. */
@@ -36,9 +41,8 @@ export class HostLinks {
 
   constructor({ runDir, log }: HostLinksOptions) {
     this.#log = log;
-    this.#bpfDir = join(runDir, 'bpf');
     this.#uplinks = new Uplinks(runDir, log);
-    this.#translations = new MacTranslations(this.#bpfDir, (o, m) => log.warn(o, m));
+    this.#translations = new MacTranslations((o, m) => log.warn(o, m));
   }
 
   /** Where bridge-type NICs were attached by the last `apply`, by id. */
@@ -72,13 +76,13 @@ export class HostLinks {
     const failed = problems.problems.length;
     this.#attachments = await this.#uplinks.apply(desired.nics, desired.bridgeMethod ?? 'auto', problems.attempt);
     const taps = planTaps(desired, await listLinks());
-    for (const { object, lines } of taps) {
-      this.#log.info({ object, lines }, 'links');
-      await problems.attempt(object, () => ipBatch(lines));
+    for (const step of taps) {
+      this.#log.info(step, 'links');
+      await problems.attempt(step.object, async () => bringAbout(step));
     }
     const links = await listLinks();
     const detached = new Set<string>();
-    const refused = [...(await this.#translations.apply(desired, links)), ...(await applyVlanTags(this.#bpfDir, desired, links))];
+    const refused = [...(await this.#translations.apply(desired, links)), ...(await applyVlanTags(desired, links))];
     for (const [id, message] of refused) {
       detached.add(id);
       problems.add(`nic:${id}`, message);

@@ -20,7 +20,6 @@
  */
 import { closeSync } from 'node:fs';
 import { join } from 'node:path';
-import { run } from '../../host/exec.ts';
 import { openTap, reconnectTap } from '../../host/ffi/tap.ts';
 import { userOf } from '../../host/process.ts';
 import { readSysctl } from '../../host/sysctl.ts';
@@ -351,11 +350,9 @@ function unknownNic(id: string): AnkaError {
   return new AnkaError('network', `the engine knows no network card of VM ${id}`);
 }
 
-/** Creates the engine. Throws `noRights`, `missingProgram` or `network` where the host cannot run it. */
+/** Creates the engine. Throws `noRights` or `network` where the host cannot run it. */
 export async function createKernelEngine(options: KernelEngineOptions): Promise<Engine> {
   if (process.getuid?.() !== 0) throw new AnkaError('noRights', 'the kernel engine needs root; run anka as root, or use the user engine');
-  await run('ip', ['-V']);
-  await run('nft', ['--version']);
   if ((await readSysctl('net/ipv4/ip_forward')) === null) throw new AnkaError('network', 'this kernel has no IPv4');
   return new KernelEngine(options);
 }

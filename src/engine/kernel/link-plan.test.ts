@@ -7,7 +7,8 @@ import { tapName } from './names.ts';
 const ID = '00000001-0000-4000-8000-000000000000';
 const TAP = tapName(ID);
 const OBJECT = `nic:${ID}`;
-const LABEL = `link set dev ${TAP} group 24942 alias anka:v1:nic=${ID}`;
+const LABELS = [{ change: 'set', name: TAP, set: { group: 24942, alias: `anka:v1:nic=${ID}` } }];
+const REMOVAL = [{ change: 'delete', name: TAP }];
 
 function desired(queues: number): DesiredState {
   const rest = { outsideMac: 1, insideMac: 1, mtu: 1500, isolated: false, ownerUid: 7, vhost: false, rules: [] };
@@ -19,12 +20,12 @@ function tap(multiQueue: boolean, isOpen: boolean): Link {
   return { name: TAP, kind: 'tun', tun: { multiQueue, isOpen } } as Link;
 }
 
-const created = (queues: '' | ' multi_queue'): string[] => [`tuntap add dev ${TAP} mode tap user 7 vnet_hdr${queues}`, LABEL];
+const created = (multiQueue: boolean, before: object[] = []): object => ({ object: OBJECT, before, tap: { name: TAP, owner: 7, multiQueue }, after: LABELS });
 
 describe('taps', () => {
   test('a missing tap is created for the queues of its card', () => {
-    expect(planTaps(desired(1), [])).toEqual([{ object: OBJECT, lines: created('') }]);
-    expect(planTaps(desired(2), [])).toEqual([{ object: OBJECT, lines: created(' multi_queue') }]);
+    expect(planTaps(desired(1), [])).toEqual([created(false)]);
+    expect(planTaps(desired(2), [])).toEqual([created(true)]);
   });
 
   test('one that fits stays, open or not', () => {
@@ -37,19 +38,22 @@ describe('taps', () => {
 
   test('B90: one that was renamed while a guest uses it gets its name again, and is not removed meanwhile', () => {
     const renamed = (isOpen: boolean): Link => ({ ...tap(false, isOpen), name: 'other', alias: `anka:v1:nic=${ID}`, group: 24942 });
-    const back = ['link set dev other down', `link set dev other name ${TAP}`];
-    expect(planTaps(desired(1), [renamed(true)])).toEqual([{ object: OBJECT, lines: back }]);
-    expect(planTaps(desired(1), [renamed(true), tap(false, false)])).toEqual([{ object: OBJECT, lines: [`link del dev ${TAP}`, ...back] }]);
+    const after = [
+      { change: 'set', name: 'other', set: { up: false } },
+      { change: 'set', name: 'other', set: { name: TAP } },
+    ];
+    expect(planTaps(desired(1), [renamed(true)])).toEqual([{ object: OBJECT, before: [], after }]);
+    expect(planTaps(desired(1), [renamed(true), tap(false, false)])).toEqual([{ object: OBJECT, before: REMOVAL, after }]);
     expect(planTaps(desired(1), [renamed(true), tap(false, true)])).toEqual([]);
-    expect(planTaps(desired(1), [renamed(false)])).toEqual([{ object: OBJECT, lines: created('') }]);
+    expect(planTaps(desired(1), [renamed(false)])).toEqual([created(false)]);
     const context = { addresses: new Map(), routes: [], attachments: new Map(), detached: new Set<string>() };
     expect(planLinks(desired(1), { ...context, links: [renamed(true)] })).toEqual([]);
     expect(planLinks(desired(1), { ...context, links: [renamed(false)] })).toEqual([{ object: 'link:other', changes: [{ change: 'delete', name: 'other' }] }]);
   });
 
   test('one for another number of queues is created anew when no guest has it open', () => {
-    expect(planTaps(desired(2), [tap(false, false)])).toEqual([{ object: OBJECT, lines: [`link del dev ${TAP}`, ...created(' multi_queue')] }]);
-    expect(planTaps(desired(1), [tap(true, false)])).toEqual([{ object: OBJECT, lines: [`link del dev ${TAP}`, ...created('')] }]);
+    expect(planTaps(desired(2), [tap(false, false)])).toEqual([created(true, REMOVAL)]);
+    expect(planTaps(desired(1), [tap(true, false)])).toEqual([created(false, REMOVAL)]);
     expect(planTaps(desired(2), [tap(false, true)])).toEqual([]);
     expect(planTaps(desired(1), [tap(true, true)])).toEqual([]);
   });

@@ -31,11 +31,13 @@ export interface LinkContext {
   detached: ReadonlySet<string>;
 }
 
-/** A tap to be created, or to be given its name again. */
-export interface NewTap {
+/** A tap to be created, or to be given its name again. In this order, up to the first that fails. */
+export interface TapStep {
   object: string;
-  /** `ip -batch` lines: a tap is created by a device, not by netlink. */
-  lines: string[];
+  before: LinkChange[];
+  /** A tap is created by a device, not by netlink. `owner`: user id that may open it. */
+  tap?: { name: string; owner: number; multiQueue: boolean };
+  after: LinkChange[];
 }
 
 const tapAlias = (nic: DesiredNic): string => `${LABEL}nic=${nic.id}`;
@@ -45,29 +47,27 @@ const tapAlias = (nic: DesiredNic): string => `${LABEL}nic=${nic.id}`;
  * decides at creation whether a tap takes several queues, so one that does not fit its card is created anew, unless a
  * guest still uses it.
  */
-export function planTaps(desired: DesiredState, links: readonly Link[]): NewTap[] {
+export function planTaps(desired: DesiredState, links: readonly Link[]): TapStep[] {
   const existing = new Map(links.map((l) => [l.name, l]));
   const used = new Map(links.filter((l) => l.tun?.isOpen).map((l) => [l.alias, l]));
-  return desired.nics.flatMap((nic): NewTap[] => {
+  return desired.nics.flatMap((nic): TapStep[] => {
     const name = tapName(nic.id);
     const link = existing.get(name);
     const object = `nic:${nic.id}`;
-    const removal = link ? [`link del dev ${name}`] : [];
+    const before: LinkChange[] = link ? [{ change: 'delete', name }] : [];
     const own = used.get(tapAlias(nic))?.name ?? name;
-    if (own !== name && !link?.tun?.isOpen) return [{ object, lines: [...removal, `link set dev ${own} down`, `link set dev ${own} name ${name}`] }];
-    const several = nic.queues > 1;
-    const unfit = link?.tun != null && link.tun.multiQueue !== several && !link.tun.isOpen;
+    if (own !== name && !link?.tun?.isOpen) {
+      const after: LinkChange[] = [
+        { change: 'set', name: own, set: { up: false } },
+        { change: 'set', name: own, set: { name } },
+      ];
+      return [{ object, before, after }];
+    }
+    const multiQueue = nic.queues > 1;
+    const unfit = link?.tun != null && link.tun.multiQueue !== multiQueue && !link.tun.isOpen;
     if (link && !unfit) return [];
-    return [
-      {
-        object,
-        lines: [
-          ...removal,
-          `tuntap add dev ${name} mode tap user ${nic.ownerUid} vnet_hdr${several ? ' multi_queue' : ''}`,
-          `link set dev ${name} group ${GROUP} alias ${tapAlias(nic)}`,
-        ],
-      },
-    ];
+    const labels: LinkChange = { change: 'set', name, set: { group: GROUP, alias: tapAlias(nic) } };
+    return [{ object, before, tap: { name, owner: nic.ownerUid, multiQueue }, after: [labels] }];
   });
 }
 

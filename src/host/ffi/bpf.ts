@@ -1,15 +1,30 @@
-/** bpf(2): whether eBPF is available, and the programs attached to an interface. */
+/** bpf(2): loads programs for tc, and reads which are attached to an interface. */
 import { closeSync } from 'node:fs';
 import { constants } from 'node:os';
 import { getSystemErrorName } from 'node:util';
+import { AnkaError } from '../../lib/errors.ts';
 import { declareOnce, errno, onLinux } from './koffi.ts';
+import { setLimit } from './process.ts';
 
 /** bpf(2) by machine, as Node names them. */
 const SYS_BPF: Record<string, number> = { x64: 321, arm64: 280 };
+const BPF_MAP_CREATE = 0;
+const BPF_MAP_UPDATE_ELEM = 2;
 const BPF_PROG_LOAD = 5;
 const BPF_OBJ_GET_INFO_BY_FD = 15;
 const BPF_PROG_QUERY = 16;
+const BPF_MAP_FREEZE = 22;
 const BPF_PROG_TYPE_SCHED_CLS = 3;
+const BPF_MAP_TYPE_ARRAY = 2;
+/** Programs only read the map. */
+const BPF_F_RDONLY_PROG = 0x80;
+/** In the second byte of a 64-bit load: its operands are a map's descriptor, and an offset in its value. */
+const PSEUDO_MAP_VALUE = 2 << 4;
+const MAX_NAME = 15;
+const LOG_SIZE = 1 << 16;
+/** Up to Linux 5.10 programs and maps count as locked memory of their user. */
+const RLIMIT_MEMLOCK = 8;
+const LOCKED_BYTES = 1 << 30;
 const BPF_ATTR_SIZE = 120;
 /** Bytes of the whole BPF_PROG_QUERY attribute: the kernel writes its last field whatever size it is given. */
 const BPF_QUERY_SIZE = 64;
@@ -18,8 +33,22 @@ const LOAD_ATTEMPTS = 100;
 /** r0 = 0; exit */
 const EMPTY_PROGRAM = Buffer.from('b7000000000000009500000000000000', 'hex');
 
+/** A program for tc. */
+export interface BpfCode {
+  /** In the kernel; 15 characters of it count. */
+  name: string;
+  /** With a zero byte at its end. */
+  license: Buffer;
+  instructions: Buffer;
+  /** What the program reads of constants; null for none. */
+  data: Buffer | null;
+  /** Loads of the address of `data`: the instruction's offset, and what is added to the offset that it has, bytes. */
+  references: readonly { instruction: number; value: number }[];
+}
+
 interface BpfCalls {
   load(number: number, command: number, attributes: object, size: number): number;
+  element(number: number, command: number, attributes: object, size: number): number;
   words(number: number, command: number, attributes: Uint32Array, size: number): number;
   query(number: number, command: number, attributes: object, size: number): number;
   info(number: number, command: number, attributes: object, size: number): number;
@@ -30,9 +59,16 @@ const calls = declareOnce(({ koffi, func }): BpfCalls => {
     type: 'uint32_t',
     count: 'uint32_t',
     instructions: 'uint8_t *',
-    license: 'const char *',
-    rest: koffi.array('uint8_t', BPF_ATTR_SIZE - 24),
+    license: 'uint8_t *',
+    logLevel: 'uint32_t',
+    logSize: 'uint32_t',
+    log: 'uint8_t *',
+    kernelVersion: 'uint32_t',
+    flags: 'uint32_t',
+    name: koffi.array('uint8_t', 16),
+    rest: koffi.array('uint8_t', BPF_ATTR_SIZE - 64),
   });
+  koffi.struct('anka_bpf_element', { map: 'uint32_t', key: 'uint8_t *', value: 'uint8_t *', flags: 'uint64_t' });
   koffi.struct('anka_bpf_query', {
     index: 'uint32_t',
     type: 'uint32_t',
@@ -45,6 +81,7 @@ const calls = declareOnce(({ koffi, func }): BpfCalls => {
   koffi.struct('anka_bpf_info', { fd: 'uint32_t', size: 'uint32_t', info: 'uint8_t *' });
   return {
     load: func('long syscall(long, int, anka_bpf_load *, uint32_t)'),
+    element: func('long syscall(long, int, anka_bpf_element *, uint32_t)'),
     words: func('long syscall(long, int, uint32_t *, uint32_t)'),
     query: func('long syscall(long, int, anka_bpf_query *, uint32_t)'),
     info: func('long syscall(long, int, anka_bpf_info *, uint32_t)'),
@@ -60,24 +97,85 @@ function bpf(call: (c: BpfCalls, number: number) => number): number {
 }
 
 /**
- * Why this kernel refuses an eBPF program for tc, or null if it accepts one. Loads an empty program to find out. A load
- * fails with EAGAIN while a signal is pending, such as SIGCHLD at any time: that is no refusal, and it is retried.
+ * Loads a program. Returns a descriptor, which the caller closes, or errno below zero. A load fails with EAGAIN while a
+ * signal is pending, such as SIGCHLD at any time: that is no refusal, and it is retried. `log`: for the verifier's words.
  */
-export function ebpfRefusal(): string | null {
-  if (!onLinux || SYS_BPF[process.arch] === undefined) return `eBPF is not supported on ${process.platform} ${process.arch}`;
+function load({ name, license, instructions }: Pick<BpfCode, 'name' | 'license' | 'instructions'>, log?: Buffer): number {
   const program = {
-    type: BPF_PROG_TYPE_SCHED_CLS,
-    count: EMPTY_PROGRAM.length / 8,
-    instructions: EMPTY_PROGRAM,
-    license: 'Apache-2.0',
-    rest: new Uint8Array(BPF_ATTR_SIZE - 24),
+    ...{ type: BPF_PROG_TYPE_SCHED_CLS, count: instructions.length / 8, instructions, license },
+    ...{ logLevel: log ? 1 : 0, logSize: log?.length ?? 0, log: log ?? null, kernelVersion: 0, flags: 0 },
+    name: Buffer.from(name.slice(0, MAX_NAME).padEnd(MAX_NAME + 1, '\0'), 'latin1'),
+    rest: new Uint8Array(BPF_ATTR_SIZE - 64),
   };
   let fd = -constants.errno.EAGAIN;
   for (let attempt = 0; fd === -constants.errno.EAGAIN && attempt < LOAD_ATTEMPTS; attempt++)
     fd = bpf((c, number) => c.load(number, BPF_PROG_LOAD, program, BPF_ATTR_SIZE));
+  return fd;
+}
+
+/** Why this kernel refuses an eBPF program for tc, or null if it accepts one. Loads an empty program to find out. */
+export function ebpfRefusal(): string | null {
+  if (!onLinux || SYS_BPF[process.arch] === undefined) return `eBPF is not supported on ${process.platform} ${process.arch}`;
+  const fd = load({ name: '', license: Buffer.from('Apache-2.0\0'), instructions: EMPTY_PROGRAM });
   if (fd < 0) return `eBPF is not available (${getSystemErrorName(fd)})`;
   closeSync(fd);
   return null;
+}
+
+/**
+ * Loads a program for tc. Returns a descriptor, which the caller closes. Throws `network` with the kernel's reason, and
+ * for a program that it does not accept the last words of its verifier.
+ */
+export function loadBpf(code: BpfCode): number {
+  const map = code.data === null ? null : constantsMap(code.data);
+  try {
+    const instructions = Buffer.from(code.instructions);
+    for (const { instruction, value } of code.references) {
+      instructions.writeUInt8((instructions[instruction + 1] ?? 0) | PSEUDO_MAP_VALUE, instruction + 1);
+      instructions.writeInt32LE(instructions.readInt32LE(instruction + 4) + value, instruction + 12);
+      instructions.writeInt32LE(map ?? -1, instruction + 4);
+    }
+    const linked = { ...code, instructions };
+    const fd = withinLimits(() => load(linked));
+    if (fd >= 0) return fd;
+    throw new AnkaError('network', `the kernel does not load the eBPF program ${code.name} (${getSystemErrorName(fd)})${verifierWords(linked)}`);
+  } finally {
+    if (map !== null) closeSync(map);
+  }
+}
+
+/** Tries again with more memory that may be locked. */
+function withinLimits(create: () => number): number {
+  const result = create();
+  return result === -constants.errno.EPERM && setLimit(RLIMIT_MEMLOCK, LOCKED_BYTES) ? create() : result;
+}
+
+/** What the verifier says last of a program that it refuses, as a clause; empty if it says nothing. */
+function verifierWords(code: BpfCode): string {
+  const log = Buffer.alloc(LOG_SIZE);
+  const fd = load(code, log);
+  if (fd >= 0) closeSync(fd);
+  const lines = log.toString('latin1', 0, log.indexOf(0)).trim().split('\n');
+  const last = lines.findLast((l) => l !== '' && !/^(processed|verification time|stack depth) /.test(l));
+  return last ? `: ${last}` : '';
+}
+
+/** A map with one element, which nobody can change any more. Returns its descriptor. */
+function constantsMap(data: Buffer): number {
+  const demand = (result: number): number => {
+    if (result < 0) throw new AnkaError('network', `the kernel takes no constants of an eBPF program (${getSystemErrorName(result)})`);
+    return result;
+  };
+  const map = demand(withinLimits(() => callBpf(BPF_MAP_CREATE, BPF_MAP_TYPE_ARRAY, 4, data.length, 1, BPF_F_RDONLY_PROG)));
+  try {
+    const element = { map, key: Buffer.alloc(4), value: data, flags: 0 };
+    demand(bpf((c, number) => c.element(number, BPF_MAP_UPDATE_ELEM, element, 32)));
+    demand(callBpf(BPF_MAP_FREEZE, map));
+  } catch (cause) {
+    closeSync(map);
+    throw cause;
+  }
+  return map;
 }
 
 /**

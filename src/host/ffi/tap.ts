@@ -1,9 +1,11 @@
-/** Opens the queues of tap interfaces, and connects those of another process again. */
+/** Creates tap interfaces, opens their queues, and connects those of another process again. */
 import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs';
 import { AnkaError } from '../../lib/errors.ts';
 import { declareOnce, errno } from './koffi.ts';
 
 const TUNSETIFF = 0x400454ca;
+const TUNSETPERSIST = 0x400454cb;
+const TUNSETOWNER = 0x400454cc;
 const TUNSETSNDBUF = 0x400454d4;
 const TUNSETVNETHDRSZ = 0x400454d8;
 const IFF_TAP = 0x0002;
@@ -26,6 +28,7 @@ const REASONS: Record<number, string> = {
 
 interface TapCalls {
   ioctl(fd: number, request: number, argument: Uint8Array): number;
+  ioctlNumber(fd: number, request: number, argument: number): number;
   pidfdOpen(number: number, pid: number, flags: number): number;
   pidfdGetfd(number: number, pidfd: number, fd: number, flags: number): number;
 }
@@ -33,10 +36,25 @@ interface TapCalls {
 const calls = declareOnce(
   ({ func }): TapCalls => ({
     ioctl: func('int ioctl(int, unsigned long, void *)'),
+    ioctlNumber: func('int ioctl(int, unsigned long, unsigned long)'),
     pidfdOpen: func('long syscall(long, int, uint32_t)'),
     pidfdGetfd: func('long syscall(long, int, int, uint32_t)'),
   }),
 );
+
+/**
+ * Creates a tap, which stays when nobody has it open; each frame has a virtio-net header. `owner`: user id that may
+ * open it, beside root. `several`: for more than one queue. Throws `noRights` or `network`.
+ */
+export function createTap(name: string, owner: number, several: boolean): void {
+  const fd = openQueue(name, several);
+  try {
+    setNumber(fd, TUNSETOWNER, owner);
+    setNumber(fd, TUNSETPERSIST, 1);
+  } finally {
+    closeSync(fd);
+  }
+}
 
 /**
  * Opens queues of an existing tap by name, one descriptor each; each frame has a virtio-net header. A tap for more than
@@ -107,10 +125,18 @@ export function reconnectTap(pid: number, name: string, queues: number, headerBy
   }
 }
 
+/** For calls that take the address of a number. */
 function setInt(fd: number, request: number, value: number): void {
   const argument = Buffer.alloc(4);
   argument.writeInt32LE(value);
-  if (calls().ioctl(fd, request, argument) < 0) throw new AnkaError('network', `the tap takes no such value (errno ${errno()})`);
+  demand(calls().ioctl(fd, request, argument));
+}
+
+/** For calls that take a number itself. */
+const setNumber = (fd: number, request: number, value: number): void => demand(calls().ioctlNumber(fd, request, value));
+
+function demand(result: number): void {
+  if (result < 0) throw new AnkaError('network', `a tap could not be set up (errno ${errno()})`);
 }
 
 /** Descriptors of a process that were queues of an interface which no longer exists; none if it has exited. */

@@ -5,8 +5,11 @@ import { colonHex } from './link-messages.ts';
 import { attribute } from './netlink.ts';
 import { AF_BRIDGE, changeRtnetlink, dumpRtnetlink } from './rtnetlink.ts';
 
+const RTM_NEWNEIGH = 28;
 const RTM_DELNEIGH = 29;
 const RTM_GETNEIGH = 30;
+/** NLM_F_CREATE and NLM_F_EXCL. */
+const CREATE = 0x400 | 0x200;
 /** struct ndmsg: offsets, and its length. */
 const INDEX = 4;
 const STATE = 8;
@@ -56,6 +59,11 @@ export function parseBridgeEntry(body: Buffer): BridgeEntry | null {
     flags: body.readUInt8(FLAGS),
     ofMaster: all.has(NDA_MASTER),
   };
+}
+
+/** A permanent one. `flags`: NTF_*. Throws the kernel's errors. */
+export function addBridgeEntry(index: number, mac: number, flags: number): void {
+  changeRtnetlink(RTM_NEWNEIGH, CREATE, entryMessage(index, mac, flags));
 }
 
 /** `flags`: NTF_*. Throws the kernel's errors. */

@@ -25,6 +25,8 @@ export interface LinkSettings {
   /** The bridge that it becomes a port of; null for none. */
   master?: string | null;
   alias?: string;
+  /** Another name; the interface has to be down. */
+  name?: string;
   group?: number;
   /** As `ip` prints it. */
   mac?: string;
@@ -150,6 +152,7 @@ function settings(index: number, set: LinkSettings, indexOf: (name: string) => n
   if (set.mac !== undefined) parts.push(attribute(IFLA.address, macBytes(set.mac)));
   if (set.mtu !== undefined) parts.push(attribute(IFLA.mtu, u32(set.mtu)));
   if (set.group !== undefined) parts.push(attribute(IFLA.group, u32(set.group)));
+  if (set.name !== undefined) parts.push(text(IFLA.name, set.name));
   if (set.alias !== undefined) parts.push(attribute(IFLA.alias, Buffer.from(set.alias)));
   if (set.master !== undefined) parts.push(attribute(IFLA.master, u32(set.master === null ? 0 : indexOf(set.master))));
   if (set.withoutIpv6Address) parts.push(nested(IFLA.families, nested(AF_INET6, attribute(ADDRESS_GENERATION, Buffer.of(IN6_ADDR_GEN_MODE_NONE)))));

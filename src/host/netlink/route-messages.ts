@@ -1,16 +1,19 @@
 /** IPv4 routes as the kernel describes them (RTM_NEWROUTE, rtnetlink(7)). */
 import { AttributeReader } from './attribute-reader.ts';
 import { AF_INET } from './netlink.ts';
-import { dumpRtnetlink } from './rtnetlink.ts';
+import { changeRtnetlink, dumpRtnetlink } from './rtnetlink.ts';
 
+const RTM_NEWROUTE = 24;
 const RTM_GETROUTE = 26;
+/** NLM_F_CREATE and NLM_F_EXCL. */
+const CREATE = 0x400 | 0x200;
 /** struct rtmsg: offsets, and its length. */
 const PREFIX = 1;
 const TABLE = 4;
 const TYPE = 7;
 const FLAGS = 8;
 const HEADER = 12;
-const RTA = { destination: 1, outputInterface: 4, multipath: 9, table: 15 } as const;
+const RTA = { destination: 1, outputInterface: 4, gateway: 5, priority: 6, multipath: 9, table: 15 } as const;
 /** A cached exception of another route, as after an ICMP redirect. */
 const RTM_F_CLONED = 0x200;
 /** RTN_UNICAST */
@@ -37,6 +40,40 @@ export function readRoutes(): RouteMessage[] {
   const header = Buffer.alloc(HEADER);
   header[0] = AF_INET;
   return dumpRtnetlink(RTM_GETROUTE, header).flatMap((body) => parseRoute(body) ?? []);
+}
+
+/** A default route of the main table. */
+export interface DefaultRouteMessage {
+  /** As the kernel takes it again, without its state. */
+  message: Buffer;
+  /** In host order; null for none, as of a multipath route. */
+  gateway: number | null;
+  /** Indexes, as `RouteMessage`. */
+  interfaces: number[];
+  /** The lowest counts. */
+  metric: number;
+}
+
+/** Throws where netlink is not available. */
+export function readDefaultRoutes(): DefaultRouteMessage[] {
+  const header = Buffer.alloc(HEADER);
+  header[0] = AF_INET;
+  return dumpRtnetlink(RTM_GETROUTE, header).flatMap((body) => parseDefaultRoute(body) ?? []);
+}
+
+/** Null: it is another route. */
+export function parseDefaultRoute(body: Buffer): DefaultRouteMessage | null {
+  const route = parseRoute(body);
+  if (route?.prefix !== 0 || route.table !== MAIN_TABLE) return null;
+  const message = Buffer.from(body);
+  message.writeUInt32LE(0, FLAGS);
+  const all = new AttributeReader(body, HEADER);
+  return { message, gateway: all.ipv4(RTA.gateway), interfaces: route.interfaces, metric: all.u32(RTA.priority) ?? 0 };
+}
+
+/** Adds a route that `readDefaultRoutes` has read. Throws the kernel's errors. */
+export function addRoute(message: Buffer): void {
+  changeRtnetlink(RTM_NEWROUTE, CREATE, message);
 }
 
 /** Null: it is no IPv4 route. */

@@ -4,8 +4,9 @@ import { parseBridgeEntry } from './bridge-entries.ts';
 import { parseCounters, parseLink } from './link-messages.ts';
 import { parseNeighbourState } from './neighbours.ts';
 import { attribute, parseDatagram, u32 } from './netlink.ts';
-import { parseRoute } from './route-messages.ts';
-import { parseFilter, parseQdisc } from './tc-messages.ts';
+import { parseDefaultRoute, parseRoute } from './route-messages.ts';
+import { parseSocket } from './sockets.ts';
+import { filterMessage, parseFilter, parseQdisc } from './tc-messages.ts';
 
 const NESTED = 0x8000;
 const bytes = (...parts: (Buffer | number)[]): Buffer => Buffer.concat(parts.map((p) => (typeof p === 'number' ? Buffer.of(p) : p)));
@@ -54,6 +55,11 @@ const ndmsg = (family: number, state: number, flags: number): Buffer => bytes(fa
 const ENTRY = bytes(ndmsg(7, 0x80, 0), attribute(2, MAC), attribute(9, u32(7)));
 const NEIGHBOUR = bytes(ndmsg(2, 0x10, 0), attribute(1, ip(10, 9, 0, 1)), attribute(2, MAC));
 
+const DEFAULT_ROUTE = bytes(rtmsg(0, 254, 1, 0x10), attribute(5, ip(10, 9, 0, 1)), attribute(4, u32(2)), attribute(6, u32(100)));
+const inetId = (...address: Buffer[]): Buffer => bytes(0, 22, 4, 0, Buffer.alloc(16), ...address, Buffer.alloc(12 + 20));
+const SOCKET = bytes(2, 1, 0, 0, inetId(ip(10, 9, 0, 1), Buffer.alloc(12)));
+const mapped = (first: number): Buffer => bytes(10, 1, 0, 0, inetId(bytes(first, Buffer.alloc(9), 255, 255), ip(10, 9, 0, 1)));
+
 const LINK = {
   address: '',
   mtu: 0,
@@ -97,6 +103,16 @@ const messages: [string, (body: Buffer) => unknown, Buffer, unknown][] = [
   ['a route', parseRoute, ROUTE, { base: 0x0a000000, prefix: 8, table: 1000, type: 1, interfaces: [2] }],
   ['a multipath route', parseRoute, MULTIPATH, { base: 0, prefix: 0, table: 254, type: 1, interfaces: [2, 7] }],
   ['a cached route', parseRoute, bytes(rtmsg(32, 254, 1, 0x200), attribute(4, u32(2))), null],
+  [
+    'a default route, without its state',
+    parseDefaultRoute,
+    DEFAULT_ROUTE,
+    { message: bytes(rtmsg(0, 254, 1, 0), DEFAULT_ROUTE.subarray(12)), gateway, interfaces: [2], metric: 100 },
+  ],
+  ['no default route', parseDefaultRoute, ROUTE, null],
+  ['a socket', (body) => parseSocket(body, 'tcp'), SOCKET, { protocol: 'tcp', localPort: 22, remotePort: 1024, remote: gateway }],
+  ['an IPv4 peer of IPv6', (body) => parseSocket(body, 'udp'), mapped(0), { protocol: 'udp', localPort: 22, remotePort: 1024, remote: gateway }],
+  ['an IPv6 peer', (body) => parseSocket(body, 'udp'), mapped(0x20), null],
   ['a queueing discipline', parseQdisc, QDISC, { index: 8, kind: 'clsact' }],
   [
     'a filter',
@@ -112,6 +128,12 @@ const messages: [string, (body: Buffer) => unknown, Buffer, unknown][] = [
 
 test.each(messages)('%s', (_, parse, body, expected) => {
   expect(parse(body)).toEqual(expected);
+});
+
+test('a filter is asked for as the kernel describes it', () => {
+  const asked = filterMessage({ index: 8, hook: 'egress', chain: 97, preference: 2, name: 'x.o:[tc/in]', program: 5 });
+  expect(asked.subarray(0, 20)).toEqual(bytes(u32(0), u32(8), u32(1), u32(0xfffffff3), u32(0x00020300)));
+  expect(parseFilter(asked)).toEqual({ kind: 'bpf', preference: 2, chain: 97, bpf: { name: 'x.o:[tc/in]', directAction: true, tag: '', id: 0 } });
 });
 
 /** A datagram that contains a message. */

@@ -1,14 +1,16 @@
 /** Queueing disciplines and filters as the kernel describes them (RTM_NEWQDISC, RTM_NEWTFILTER, rtnetlink(7)). */
 import { AttributeReader } from './attribute-reader.ts';
-import { attribute } from './netlink.ts';
+import { attribute, u32 } from './netlink.ts';
 import { changeRtnetlink, dumpRtnetlink } from './rtnetlink.ts';
 
 const RTM_NEWQDISC = 36;
 const RTM_DELQDISC = 37;
 const RTM_GETQDISC = 38;
+const RTM_NEWTFILTER = 44;
 const RTM_DELTFILTER = 45;
-/** NLM_F_CREATE and NLM_F_EXCL. */
-const CREATE = 0x400 | 0x200;
+/** NLM_F_CREATE, and NLM_F_EXCL. */
+const CREATE = 0x400;
+const CREATE_ONLY = 0x400 | 0x200;
 const RTM_GETTFILTER = 46;
 /** struct tcmsg: offsets, and its length. */
 const INDEX = 4;
@@ -17,11 +19,15 @@ const PARENT = 12;
 const INFO = 16;
 const HEADER = 20;
 const TCA = { kind: 1, options: 2, chain: 11 } as const;
-const BPF = { name: 7, flags: 8, tag: 10, id: 11 } as const;
+const BPF = { fd: 6, name: 7, flags: 8, tag: 10, id: 11 } as const;
 /** TCA_BPF_FLAG_ACT_DIRECT */
 const DIRECT_ACTION = 1;
 /** Parents of a clsact's filters (TC_H_MIN_INGRESS, TC_H_MIN_EGRESS). */
 const HOOKS = { ingress: 0xfffffff2, egress: 0xfffffff3 } as const;
+
+/** ETH_P_ALL, in network byte order. */
+const ALL_PROTOCOLS = 0x0300;
+const FIRST_HANDLE = 1;
 
 /** Parent and handle of clsact itself (TC_H_CLSACT). */
 const CLSACT = { parent: 0xfffffff1, handle: 0xffff0000 } as const;
@@ -55,7 +61,7 @@ export function readFilters(index: number, hook: keyof typeof HOOKS): FilterMess
 
 /** Throws the kernel's errors. */
 export function addClsact(index: number): void {
-  changeRtnetlink(RTM_NEWQDISC, CREATE, clsact(index));
+  changeRtnetlink(RTM_NEWQDISC, CREATE_ONLY, clsact(index));
 }
 
 /** Removes every filter of it, too. Throws the kernel's errors. */
@@ -69,6 +75,33 @@ function clsact(index: number): Buffer {
   header.writeUInt32LE(CLSACT.handle, HANDLE);
   header.writeUInt32LE(CLSACT.parent, PARENT);
   return Buffer.concat([header, attribute(TCA.kind, Buffer.from('clsact\0'))]);
+}
+
+/** A filter of kind bpf, in direct action mode. */
+export interface BpfFilterRequest {
+  index: number;
+  hook: keyof typeof HOOKS;
+  chain: number;
+  preference: number;
+  /** The kernel keeps it. */
+  name: string;
+  /** Descriptor of its program. */
+  program: number;
+}
+
+/** Adds a filter, or replaces the one of its hook, chain and preference. Throws the kernel's errors. */
+export function replaceFilter(filter: BpfFilterRequest): void {
+  changeRtnetlink(RTM_NEWTFILTER, CREATE, filterMessage(filter));
+}
+
+export function filterMessage({ index, hook, chain, preference, name, program }: BpfFilterRequest): Buffer {
+  const header = Buffer.alloc(HEADER);
+  header.writeInt32LE(index, INDEX);
+  header.writeUInt32LE(FIRST_HANDLE, HANDLE);
+  header.writeUInt32LE(HOOKS[hook], PARENT);
+  header.writeUInt32LE(((preference << 16) | ALL_PROTOCOLS) >>> 0, INFO);
+  const options = [attribute(BPF.fd, u32(program)), attribute(BPF.name, Buffer.from(`${name}\0`)), attribute(BPF.flags, u32(DIRECT_ACTION))];
+  return Buffer.concat([header, attribute(TCA.kind, Buffer.from('bpf\0')), attribute(TCA.chain, u32(chain)), attribute(TCA.options, Buffer.concat(options))]);
 }
 
 /** Deletes the filters of a hook's preference in chain 0. Throws the kernel's errors. */

@@ -10,16 +10,19 @@
  */
 import { createSocket } from 'node:dgram';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { run } from '../../../host/exec.ts';
-import { ipBatch, listAddresses, listLinks } from '../../../host/links.ts';
+import { type Link, listAddresses, listLinks } from '../../../host/links.ts';
 import { NUD, neighbourState, probeNeighbour } from '../../../host/netlink/neighbours.ts';
+import { reasonOf } from '../../../host/netlink/netlink.ts';
+import { addRoute, readDefaultRoutes } from '../../../host/netlink/route-messages.ts';
 import { AnkaError } from '../../../lib/errors.ts';
-import { parseIpv4 } from '../../../wire/address.ts';
+import { formatIpv4 } from '../../../wire/address.ts';
 
 interface DefaultRoute {
-  /** As `ip route add` takes it. */
+  /** As the kernel takes it again; two routes with the same message are the same. */
+  message: Buffer;
+  /** For messages. */
   text: string;
-  gateway: string | null;
+  gateway: number | null;
   dev: string;
 }
 
@@ -29,7 +32,7 @@ export interface HostConnectivity {
   addresses: string[];
   routes: DefaultRoute[];
   /** Gateways behind the interface that answered. */
-  answering: string[];
+  answering: number[];
 }
 
 const DISCARD_PORT = 9;
@@ -37,25 +40,23 @@ const POLL_MS = 25;
 /** The kernel sends three requests, one a second. */
 const ANSWER_MS = 4500;
 
-async function defaultRoutes(): Promise<DefaultRoute[]> {
-  const text = await run('ip', ['-4', 'route', 'show', 'default']);
-  return text
-    .split('\n')
-    .map((l) => l.replace(/\b(linkdown|dead|onlink)\b/g, '').trim())
-    .filter((l) => l !== '')
-    .map((l) => ({ text: l.replaceAll(/\s+/g, ' '), gateway: /\bvia (\d\S+)/.exec(l)?.[1] ?? null, dev: /\bdev (\S+)/.exec(l)?.[1] ?? '' }));
+function defaultRoutes(links: readonly Link[]): DefaultRoute[] {
+  const names = new Map(links.map((l) => [l.index, l.name]));
+  return readDefaultRoutes().map(({ message, gateway, interfaces, metric }) => {
+    const dev = interfaces.map((index) => names.get(index) ?? '').join(' ');
+    const words = ['default', ...(gateway === null ? [] : ['via', formatIpv4(gateway)]), 'dev', dev, ...(metric === 0 ? [] : ['metric', metric])];
+    return { message, text: words.join(' '), gateway, dev };
+  });
 }
 
-async function answers(gateway: string, dev: string): Promise<boolean> {
-  const ip = parseIpv4(gateway);
-  if (ip === null) return false;
+async function answers(ip: number, dev: string): Promise<boolean> {
   const first = neighbourState(ip, dev);
   if (first === NUD.permanent || first === NUD.noArp) return true;
   if (!probeNeighbour(ip, dev)) {
     const socket = createSocket('udp4');
     await new Promise<void>((resolve) => {
       socket.on('error', () => resolve()); // no socket can be opened
-      socket.send('', DISCARD_PORT, gateway, () => resolve());
+      socket.send('', DISCARD_PORT, formatIpv4(ip), () => resolve());
     });
     socket.close();
   }
@@ -69,11 +70,12 @@ async function answers(gateway: string, dev: string): Promise<boolean> {
 }
 
 /** Observes the host now. `gateways`: those to probe; by default all behind the interface. */
-export async function observeHost(dev: string, gateways?: readonly string[]): Promise<HostConnectivity> {
-  const link = (await listLinks()).find((l) => l.name === dev);
-  const routes = await defaultRoutes();
+export async function observeHost(dev: string, gateways?: readonly number[]): Promise<HostConnectivity> {
+  const links = await listLinks();
+  const link = links.find((l) => l.name === dev);
+  const routes = defaultRoutes(links);
   const probed = gateways ?? [...new Set(routes.flatMap((r) => (r.dev === dev && r.gateway !== null ? [r.gateway] : [])))];
-  const answering: string[] = [];
+  const answering: number[] = [];
   for (const g of probed) if (link && (await answers(g, dev))) answering.push(g);
   return { dev, up: link?.up ?? false, addresses: (await listAddresses()).get(dev) ?? [], routes, answering };
 }
@@ -83,20 +85,24 @@ export function findLoss(before: HostConnectivity, after: HostConnectivity): str
   if (before.up && !after.up) return `${before.dev} is down`;
   const address = before.addresses.find((a) => !after.addresses.includes(a));
   if (address !== undefined) return `${before.dev} lost its address ${address}`;
-  const route = before.routes.find((r) => !after.routes.some((a) => a.text === r.text));
+  const route = before.routes.find((r) => !after.routes.some((a) => a.message.equals(r.message)));
   if (route) return `the host lost its route '${route.text}'`;
   const gateway = before.answering.find((g) => !after.answering.includes(g));
-  if (gateway !== undefined) return `the gateway ${gateway} no longer answers`;
+  if (gateway !== undefined) return `the gateway ${formatIpv4(gateway)} no longer answers`;
   return null;
 }
 
 /** Adds missing default routes through the interface again. Returns those that could not be added, and why. */
 export async function restoreRoutes(before: HostConnectivity): Promise<string[]> {
-  const now = await defaultRoutes();
+  const now = defaultRoutes(await listLinks());
   const failed: string[] = [];
   for (const r of before.routes) {
-    if (r.dev !== before.dev || now.some((n) => n.text === r.text)) continue;
-    await ipBatch([`route add ${r.text}`]).catch((cause: Error) => failed.push(`${r.text}: ${cause.message}`));
+    if (r.dev !== before.dev || now.some((n) => n.message.equals(r.message))) continue;
+    try {
+      addRoute(r.message);
+    } catch (cause) {
+      failed.push(`${r.text}: ${reasonOf(cause)}`);
+    }
   }
   return failed;
 }

@@ -82,8 +82,6 @@ export const cannotBridge = (uplink: string, why: string): string =>
 type Log = { info(o: object, m: string): void; warn(o: object, m: string): void };
 
 export class NoTouchBridges {
-  /** For copies of the object. */
-  #dir: string;
   #log: Log;
   #changes: UplinkChanges;
   #guard: HostGuard;
@@ -91,7 +89,6 @@ export class NoTouchBridges {
 
   constructor(runDir: string, log: Log, guard: HostGuard) {
     this.#guard = guard;
-    this.#dir = `${runDir}/bpf`;
     this.#changes = new UplinkChanges(runDir, log);
     this.#log = log;
   }
@@ -189,9 +186,8 @@ export class NoTouchBridges {
     if (at === 'port') await ensureClsact(port.name);
     else await this.#changes.ensureClsact(uplink);
     const device = at === 'port' ? port.name : uplink.name;
-    await object.withFile(this.#dir, fileName, async (path) => {
-      for (const { direction, chain, section } of programs) await replaceBpfFilter(device, { direction, chain, preference: PREFERENCE, object: path, section });
-    });
+    for (const { direction, chain, section } of programs)
+      await replaceBpfFilter(device, { direction, chain, preference: PREFERENCE, name: `${fileName}:[${section}]`, code: object.program(section) });
   }
 
   /** Removes everything of ours from the interface. */

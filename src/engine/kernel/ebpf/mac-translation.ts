@@ -10,7 +10,7 @@
  * The same program checks neighbour discovery, so NICs without `--mac` have it too, with two equal addresses (B91).
  * There it is optional: if eBPF is not available, one warning is logged.
  *
- * Limits: little-endian hosts; Linux 5.3 and later, with tc of iproute2 5.10 and later.
+ * Limits: little-endian hosts; Linux 5.3 and later.
  */
 import { ebpfRefusal } from '../../../host/ffi/bpf.ts';
 import type { Link } from '../../../host/links.ts';
@@ -45,7 +45,6 @@ function operand(mac: number): Buffer {
 const hex = (mac: number): string => mac.toString(16).padStart(12, '0');
 
 export class MacTranslations {
-  #dir: string;
   #warn: (o: object, message: string) => void;
   /** This kernel refused eBPF, so neighbour discovery is not checked by it. */
   #checksRefused = false;
@@ -56,9 +55,7 @@ export class MacTranslations {
    */
   #unknownTags = new Set<string>();
 
-  /** `dir`: our own directory for copies of the object. */
-  constructor(dir: string, warn: (o: object, message: string) => void) {
-    this.#dir = dir;
+  constructor(warn: (o: object, message: string) => void) {
     this.#warn = warn;
   }
 
@@ -114,11 +111,11 @@ export class MacTranslations {
       return filter === undefined || !(object.tags(p.section).includes(filter.tag) || this.#unknownTags.has(`${filter.name} ${filter.tag}`));
     });
     if (missing.length === 0) return;
-    await attachFilters(this.#dir, wanted, missing);
+    await attachFilters(wanted, missing);
     const now = (await listBpfFilters([device])).get(device) ?? [];
     for (const p of missing) {
       const filter = findFilter(wanted, p, now);
-      if (filter === undefined) throw new AnkaError('network', `the program ${p.section} is not at ${device}, though tc attached it`);
+      if (filter === undefined) throw new AnkaError('network', `the program ${p.section} is not at ${device}, though it was attached`);
       if (!object.tags(p.section).includes(filter.tag)) this.#unknownTags.add(`${filter.name} ${filter.tag}`);
     }
   }

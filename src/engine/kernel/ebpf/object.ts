@@ -1,9 +1,8 @@
 /**
- * The committed eBPF objects of assets/bpf/, with the constants of one VM or interface written into a copy.
+ * The committed eBPF objects of assets/bpf/, with the constants of one VM or interface written into a copy in memory.
  *
- * Theory of operation: each object is compiled once from bpf/. What differs between VMs or interfaces is a constant in
- * a copy of the object, which `tc` loads and which is then removed: no maps, no loader but `tc` (decision 0004). The
- * source marks a constant in one of two forms:
+ * Theory of operation: each object is compiled once from bpf/. What differs between VMs or interfaces is a constant, so
+ * no program needs a map that is changed later (decision 0004). The source marks a constant in one of two forms:
  * - the variable `config`, which starts with a marker of its program (`setConfig`);
  * - the operand of a 64-bit load instruction, a placeholder (`setOperand`). It counts in the program's tag, so the tag
  *   proves which value is in force.
@@ -12,25 +11,26 @@
  */
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { mkdir, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import type { BpfCode } from '../../../host/ffi/bpf.ts';
 import { AnkaError } from '../../../lib/errors.ts';
 import { PACKAGE_ROOT } from '../../../lib/package-root.ts';
+import { ElfFile } from './elf.ts';
 
 const MARKER_SIZE = 8;
 const LOAD_64 = 0x18;
 const INSTRUCTION_SIZE = 8;
-/** Offsets of the ELF header, and of an entry of its section table. */
-const ELF = { sectionTable: 0x28, entrySize: 0x3a, entryCount: 0x3c, nameSection: 0x3e } as const;
-const SECTION = { name: 0, offset: 0x18, size: 0x20 } as const;
+/** The section of the variable `config`. */
+const CONSTANTS = '.rodata';
 
 export class EbpfObject {
   readonly bytes: Buffer;
-  readonly #name: string;
+  readonly #title: string;
+  readonly #elf: ElfFile;
 
   constructor(name: string) {
-    this.#name = name;
+    this.#title = `the eBPF object ${name}`;
     this.bytes = readFileSync(new URL(`assets/bpf/${name}.bpf.o`, PACKAGE_ROOT));
+    this.#elf = new ElfFile(this.bytes, this.#title);
   }
 
   /** Writes `value` after the marker of the variable `config`. */
@@ -43,7 +43,7 @@ export class EbpfObject {
 
   /** Writes eight bytes over the placeholder that one instruction of the section loads. */
   setOperand(section: string, placeholder: bigint, value: Buffer): this {
-    const code = this.#section(section);
+    const code = this.#elf.section(section);
     const low = Number(placeholder & 0xffffffffn);
     const high = Number(placeholder >> 32n);
     const found: number[] = [];
@@ -59,43 +59,30 @@ export class EbpfObject {
 
   /** Tags that the kernel may give a section's program: SHA-1 of its instructions up to Linux 6.17, then SHA-256. */
   tags(section: string): string[] {
-    const code = this.#section(section);
+    const code = this.#elf.section(section);
     return (['sha1', 'sha256'] as const).map((digest) => createHash(digest).update(code).digest('hex').slice(0, 16));
   }
 
-  /** A file name with a digest of the content, by which an attached program is compared with the wanted one. */
+  /** The program of a section, to be loaded into the kernel. */
+  program(section: string): BpfCode {
+    const references = this.#elf.references(section);
+    const other = references.find((r) => r.section !== CONSTANTS);
+    if (other) throw new AnkaError('internal', `${this.#title} refers to its section ${other.section}, which is not loaded`);
+    return {
+      name: this.#elf.functionIn(section),
+      license: this.#elf.section('license'),
+      instructions: this.#elf.section(section),
+      data: references.length === 0 ? null : this.#elf.section(CONSTANTS),
+      references: references.map(({ offset, value }) => ({ instruction: offset, value })),
+    };
+  }
+
+  /** A name with a digest of the content, by which an attached program is compared with the wanted one. */
   fileName(prefix: string): string {
     return `${prefix}${createHash('sha256').update(this.bytes).digest('hex').slice(0, 12)}.o`;
   }
 
-  /** Writes the object to a file for the time that `use` takes. */
-  async withFile(dir: string, fileName: string, use: (path: string) => Promise<void>): Promise<void> {
-    await mkdir(dir, { recursive: true, mode: 0o700 });
-    const path = join(dir, fileName);
-    await writeFile(path, this.bytes, { mode: 0o600 });
-    try {
-      await use(path);
-    } finally {
-      await rm(path, { force: true });
-    }
-  }
-
-  #section(name: string): Buffer {
-    const elf = this.bytes;
-    const table = Number(elf.readBigUInt64LE(ELF.sectionTable));
-    const entry = (i: number): number => table + i * elf.readUInt16LE(ELF.entrySize);
-    const offset = (i: number): number => Number(elf.readBigUInt64LE(entry(i) + SECTION.offset));
-    const names = offset(elf.readUInt16LE(ELF.nameSection));
-    for (let i = 0; i < elf.readUInt16LE(ELF.entryCount); i++) {
-      const at = names + elf.readUInt32LE(entry(i) + SECTION.name);
-      if (elf.toString('latin1', at, elf.indexOf(0, at)) !== name) continue;
-      return elf.subarray(offset(i), offset(i) + Number(elf.readBigUInt64LE(entry(i) + SECTION.size)));
-    }
-    throw new AnkaError('internal', `the eBPF object ${this.#name} has no section ${name}`);
-  }
-
   #demandOnce(constant: string, count: number): void {
-    if (count !== 1)
-      throw new AnkaError('internal', `the eBPF object ${this.#name} has the constant ${constant} ${count === 0 ? 'nowhere' : 'more than once'}`);
+    if (count !== 1) throw new AnkaError('internal', `${this.#title} has the constant ${constant} ${count === 0 ? 'nowhere' : 'more than once'}`);
   }
 }

@@ -22,15 +22,18 @@ export interface TapFilters {
 
 /** The filter of a program among those of the tap. */
 export function findFilter(wanted: TapFilters, program: TapProgram, filters: readonly BpfFilter[]): BpfFilter | undefined {
-  return filters.find(
-    (f) => f.direction === program.direction && f.preference === wanted.preference && f.directAction && f.name === `${wanted.fileName}:[${program.section}]`,
-  );
+  return filters.find((f) => f.direction === program.direction && f.preference === wanted.preference && f.directAction && f.name === nameOf(wanted, program));
 }
 
-/** Attaches programs in place of what has their direction and preference. `dir`: for a copy of the object. */
-export async function attachFilters(dir: string, wanted: TapFilters, programs: readonly TapProgram[]): Promise<void> {
-  await wanted.object.withFile(dir, wanted.fileName, async (path) => {
-    await ensureClsact(wanted.device);
-    for (const program of programs) await replaceBpfFilter(wanted.device, { ...program, preference: wanted.preference, object: path });
-  });
+/** Attaches programs in place of what has their direction and preference. */
+export async function attachFilters(wanted: TapFilters, programs: readonly TapProgram[]): Promise<void> {
+  const { device, preference, object } = wanted;
+  await ensureClsact(device);
+  for (const program of programs) {
+    const { direction, section } = program;
+    await replaceBpfFilter(device, { direction, preference, name: nameOf(wanted, program), code: object.program(section) });
+  }
 }
+
+/** As `tc` names a filter that it loads from a file. */
+const nameOf = ({ fileName }: TapFilters, { section }: TapProgram): string => `${fileName}:[${section}]`;

@@ -27,9 +27,9 @@ export function vlanObject(vlan: number): EbpfObject {
 
 /**
  * Attaches and removes the filters of all NICs that have a tap. Returns the NICs (by id) that must stay detached, and
- * why. `dir`: our own directory for copies of the object.
+ * why.
  */
-export async function applyVlanTags(dir: string, desired: DesiredState, links: readonly Link[]): Promise<Map<string, string>> {
+export async function applyVlanTags(desired: DesiredState, links: readonly Link[]): Promise<Map<string, string>> {
   const present = new Set(links.map((l) => l.name));
   const nics = desired.nics.filter((n) => present.has(tapName(n.id)));
   const detached = new Map<string, string>();
@@ -46,7 +46,7 @@ export async function applyVlanTags(dir: string, desired: DesiredState, links: r
     const ours = (found.get(device) ?? []).filter((f) => f.name.startsWith(PREFIX));
     try {
       if (vlan === null) for (const f of ours) await removeFilter(device, f.direction, f.preference);
-      else await ensureTag(dir, device, vlan, ours);
+      else await ensureTag(device, vlan, ours);
     } catch (cause) {
       const why = (cause as Error).message;
       const refusal = vlan === null ? null : ebpfRefusal();
@@ -59,9 +59,9 @@ export async function applyVlanTags(dir: string, desired: DesiredState, links: r
 
 const vlanOf = (nic: DesiredNic): number | null => (nic.type === 'bridge' ? (nic.vlan ?? null) : null);
 
-async function ensureTag(dir: string, device: string, vlan: number, ours: readonly BpfFilter[]): Promise<void> {
+async function ensureTag(device: string, vlan: number, ours: readonly BpfFilter[]): Promise<void> {
   const object = vlanObject(vlan);
   const wanted = { device, preference: PREFERENCE, object, fileName: object.fileName(`${PREFIX}${vlan}-`) };
   const missing = TAP_PROGRAMS.filter((p) => findFilter(wanted, p, ours) === undefined);
-  if (missing.length > 0) await attachFilters(dir, wanted, missing);
+  if (missing.length > 0) await attachFilters(wanted, missing);
 }

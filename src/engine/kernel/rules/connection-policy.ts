@@ -65,7 +65,7 @@ export interface ConnectionFacts {
 }
 
 const protocolOf = (name: 'tcp' | 'udp'): number => (name === 'tcp' ? IpProtocol.tcp : IpProtocol.udp);
-const portKey = (protocol: number, port: number): string => `${protocol} ${port}`;
+export const portKey = (protocol: number, port: number): string => `${protocol} ${port}`;
 const forwardKey = (protocol: number, hostIp: number, port: number): string => `${protocol} ${port} ${hostIp}`;
 const ownerOf = (id: string, { network }: ConnectedNic): string => `${id} ${network}`;
 

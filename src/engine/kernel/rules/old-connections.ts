@@ -11,19 +11,18 @@
  *
  * Limits: nobody can notify another VM that its connection to this one is closed. It times out.
  */
-import { run } from '../../../host/exec.ts';
 import { listAddresses } from '../../../host/links.ts';
 import type { Connection, ConnectionFilter } from '../../../host/netlink/connection-messages.ts';
 import { cutConnections } from '../../../host/netlink/conntrack.ts';
+import { closeSockets } from '../../../host/netlink/sockets.ts';
 import { wrap } from '../../../lib/errors.ts';
-import { formatIpv4, parseIpv4, subnetContains } from '../../../wire/address.ts';
+import { parseIpv4, subnetContains } from '../../../wire/address.ts';
+import { IpProtocol } from '../../../wire/ipv4.ts';
 import { DNS_PORT } from '../names.ts';
-import { type ConnectionFacts, ConnectionPolicy, changesBetween } from './connection-policy.ts';
+import { type ConnectionFacts, ConnectionPolicy, changesBetween, portKey } from './connection-policy.ts';
 
 /** Beyond so many filters, all entries are read instead: each filter costs a walk through the table. */
 const MAX_FILTERS = 16;
-/** Addresses in one call of `ss`. */
-const PER_CALL = 64;
 
 export class OldConnections {
   #facts: ConnectionFacts | null = null;
@@ -39,7 +38,7 @@ export class OldConnections {
     const { lost, isolated, filters } = this.#facts ? changesBetween(this.#facts, facts) : NOTHING;
     const all = this.#facts === null || repaired || filters.length > MAX_FILTERS;
     if (all || filters.length > 0) {
-      await closeHostSockets(facts, lost, isolated);
+      closeHostSockets(facts, lost, isolated);
       const policy = new ConnectionPolicy(facts, await hostAddresses());
       await cut(all ? null : filters, (c) => touches(lost, c) || policy.isStale(c));
     }
@@ -55,7 +54,7 @@ export class OldConnections {
     nics.delete(id);
     const owned = new Set([...nics.values()].flatMap((n) => n.addresses));
     const lost = new Set(nic.addresses.filter((ip) => !owned.has(ip)));
-    await closeHostSockets(this.#facts, lost, []);
+    closeHostSockets(this.#facts, lost, []);
     await cut(filtersOf(lost), (c) => touches(lost, c));
     const owners = new Map([...this.#facts.owners].filter(([ip]) => !lost.has(ip)));
     this.#facts = { ...this.#facts, nics, owners };
@@ -91,13 +90,11 @@ async function hostAddresses(): Promise<Set<number>> {
   return new Set([...(await listAddresses()).values()].flat().flatMap((a) => parseIpv4(a.split('/')[0] as string) ?? []));
 }
 
-/** Without SOCK_DESTROY in the kernel they time out. Sockets that rules or DNS allow an isolated NIC stay. */
-async function closeHostSockets({ isolated: open }: ConnectionFacts, lost: Iterable<number>, isolated: readonly number[]): Promise<void> {
-  const ofLost = [...lost].map((ip) => `dst ${formatIpv4(ip)}`);
-  const ofIsolated = isolated.map((ip) => {
-    const ports = [...(open.get(ip) ?? [])].map((key) => key.split(' ')[1]);
-    return [`dst ${formatIpv4(ip)}`, `sport != :${DNS_PORT}`, ...ports.map((p) => `dport != :${p}`)].join(' and ');
-  });
-  const all = [...ofLost, ...ofIsolated].map((f) => `( ${f} )`);
-  for (let at = 0; at < all.length; at += PER_CALL) await run('ss', ['-K', all.slice(at, at + PER_CALL).join(' or ')]);
+/** Sockets that rules or DNS allow an isolated NIC stay. */
+function closeHostSockets({ isolated: open }: ConnectionFacts, lost: ReadonlySet<number>, isolated: readonly number[]): void {
+  if (lost.size + isolated.length === 0) return;
+  closeSockets(
+    ({ protocol, localPort, remote, remotePort }) =>
+      lost.has(remote) || (isolated.includes(remote) && localPort !== DNS_PORT && !open.get(remote)?.has(portKey(IpProtocol[protocol], remotePort))),
+  );
 }
