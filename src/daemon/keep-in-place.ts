@@ -13,9 +13,8 @@ import { existsSync } from 'node:fs';
 import type { ApiServer } from '../api/server.ts';
 import type { Paths } from '../host/paths.ts';
 import { ProcessLock } from '../host/process-lock.ts';
+import { everySecond } from '../lib/every-second.ts';
 import type { Log } from './log.ts';
-
-const LOOK_MS = 1000;
 
 export interface InPlace {
   paths: Paths;
@@ -32,7 +31,7 @@ export function keepInPlace(o: InPlace): void {
   let { lock } = o;
   let lastError = '';
   const giveUp = (reason: string): void => {
-    clearInterval(timer);
+    end();
     o.log.error({}, `${reason}: this daemon stops`);
     o.exit();
   };
@@ -62,5 +61,5 @@ export function keepInPlace(o: InPlace): void {
       repairing = false;
     }
   };
-  const timer = setInterval(() => void look(), LOOK_MS);
+  const end = everySecond(() => void look());
 }

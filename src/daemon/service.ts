@@ -2,7 +2,7 @@
 
 import type { AnkaService } from '../api/service.ts';
 import type { VmShow } from '../api/types.ts';
-import type { ObservedState } from '../engine/engine.ts';
+import type { NicStats, ObservedState } from '../engine/engine.ts';
 import { monotonicMs } from '../lib/clock.ts';
 import { AnkaError } from '../lib/errors.ts';
 import { ensureBaseImage } from '../vm/base-image.ts';
@@ -54,6 +54,7 @@ export function createService(ctx: VmContext, daemon: DaemonProcess): AnkaServic
 type HostCall = 'status' | 'shutdown' | 'onEvent' | 'metrics' | 'networks' | 'resetNetworks' | 'doctor' | 'buildBaseImage';
 
 function hostCalls(ctx: VmContext, daemon: DaemonProcess, observe: Observe): Pick<AnkaService, HostCall> {
+  const stats = async (): Promise<NicStats[]> => (ctx.machines.size === 0 ? [] : (await ctx.engine()).stats());
   const health = (): Promise<ProcessHealth[]> => processHealth(ctx, daemon.errors.total);
   return {
     async status() {
@@ -72,7 +73,7 @@ function hostCalls(ctx: VmContext, daemon: DaemonProcess, observe: Observe): Pic
     },
     shutdown: () => daemon.shutdown(),
     onEvent: (listener) => ctx.events.on(listener),
-    metrics: async () => metricsText(ctx, await observe(), await health()),
+    metrics: async () => metricsText(ctx, await observe(), await stats(), await health()),
     networks: async () => networks(ctx, await observe()),
     resetNetworks: () => ctx.starts.close(() => resetNetworks(ctx)),
     doctor: async () => [...(await (await ctx.engine()).doctor()), ...nameFindings(ctx.vms.all()), ...processFindings(await health())],

@@ -131,8 +131,6 @@ export interface ObservedNic {
   isUnused?: boolean;
   /** What does not work the way the card is plugged in, in one sentence; absent where all does. */
   limit?: string;
-  /** Frames dropped, by named reason. */
-  drops: Record<string, number>;
   /** Rules in force / not in force with the reason. */
   rules: { name: string; active: boolean; reason: string }[];
 }

@@ -12,10 +12,11 @@ let loop: ReconcileLoop;
 
 beforeEach(() => {
   vi.useFakeTimers();
-  loop = new ReconcileLoop({ title: 'engine', log: { warn }, reconcile, cueDelayMs: DELAY_MS, periodic: [{ everyMs: PERIOD_MS, check }] });
+  loop = new ReconcileLoop({ title: 'engine', log: { warn }, reconcile, cueDelayMs: DELAY_MS, everySecond: [check] });
   loop.watch(onChange);
 });
 afterEach(() => {
+  loop.stop();
   vi.useRealTimers();
   vi.resetAllMocks();
 });

@@ -12,6 +12,7 @@
  */
 
 import { monotonicMs } from '../lib/clock.ts';
+import { everySecond } from '../lib/every-second.ts';
 
 export interface ReconcileLoopOptions {
   /** Name of the engine in log lines. */
@@ -21,8 +22,10 @@ export interface ReconcileLoopOptions {
   reconcile: () => Promise<void>;
   /** Default time from a cue to its reconciliation, ms. */
   cueDelayMs: number;
-  /** Checks that run while the loop is active; they do not wait for queued work unless they request some. */
-  periodic?: readonly { everyMs: number; check: () => void | Promise<void> }[];
+  /**
+   * Checks that run once a second while the loop is active; they do not wait for queued work unless they request some.
+   */
+  everySecond?: readonly (() => void | Promise<void>)[];
 }
 
 export class ReconcileLoop {
@@ -35,7 +38,7 @@ export class ReconcileLoop {
   /** Resolves when no work is left; null when there is none. */
   #running: Promise<void> | null = null;
   #cue: { timer: NodeJS.Timeout; at: number } | null = null;
-  #periodic: NodeJS.Timeout[] = [];
+  #endChecks: (() => void)[] = [];
   #active = false;
   #closed = false;
 
@@ -56,14 +59,14 @@ export class ReconcileLoop {
   start(): void {
     if (this.#active || this.#closed) return;
     this.#active = true;
-    this.#periodic = (this.#options.periodic ?? []).map(({ everyMs, check }) => setInterval(() => this.#attempt(check), everyMs).unref());
+    this.#endChecks = (this.#options.everySecond ?? []).map((check) => everySecond(() => this.#attempt(check)));
   }
 
   /** To be called when there is no desired state any more. Queued work still runs. */
   stop(): void {
     this.#active = false;
-    for (const t of this.#periodic) clearInterval(t);
-    this.#periodic = [];
+    for (const end of this.#endChecks) end();
+    this.#endChecks = [];
     this.#dropCue();
   }
 

@@ -24,7 +24,7 @@ export async function probeAddress(ip: number, dev: string, waitMs = 200): Promi
   socket.send('', DISCARD_PORT, text, () => {});
   try {
     for (const end = monotonicMs() + waitMs; ; await sleep(POLL_MS)) {
-      const found = (await readNeighbours()).find((n) => n.ip === ip && n.dev === dev);
+      const found = readNeighbours().find((n) => n.ip === ip && n.dev === dev);
       if (found) return found.mac;
       if (monotonicMs() >= end) return null;
     }

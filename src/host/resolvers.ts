@@ -1,9 +1,10 @@
 /** The host's name resolution: /etc/resolv.conf and /etc/hosts, and notifications of their changes (B25). */
 
 import { createSocket } from 'node:dgram';
-import { closeSync, constants, type FSWatcher, openSync, readSync, realpathSync, unwatchFile, watch, watchFile } from 'node:fs';
+import { closeSync, constants, type FSWatcher, openSync, readSync, realpathSync, statSync, watch } from 'node:fs';
 import { isIP, isIPv6 } from 'node:net';
 import { basename, dirname } from 'node:path';
+import { everySecond } from '../lib/every-second.ts';
 
 const PATHS = { resolvConf: '/etc/resolv.conf', hosts: '/etc/hosts' };
 const MAX_SERVERS = 6;
@@ -156,9 +157,29 @@ export function watchResolvers(onChange: () => void, paths: readonly string[] = 
       // no inotify instance left: polling continues
     }
   }
-  for (const path of paths) watchFile(path, { interval: 1000 }, changed).unref();
+  let before = versionsOf(paths);
+  const endPolls = everySecond(() => {
+    const now = versionsOf(paths);
+    if (now === before) return;
+    before = now;
+    changed();
+  });
   return () => {
     for (const w of watchers) w.close();
-    for (const path of paths) unwatchFile(path, changed);
+    endPolls();
   };
+}
+
+/** Differs after a change of a file. Read at once, as threads of libuv would be woken for it each second. */
+function versionsOf(paths: readonly string[]): string {
+  return paths
+    .map((path) => {
+      try {
+        const { dev, ino, size, mtimeNs, ctimeNs } = statSync(path, { bigint: true });
+        return [dev, ino, size, mtimeNs, ctimeNs].join();
+      } catch {
+        return '';
+      }
+    })
+    .join(' ');
 }

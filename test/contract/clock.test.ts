@@ -106,7 +106,7 @@ describe.each(SUITES)('the host’s date jumps: %s', (_name, t) => {
     expect(f.end()).toBeNull();
     expect(await address()).toBe(before);
     await vm.reaches(INTERNET);
-    expect((await e.observe()).nics[0]?.drops['ip_spoof'] ?? 0).toBe(0);
+    expect((await e.stats())[0]?.drops['ip_spoof'] ?? 0).toBe(0);
   });
 
   test('B23: a lease outlives its helper process, whose successor sees another date', async () => {

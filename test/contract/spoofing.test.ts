@@ -65,7 +65,7 @@ describe.each(SUITES)('a guest sends only with its own addresses: %s', (_name, t
     w.close();
   });
 
-  const drops = async (n: number): Promise<Record<string, number>> => (await e.observe()).nics.find((x) => x.id === vmId(n))?.drops ?? {};
+  const drops = async (n: number): Promise<Record<string, number>> => (await e.stats()).find((x) => x.id === vmId(n))?.drops ?? {};
   /** A valid broadcast with a token. */
   const validFrame = (n: number, token: string): string => {
     const broadcast = `${(ips.get(n) as string).split('.').slice(0, 3).join('.')}.255`;

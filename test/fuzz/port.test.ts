@@ -314,7 +314,7 @@ test(`any chunking of any bytes into a port: ${FRAMES} frames at most`, async ()
     const counts = (tcp as TcpGateway | null)?.stats() ?? {};
     const seen = ['opened', 'outOfOrder', 'duplicates', 'challenges', 'guestResets', ...(sent > MANY ? ['retransmissions'] : [])];
     for (const what of seen) expect(counts[what], `${what}, seed ${SEED}`).toBeGreaterThan(0);
-    const nics = network.observedNics();
+    const nics = network.stats();
     for (const n of nics) for (const reason of Object.keys(n.drops)) expect(DROPS as readonly string[], `seed ${SEED}`).toContain(reason);
     const dropped = nics.reduce((sum, n) => sum + Object.values(n.drops).reduce((a, b) => a + b, 0), 0);
     expect(dropped, `seed ${SEED}`).toBeGreaterThan(sent / 50);

@@ -32,7 +32,7 @@ describe.skipIf(why !== null)(`translation of MAC addresses${why ? ` (${why})` :
   const same = { insideMac: INSIDE_NUMBER };
   const shared = (): DesiredState => state(nic(1, 'shared', same), nic(2, 'shared', same), nic(3));
   const bridged = (): DesiredState => state(nic(1, 'bridge', { ...same, bridge: 'br-ext' }), nic(2, 'bridge', { ...same, bridge: 'br-ext' }), nic(3));
-  const drops = async (n: number, reason: string): Promise<number> => (await e.observe()).nics.find((x) => x.id === vmId(n))?.drops[reason] ?? 0;
+  const drops = async (n: number, reason: string): Promise<number> => (await e.stats()).find((x) => x.id === vmId(n))?.drops[reason] ?? 0;
   /** Each frame counts as one drop; the counters restart when rules change. */
   const counted = (n: number, reason: string, from: Namespace, frame: string): Promise<boolean> =>
     until(`${reason} is counted`, async () => {

@@ -1,6 +1,6 @@
 /**
- * Runs src/host/tc.ts inside a namespace: attaches, replaces, lists and detaches the programs of the eBPF object $3 at interface
- * $2; prints the results.
+ * Runs src/host/tc.ts inside a namespace: attaches, replaces, lists and detaches the programs of the eBPF object $3 at
+ * interface $2; prints the results.
  */
 import { EbpfObject } from '../../src/engine/kernel/ebpf/object.ts';
 import { ensureClsact, hasClsact, listBpfFilters, removeClsact, removeFilter, replaceBpfFilter, type TcDirection } from '../../src/host/tc.ts';

@@ -57,7 +57,6 @@ export interface KernelEngineOptions {
 
 /** Between two reconciliations without a cue. */
 const SAFETY_CHECK_MS = 10_000;
-const POLL_MS = 1000;
 const CUE_DELAY_MS = 30;
 const EMPTY: DesiredState = { networks: [], nics: [], dnsServers: [] };
 
@@ -89,10 +88,7 @@ class KernelEngine implements Engine {
       log,
       reconcile: () => this.#check(),
       cueDelayMs: CUE_DELAY_MS,
-      periodic: [
-        { everyMs: POLL_MS, check: () => this.#loop.request(this.#pollAddresses) },
-        { everyMs: POLL_MS, check: () => this.#checkSafety() },
-      ],
+      everySecond: [() => this.#loop.request(this.#pollAddresses), () => this.#checkSafety()],
     });
     this.#changes = new HostChanges({
       log,

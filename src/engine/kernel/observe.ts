@@ -21,12 +21,11 @@ export interface Knowledge {
 type Drops = Map<string, Map<string, number>>;
 
 export async function observeState(known: Knowledge): Promise<ObservedState> {
-  const drops = dropsOf(known.desired.nics);
   const links = await listLinks();
   return {
     problems: known.problems,
     networks: known.desired.networks.map((n) => observeNetwork(n, known, links)),
-    nics: known.desired.nics.map((n) => observeNic(n, known, links, drops)),
+    nics: known.desired.nics.map((n) => observeNic(n, known, links)),
   };
 }
 
@@ -44,7 +43,7 @@ function observeNetwork({ name }: DesiredNetwork, { status, problems }: Knowledg
   };
 }
 
-function observeNic(nic: DesiredNic, known: Knowledge, links: readonly Link[], drops: Drops): ObservedNic {
+function observeNic(nic: DesiredNic, known: Knowledge, links: readonly Link[]): ObservedNic {
   const status = known.status?.nics.find((n) => n.id === nic.id);
   const tap = tapName(nic.id);
   const { ip, source, addresses } = known.addresses.addressesOf(nic);
@@ -61,7 +60,6 @@ function observeNic(nic: DesiredNic, known: Knowledge, links: readonly Link[], d
     healthy: isAttached(nic, links) && waiting === null && !known.problems.some((p) => p.object === `nic:${nic.id}`),
     isUnused: !links.some((l) => l.name === tap && l.tun?.isOpen),
     ...(limit ? { limit } : {}),
-    drops: dropsOfTap(tap, drops),
     rules: nic.rules.map((r) => {
       if (nic.type !== 'shared' && nic.type !== 'host') return { name: r.name, active: false, reason: `port forwarding has no use on type ${nic.type}` };
       const listener = status?.rules.find((x) => x.name === r.name);

@@ -179,7 +179,6 @@ class UserEngine implements Engine {
         lastDhcp: null,
         backend: this.#sockets.path(nic.id),
         healthy: nic.type === 'disconnected',
-        drops: {},
         rules: nic.rules.map((r) => ({ name: r.name, active: false, reason })),
       }
     );

@@ -28,8 +28,12 @@ const LOCKED_BYTES = 1 << 30;
 const BPF_ATTR_SIZE = 120;
 /** Bytes of the whole BPF_PROG_QUERY attribute: the kernel writes its last field whatever size it is given. */
 const BPF_QUERY_SIZE = 64;
-/** An attempt takes about 50 µs. */
+/** An attempt takes between 50 µs and, for our largest program, 50 ms. */
 const LOAD_ATTEMPTS = 100;
+const SIG_BLOCK = 0;
+const SIG_SETMASK = 2;
+/** Bytes of a sigset_t. */
+const SIGNAL_SET = 128;
 /** r0 = 0; exit */
 const EMPTY_PROGRAM = Buffer.from('b7000000000000009500000000000000', 'hex');
 
@@ -52,6 +56,7 @@ interface BpfCalls {
   words(number: number, command: number, attributes: Uint32Array, size: number): number;
   query(number: number, command: number, attributes: object, size: number): number;
   info(number: number, command: number, attributes: object, size: number): number;
+  signalMask(how: number, set: Uint8Array, old: Uint8Array | null): number;
 }
 
 const calls = declareOnce(({ koffi, func }): BpfCalls => {
@@ -84,6 +89,7 @@ const calls = declareOnce(({ koffi, func }): BpfCalls => {
     element: func('long syscall(long, int, anka_bpf_element *, uint32_t)'),
     words: func('long syscall(long, int, uint32_t *, uint32_t)'),
     query: func('long syscall(long, int, anka_bpf_query *, uint32_t)'),
+    signalMask: func('int pthread_sigmask(int, uint8_t *, uint8_t *)'),
     info: func('long syscall(long, int, anka_bpf_info *, uint32_t)'),
   };
 });
@@ -98,7 +104,8 @@ function bpf(call: (c: BpfCalls, number: number) => number): number {
 
 /**
  * Loads a program. Returns a descriptor, which the caller closes, or errno below zero. A load fails with EAGAIN while a
- * signal is pending, such as SIGCHLD at any time: that is no refusal, and it is retried. `log`: for the verifier's words.
+ * signal is pending, such as SIGCHLD or SIGIO at any time, so this thread takes none meanwhile: other threads do.
+ * `log`: for the verifier's words.
  */
 function load({ name, license, instructions }: Pick<BpfCode, 'name' | 'license' | 'instructions'>, log?: Buffer): number {
   const program = {
@@ -107,10 +114,24 @@ function load({ name, license, instructions }: Pick<BpfCode, 'name' | 'license' 
     name: Buffer.from(name.slice(0, MAX_NAME).padEnd(MAX_NAME + 1, '\0'), 'latin1'),
     rest: new Uint8Array(BPF_ATTR_SIZE - 64),
   };
-  let fd = -constants.errno.EAGAIN;
-  for (let attempt = 0; fd === -constants.errno.EAGAIN && attempt < LOAD_ATTEMPTS; attempt++)
-    fd = bpf((c, number) => c.load(number, BPF_PROG_LOAD, program, BPF_ATTR_SIZE));
-  return fd;
+  return withoutSignals(() => {
+    let fd = -constants.errno.EAGAIN;
+    for (let attempt = 0; fd === -constants.errno.EAGAIN && attempt < LOAD_ATTEMPTS; attempt++)
+      fd = bpf((c, number) => c.load(number, BPF_PROG_LOAD, program, BPF_ATTR_SIZE));
+    return fd;
+  });
+}
+
+/** Runs `work` while this thread takes no signal. */
+function withoutSignals<T>(work: () => T): T {
+  if (!onLinux) return work();
+  const before = Buffer.alloc(SIGNAL_SET);
+  calls().signalMask(SIG_BLOCK, Buffer.alloc(SIGNAL_SET, 0xff), before);
+  try {
+    return work();
+  } finally {
+    calls().signalMask(SIG_SETMASK, before, null);
+  }
 }
 
 /** Why this kernel refuses an eBPF program for tc, or null if it accepts one. Loads an empty program to find out. */

@@ -1,5 +1,5 @@
 /** The kernel's ARP table, read and changed without running a program. */
-import { readFile } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
 import { parseIpv4, parseMac } from '../../wire/address.ts';
 import { interfaceIndex } from '../ethernet.ts';
 import { AttributeReader } from './attribute-reader.ts';
@@ -42,8 +42,13 @@ export function parseArpTable(text: string): Neighbour[] {
     });
 }
 
-export async function readNeighbours(): Promise<Neighbour[]> {
-  return parseArpTable(await readFile('/proc/net/arp', 'utf8').catch(() => ''));
+/** Read at once: a file of /proc waits for nothing, and threads of libuv would be woken for each of its parts. */
+export function readNeighbours(): Neighbour[] {
+  try {
+    return parseArpTable(readFileSync('/proc/net/arp', 'utf8'));
+  } catch {
+    return [];
+  }
 }
 
 /** State of an address's entry on an interface (NUD_*); 0 if there is none, or no such interface. */

@@ -44,12 +44,16 @@ export interface SetElement {
   expires?: number;
 }
 
-/** All sets of a table with their elements, by name. None if the table does not exist. Throws the kernel's errors. */
-export function readSets(family: Family, table: string): Map<string, SetElement[]> {
+/**
+ * Sets of a table with their elements, by name; those for which `isWanted` is true. None if the table does not exist.
+ * Throws the kernel's errors.
+ */
+export function readSets(family: Family, table: string, isWanted: (name: string) => boolean = () => true): Map<string, SetElement[]> {
   const found = new Map<string, SetElement[]>();
   for (const body of dump(GET_SET, family, text(SET_TABLE, table))) {
     const all = attributes(body);
     const name = textOf(body, SET_NAME);
+    if (!isWanted(name)) continue;
     const type = all.get(SET_KEY_TYPE)?.payload;
     found.set(name, readSet(family, table, name, type?.length === 4 ? type.readUInt32BE() : 0));
   }

@@ -20,7 +20,7 @@ const PROTOCOLS = { tcp: 6, udp: 17 } as const;
 const STATES = { tcp: 0xffffffff & ~(1 << 10), udp: 1 << 1 } as const;
 /** struct inet_diag_req_v2: offset of the socket's id, and its length. */
 const REQUEST = { states: 4, id: 8, length: 56 } as const;
-/** struct inet_diag_msg: offset of the id, and its length; in the id, offsets of ports and addresses, and its length. */
+/** struct inet_diag_msg: offset of the id, and its length; then offsets in the id, and its length. */
 const ANSWER = { id: 4, length: 72 } as const;
 const ID = { localPort: 0, remotePort: 2, remote: 20, length: 48 } as const;
 /** ::ffff:0:0/96 */
@@ -34,7 +34,7 @@ export interface HostSocket {
   remotePort: number;
 }
 
-/** Closes the sockets for which `matches` is true. Returns how many. Throws the kernel's errors but those named above. */
+/** Closes the sockets for which `matches` is true. Returns how many. Throws the kernel's other errors. */
 export function closeSockets(matches: (socket: HostSocket) => boolean): number {
   const fd = openNetlink(NETLINK_SOCK_DIAG);
   let closed = 0;

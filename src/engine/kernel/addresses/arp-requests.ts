@@ -28,7 +28,7 @@ export async function askGuests(network: DesiredNetwork, asked: readonly { id: s
   }
   const found = new Map<number, number>();
   for (const end = monotonicMs() + waitMs; ; await sleep(POLL_MS)) {
-    for (const n of await readNeighbours()) if (n.dev === dev && asked.some((a) => a.ip === n.ip)) found.set(n.ip, n.mac);
+    for (const n of readNeighbours()) if (n.dev === dev && asked.some((a) => a.ip === n.ip)) found.set(n.ip, n.mac);
     if (found.size === asked.length || monotonicMs() >= end) return found;
   }
 }

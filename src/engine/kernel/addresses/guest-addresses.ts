@@ -171,7 +171,7 @@ export class GuestAddresses {
 
   /** A NIC whose VM was started again has another outside MAC: the host must not send to the old one. */
   async #dropStaleNeighbours(): Promise<void> {
-    for (const { ip, mac, dev } of await readNeighbours()) {
+    for (const { ip, mac, dev } of readNeighbours()) {
       const owner = this.#nics.find((n) => BRIDGES[n.type] === dev && this.#cards.get(n.id)?.owns(ip));
       if (owner && owner.outsideMac !== mac) deleteNeighbour(ip, dev);
     }

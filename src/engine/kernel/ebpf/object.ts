@@ -22,6 +22,15 @@ const INSTRUCTION_SIZE = 8;
 /** The section of the variable `config`. */
 const CONSTANTS = '.rodata';
 
+/** What the files contain. */
+const files = new Map<string, Buffer>();
+
+function contentOf(name: string): Buffer {
+  const content = files.get(name) ?? readFileSync(new URL(`assets/bpf/${name}.bpf.o`, PACKAGE_ROOT));
+  files.set(name, content);
+  return content;
+}
+
 export class EbpfObject {
   readonly bytes: Buffer;
   readonly #title: string;
@@ -29,7 +38,7 @@ export class EbpfObject {
 
   constructor(name: string) {
     this.#title = `the eBPF object ${name}`;
-    this.bytes = readFileSync(new URL(`assets/bpf/${name}.bpf.o`, PACKAGE_ROOT));
+    this.bytes = Buffer.from(contentOf(name));
     this.#elf = new ElfFile(this.bytes, this.#title);
   }
 

@@ -42,7 +42,7 @@ export function readDrops(nics: readonly DesiredNic[]): Map<string, Map<string, 
     }
   };
   for (const [family, table] of TABLES) {
-    for (const [name, elements] of readSets(family, table)) if (name.startsWith(DROP)) add(family, name, elements);
+    for (const [name, elements] of readSets(family, table, (name) => name.startsWith(DROP))) add(family, name, elements);
   }
   add(FLOW_TABLE[0], REFUSED, readRefused());
   return drops;

@@ -122,7 +122,6 @@ export class AttachedNic {
       lastDhcp,
       backend: socket,
       healthy: port.connected && this.#config.rules.every((r) => rules.get(JSON.stringify(r))?.listening),
-      drops: port.drops.toRecord(),
       rules: this.#config.rules.map((r) => {
         const listener = rules.get(JSON.stringify(r));
         const listening = listener?.listening === true;
