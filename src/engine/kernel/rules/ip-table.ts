@@ -61,6 +61,7 @@ export function ipTable(networks: readonly DesiredNetwork[], nics: readonly Rule
     ruleRemoved(),
     forwarded(),
     forwardedReply(),
+    clampMss(n),
     forward(n),
     input(n),
     output(n),
@@ -233,15 +234,19 @@ function forwardedReply(): string {
   ]);
 }
 
-/** What is routed between a network and another interface. The order decides. */
+/**
+ * What is routed between a network and another interface. The order decides. Rules that every packet passes cost new
+ * connections the most, so they begin with what applies to the fewest packets.
+ */
 function forward(n: Networks): string {
   return chain('forward', [
     baseChain('filter', 'forward', FILTER),
-    ...clampMss(n),
+    'tcp flags & (syn | rst) == syn jump clamp_mss',
     ...checkForwarded(n),
+    ...sharedFastPath(n),
     ...expired(n),
     ...isolateRouted(n),
-    ...sharedFastPath(n),
+    ...sharedOutbound(n),
     ...betweenGuests(n),
     ...hostNetwork(n),
     ...sharedNetwork(n),
@@ -249,9 +254,9 @@ function forward(n: Networks): string {
 }
 
 /** No TCP segment exceeds the path MTU, whatever ICMP errors get lost. */
-function clampMss({ bridges }: Networks): string[] {
-  const clamp = 'tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu';
-  return [`iifname ${bridges} oifname != ${bridges} ${clamp} comment "clamp the MSS to the path MTU"`, `iifname != ${bridges} oifname ${bridges} ${clamp}`];
+function clampMss({ bridges }: Networks): string {
+  const clamp = 'tcp option maxseg size set rt mtu';
+  return chain('clamp_mss', [`iifname ${bridges} oifname != ${bridges} ${clamp}`, `iifname != ${bridges} oifname ${bridges} ${clamp}`]);
 }
 
 function checkForwarded({ bridges }: Networks): string[] {
@@ -280,13 +285,17 @@ function isolateRouted({ bridges }: Networks): string[] {
   ];
 }
 
-/** Most packets match here. */
+/** Most packets match here. Isolation is between our networks, and what has expired is in neither state. */
 function sharedFastPath({ shared, bridges }: Networks): string[] {
   if (!shared) return [];
   return [
-    `iifname ${SHARED} oifname != ${bridges} ip saddr ${formatSubnet(shared.subnet)} accept`,
-    `iifname != ${bridges} oifname ${SHARED} ct state established,related accept`,
+    `ct state established,related iifname ${SHARED} oifname != ${bridges} ip saddr ${formatSubnet(shared.subnet)} accept`,
+    `ct state established,related oifname ${SHARED} iifname != ${bridges} accept`,
   ];
+}
+
+function sharedOutbound({ shared, bridges }: Networks): string[] {
+  return shared ? [`iifname ${SHARED} oifname != ${bridges} ip saddr ${formatSubnet(shared.subnet)} accept`] : [];
 }
 
 /** Frames between ports of one bridge. */
