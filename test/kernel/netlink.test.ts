@@ -1,4 +1,5 @@
 /** What is read by netlink is what `ip` prints. */
+import { execFileSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Link, Route } from '../../src/host/links.ts';
@@ -129,3 +130,14 @@ describe.skipIf(why !== null)(`netlink${why === null ? '' : ` (${why})`}`, () =>
     expect(read.states).toEqual([0x04, true, NUD.probe, false, NUD.none]);
   });
 });
+
+test.skipIf(why !== null)(
+  `changes that the kernel could not report are known to be lost, and later ones are reported${why === null ? '' : ` (${why})`}`,
+  () => {
+    const program = [process.execPath, '--import', 'tsx', 'test/world/lost-changes-process.ts'];
+    expect(JSON.parse(execFileSync('unshare', ['-n', ...program], { cwd: ROOT, encoding: 'utf8' }))).toEqual({
+      before: { links: 0, rules: 0, unknown: 0, warnings: 0 },
+      ...{ lost: 1, later: 1, again: 0, warnings: 0 },
+    });
+  },
+);
