@@ -21,8 +21,6 @@ const MAX_ATTEMPTS = 5;
 /** The Debian package of each program. */
 const PACKAGES: Record<string, string> = {
   ip: 'iproute2',
-  tc: 'iproute2',
-  bridge: 'iproute2',
   nft: 'nftables',
   sysctl: 'procps',
   'qemu-system-x86_64': 'qemu-system-x86',

@@ -2,9 +2,9 @@
  * eBPF programs at an interface's tcx hooks (Linux 6.6 and later). They run before tc's filters, and need no clsact,
  * which halts the interface's queue when it is added or removed.
  *
- * Theory of operation: bpf(2) directly, as tc does not support them. A program that tc has loaded is attached by its
- * id, without a link, so it stays when this process exits, and is removed with the interface. Ours is attached behind
- * those of others. A frame that a program passes goes to the next program, and then to tc's filters.
+ * Theory of operation: bpf(2) directly. A program that is loaded as a filter of tc (tc.ts) is attached by its id,
+ * without a link, so it stays when this process exits, and is removed with the interface. Ours is attached behind those
+ * of others. A frame that a program passes goes to the next program, and then to tc's filters.
  *
  * Limits: opening a program by its id needs CAP_SYS_ADMIN in the host's own user namespace; without it tcx counts as
  * not available. The kernel sends no notification of attaching and detaching, so callers poll. Attaching and detaching

@@ -7,9 +7,9 @@
  * addresses included.
  *
  * If the kernel has tcx hooks, the interface's two programs are attached there, as clsact delays what the host sends.
- * `tc` still loads them: as filters of the veth end, in a chain that no frame reaches. Their names are read there, and
- * they are attached from there by their ids. An interface that has our clsact filters already keeps them until its last
- * VM is detached.
+ * They are filters of the veth end, too, in a chain that no frame reaches: there their names are read, and from there
+ * they are attached by their ids. An interface that has our clsact filters already keeps them until its last VM is
+ * detached.
  *
  * Attaching and detaching are guarded by two observations of the host's connectivity (B19).
  *

@@ -1,11 +1,11 @@
 /**
  * The programs of no-touch bridges at the tcx hooks of the host's interfaces.
  *
- * Theory of operation: `tc` loads the programs as filters of an interface of ours, in a chain that no frame reaches.
- * They are attached from there by their ids. Our programs are recognized by their names, which are those of the
- * functions in bpf/no-touch-bridge.bpf.c. A program is replaced in place, so no frame passes between the old one and
- * the new. The kernel sends no notification when a program is detached, so what was attached is remembered and checked
- * from time to time.
+ * Theory of operation: the programs are filters of an interface of ours, in a chain that no frame reaches. They are
+ * attached from there by their ids. Our programs are recognized by their names, which are those of the functions in
+ * bpf/no-touch-bridge.bpf.c. A program is replaced in place, so no frame passes between the old one and the new. The
+ * kernel sends no notification when a program is detached, so what was attached is remembered and checked from time to
+ * time.
  */
 import type { BpfFilter } from '../../../host/tc.ts';
 import { attachTcx, detachTcx, hasTcx, isAtTcx, listTcx, type TcxProgram } from '../../../host/tcx.ts';
