@@ -2,8 +2,8 @@
  * B90: another program changes something, or a step fails once, between a check of the engine and its change, or
  * between a change and the next check: the engine takes nothing for done that is not.
  *
- * Theory of operation: a program of the test comes before the real one in the engine's PATH, and does the damage at
- * that moment, as many times as a file says.
+ * Theory of operation: a program of the test comes before the real one in the engine's PATH, or a function before the
+ * real one (faults.mjs), and does the damage at that moment, as many times as a file says.
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -13,6 +13,7 @@ import { RemoteEngine } from '../world/remote-engine.ts';
 import { missing, type Namespace, until, World } from '../world/world.ts';
 
 const why = missing('root', 'netns', 'tun');
+const FAULTS = new URL('../world/faults.mjs', import.meta.url).href;
 
 describe.skipIf(why !== null)(`changes by others during a step${why === null ? '' : ` (${why})`}`, () => {
   let w: World;
@@ -51,8 +52,17 @@ describe.skipIf(why !== null)(`changes by others during a step${why === null ? '
     writeFileSync(join(programs, program), script.join('\n'), { mode: 0o755 });
     return { left: () => Number(readFileSync(file, 'utf8')) };
   }
+  /**
+   * Shadows a function of faults.mjs: `times` times, where its first argument begins so, a shell runs `what` before it;
+   * if that fails, the function throws instead.
+   */
+  function shadowFunction(name: string, argument: string, times: number, what: string): { left(): number } {
+    const file = join(programs, `${name}.json`);
+    writeFileSync(file, JSON.stringify({ argument, times, what }));
+    return { left: () => JSON.parse(readFileSync(file, 'utf8')).times };
+  }
   const start = (): void => {
-    e = new RemoteEngine(w, 'kernel', 'usual', programs);
+    e = new RemoteEngine(w, 'kernel', 'usual', programs, { NODE_OPTIONS: `--import ${FAULTS}`, ANKA_TEST_FAULTS: programs });
   };
   const bridged = (rest: object = {}) => state(nic(1, 'bridge', { bridge: 'en0', ...rest }));
   const healthy = () => until('all is healthy', async () => (await e.observe()).problems.length === 0 && (await e.observe()).nics.every((n) => n.healthy));
@@ -66,7 +76,7 @@ describe.skipIf(why !== null)(`changes by others during a step${why === null ? '
   });
 
   test('ending the flows fails once', async () => {
-    const ss = shadow('ss', '-K*', 1, 'exit 1');
+    const close = shadowFunction('closeSockets', '', 1, 'exit 1');
     start();
     await serve(vm, 8080, 'vm1');
     expect(await e.apply(state(nic(1, 'shared', { rules: [rule(10001, 8080)] })))).toEqual([]);
@@ -81,41 +91,41 @@ describe.skipIf(why !== null)(`changes by others during a step${why === null ? '
     await until('the host has a flow to the guest', () => output.includes('open'));
     await e.apply(state(nic(1, 'disconnected')));
     await until('the flow is closed', () => output.includes('ECONN'));
-    expect(ss.left()).toBe(0);
+    expect(close.left()).toBe(0);
   });
 
   test('B91: attaching the check of neighbour discovery fails once', async () => {
-    const tc = shadow('tc', "'filter replace dev anka00000001'*", 1, 'exit 1');
+    const attach = shadowFunction('replaceBpfFilter', 'anka00000001', 1, 'exit 1');
     start();
     await e.apply(state(nic(1)));
     await until('it is attached', () => w.host.run('tc filter show dev anka00000001 ingress').includes('anka-mac-'));
-    expect(tc.left()).toBe(0);
+    expect(attach.left()).toBe(0);
   });
 
   test('the segment’s port is removed just as its program is attached: that does not count as missing eBPF', async () => {
-    const tc = shadow('tc', "'filter replace dev anka-pt'*", 1, 'ip link del "$4"');
+    const attach = shadowFunction('replaceBpfFilter', 'anka-pt', 1, 'ip link del "$1"');
     start();
     await e.apply(bridged());
     const filters = 'for d in en0 $(ip -o link | grep -o "anka-pt[0-9a-f]*" | head -1); do tc filter show dev $d ingress; done';
     await until('bridged by eBPF', () => w.host.run(filters).includes('[tc/nic_in]'));
     await healthy();
     expect((await e.observe()).nics[0]?.limit).toBeUndefined();
-    expect(tc.left()).toBe(0);
+    expect(attach.left()).toBe(0);
   });
 
   test('B16: a card whose VLAN is unknown is not attached, as nothing may leave untagged', async () => {
-    const tc = shadow('tc', "'filter replace dev anka00000001'*", 1, 'ip link set anka00000001 down; ip link set anka00000001 name away; exit 1');
+    const attach = shadowFunction('replaceBpfFilter', 'anka00000001', 1, 'ip link set "$1" down; ip link set "$1" name away; exit 1');
     start();
     const problems = await e.apply(bridged({ vlan: 42, insideMac: 0x525400000001 }));
     expect(problems.map((p) => p.message)).toContainEqual(expect.stringMatching(/its VLAN cannot be checked, so it is not attached/));
     expect(w.host.run('ip -o link show dev away')).not.toContain('master');
-    expect(tc.left()).toBe(0);
+    expect(attach.left()).toBe(0);
     await until('it is attached', () => /anka00000001: .* master /.test(w.host.run('ip -o link')));
     expect(w.host.run('tc filter show dev anka00000001 ingress')).toContain('anka-vlan-42-');
   });
 
   test('promiscuous mode of the interface is turned off by another program', async () => {
-    shadow('bridge', "'fdb add'*", 1_000_000, 'exit 1');
+    shadowFunction('addFilterAddress', 'en0', 1_000_000, 'exit 1');
     start();
     expect(await e.apply(bridged())).toEqual([]);
     const promiscuous = () => w.host.run('ip -o link show dev en0').includes('PROMISC');
