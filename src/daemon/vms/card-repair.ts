@@ -3,7 +3,7 @@
  *
  * Theory of operation: the engine creates the tap anew, but QEMU's descriptors still belong to the removed one. They
  * are connected to the new one, by which neither QEMU nor its guest is disturbed. Without that, QEMU 7.2 ends itself
- * when the guest changes the number of queues, or boots again. Limits: what the guest said of offloads is lost with the
+ * when the guest changes the number of queues. Limits: what the guest said of offloads is lost with the
  * tap: until it boots again, the host divides large TCP segments before the guest gets them.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
