@@ -12,9 +12,7 @@
  */
 import { closeSync } from 'node:fs';
 import { constants } from 'node:os';
-import { getSystemErrorName } from 'node:util';
-import { AnkaError } from '../lib/errors.ts';
-import { callBpf, describeBpf, queryBpf } from './ffi/bpf.ts';
+import { callBpf, demandBpf, describeBpf, queryBpf } from './ffi/bpf.ts';
 import type { TcDirection } from './tc.ts';
 
 export interface TcxProgram {
@@ -36,11 +34,6 @@ const MAX_PROGRAMS = 64;
 const NAME = 64;
 const NAME_END = 80;
 
-function demand(what: string, result: number): number {
-  if (result < 0) throw new AnkaError('network', `${what} failed (${getSystemErrorName(result)})`);
-  return result;
-}
-
 function idsAt(index: number, direction: TcDirection): number[] | null {
   const ids = new Uint32Array(MAX_PROGRAMS);
   return queryBpf(index, ATTACH_TYPE[direction], ids) < 0 ? null : [...ids].filter((id) => id !== 0);
@@ -50,7 +43,7 @@ function idsAt(index: number, direction: TcDirection): number[] | null {
 function withProgram<T>(id: number, use: (fd: number) => T): T | null {
   const fd = callBpf(BPF_PROG_GET_FD_BY_ID, id, 0, 0);
   if (fd === -constants.errno.ENOENT) return null;
-  demand(`opening the eBPF program ${id}`, fd);
+  demandBpf(`opening the eBPF program ${id}`, fd);
   try {
     return use(fd);
   } finally {
@@ -73,7 +66,7 @@ export function isAtTcx(index: number, direction: TcDirection, id: number): bool
 export function listTcx(index: number, direction: TcDirection): TcxProgram[] {
   return (idsAt(index, direction) ?? []).flatMap((id) => {
     const info = Buffer.alloc(NAME_END);
-    const described = withProgram(id, (fd) => demand(`describing the eBPF program ${id}`, describeBpf(fd, info)));
+    const described = withProgram(id, (fd) => demandBpf(`describing the eBPF program ${id}`, describeBpf(fd, info)));
     return described === null ? [] : [{ id, name: info.toString('latin1', NAME, info.indexOf(0, NAME)) }];
   });
 }
@@ -82,11 +75,11 @@ export function listTcx(index: number, direction: TcDirection): TcxProgram[] {
 export function attachTcx(index: number, direction: TcDirection, id: number, instead?: number): void {
   const attach = (fd: number, flags: number, replaced: number): number => callBpf(BPF_PROG_ATTACH, index, fd, ATTACH_TYPE[direction], flags, replaced, 0, 0, 0);
   const result = withProgram(id, (fd) => (instead === undefined ? attach(fd, 0, 0) : withProgram(instead, (replaced) => attach(fd, BPF_F_REPLACE, replaced))));
-  demand(`attaching an eBPF program at tcx ${direction}`, result ?? -constants.errno.ENOENT);
+  demandBpf(`attaching an eBPF program at tcx ${direction}`, result ?? -constants.errno.ENOENT);
 }
 
 /** Detaches a program, if it is attached. */
 export function detachTcx(index: number, direction: TcDirection, id: number): void {
   const result = withProgram(id, (fd) => callBpf(BPF_PROG_DETACH, index, fd, ATTACH_TYPE[direction], 0, 0, 0, 0, 0));
-  if (result !== null && result !== -constants.errno.ENOENT) demand(`detaching an eBPF program at tcx ${direction}`, result);
+  if (result !== null && result !== -constants.errno.ENOENT) demandBpf(`detaching an eBPF program at tcx ${direction}`, result);
 }

@@ -2,8 +2,8 @@
  * Bounds the logs that QEMU appends to while it runs.
  *
  * Theory of operation: QEMU holds the files open and never waits for a reader, as a guest must not. So their sizes are
- * checked every second, those of all VMs at the same time. Of a log above 4 MiB the last 4 MiB are kept as FILE.1, and
- * the log is emptied: QEMU appends at its new end.
+ * checked every second. Of a log above 4 MiB the last 4 MiB are kept as FILE.1, and the log is emptied: QEMU appends at
+ * its new end.
  *
  * Limits: what is written while a log is copied may be lost. Between two checks, and while no daemon runs, a log can
  * grow up to the limit of each file of QEMU's (launch.ts).
@@ -15,29 +15,17 @@ import { everySecond } from '../lib/every-second.ts';
 const LOG_BYTES = 4 << 20;
 const OPEN = constants.O_RDWR | constants.O_NOFOLLOW | constants.O_NONBLOCK;
 
-/** Logs that are bounded now. */
-const limited = new Set<string>();
-let stop: (() => void) | null = null;
-let busy = false;
-
 /** Keeps the logs bounded until the returned function is called. */
 export function limitLogs(paths: readonly string[]): () => void {
-  for (const path of paths) limited.add(path);
-  stop ??= everySecond(() => void checkAll());
-  void checkAll();
-  return () => {
-    for (const path of paths) limited.delete(path);
-    if (limited.size > 0) return;
-    stop?.();
-    stop = null;
+  let busy = false;
+  const check = async (): Promise<void> => {
+    if (busy) return;
+    busy = true;
+    for (const path of paths) if (isTooLarge(path)) await trimLog(path).catch(() => {}); // the next check succeeds
+    busy = false;
   };
-}
-
-async function checkAll(): Promise<void> {
-  if (busy) return;
-  busy = true;
-  for (const path of limited) if (isTooLarge(path)) await trimLog(path).catch(() => {}); // the next check succeeds
-  busy = false;
+  void check();
+  return everySecond(() => void check());
 }
 
 /** By its name only: nearly always it is not, so that nothing has to be opened. */

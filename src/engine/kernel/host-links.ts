@@ -6,14 +6,13 @@
  * bridge, so no frame passes without them; a NIC for which that fails stays detached. Everything else is changed by
  * netlink, object by object (link-plan.ts).
  */
-import { createTap } from '../../host/ffi/tap.ts';
 import { type Link, listAddresses, listLinks, listRoutes } from '../../host/links.ts';
 import { changeLinks } from '../../host/netlink/link-requests.ts';
 import type { DesiredNic, DesiredState } from '../engine.ts';
 import { type Attachments, Uplinks } from './bridging/uplinks.ts';
 import { MacTranslations } from './ebpf/mac-translation.ts';
 import { applyVlanTags } from './ebpf/vlan-tags.ts';
-import { isOurs, type LinkStep, masterOf, planLinks, planTaps, type TapStep } from './link-plan.ts';
+import { isOurs, type LinkStep, masterOf, planLinks, planTaps } from './link-plan.ts';
 import { BRIDGES, tapName } from './names.ts';
 import type { ProblemList } from './problem-list.ts';
 import type { NicTap } from './rules/netdev-table.ts';
@@ -22,12 +21,6 @@ import type { Segments } from './rules/rule-input.ts';
 export interface HostLinksOptions {
   runDir: string;
   log: { info(o: object, m: string): void; warn(o: object, m: string): void };
-}
-
-function bringAbout({ before, tap, after }: TapStep): void {
-  changeLinks(before);
-  if (tap) createTap(tap.name, tap.owner, tap.multiQueue);
-  changeLinks(after);
 }
 
 export class HostLinks {
@@ -76,10 +69,7 @@ export class HostLinks {
     const failed = problems.problems.length;
     this.#attachments = await this.#uplinks.apply(desired.nics, desired.bridgeMethod ?? 'auto', problems.attempt);
     const taps = planTaps(desired, await listLinks());
-    for (const step of taps) {
-      this.#log.info(step, 'links');
-      await problems.attempt(step.object, async () => bringAbout(step));
-    }
+    await this.#run(taps, problems);
     const links = await listLinks();
     const detached = new Set<string>();
     const refused = [...(await this.#translations.apply(desired, links)), ...(await applyVlanTags(desired, links))];

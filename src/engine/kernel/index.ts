@@ -29,7 +29,19 @@ import { AnkaError } from '../../lib/errors.ts';
 import type { Explanation } from '../../net/explain/explanation.ts';
 import { explainKernel } from '../../net/explain/kernel-engine.ts';
 import type { Packet } from '../../net/explain/packet.ts';
-import type { Capture, CaptureSide, DesiredState, DoctorFinding, Engine, EngineProblem, HelperHealth, NicBackend, NicStats, ObservedState } from '../engine.ts';
+import type {
+  Capture,
+  CaptureSide,
+  DesiredNic,
+  DesiredState,
+  DoctorFinding,
+  Engine,
+  EngineProblem,
+  HelperHealth,
+  NicBackend,
+  NicStats,
+  ObservedState,
+} from '../engine.ts';
 import { ReconcileLoop } from '../reconcile-loop.ts';
 import { NicAddresses } from './addresses/nic-addresses.ts';
 import { openCapture } from './capture.ts';
@@ -252,9 +264,14 @@ class KernelEngine implements Engine {
     return readStats(this.#desired.nics);
   }
 
-  async openNic(id: string): Promise<NicBackend> {
+  #nic(id: string): DesiredNic {
     const nic = this.#desired.nics.find((n) => n.id === id);
     if (!nic) throw unknownNic(id);
+    return nic;
+  }
+
+  async openNic(id: string): Promise<NicBackend> {
+    const nic = this.#nic(id);
     const fds = openTap(tapName(id), nic.queues);
     const vhostFds = nic.vhost ? this.#openVhost(nic.queues) : [];
     let open = true;
@@ -270,8 +287,7 @@ class KernelEngine implements Engine {
   }
 
   async reconnectNic(id: string, pid: number, headerBytes: number): Promise<void> {
-    const nic = this.#desired.nics.find((n) => n.id === id);
-    if (!nic) throw unknownNic(id);
+    const nic = this.#nic(id);
     if (userOf(pid) !== nic.ownerUid) throw new AnkaError('network', `process ${pid} is not the QEMU of VM ${id}`);
     reconnectTap(pid, tapName(id), nic.queues, headerBytes);
   }
@@ -287,8 +303,7 @@ class KernelEngine implements Engine {
   }
 
   async capture(id: string, side: CaptureSide, filter: string): Promise<Capture> {
-    const nic = this.#desired.nics.find((n) => n.id === id);
-    if (!nic) throw unknownNic(id);
+    const nic = this.#nic(id);
     return openCapture(nic, side, filter);
   }
 

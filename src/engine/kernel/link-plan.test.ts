@@ -7,7 +7,7 @@ import { tapName } from './names.ts';
 const ID = '00000001-0000-4000-8000-000000000000';
 const TAP = tapName(ID);
 const OBJECT = `nic:${ID}`;
-const LABELS = [{ change: 'set', name: TAP, set: { group: 24942, alias: `anka:v1:nic=${ID}` } }];
+const LABELS = { change: 'set', name: TAP, set: { group: 24942, alias: `anka:v1:nic=${ID}` } };
 const REMOVAL = [{ change: 'delete', name: TAP }];
 
 function desired(queues: number): DesiredState {
@@ -20,7 +20,10 @@ function tap(multiQueue: boolean, isOpen: boolean): Link {
   return { name: TAP, kind: 'tun', tun: { multiQueue, isOpen } } as Link;
 }
 
-const created = (multiQueue: boolean, before: object[] = []): object => ({ object: OBJECT, before, tap: { name: TAP, owner: 7, multiQueue }, after: LABELS });
+const created = (multiQueue: boolean, before: object[] = []): object => ({
+  object: OBJECT,
+  changes: [...before, { change: 'add tap', name: TAP, owner: 7, multiQueue }, LABELS],
+});
 
 describe('taps', () => {
   test('a missing tap is created for the queues of its card', () => {
@@ -38,12 +41,12 @@ describe('taps', () => {
 
   test('B90: one that was renamed while a guest uses it gets its name again, and is not removed meanwhile', () => {
     const renamed = (isOpen: boolean): Link => ({ ...tap(false, isOpen), name: 'other', alias: `anka:v1:nic=${ID}`, group: 24942 });
-    const after = [
+    const back = [
       { change: 'set', name: 'other', set: { up: false } },
       { change: 'set', name: 'other', set: { name: TAP } },
     ];
-    expect(planTaps(desired(1), [renamed(true)])).toEqual([{ object: OBJECT, before: [], after }]);
-    expect(planTaps(desired(1), [renamed(true), tap(false, false)])).toEqual([{ object: OBJECT, before: REMOVAL, after }]);
+    expect(planTaps(desired(1), [renamed(true)])).toEqual([{ object: OBJECT, changes: back }]);
+    expect(planTaps(desired(1), [renamed(true), tap(false, false)])).toEqual([{ object: OBJECT, changes: [...REMOVAL, ...back] }]);
     expect(planTaps(desired(1), [renamed(true), tap(false, true)])).toEqual([]);
     expect(planTaps(desired(1), [renamed(false)])).toEqual([created(false)]);
     const context = { addresses: new Map(), routes: [], attachments: new Map(), detached: new Set<string>() };

@@ -31,15 +31,6 @@ export interface LinkContext {
   detached: ReadonlySet<string>;
 }
 
-/** A tap to be created, or to be given its name again. In this order, up to the first that fails. */
-export interface TapStep {
-  object: string;
-  before: LinkChange[];
-  /** A tap is created by a device, not by netlink. `owner`: user id that may open it. */
-  tap?: { name: string; owner: number; multiQueue: boolean };
-  after: LinkChange[];
-}
-
 const tapAlias = (nic: DesiredNic): string => `${LABEL}nic=${nic.id}`;
 
 /**
@@ -47,27 +38,30 @@ const tapAlias = (nic: DesiredNic): string => `${LABEL}nic=${nic.id}`;
  * decides at creation whether a tap takes several queues, so one that does not fit its card is created anew, unless a
  * guest still uses it.
  */
-export function planTaps(desired: DesiredState, links: readonly Link[]): TapStep[] {
+export function planTaps(desired: DesiredState, links: readonly Link[]): LinkStep[] {
   const existing = new Map(links.map((l) => [l.name, l]));
   const used = new Map(links.filter((l) => l.tun?.isOpen).map((l) => [l.alias, l]));
-  return desired.nics.flatMap((nic): TapStep[] => {
+  return desired.nics.flatMap((nic): LinkStep[] => {
     const name = tapName(nic.id);
     const link = existing.get(name);
     const object = `nic:${nic.id}`;
-    const before: LinkChange[] = link ? [{ change: 'delete', name }] : [];
+    const removal: LinkChange[] = link ? [{ change: 'delete', name }] : [];
     const own = used.get(tapAlias(nic))?.name ?? name;
     if (own !== name && !link?.tun?.isOpen) {
-      const after: LinkChange[] = [
+      const back: LinkChange[] = [
         { change: 'set', name: own, set: { up: false } },
         { change: 'set', name: own, set: { name } },
       ];
-      return [{ object, before, after }];
+      return [{ object, changes: [...removal, ...back] }];
     }
     const multiQueue = nic.queues > 1;
     const unfit = link?.tun != null && link.tun.multiQueue !== multiQueue && !link.tun.isOpen;
     if (link && !unfit) return [];
-    const labels: LinkChange = { change: 'set', name, set: { group: GROUP, alias: tapAlias(nic) } };
-    return [{ object, before, tap: { name, owner: nic.ownerUid, multiQueue }, after: [labels] }];
+    const created: LinkChange[] = [
+      { change: 'add tap', name, owner: nic.ownerUid, multiQueue },
+      { change: 'set', name, set: { group: GROUP, alias: tapAlias(nic) } },
+    ];
+    return [{ object, changes: [...removal, ...created] }];
   });
 }
 

@@ -102,6 +102,12 @@ function bpf(call: (c: BpfCalls, number: number) => number): number {
   return result < 0 ? -errno() : result;
 }
 
+/** The result of a call. Throws `network` for errno below zero. `what`: the words that the message begins with. */
+export function demandBpf(what: string, result: number): number {
+  if (result < 0) throw new AnkaError('network', `${what} failed (${getSystemErrorName(result)})`);
+  return result;
+}
+
 /**
  * Loads a program. Returns a descriptor, which the caller closes, or errno below zero. A load fails with EAGAIN while a
  * signal is pending, such as SIGCHLD or SIGIO at any time, so this thread takes none meanwhile: other threads do.
@@ -183,10 +189,7 @@ function verifierWords(code: BpfCode): string {
 
 /** A map with one element, which nobody can change any more. Returns its descriptor. */
 function constantsMap(data: Buffer): number {
-  const demand = (result: number): number => {
-    if (result < 0) throw new AnkaError('network', `the kernel takes no constants of an eBPF program (${getSystemErrorName(result)})`);
-    return result;
-  };
+  const demand = (result: number): number => demandBpf('storing the constants of an eBPF program', result);
   const map = demand(withinLimits(() => callBpf(BPF_MAP_CREATE, BPF_MAP_TYPE_ARRAY, 4, data.length, 1, BPF_F_RDONLY_PROG)));
   try {
     const element = { map, key: Buffer.alloc(4), value: data, flags: 0 };

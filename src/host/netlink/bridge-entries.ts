@@ -2,14 +2,12 @@
 import { parseMac } from '../../wire/address.ts';
 import { AttributeReader } from './attribute-reader.ts';
 import { colonHex } from './link-messages.ts';
-import { attribute } from './netlink.ts';
+import { attribute, CREATE } from './netlink.ts';
 import { AF_BRIDGE, changeRtnetlink, dumpRtnetlink } from './rtnetlink.ts';
 
 const RTM_NEWNEIGH = 28;
 const RTM_DELNEIGH = 29;
 const RTM_GETNEIGH = 30;
-/** NLM_F_CREATE and NLM_F_EXCL. */
-const CREATE = 0x400 | 0x200;
 /** struct ndmsg: offsets, and its length. */
 const INDEX = 4;
 const STATE = 8;

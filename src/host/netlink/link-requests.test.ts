@@ -1,18 +1,18 @@
 import { describe, expect, test } from 'vitest';
 import { parseAddress } from './address-messages.ts';
 import { parseLink } from './link-messages.ts';
-import { type LinkChange, type LinkSettings, requestOf } from './link-requests.ts';
+import { type LinkMessageChange, type LinkSettings, requestOf } from './link-requests.ts';
 import { parseRoute } from './route-messages.ts';
 
 const indexes: Record<string, number> = { en0: 2, br0: 7, tap0: 8 };
-const of = (change: LinkChange) => requestOf(change, (name) => indexes[name] as number);
+const of = (change: LinkMessageChange) => requestOf(change, (name) => indexes[name] as number);
 const CREATE = 0x600;
 const APPEND = 0xc00;
 const IP = 0xc0a84001;
 const SUBNET = { base: 0xc0a84000, prefix: 24 };
 
 describe('creation', () => {
-  test.each<[LinkChange, object]>([
+  test.each<[LinkMessageChange, object]>([
     [
       { change: 'add bridge', name: 'br1', group: 9, mac: '5a:45:45:00:40:01' },
       { kind: 'bridge', group: 9, address: '5a:45:45:00:40:01', bridge: { stpState: 0, forwardDelayMs: 0, callsIptables: false } },

@@ -1,5 +1,5 @@
 /**
- * Changes of interfaces, their addresses and routes, as messages of rtnetlink(7).
+ * Changes of interfaces, their addresses and routes: all but the creation of a tap as messages of rtnetlink(7).
  *
  * Theory of operation: a change is an object that names interfaces; its message needs their indexes, which are read
  * when it is sent. The kernel applies the settings of one message in an order of its own, so callers split what depends
@@ -8,7 +8,8 @@
 import { AnkaError } from '../../lib/errors.ts';
 import { gatewayOf, type SubnetLike } from '../../wire/address.ts';
 import { demandInterface } from '../ethernet.ts';
-import { AF_INET, attribute, reasonOf, u32 } from './netlink.ts';
+import { createTap } from '../ffi/tap.ts';
+import { AF_INET, AF_INET6, attribute, CREATE, CREATE_OR_CHANGE, reasonOf, u32 } from './netlink.ts';
 import { changeRtnetlink } from './rtnetlink.ts';
 
 /** By `ip`'s names of the modes (MACVLAN_MODE_*). */
@@ -40,6 +41,10 @@ export interface LinkSettings {
 
 /** `name`: the interface. Bridges are created without spanning tree and multicast snooping. */
 export type LinkChange =
+  /** A tap is created by a device, not by netlink. `owner`: user id that may open it. */
+  { change: 'add tap'; name: string; owner: number; multiQueue: boolean } | LinkMessageChange;
+
+export type LinkMessageChange =
   | { change: 'add bridge'; name: string; group: number; mac?: string }
   | { change: 'add veth'; name: string; group: number; peer: string }
   | { change: 'add macvlan'; name: string; group: number; mac: string; below: string; mode: MacvlanMode }
@@ -50,9 +55,8 @@ export type LinkChange =
   | { change: 'append route'; name: string; subnet: SubnetLike };
 
 const RTM = { newLink: 16, delLink: 17, newAddress: 20, delAddress: 21, newRoute: 24 } as const;
-/** NLM_F_CREATE with NLM_F_EXCL or NLM_F_APPEND. */
-const CREATE = 0x400 | 0x200;
-const APPEND = 0x400 | 0x800;
+/** With NLM_F_APPEND. */
+const APPEND = CREATE_OR_CHANGE | 0x800;
 const NESTED = 0x8000;
 const IFLA = { address: 1, name: 3, mtu: 4, link: 5, master: 10, linkInfo: 18, alias: 20, families: 26, group: 27 } as const;
 const INFO = { kind: 1, data: 2, portKind: 4, portData: 5 } as const;
@@ -61,7 +65,6 @@ const MACVLAN_MODE = 1;
 const VETH_PEER = 1;
 const PORT_STATE = 1;
 const BR_STATE_FORWARDING = 3;
-const AF_INET6 = 10;
 const ADDRESS_GENERATION = 8;
 const IN6_ADDR_GEN_MODE_NONE = 1;
 const IFF = { up: 0x1, noArp: 0x80, promiscuous: 0x100, allMulticast: 0x200 } as const;
@@ -80,6 +83,10 @@ export interface LinkRequest {
 /** Makes the changes in their order. Stops at the first that fails, and throws what it was and the kernel's reason. */
 export function changeLinks(changes: readonly LinkChange[]): void {
   for (const change of changes) {
+    if (change.change === 'add tap') {
+      createTap(change.name, change.owner, change.multiQueue);
+      continue;
+    }
     const { type, flags, body } = requestOf(change, demandInterface);
     try {
       changeRtnetlink(type, flags, body);
@@ -90,7 +97,7 @@ export function changeLinks(changes: readonly LinkChange[]): void {
 }
 
 /** What is changed, in words. */
-function titleOf(change: LinkChange): string {
+function titleOf(change: LinkMessageChange): string {
   if (change.change !== 'set') return `${change.change} ${change.name}`;
   return `set ${change.name} ${Object.entries(change.set)
     .map(([setting, value]) => `${setting} ${value}`)
@@ -98,7 +105,7 @@ function titleOf(change: LinkChange): string {
 }
 
 /** `indexOf`: throws for an interface that does not exist. */
-export function requestOf(change: LinkChange, indexOf: (name: string) => number): LinkRequest {
+export function requestOf(change: LinkMessageChange, indexOf: (name: string) => number): LinkRequest {
   switch (change.change) {
     case 'add bridge':
     case 'add veth':
@@ -117,7 +124,7 @@ export function requestOf(change: LinkChange, indexOf: (name: string) => number)
   }
 }
 
-type Added = Extract<LinkChange, { change: `add ${'bridge' | 'veth' | 'macvlan'}` }>;
+type Added = Extract<LinkMessageChange, { change: `add ${'bridge' | 'veth' | 'macvlan'}` }>;
 
 function added(change: Added, indexOf: (name: string) => number): Buffer {
   const parts = [linkHeader(0), text(IFLA.name, change.name), attribute(IFLA.group, u32(change.group))];

@@ -11,6 +11,9 @@ const ERROR_TEXT = 1;
 const DUMP_INTERRUPTED = 0x10;
 export const ACK = 0x4;
 export const DUMP = 0x300;
+/** NLM_F_CREATE: adds an object, or changes it if it exists; with NLM_F_EXCL that is an error. */
+export const CREATE_OR_CHANGE = 0x400;
+export const CREATE = CREATE_OR_CHANGE | 0x200;
 /** What was read last: reading is synchronous, so one is enough. */
 const received = Buffer.allocUnsafeSlow(1 << 16);
 /** Length of a message's header. */
@@ -18,6 +21,7 @@ const HEADER = 16;
 const NLMSG_ERROR = 2;
 const NLMSG_DONE = 3;
 export const AF_INET = 2;
+export const AF_INET6 = 10;
 export const ENOENT = 2;
 export const EINTR = 4;
 const EPROTO = 71;

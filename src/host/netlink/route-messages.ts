@@ -1,12 +1,10 @@
 /** IPv4 routes as the kernel describes them (RTM_NEWROUTE, rtnetlink(7)). */
 import { AttributeReader } from './attribute-reader.ts';
-import { AF_INET } from './netlink.ts';
+import { AF_INET, CREATE } from './netlink.ts';
 import { changeRtnetlink, dumpRtnetlink } from './rtnetlink.ts';
 
 const RTM_NEWROUTE = 24;
 const RTM_GETROUTE = 26;
-/** NLM_F_CREATE and NLM_F_EXCL. */
-const CREATE = 0x400 | 0x200;
 /** struct rtmsg: offsets, and its length. */
 const PREFIX = 1;
 const TABLE = 4;
@@ -37,9 +35,13 @@ export interface RouteMessage {
 
 /** Routes of all tables. Throws where netlink is not available. */
 export function readRoutes(): RouteMessage[] {
+  return dumpRoutes().flatMap((body) => parseRoute(body) ?? []);
+}
+
+function dumpRoutes(): Buffer[] {
   const header = Buffer.alloc(HEADER);
   header[0] = AF_INET;
-  return dumpRtnetlink(RTM_GETROUTE, header).flatMap((body) => parseRoute(body) ?? []);
+  return dumpRtnetlink(RTM_GETROUTE, header);
 }
 
 /** A default route of the main table. */
@@ -56,9 +58,7 @@ export interface DefaultRouteMessage {
 
 /** Throws where netlink is not available. */
 export function readDefaultRoutes(): DefaultRouteMessage[] {
-  const header = Buffer.alloc(HEADER);
-  header[0] = AF_INET;
-  return dumpRtnetlink(RTM_GETROUTE, header).flatMap((body) => parseDefaultRoute(body) ?? []);
+  return dumpRoutes().flatMap((body) => parseDefaultRoute(body) ?? []);
 }
 
 /** Null: it is another route. */

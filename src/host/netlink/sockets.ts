@@ -7,15 +7,14 @@
  * Limits: IPv4 peers. Where the kernel cannot list or close sockets (CONFIG_INET_DIAG_DESTROY), nothing happens.
  */
 import { closeSync } from 'node:fs';
+import { IpProtocol } from '../../wire/ipv4.ts';
 import { openNetlink } from '../ffi/netlink.ts';
-import { ACK, AF_INET, DUMP, ENOENT, errnoOf, exchange, request } from './netlink.ts';
+import { ACK, AF_INET, AF_INET6, DUMP, ENOENT, errnoOf, exchange, request } from './netlink.ts';
 
 const NETLINK_SOCK_DIAG = 4;
 const SOCK_DIAG_BY_FAMILY = 20;
 const SOCK_DESTROY = 21;
 const EOPNOTSUPP = 95;
-const AF_INET6 = 10;
-const PROTOCOLS = { tcp: 6, udp: 17 } as const;
 /** All states of TCP but TCP_LISTEN; of UDP those with a peer, TCP_ESTABLISHED. */
 const STATES = { tcp: 0xffffffff & ~(1 << 10), udp: 1 << 1 } as const;
 /** struct inet_diag_req_v2: offset of the socket's id, and its length. */
@@ -28,7 +27,7 @@ const MAPPED = Buffer.from('00000000000000000000ffff', 'hex');
 
 /** Address in host order. */
 export interface HostSocket {
-  protocol: keyof typeof PROTOCOLS;
+  protocol: 'tcp' | 'udp';
   localPort: number;
   remote: number;
   remotePort: number;
@@ -65,7 +64,7 @@ function attempt<T>(work: () => T): T | null {
 function listRequest(family: number, protocol: HostSocket['protocol']): Buffer {
   const body = Buffer.alloc(REQUEST.length);
   body[0] = family;
-  body[1] = PROTOCOLS[protocol];
+  body[1] = IpProtocol[protocol];
   body.writeUInt32LE(STATES[protocol] >>> 0, REQUEST.states);
   return request(SOCK_DIAG_BY_FAMILY, DUMP, body);
 }
@@ -73,7 +72,7 @@ function listRequest(family: number, protocol: HostSocket['protocol']): Buffer {
 function closeRequest(answer: Buffer, protocol: HostSocket['protocol']): Buffer {
   const body = Buffer.alloc(REQUEST.length);
   body[0] = answer[0] as number;
-  body[1] = PROTOCOLS[protocol];
+  body[1] = IpProtocol[protocol];
   body.writeUInt32LE(0xffffffff, REQUEST.states);
   answer.copy(body, REQUEST.id, ANSWER.id, ANSWER.id + ID.length);
   return request(SOCK_DESTROY, ACK, body);

@@ -1,6 +1,6 @@
 /** Queueing disciplines and filters as the kernel describes them (RTM_NEWQDISC, RTM_NEWTFILTER, rtnetlink(7)). */
 import { AttributeReader } from './attribute-reader.ts';
-import { attribute, u32 } from './netlink.ts';
+import { attribute, CREATE, CREATE_OR_CHANGE, u32 } from './netlink.ts';
 import { changeRtnetlink, dumpRtnetlink } from './rtnetlink.ts';
 
 const RTM_NEWQDISC = 36;
@@ -8,9 +8,6 @@ const RTM_DELQDISC = 37;
 const RTM_GETQDISC = 38;
 const RTM_NEWTFILTER = 44;
 const RTM_DELTFILTER = 45;
-/** NLM_F_CREATE, and NLM_F_EXCL. */
-const CREATE = 0x400;
-const CREATE_ONLY = 0x400 | 0x200;
 const RTM_GETTFILTER = 46;
 /** struct tcmsg: offsets, and its length. */
 const INDEX = 4;
@@ -61,7 +58,7 @@ export function readFilters(index: number, hook: keyof typeof HOOKS): FilterMess
 
 /** Throws the kernel's errors. */
 export function addClsact(index: number): void {
-  changeRtnetlink(RTM_NEWQDISC, CREATE_ONLY, clsact(index));
+  changeRtnetlink(RTM_NEWQDISC, CREATE, clsact(index));
 }
 
 /** Removes every filter of it, too. Throws the kernel's errors. */
@@ -91,7 +88,7 @@ export interface BpfFilterRequest {
 
 /** Adds a filter, or replaces the one of its hook, chain and preference. Throws the kernel's errors. */
 export function replaceFilter(filter: BpfFilterRequest): void {
-  changeRtnetlink(RTM_NEWTFILTER, CREATE, filterMessage(filter));
+  changeRtnetlink(RTM_NEWTFILTER, CREATE_OR_CHANGE, filterMessage(filter));
 }
 
 export function filterMessage({ index, hook, chain, preference, name, program }: BpfFilterRequest): Buffer {

@@ -11,9 +11,9 @@ const SYMBOL = { name: 0, info: 4, section: 6, value: 8, length: 24 } as const;
 const RELOCATION = { offset: 0, symbol: 12, length: 16 } as const;
 const STT_FUNC = 2;
 
-/** A place in a section that holds the address of a symbol. */
+/** A relocation: a position in a section at which the address of a symbol belongs. */
 export interface ElfReference {
-  /** Of the place in its section, bytes. */
+  /** Of the position, bytes from the beginning of its section. */
   offset: number;
   /** Where the symbol is: a section's name, and bytes from its beginning. */
   section: string;
@@ -37,7 +37,7 @@ export class ElfFile {
     return found;
   }
 
-  /** Places in a section to which addresses belong. */
+  /** The relocations of a section. */
   references(name: string): ElfReference[] {
     const table = this.#find(`.rel${name}`) ?? Buffer.alloc(0);
     const symbols = this.section('.symtab');
