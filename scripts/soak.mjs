@@ -3,11 +3,12 @@
 //   npm run soak -- --short       with a minute of chaos, at a length that CI can afford (some minutes)
 //   npm run soak -- --only crash  one of them
 //   npm run soak -- --chaos       test/chaos: ten minutes on both engines; --seed N, --seconds N
-import { spawn, spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { randomInt } from 'node:crypto';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { printFailures, runVitest } from './vitest-report.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const TEXT = { type: 'string' };
@@ -35,7 +36,10 @@ const SOAKS = {
 /** Of a short run, which is to give the same result for the same code. */
 const SHORT_CHAOS_SEED = '1';
 
-/** Runs chaos on both engines at the same time; each line of output begins with the engine. */
+/**
+ * Runs chaos on both engines at the same time; each line of output begins with the engine. Returns the failures, with
+ * the lines from `FAILED` on.
+ */
 async function chaos() {
   const chaosSeed = values.short ? (values.seed ?? SHORT_CHAOS_SEED) : seed;
   const seconds = values.seconds ?? (values.short ? '60' : '600');
@@ -44,11 +48,14 @@ async function chaos() {
     new Promise((resolve) => {
       const args = ['--import', 'tsx', 'test/chaos/main.ts', '--engine', name, '--seed', chaosSeed, '--seconds', seconds];
       const run = spawn(process.execPath, args, { cwd: root, stdio: ['ignore', 'pipe', 'inherit'] });
-      createInterface({ input: run.stdout }).on('line', (line) => console.log(`${name.padEnd(6)} ${line}`));
-      run.on('close', resolve);
+      const failure = [];
+      createInterface({ input: run.stdout }).on('line', (line) => {
+        if (failure.length > 0 || line.includes('FAILED')) failure.push(line);
+        console.log(`${name.padEnd(6)} ${line}`);
+      });
+      run.on('close', (status) => resolve(status === 0 || status === SKIPPED ? [] : [{ name: `chaos, ${name} engine`, message: failure.join('\n') }]));
     });
-  const statuses = await Promise.all(['kernel', 'user'].map(engine));
-  return statuses.every((s) => s === 0 || s === SKIPPED);
+  return (await Promise.all(['kernel', 'user'].map(engine))).flat();
 }
 
 /** Exit status of a run that this machine cannot do. */
@@ -63,22 +70,25 @@ if (values.help || names.some((n) => !known.includes(n))) {
   process.exit(values.help ? 0 : 2);
 }
 
-/** Runs one of the tests; true when it passed. */
+/** Runs one of the tests; returns what failed. */
 function soak(name) {
   const { env: extent, ...test } = SOAKS[name];
   const env = Object.fromEntries(Object.entries(extent).map(([key, [full, short]]) => [key, process.env[key] ?? (values.short ? (short ?? full) : full)]));
   if (test.seed) env[test.seed] = process.env[test.seed] ?? seed;
   const listed = Object.entries(env).map(([k, v]) => `${k}=${v}`);
   console.log(`\n== soak ${name}: ${listed.join(' ')}`);
-  const args = ['vitest', 'run', '--project', test.project, test.file, ...(test.name ? ['-t', test.name] : [])];
-  return spawnSync('npx', args, { cwd: root, stdio: 'inherit', env: { ...process.env, ...env } }).status === 0;
+  const args = ['--project', test.project, test.file, ...(test.name ? ['-t', test.name] : [])];
+  const { failures } = runVitest(root, args, { ...process.env, ...env });
+  return failures.map((f) => ({ ...f, name: `soak ${name} (${listed.join(' ')}), ${f.name}` }));
 }
 
-const outcome = { passed: 0, failed: 0 };
+const failures = [];
+let failed = 0;
 for (const name of names) {
-  const passed = name === 'chaos' ? await chaos() : soak(name);
-  if (passed) outcome.passed++;
-  else outcome.failed++;
+  const found = name === 'chaos' ? await chaos() : soak(name);
+  failures.push(...found);
+  if (found.length > 0) failed++;
 }
-console.log(`soaks: ${outcome.passed} passed, ${outcome.failed} failed`);
-process.exit(outcome.failed === 0 ? 0 : 1);
+printFailures(failures);
+console.log(`soaks: ${names.length - failed} passed, ${failed} failed`);
+process.exit(failed === 0 ? 0 : 1);
