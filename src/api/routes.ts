@@ -6,7 +6,20 @@ import type { StreamingApi } from 'hono/utils/stream';
 import { AnkaError } from '../lib/errors.ts';
 import { EventBacklog } from './event-backlog.ts';
 import { bodyOf, callSettings, Router } from './router.ts';
-import { cardSchema, cloneSchema, createSchema, emptySchema, forceSchema, modifySchema, ruleSchema, valueSchema, waitSchema } from './schema.ts';
+import {
+  cardSchema,
+  cloneSchema,
+  createSchema,
+  emptySchema,
+  forceSchema,
+  modifySchema,
+  renameSchema,
+  restoreSchema,
+  ruleSchema,
+  tagSchema,
+  valueSchema,
+  waitSchema,
+} from './schema.ts';
 import type { AnkaService } from './service.ts';
 
 /** Timeout of `wait` when the request has none, seconds. */
@@ -21,6 +34,7 @@ const ref = (c: Context): string => c.req.param('ref') as string;
 export function createApp(service: AnkaService, version: string): OpenAPIHono {
   const router = new Router();
   addVmRoutes(router, service);
+  addTagRoutes(router, service);
   addPowerRoutes(router, service);
   addNetworkCardRoutes(router, service);
   addPacketRoutes(router, service);
@@ -34,7 +48,7 @@ function addVmRoutes(r: Router, service: AnkaService): void {
   r.read('get', '/v1/vms', 'List VMs', () => service.list());
   r.long('post', '/v1/vms', 'Create a VM', createSchema, (_c, b, p) => service.create(defined(b), p));
   r.read('get', '/v1/vms/:ref', 'Show the current state of a VM', (c) => service.show(ref(c)));
-  r.write('patch', '/v1/vms/:ref', 'Change name, memory or CPU cores', modifySchema, (c, b) => service.modify(ref(c), defined(b)));
+  r.write('patch', '/v1/vms/:ref', 'Change name, memory, CPU cores, disk size or labels', modifySchema, (c, b) => service.modify(ref(c), defined(b)));
   r.read('get', '/v1/vms/:ref/config', 'Show the stored configuration of a VM', (c) => service.describe(ref(c)));
   r.read('get', '/v1/vms/:ref/guest', 'Show how to log in to a guest', (c) => service.guest(ref(c)));
   r.raw('/v1/vms/:ref/login', 'Wait for a turn to log in to a guest; the turn lasts until the client disconnects', async (c) => {
@@ -53,9 +67,16 @@ function addVmRoutes(r: Router, service: AnkaService): void {
       }
     });
   });
-  r.long('post', '/v1/vms/:ref/clone', 'Clone a VM', cloneSchema, (c, b, p) => service.clone(ref(c), b.name, p));
+  r.long('post', '/v1/vms/:ref/clone', 'Clone a VM', cloneSchema, (c, b, p) => service.clone(ref(c), b.name, b.tag ?? null, p));
   r.long('delete', '/v1/vms/:ref', 'Stop and delete a VM', emptySchema, (c, _b, p) => service.delete(ref(c), p));
   r.long('post', '/v1/base-image', 'Build the image of the built-in guest', emptySchema, (_c, _b, p) => service.buildBaseImage(p));
+}
+
+function addTagRoutes(r: Router, service: AnkaService): void {
+  r.read('get', '/v1/vms/:ref/tags', 'List the local tags of a VM', (c) => service.tags(ref(c)));
+  r.long('post', '/v1/vms/:ref/tags', 'Save the disk of a VM as a local tag', tagSchema, (c, b, p) => service.saveTag(ref(c), defined(b), p));
+  r.long('post', '/v1/vms/:ref/restore', 'Restore the disk of a VM from a local tag', restoreSchema, (c, b, p) => service.restoreTag(ref(c), b.tag, p));
+  r.read('delete', '/v1/vms/:ref/tags/:tag', 'Delete a local tag', (c) => service.deleteTag(ref(c), c.req.param('tag') as string));
 }
 
 function addPowerRoutes(r: Router, service: AnkaService): void {
@@ -74,6 +95,9 @@ function addNetworkCardRoutes(r: Router, service: AnkaService): void {
   r.long('put', card, 'Change the network card', cardSchema, (c, b, p) => service.setCard(ref(c), defined(b), callSettings(c), p));
   r.read('delete', card, 'Delete the network card', (c) => service.deleteCard(ref(c)));
   r.write('post', '/v1/vms/:ref/port-forwarding', 'Add a port forwarding rule', ruleSchema, (c, b) => service.addRule(ref(c), defined(b), callSettings(c)));
+  r.write('patch', '/v1/vms/:ref/port-forwarding/:name', 'Rename a port forwarding rule', renameSchema, (c, b) =>
+    service.renameRule(ref(c), c.req.param('name') as string, b.name),
+  );
   r.read('delete', '/v1/vms/:ref/port-forwarding/:name', 'Delete a port forwarding rule', (c) => service.deleteRule(ref(c), c.req.param('name') as string));
 }
 

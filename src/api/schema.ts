@@ -1,6 +1,6 @@
 /** The request bodies as zod schemas, each checked against its plain type in types.ts at compile time. */
 import { z } from '@hono/zod-openapi';
-import type { CreateRequest, ModifyRequest, NetworkCardRequest, RuleRequest } from './types.ts';
+import type { CreateRequest, ModifyRequest, NetworkCardRequest, RuleRequest, TagRequest } from './types.ts';
 
 const text = (max: number) => z.string().max(max);
 const CPU_RANGE = 'must be a whole number from 1 to 64';
@@ -26,8 +26,12 @@ export const modifySchema = z
     name: text(256).optional(),
     ram_size: text(32).optional(),
     cpu_count: z.number().int(CPU_RANGE).min(1, CPU_RANGE).max(64, CPU_RANGE).optional(),
+    disk_size: text(32).optional(),
+    labels: z.record(text(256), text(4096).nullable()).optional(),
   })
   .openapi('ModifyRequest');
+
+export const tagSchema = z.strictObject({ tag: text(256), description: text(4096).optional(), force: z.boolean().optional() }).openapi('TagRequest');
 
 export const cardSchema = z
   .strictObject({
@@ -52,7 +56,9 @@ export const ruleSchema = z
   .openapi('RuleRequest');
 
 export const forceSchema = z.strictObject({ force: z.boolean().optional() });
-export const cloneSchema = z.strictObject({ name: text(256) });
+export const cloneSchema = z.strictObject({ name: text(256), tag: text(256).optional() });
+export const restoreSchema = z.strictObject({ tag: text(256) });
+export const renameSchema = z.strictObject({ name: text(256) });
 export const waitSchema = z.strictObject({ until: z.enum(['ip', 'stopped']).optional(), timeout: z.number().min(0).max(86_400).optional() });
 export const valueSchema = z.strictObject({ value: text(1024) });
 export const emptySchema = z.strictObject({});
@@ -65,5 +71,6 @@ const checkedAgainstTypes: [
   Same<z.infer<typeof modifySchema>, Loose<ModifyRequest>>,
   Same<z.infer<typeof cardSchema>, Loose<NetworkCardRequest>>,
   Same<z.infer<typeof ruleSchema>, Loose<RuleRequest>>,
-] = [true, true, true, true];
+  Same<z.infer<typeof tagSchema>, Loose<TagRequest>>,
+] = [true, true, true, true, true];
 void checkedAgainstTypes;

@@ -14,6 +14,8 @@ import type {
   NetworkStatus,
   RuleRequest,
   SettingValue,
+  ShownTag,
+  TagRequest,
   VmDescribe,
   VmListEntry,
   VmShow,
@@ -54,13 +56,18 @@ export interface AnkaService {
   stop(ref: string, force: boolean, settings: CallSettings, progress: OnProgress): Promise<void>;
   suspend(ref: string, progress: OnProgress): Promise<void>;
   reboot(ref: string, force: boolean, settings: CallSettings, progress: OnProgress): Promise<void>;
-  clone(ref: string, name: string, progress: OnProgress): Promise<{ uuid: string }>;
+  clone(ref: string, name: string, tag: string | null, progress: OnProgress): Promise<{ uuid: string }>;
+  tags(ref: string): Promise<ShownTag[]>;
+  saveTag(ref: string, request: TagRequest, progress: OnProgress): Promise<ShownTag>;
+  restoreTag(ref: string, tag: string, progress: OnProgress): Promise<void>;
+  deleteTag(ref: string, tag: string): Promise<void>;
   wait(ref: string, until: 'ip' | 'stopped', timeoutSeconds: number): Promise<VmShow>;
   delete(ref: string, progress: OnProgress): Promise<void>;
   addCard(ref: string, request: NetworkCardRequest, settings: CallSettings, progress: OnProgress): Promise<{ message: string }>;
   setCard(ref: string, request: NetworkCardRequest, settings: CallSettings, progress: OnProgress): Promise<{ message: string }>;
   deleteCard(ref: string): Promise<void>;
   addRule(ref: string, request: RuleRequest, settings: CallSettings): Promise<{ host_port: number }>;
+  renameRule(ref: string, name: string, newName: string): Promise<void>;
   deleteRule(ref: string, name: string): Promise<void>;
   settings(overrides: CallSettings): Promise<SettingValue[]>;
   setting(key: string, overrides: CallSettings): Promise<SettingValue>;

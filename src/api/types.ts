@@ -21,12 +21,17 @@
  *     POST   /v1/vms/:ref/start              {}                  VmShow …
  *     POST   /v1/vms/:ref/stop, /reboot      {force?}            {} …
  *     POST   /v1/vms/:ref/suspend            {}                  {} …
- *     POST   /v1/vms/:ref/clone              {name}              {uuid} …
+ *     POST   /v1/vms/:ref/clone              {name, tag?}        {uuid} …
+ *     GET    /v1/vms/:ref/tags                                   ShownTag[]
+ *     POST   /v1/vms/:ref/tags               TagRequest          ShownTag …
+ *     POST   /v1/vms/:ref/restore            {tag}               {} …
+ *     DELETE /v1/vms/:ref/tags/:tag                              {}
  *     POST   /v1/vms/:ref/wait               {until?, timeout?}  VmShow …; until: 'ip' or 'stopped', timeout in seconds
  *     POST   /v1/vms/:ref/network-card       NetworkCardRequest  {message} …
  *     PUT    /v1/vms/:ref/network-card       NetworkCardRequest  {message} …
  *     DELETE /v1/vms/:ref/network-card                           {}
  *     POST   /v1/vms/:ref/port-forwarding    RuleRequest         {host_port}
+ *     PATCH  /v1/vms/:ref/port-forwarding/:name {name}           {}
  *     DELETE /v1/vms/:ref/port-forwarding/:name                  {}
  *     GET    /v1/vms/:ref/explain?from=&to=&protocol=            Explanation
  *     GET    /v1/vms/:ref/capture?side=&filter=                  pcapng, until the capture ends; the header
@@ -92,7 +97,28 @@ export interface VmListEntry {
   name: string;
   creation_date: string;
   status: VmStatus;
+  /** The local tag that its disk was saved as, or restored from, last. */
+  version?: string;
   ip?: string;
+}
+
+/** A local tag: a saved state of a VM's disk. */
+export interface ShownTag {
+  tag: string;
+  description: string;
+  /** ISO 8601. */
+  created: string;
+  /** Space that it takes on the host, bytes. */
+  size: number;
+  cpu_cores: number;
+  /** e.g. `4G`. */
+  ram: string;
+  /** Bytes. */
+  ram_size: number;
+  /** Virtual size, bytes. */
+  hard_drive: number;
+  /** Whether the disk was saved as this tag, or restored from it, last. */
+  current: boolean;
 }
 
 export interface ShownRule {
@@ -121,9 +147,17 @@ export interface VmShow {
   uuid: string;
   name: string;
   creation_date: string;
+  /** When the guest last wrote to its disk. ISO 8601, UTC, whole seconds. */
+  access_date: string;
+  /** Local tag; absent if there is none. */
+  version?: string;
   cpu_cores: number;
   /** e.g. `4G`. */
   ram: string;
+  /** Bytes. */
+  ram_size: number;
+  /** Identifies the VM's disk. */
+  image_id: string;
   /** Virtual size, bytes. */
   hard_drive: number;
   /** Space that the disk takes on the host, bytes. */
@@ -148,6 +182,7 @@ export interface VmShow {
     limit?: string;
   };
   port_forwarding: ShownRule[];
+  labels?: Record<string, string>;
   /** Rules that are stored but not in force, and why. */
   inactive_rules?: { name: string; reason: string }[];
 }
@@ -204,6 +239,17 @@ export interface ModifyRequest {
   name?: string;
   ram_size?: string;
   cpu_count?: number;
+  /** e.g. `120G`; not below the present size. */
+  disk_size?: string;
+  /** Values by name; null deletes a label. */
+  labels?: Record<string, string | null>;
+}
+
+export interface TagRequest {
+  tag: string;
+  description?: string;
+  /** Replace a tag of this name. */
+  force?: boolean;
 }
 
 export interface NetworkCardRequest {

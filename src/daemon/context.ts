@@ -1,8 +1,10 @@
 /** What all parts of the daemon share. */
 import type { Engine } from '../engine/engine.ts';
 import type { Paths } from '../host/paths.ts';
+import type { LabelStore } from '../store/labels.ts';
 import type { RuleStore } from '../store/rules.ts';
 import type { SettingStore } from '../store/settings.ts';
+import type { TagStore } from '../store/tags.ts';
 import type { VmRow, VmStore } from '../store/vms.ts';
 import type { Machine, MachineRunner } from '../vm/machine.ts';
 import type { EventLog } from './events.ts';
@@ -14,6 +16,8 @@ export interface Context {
   log: Log;
   vms: VmStore;
   rules: RuleStore;
+  labels: LabelStore;
+  tags: TagStore;
   settings: SettingStore;
   runner: MachineRunner;
   /** Running machines, by UUID. */

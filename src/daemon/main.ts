@@ -22,8 +22,10 @@ import { monotonicMs } from '../lib/clock.ts';
 import { AnkaError } from '../lib/errors.ts';
 import { version } from '../lib/version.ts';
 import { openDb } from '../store/db.ts';
+import { LabelStore } from '../store/labels.ts';
 import { RuleStore } from '../store/rules.ts';
 import { SettingStore } from '../store/settings.ts';
+import { TagStore } from '../store/tags.ts';
 import { VmStore } from '../store/vms.ts';
 import { createMachineRunner } from '../vm/launch.ts';
 import type { Context } from './context.ts';
@@ -75,6 +77,8 @@ function createContext(paths: Paths, log: Log): { ctx: VmContext; engine: Curren
     log,
     vms,
     rules: new RuleStore(db),
+    labels: new LabelStore(db),
+    tags: new TagStore(db),
     settings,
     runner: createMachineRunner(paths.state),
     machines: new Map(),

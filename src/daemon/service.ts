@@ -22,10 +22,11 @@ import type { VmContext } from './vms/context.ts';
 import { cloneVm, createVm, modifyVm } from './vms/create.ts';
 import { deleteVm } from './vms/delete.ts';
 import { addCard, changeCard, removeCard } from './vms/network-card.ts';
-import { addRule, deleteRule } from './vms/port-forwarding.ts';
+import { addRule, deleteRule, renameRule } from './vms/port-forwarding.ts';
 import { describe, listEntry, show } from './vms/show.ts';
 import { startVm } from './vms/start.ts';
 import { forceStop, rebootVm, stopVm, suspendVm } from './vms/stop.ts';
+import { deleteTag, restoreTag, saveTag, shownTags } from './vms/tags.ts';
 
 export interface DaemonProcess {
   version: string;
@@ -48,7 +49,7 @@ export function createService(ctx: VmContext, daemon: DaemonProcess): AnkaServic
       return null;
     });
   };
-  return { ...hostCalls(ctx, daemon, observe), ...settingCalls(ctx), ...vmCalls(ctx, observe), ...cardCalls(ctx, observe) };
+  return { ...hostCalls(ctx, daemon, observe), ...settingCalls(ctx), ...vmCalls(ctx, observe), ...tagCalls(ctx), ...cardCalls(ctx, observe) };
 }
 
 type HostCall = 'status' | 'shutdown' | 'onEvent' | 'metrics' | 'networks' | 'resetNetworks' | 'doctor' | 'buildBaseImage';
@@ -132,13 +133,23 @@ function vmCalls(ctx: VmContext, observe: Observe): Pick<AnkaService, VmCall> {
       force ? forceStop(ctx, ref, { settings, progress }) : queue.exclusive(ref, (vm) => stopVm(ctx, vm, false, { settings, progress })),
     suspend: (ref, progress) => queue.exclusive(ref, (vm) => suspendVm(ctx, vm, progress)),
     reboot: (ref, force, settings, progress) => queue.exclusive(ref, (vm) => rebootVm(ctx, vm, force, { settings, progress })),
-    clone: (ref, name, progress) => queue.exclusive(ref, (vm) => cloneVm(ctx, vm, name, progress)),
+    clone: (ref, name, tag, progress) => queue.exclusive(ref, (vm) => cloneVm(ctx, vm, { name, tag }, progress)),
     wait: (ref, until, timeoutSeconds) => waitFor(() => shown(ref), until, timeoutSeconds),
     delete: (ref, progress) => queue.exclusive(ref, (vm) => deleteVm(ctx, vm, progress)),
   };
 }
 
-type CardCall = 'addCard' | 'setCard' | 'deleteCard' | 'addRule' | 'deleteRule' | 'explain' | 'capture' | 'endCapture';
+function tagCalls(ctx: VmContext): Pick<AnkaService, 'tags' | 'saveTag' | 'restoreTag' | 'deleteTag'> {
+  const { queue } = ctx;
+  return {
+    tags: async (ref) => shownTags(ctx, queue.find(ref)),
+    saveTag: (ref, request, progress) => queue.exclusive(ref, (vm) => saveTag(ctx, vm, request, progress)),
+    restoreTag: (ref, tag, progress) => queue.exclusive(ref, (vm) => restoreTag(ctx, vm, tag, progress)),
+    deleteTag: (ref, tag) => queue.exclusive(ref, (vm) => deleteTag(ctx, vm, tag)),
+  };
+}
+
+type CardCall = 'addCard' | 'setCard' | 'deleteCard' | 'addRule' | 'renameRule' | 'deleteRule' | 'explain' | 'capture' | 'endCapture';
 
 function cardCalls(ctx: VmContext, observe: Observe): Pick<AnkaService, CardCall> {
   const { queue } = ctx;
@@ -157,6 +168,11 @@ function cardCalls(ctx: VmContext, observe: Observe): Pick<AnkaService, CardCall
         const rule = await addRule(ctx, vm, request, settings);
         if (ctx.machines.has(vm.uuid)) await ctx.reconciler.apply();
         return { host_port: rule.hostPort };
+      }),
+    renameRule: (ref, name, newName) =>
+      queue.exclusive(ref, async (vm) => {
+        renameRule(ctx, vm, name, newName);
+        if (ctx.machines.has(vm.uuid)) await ctx.reconciler.apply();
       }),
     deleteRule: (ref, name) =>
       queue.exclusive(ref, async (vm) => {

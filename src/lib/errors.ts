@@ -30,6 +30,10 @@ export const ERROR_KINDS = {
   daemon: { code: 22, type: 'DaemonException' },
   guest: { code: 23, type: 'GuestException' },
   poolExhausted: { code: 24, type: 'PoolExhaustedException' },
+  tagExists: { code: 25, type: 'TagExistsException' },
+  tagNotFound: { code: 26, type: 'TagNotFoundException' },
+  noRegistry: { code: 27, type: 'RegistryException' },
+  unsupported: { code: 28, type: 'UnsupportedException' },
   timeout: { code: 124, type: 'TimeoutException' },
 } as const;
 

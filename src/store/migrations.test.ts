@@ -19,7 +19,7 @@ afterEach(() => rmSync(dir, { recursive: true, force: true }));
 function oldDatabase(version: number, rows: readonly [sql: string, ...values: SqlValue[]][]): string {
   const path = join(dir, 'anka.db');
   const db = openDb(path);
-  db.exec('DROP TABLE rules; DROP TABLE vms; DROP TABLE settings');
+  db.exec('DROP TABLE rules; DROP TABLE labels; DROP TABLE tags; DROP TABLE vms; DROP TABLE settings');
   transaction(db, () => db.exec(`${MIGRATIONS.slice(0, version).join(';')}; PRAGMA user_version = ${version}`));
   for (const [sql, ...values] of rows) db.prepare(sql).run(...values);
   db.close();
@@ -57,6 +57,7 @@ test('B30: `local` of schema 4 becomes `isolated`; every other value, the rules 
     type: 'shared',
     bridge: '',
     uplink: '',
+    tag: '',
     vlan: null,
     controller: 'virtio-net',
     insideMac: 1,

@@ -67,4 +67,25 @@ export const MIGRATIONS: readonly string[] = [
   ALTER TABLE vms ADD COLUMN guest_driver TEXT;
   UPDATE vms SET guest_queues = 1, guest_driver = 'qemu' WHERE has_card = 1 AND outside_mac IS NOT NULL;
   `,
+  // labels and local tags, as Anka's clients use them
+  `
+  CREATE TABLE labels (
+    vm TEXT NOT NULL REFERENCES vms (uuid) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (vm, name)
+  ) STRICT;
+  CREATE TABLE tags (
+    vm TEXT NOT NULL REFERENCES vms (uuid) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    created TEXT NOT NULL,
+    description TEXT NOT NULL,
+    ram INTEGER NOT NULL,
+    cpus INTEGER NOT NULL,
+    disk_size INTEGER NOT NULL,
+    PRIMARY KEY (vm, name)
+  ) STRICT;
+  ALTER TABLE vms ADD COLUMN tag TEXT NOT NULL DEFAULT '';
+  `,
 ];

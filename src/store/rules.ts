@@ -30,6 +30,7 @@ export class RuleStore {
   #all: Statement;
   #ofVm: Statement;
   #put: Statement;
+  #rename: Statement;
   #delete: Statement;
 
   constructor(db: Db) {
@@ -38,6 +39,7 @@ export class RuleStore {
     this.#put = db.prepare(
       'INSERT INTO rules (vm, name, protocol, guest_port, host_ip, host_port, automatic) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (vm, name) DO UPDATE SET protocol = excluded.protocol, guest_port = excluded.guest_port, host_ip = excluded.host_ip, host_port = excluded.host_port, automatic = excluded.automatic',
     );
+    this.#rename = db.prepare('UPDATE rules SET name = ? WHERE vm = ? AND name = ?');
     this.#delete = db.prepare('DELETE FROM rules WHERE vm = ? AND name = ?');
   }
 
@@ -51,6 +53,10 @@ export class RuleStore {
 
   put(r: RuleRow): void {
     this.#put.run(r.vm, r.name, r.protocol, r.guestPort, r.hostIp, r.hostPort, Number(r.automatic));
+  }
+
+  rename(vm: string, name: string, newName: string): void {
+    this.#rename.run(newName, vm, name);
   }
 
   /** True if the rule existed. */

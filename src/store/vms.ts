@@ -51,6 +51,8 @@ export interface VmRow {
   reservedIp: number | null;
   /** `--no-local`: isolated from other VMs and from the host. */
   isolated: boolean;
+  /** The local tag that its disk was saved as, or restored from, last; empty if none. */
+  tag: string;
 }
 
 const COLUMNS: Record<keyof VmRow, string> = {
@@ -80,6 +82,7 @@ const COLUMNS: Record<keyof VmRow, string> = {
   guestDriver: 'guest_driver',
   reservedIp: 'reserved_ip',
   isolated: 'isolated',
+  tag: 'tag',
 };
 
 const BOOLEANS: readonly (keyof VmRow)[] = ['hasCard', 'isolated'];

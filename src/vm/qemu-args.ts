@@ -6,6 +6,7 @@ import type { MachineSpec } from './machine.ts';
 /** Device ids of the card and of its root port. */
 export const NIC_ID = 'nic0';
 const NIC_PORT = 'port-nic';
+export const DISK_ID = 'disk0';
 export const NETDEV = 'net0';
 /** Ring of received frames: the largest that QEMU takes. Its largest for sending is its default, 256, with a tap. */
 const RX_QUEUE_SIZE = 1024;
@@ -95,9 +96,9 @@ export function qemuArguments(spec: MachineSpec, backend: NicBackend | null, fds
     ...['-object', 'rng-random,id=rng0,filename=/dev/urandom', '-device', 'virtio-rng-pci,rng=rng0'],
     ...[
       '-drive',
-      `file=${quoted(spec.disk)},if=none,id=disk0,format=qcow2,discard=unmap,detect-zeroes=unmap`,
+      `file=${quoted(spec.disk)},if=none,id=${DISK_ID},format=qcow2,discard=unmap,detect-zeroes=unmap`,
       '-device',
-      'virtio-blk-pci,drive=disk0,bootindex=1',
+      `virtio-blk-pci,drive=${DISK_ID},bootindex=1`,
     ],
     ...['-device', `pcie-root-port,id=${NIC_PORT},chassis=1,slot=1`, '-device', 'pcie-root-port,id=port-spare,chassis=2,slot=2'],
   ];

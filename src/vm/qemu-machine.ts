@@ -18,7 +18,7 @@ import { monotonicMs } from '../lib/clock.ts';
 import { AnkaError, wrap } from '../lib/errors.ts';
 import { limitLogs } from './log-limit.ts';
 import type { Machine, MachineExit, MachineSpec } from './machine.ts';
-import { cardProperties, machineFiles, NETDEV, NIC_ID, tapProperties } from './qemu-args.ts';
+import { cardProperties, DISK_ID, machineFiles, NETDEV, NIC_ID, tapProperties } from './qemu-args.ts';
 import { printable, type Qmp } from './qmp.ts';
 
 /** QEMU is killed if it has not exited so long after `quit`. */
@@ -232,7 +232,7 @@ export class QemuMachine implements Machine {
       if (name === 'BLOCK_JOB_COMPLETED' && data['device'] === 'clone') job.end ??= data['error'] ? printable(data['error']) : '';
     });
     try {
-      await this.#qmp.command('drive-backup', { 'job-id': 'clone', device: 'disk0', target: file, sync: 'top', format: 'qcow2', mode: 'existing' });
+      await this.#qmp.command('drive-backup', { 'job-id': 'clone', device: DISK_ID, target: file, sync: 'top', format: 'qcow2', mode: 'existing' });
       while (job.end === null) {
         if (this.#qmp.isClosed) throw new Error('the VM stopped meanwhile');
         await demandPace(file, since);
@@ -285,10 +285,17 @@ export class QemuMachine implements Machine {
       const { resumeFrom } = spec;
       const since = monotonicMs();
       await this.#migrated(onProgress, () => demandPace(resumeFrom, since));
-    }
+    } else await this.#growDisk(spec.diskSize);
     if (spec.nic && !spec.nic.linkUp) await this.setLink(false);
     if (spec.resumeFrom) await rm(spec.resumeFrom);
     await this.#qmp.command('cont');
+  }
+
+  /** Grows the disk to `size` bytes, before the guest sees it. QEMU does it, as no other program opens the image. */
+  async #growDisk(size: number): Promise<void> {
+    const disk = listOf(await this.#qmp.command('query-block')).find((b) => b['device'] === DISK_ID);
+    const now = objectOf(objectOf(disk?.['inserted'])['image'])['virtual-size'];
+    if (typeof now === 'number' && now < size) await this.#qmp.command('block_resize', { device: DISK_ID, size });
   }
 
   detach(): void {

@@ -10,12 +10,11 @@ import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { OnProgress } from '../../api/service.ts';
 import type { CreateRequest, ModifyRequest } from '../../api/types.ts';
-import { runLong } from '../../host/exec.ts';
 import { isOpenNowhere } from '../../host/ffi/lease.ts';
 import { removeTree } from '../../host/untrusted-files.ts';
 import { monotonicMs } from '../../lib/clock.ts';
 import { AnkaError } from '../../lib/errors.ts';
-import { parseSize } from '../../lib/sizes.ts';
+import { formatSize, parseSize } from '../../lib/sizes.ts';
 import type { VmRow } from '../../store/vms.ts';
 import { ensureBaseImage, ensureKey } from '../../vm/base-image.ts';
 import { createOverlay, inspectImage } from '../../vm/disk.ts';
@@ -26,11 +25,14 @@ import { diskFile, seedFile } from './files.ts';
 import { filesOf } from './machine-spec.ts';
 import { checkVmName } from './names.ts';
 import { DETACHED } from './running.ts';
+import { copyDiskFile, findTag, tagFile } from './tags.ts';
 
 const DEFAULT_RAM = '4G';
 const DEFAULT_CPUS = 2;
 const DEFAULT_DISK = '80G';
 const MIB = 1 << 20;
+const MAX_DISK = 64 * 1024 ** 4;
+const MAX_LABELS = 100;
 /** Time that QEMU has to close the copy of its disk, ms. */
 const LET_GO_MS = 1000;
 const LET_GO_POLL_MS = 20;
@@ -39,7 +41,7 @@ export async function createVm(ctx: VmContext, request: CreateRequest, progress:
   checkVmName(request.name);
   demandFreeName(ctx, request.name);
   const ram = checkRam(request.ram_size ?? DEFAULT_RAM);
-  const diskSize = checkSize('--disk-size', request.disk_size ?? DEFAULT_DISK, 64 * MIB, 64 * 1024 ** 4);
+  const diskSize = checkSize('--disk-size', request.disk_size ?? DEFAULT_DISK, 64 * MIB, MAX_DISK);
   const app = request.app ?? '';
   const backing = app === '' ? (await ensureBaseImage(ctx.paths.baseImage, progress)).disk : await checkApp(app);
   demandFreeName(ctx, request.name); // the base image may have taken a minute to build
@@ -52,14 +54,26 @@ export async function createVm(ctx: VmContext, request: CreateRequest, progress:
   return { uuid: vm.uuid };
 }
 
-/** `source` may be running: QEMU then copies its disk as it is at this moment. */
-export async function cloneVm(ctx: VmContext, source: VmRow, name: string, progress: OnProgress): Promise<{ uuid: string }> {
+/**
+ * `source` may be running: QEMU then copies its disk as it is at this moment. `tag`: a local tag of it to clone instead
+ * of its present state.
+ */
+export async function cloneVm(
+  ctx: VmContext,
+  source: VmRow,
+  { name, tag }: { name: string; tag: string | null },
+  progress: OnProgress,
+): Promise<{ uuid: string }> {
   checkVmName(name);
   demandFreeName(ctx, name);
-  const vm = insertRow(ctx, name, { ...source, reservedIp: null });
+  const state = tag === null ? null : findTag(ctx, source, tag);
+  const sizes = state === null ? {} : { ram: state.ram, cpus: state.cpus, diskSize: state.diskSize };
+  const vm = insertRow(ctx, name, { ...source, ...sizes, reservedIp: null, tag: '' });
   await buildVm(ctx, vm, async () => {
     progress('copying the disk');
-    await copyDisk(ctx, source, diskFile(ctx, vm.uuid));
+    if (state === null) await copyDisk(ctx, source, diskFile(ctx, vm.uuid));
+    else await copyDiskFile(tagFile(ctx, source.uuid, state.number), diskFile(ctx, vm.uuid));
+    for (const [label, value] of Object.entries(ctx.labels.of(source.uuid))) ctx.labels.put(vm.uuid, label, value);
     for (const r of ctx.rules.of(source.uuid)) ctx.rules.put({ ...r, vm: vm.uuid, hostPort: r.automatic ? 0 : r.hostPort });
   });
   ctx.events.emit('vm.created', `cloned from ${source.name}`, vmName(vm));
@@ -75,10 +89,33 @@ export async function modifyVm(ctx: VmContext, vm: VmRow, request: ModifyRequest
   }
   if (request.ram_size !== undefined) change.ram = checkRam(request.ram_size);
   if (request.cpu_count !== undefined) change.cpus = request.cpu_count;
-  if (vm.status !== 'stopped' && vm.status !== 'failed' && (change.ram !== undefined || change.cpus !== undefined))
-    throw new AnkaError('badState', `${vm.name} is ${vm.status}; run 'anka stop ${vm.name}' before changing its memory or CPUs`);
+  if (request.disk_size !== undefined) change.diskSize = grownDisk(vm, request.disk_size);
+  const sizes = change.ram !== undefined || change.cpus !== undefined || change.diskSize !== undefined;
+  if (vm.status !== 'stopped' && vm.status !== 'failed' && sizes)
+    throw new AnkaError('badState', `${vm.name} is ${vm.status}; run 'anka stop ${vm.name}' before changing its memory, CPUs or disk size`);
+  if (request.labels !== undefined) changeLabels(ctx, vm, request.labels);
   ctx.vms.update(vm.uuid, change);
   if (change.name && ctx.machines.has(vm.uuid)) await ctx.reconciler.apply();
+}
+
+/** Bytes. QEMU grows the disk at the next start, before the guest runs. */
+function grownDisk(vm: VmRow, text: string): number {
+  const size = checkSize('--size', text, 64 * MIB, MAX_DISK);
+  if (size < vm.diskSize)
+    throw new AnkaError('badValue', `--size '${text}' is below the size of the disk of ${vm.name}, ${formatSize(vm.diskSize)}; a disk can only grow`);
+  return size;
+}
+
+/** Throws `badValue` for a bad name or too many labels, before anything is changed. */
+function changeLabels(ctx: Context, vm: VmRow, labels: Record<string, string | null>): void {
+  const changes = Object.entries(labels);
+  for (const [name] of changes)
+    if (!/^[^\s=|\p{Cc}]{1,64}$/u.test(name))
+      throw new AnkaError('badValue', `'${name.slice(0, 80)}' cannot be a label: use up to 64 characters without blanks, '=' and '|'`);
+  const after = new Set(Object.keys(ctx.labels.of(vm.uuid)));
+  for (const [name, value] of changes) value === null ? after.delete(name) : after.add(name);
+  if (after.size > MAX_LABELS) throw new AnkaError('badValue', `a VM can have at most ${MAX_LABELS} labels; delete one first`);
+  for (const [name, value] of changes) value === null ? ctx.labels.delete(vm.uuid, name) : ctx.labels.put(vm.uuid, name, value);
 }
 
 function demandFreeName(ctx: Context, name: string): void {
@@ -98,6 +135,7 @@ function insertRow(ctx: Context, name: string, rest: Partial<VmRow> & Pick<VmRow
     isolated: false,
     hasCard: true,
     app: '',
+    tag: '',
     ...rest,
     uuid: randomUUID(),
     name,
@@ -132,7 +170,6 @@ async function copyDisk(ctx: Context, source: VmRow, target: string): Promise<vo
   const machine = ctx.machines.get(source.uuid);
   ctx.runner.secure(filesOf(ctx, source));
   const part = `${target}.part`;
-  const copy = (from: string, to: string): Promise<string> => runLong('cp', ['--reflink=auto', '--sparse=always', from, to]);
   if (machine) {
     const backing = source.app || (await ensureBaseImage(ctx.paths.baseImage)).disk;
     await createOverlay(target, backing, source.diskSize);
@@ -144,14 +181,13 @@ async function copyDisk(ctx: Context, source: VmRow, target: string): Promise<vo
     if (process.getuid?.() !== 0 || (await isLetGo(part))) await rename(part, target);
     else {
       // a QEMU that its guest has taken over would write to the clone's disk
-      await copy(part, target);
+      await copyDiskFile(part, target);
       await rm(part);
     }
     return;
   }
   await ctx.runner.demandStopped(filesOf(ctx, source), source.name);
-  await copy(diskFile(ctx, source.uuid), part);
-  await rename(part, target);
+  await copyDiskFile(diskFile(ctx, source.uuid), target);
 }
 
 /** Whether nobody else has the file open. QEMU closes it a moment after it has reported the end of the copy. */

@@ -31,12 +31,7 @@ function listenAddress(text: string): IpAddress {
 export async function addRule(ctx: VmContext, vm: VmRow, request: RuleRequest, settings: CallSettings): Promise<RuleRow> {
   checkRuleName(request.name);
   demandCard(vm);
-  if (ctx.rules.of(vm.uuid).some((r) => r.name === request.name)) {
-    throw new AnkaError(
-      'ruleExists',
-      `${vm.name} already has a rule '${request.name}'; run 'anka modify ${vm.name} delete port-forwarding ${request.name}' to delete it`,
-    );
-  }
+  demandFreeRuleName(ctx, vm, request.name);
   const hostIp = request.host_ip === undefined ? ANY_ADDRESS : listenAddress(request.host_ip);
   const rule: RuleRow = {
     vm: vm.uuid,
@@ -55,11 +50,27 @@ export async function addRule(ctx: VmContext, vm: VmRow, request: RuleRequest, s
   return rule;
 }
 
+function demandFreeRuleName(ctx: Context, vm: VmRow, name: string): void {
+  if (ctx.rules.of(vm.uuid).some((r) => r.name === name))
+    throw new AnkaError('ruleExists', `${vm.name} already has a rule '${name}'; run 'anka modify ${vm.name} delete port-forwarding ${name}' to delete it`);
+}
+
+function ruleNotFound(ctx: Context, vm: VmRow, name: string): AnkaError {
+  const names = ctx.rules.of(vm.uuid).map((r) => r.name);
+  return new AnkaError('ruleNotFound', `${vm.name} has no rule '${name}'${names.length > 0 ? `; its rules are ${names.join(', ')}` : ''}`);
+}
+
+/** Its ports stay, and so do its connections. */
+export function renameRule(ctx: Context, vm: VmRow, name: string, newName: string): void {
+  if (!ctx.rules.of(vm.uuid).some((r) => r.name === name)) throw ruleNotFound(ctx, vm, name);
+  if (newName === name) return;
+  checkRuleName(newName);
+  demandFreeRuleName(ctx, vm, newName);
+  ctx.rules.rename(vm.uuid, name, newName);
+}
+
 export function deleteRule(ctx: Context, vm: VmRow, name: string): void {
-  if (!ctx.rules.delete(vm.uuid, name)) {
-    const names = ctx.rules.of(vm.uuid).map((r) => r.name);
-    throw new AnkaError('ruleNotFound', `${vm.name} has no rule '${name}'${names.length > 0 ? `; its rules are ${names.join(', ')}` : ''}`);
-  }
+  if (!ctx.rules.delete(vm.uuid, name)) throw ruleNotFound(ctx, vm, name);
   ctx.events.emit('rule.removed', `rule ${name} was deleted`, vmName(vm));
 }
 

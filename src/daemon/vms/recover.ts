@@ -16,6 +16,7 @@ import { hasSavedMemory, memoryFile, removePartFiles } from './files.ts';
 import { plugCard } from './link.ts';
 import { filesOf } from './machine-spec.ts';
 import { DETACHED, MEMORY_LOST, registerMachine } from './running.ts';
+import { removeUnknownTagFiles } from './tags.ts';
 
 /** Characters of an error that are stored with a VM. */
 const MAX_MESSAGE = 300;
@@ -62,6 +63,7 @@ async function recoverVm(ctx: VmContext, vm: VmRow): Promise<void> {
     await machine.quit();
   }
   await removePartFiles(ctx, vm.uuid);
+  await removeUnknownTagFiles(ctx, vm.uuid);
   await recoverStatus(ctx, vm);
 }
 

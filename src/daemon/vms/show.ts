@@ -17,13 +17,21 @@ function liveNic(vm: VmRow, state: ObservedState | null): ObservedNic | null {
 
 export function listEntry(vm: VmRow, state: ObservedState | null): VmListEntry {
   const ip = liveNic(vm, state)?.ip ?? null;
-  return { uuid: vm.uuid, name: vm.name, creation_date: vm.created, status: vm.status, ...(ip === null ? {} : { ip: formatIpv4(ip) }) };
+  return {
+    uuid: vm.uuid,
+    name: vm.name,
+    creation_date: vm.created,
+    status: vm.status,
+    ...(vm.tag === '' ? {} : { version: vm.tag }),
+    ...(ip === null ? {} : { ip: formatIpv4(ip) }),
+  };
 }
 
 export async function show(ctx: Context, vm: VmRow, state: ObservedState | null): Promise<VmShow> {
   const nic = liveNic(vm, state);
   const running = vm.status === 'running';
   const rules = ctx.rules.of(vm.uuid);
+  const labels = ctx.labels.of(vm.uuid);
   const ip = nic?.ip ?? null;
   const mac = running && vm.hasCard && vm.outsideMac !== null ? formatMac(vm.outsideMac) : null;
   const inactive = nic?.rules.filter((r) => !r.active).map((r) => ({ name: r.name, reason: r.reason })) ?? [];
@@ -33,8 +41,12 @@ export async function show(ctx: Context, vm: VmRow, state: ObservedState | null)
     uuid: vm.uuid,
     name: vm.name,
     creation_date: vm.created,
+    access_date: `${(disk?.mtime ?? new Date(vm.created)).toISOString().slice(0, 19)}Z`,
+    ...(vm.tag === '' ? {} : { version: vm.tag }),
     cpu_cores: vm.cpus,
     ram: formatSize(vm.ram * 1048576),
+    ram_size: vm.ram * 1048576,
+    image_id: vm.uuid,
     hard_drive: vm.diskSize,
     image_size: disk ? disk.blocks * 512 : 0,
     status: vm.status,
@@ -59,6 +71,7 @@ export async function show(ctx: Context, vm: VmRow, state: ObservedState | null)
     port_forwarding: vm.hasCard
       ? rules.map((r) => ({ guest_port: r.guestPort, host_port: r.hostPort, protocol: r.protocol, name: r.name, host_ip: formatIp(r.hostIp) }))
       : [],
+    ...(Object.keys(labels).length > 0 ? { labels } : {}),
     ...(inactive.length > 0 ? { inactive_rules: inactive } : {}),
   };
 }
