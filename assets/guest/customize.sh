@@ -15,6 +15,11 @@ printf '%s\n' "$KEY" >"$R/home/anka/.ssh/authorized_keys"
 chmod 700 "$R/home/anka/.ssh"
 chmod 600 "$R/home/anka/.ssh/authorized_keys"
 chroot "$R" chown -R anka:staff /home/anka/.ssh
+# as on Anka's guests: user anka installs programs, and the name that macOS has for /tmp works
+chroot "$R" chown -R root:staff /usr/local
+chroot "$R" chmod -R g+w /usr/local
+mkdir -p "$R/private"
+ln -sfn ../tmp "$R/private/tmp"
 mkdir -p "$R/etc/systemd/network"
 cat >"$R/etc/systemd/network/80-dhcp.network" <<'N'
 [Match]

@@ -11,6 +11,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { constants as system } from 'node:os';
+import type { Readable } from 'node:stream';
 import { isInstalled } from '../host/programs.ts';
 import { AnkaError } from '../lib/errors.ts';
 import { whenUnread, writesToPipe } from './output/unread.ts';
@@ -27,8 +28,14 @@ export const statusOfSignal = (signal: NodeJS.Signals): number => 128 + system.s
 export interface ForegroundOptions {
   /** Ends the program once nobody can read its output, though it may have nothing to write for hours. */
   endUnread?: true;
+  /** `pipe`: the caller writes it; a stream: the program reads from its descriptor. */
+  stdin?: 'pipe' | Readable;
+  /** `pipe`: the caller reads it. `ignore`: nobody does. */
+  stdout?: 'pipe' | 'ignore';
   /** `pipe`: the caller reads it. */
   stderr?: 'inherit' | 'pipe';
+  /** Called before this process ends by a signal. */
+  cleanUp?: () => void;
   /** Its environment, if it is not this command's own. */
   env?: NodeJS.ProcessEnv;
   /** Milliseconds between a signal and SIGKILL; unlimited by default for a program that exits by itself. */
@@ -44,6 +51,8 @@ export interface Foreground {
   readonly status: Promise<number>;
   /** Ends the program. */
   stop(): void;
+  /** Called when a guest has accepted the login. */
+  onAccepted?: () => void;
 }
 
 /** Starts a program on this command's standard streams. Throws `missingProgram`. */
@@ -51,8 +60,9 @@ export function runInForeground(file: string, args: readonly string[], o: Foregr
   if (!isInstalled(file)) throw new AnkaError('missingProgram', `the program '${file}' is not installed; 'apt-get install ${o.pkg}' installs it`);
   const bound = ['setpriv', '--pdeathsig', 'TERM', 'sh', '-c', UNLESS_ORPHANED, 'sh', String(process.pid), file, ...args];
   const [program, ...words] = isInstalled('setpriv') ? bound : [file, ...args];
-  const relay = writesToPipe();
-  const child = spawn(program as string, words, { stdio: ['inherit', relay ? 'pipe' : 'inherit', o.stderr ?? 'inherit'], ...(o.env ? { env: o.env } : {}) });
+  const relay = o.stdout === undefined && writesToPipe();
+  const stdout = o.stdout ?? (relay ? 'pipe' : 'inherit');
+  const child = spawn(program as string, words, { stdio: [o.stdin ?? 'inherit', stdout, o.stderr ?? 'inherit'], ...(o.env ? { env: o.env } : {}) });
   let signal: NodeJS.Signals | null = null;
   const stop = (): void => {
     child.kill('SIGTERM');
@@ -77,8 +87,10 @@ export function runInForeground(file: string, args: readonly string[], o: Foregr
     child.once('close', (code, bySignal) => {
       for (const name of SIGNALS) process.off(name, onSignal);
       looking?.stop();
-      if (signal) process.kill(process.pid, signal);
-      else resolve(unread ? statusOfSignal('SIGPIPE') : (code ?? statusOfSignal(bySignal as NodeJS.Signals)));
+      if (signal) {
+        o.cleanUp?.();
+        process.kill(process.pid, signal);
+      } else resolve(unread ? statusOfSignal('SIGPIPE') : (code ?? statusOfSignal(bySignal as NodeJS.Signals)));
     });
   });
   return { child, status, stop };

@@ -1,5 +1,5 @@
 /**
- * One login to a guest by ssh(1) or scp(1), with the attempts that it takes.
+ * One login to a guest by ssh(1), with the attempts that it takes.
  *
  * Theory of operation. A guest's sshd accepts few logins at once (Dropbear 5; OpenSSH drops some of more than 10), so
  * each attempt takes a turn from the daemon, which the daemon keeps until the connection is closed. ssh reports by a
@@ -163,15 +163,17 @@ async function connect(s: Session, attempt: Attempt, { turn, watch, log }: { tur
   log.clear();
   let accepted = false;
   let ended: string | null = null;
+  let foreground: Foreground | null = null;
   const onAccepted = (): void => {
     if (accepted) return;
     accepted = true;
     turn.end();
     s.out.clear();
+    foreground?.onAccepted?.();
   };
   process.on('SIGUSR2', onAccepted);
   try {
-    const foreground = attempt(sshTarget(turn.value, log.path), { pid: process.pid, log: log.path });
+    foreground = attempt(sshTarget(turn.value, log.path), { pid: process.pid, log: log.path });
     const { stop } = foreground;
     void watch.ended.then((why) => {
       ended = why;

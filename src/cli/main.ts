@@ -10,7 +10,7 @@ let ended = false;
 
 async function main(): Promise<void> {
   const { words, machine, debug } = takeGlobalFlags(process.argv.slice(2));
-  if (debug) process.env['ANKA_DEBUG'] = '1';
+  if (debug || process.env['ANKA_LOG_LEVEL'] === 'debug') process.env['ANKA_DEBUG'] = '1';
   const out = new Output(machine || process.env['ANKA_MACHINE_READABLE'] === '1');
   try {
     await runCommandLine(createSession(out), words);

@@ -1,8 +1,8 @@
 /**
  * Parses a command line and runs its command.
  *
- * Limits: `-j` and `--debug` may stand anywhere, except after the VM of `run` and `ssh`: from there on every word
- * belongs to the guest's command.
+ * Limits: `-j`, `--debug` and `--log-level` may stand anywhere, except after the VM of `run` and `ssh`: from there on
+ * every word belongs to the guest's command.
  */
 import { type Command, CommanderError } from 'commander';
 import { AnkaError } from '../lib/errors.ts';
@@ -20,6 +20,9 @@ export class UsageError extends AnkaError {
   }
 }
 
+/** Options of `run` and `ssh` that take a value, by their last letter or long name. */
+const GUEST_VALUE_OPTIONS = /^(-[A-Za-z]*[wDefv]|--(workdir|env|env-file|volume|timeout))$/;
+
 /** Removes the flags that may stand anywhere. */
 export function takeGlobalFlags(argv: readonly string[]): { words: string[]; machine: boolean; debug: boolean } {
   const words: string[] = [];
@@ -28,16 +31,18 @@ export function takeGlobalFlags(argv: readonly string[]): { words: string[]; mac
   let operands = 0;
   for (let i = 0; i < argv.length; i++) {
     const word = argv[i] as string;
-    const isGuestCommand = (words[0] === 'run' || words[0] === 'ssh') && operands >= 2;
-    if (word === '--' || isGuestCommand) {
+    const reachesGuest = words[0] === 'run' || words[0] === 'ssh';
+    if (word === '--' || (reachesGuest && operands >= 2)) {
       words.push(...argv.slice(i));
       break;
     }
     if (word === '-j' || word === '--machine-readable') machine = true;
     else if (word === '--debug') debug = true;
+    else if (word === '--log-level' || word.startsWith('--log-level=')) debug ||= (word === '--log-level' ? argv[++i] : word.slice(12)) === 'debug';
     else {
       if (!word.startsWith('-')) operands++;
       words.push(word);
+      if (reachesGuest && GUEST_VALUE_OPTIONS.test(word) && i + 1 < argv.length) words.push(argv[++i] as string);
     }
   }
   return { words, machine, debug };

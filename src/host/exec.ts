@@ -30,7 +30,6 @@ const PACKAGES: Record<string, string> = {
   newuidmap: 'uidmap',
   tcpdump: 'tcpdump',
   ssh: 'openssh-client',
-  scp: 'openssh-client',
   'ssh-keygen': 'openssh-client',
 };
 

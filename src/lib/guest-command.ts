@@ -44,3 +44,8 @@ export function wordsInGuest(words: readonly string[]): string {
 export function lineInGuest(line: string): string {
   return watched(`"$SHELL" -c ${shellQuote(line)}`);
 }
+
+/** Runs the words in the background, without terminal and output; prints their process id. They outlive the login. */
+export function backgroundInGuest(words: readonly string[]): string {
+  return `exec sh -c ${shellQuote('setsid "$@" </dev/null >/dev/null 2>&1 & echo $!')} sh ${words.map(shellQuote).join(' ')}`;
+}

@@ -1,7 +1,7 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { expect, test } from 'vitest';
 import { lineInGuest, wordsInGuest } from './guest-command.ts';
-import { scpArguments, sshArguments } from './guest-ssh.ts';
+import { sshArguments } from './guest-ssh.ts';
 
 const target = { user: 'anka', address: '192.168.64.2', port: 22, identityFile: '/k' };
 const watch = { pid: 7, log: '/log' };
@@ -21,16 +21,11 @@ test('B5: the status of a command passes, and the end by a signal as 128 + its n
   expect(status(['no-such-program'])).toBe(127);
 });
 
-test('B5: ssh and scp read no configuration file, and report an accepted login', () => {
+test('B5: ssh reads no configuration file, and reports an accepted login', () => {
   const ssh = sshArguments(target, watch, 'line');
   expect(ssh.slice(-4)).toEqual(['-T', 'anka@192.168.64.2', '--', 'line']);
   expect(ssh.join(' ')).toContain('-F none');
   expect(ssh).toContain('LocalCommand=kill -USR2 7');
   expect(ssh.join(' ')).toMatch(/ConnectTimeout=\d+/);
   expect(sshArguments(target, watch).at(-1)).toBe('anka@192.168.64.2');
-  const paths = [
-    { path: 'a:b', guest: false },
-    { path: '/tmp', guest: true },
-  ];
-  expect(scpArguments(target, watch, { program: '/s', paths, recursive: true }).slice(-3)).toEqual(['-r', './a:b', 'anka@192.168.64.2:/tmp']);
 });

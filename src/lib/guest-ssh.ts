@@ -1,4 +1,4 @@
-/** Arguments of the system's ssh and scp for a guest. Pure. */
+/** Arguments of the system's ssh for a guest. Pure. */
 
 /** Where and how a guest is reached. */
 export interface SshTarget {
@@ -46,40 +46,25 @@ export function shellQuote(word: string): string {
   return /^[A-Za-z0-9_@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
-/** Arguments of ssh: with a line for the guest's shell, or for a login. `tty` requests a terminal. */
-export function sshArguments(target: SshTarget, watch: LoginWatch, line = '', tty = false): string[] {
+/**
+ * Arguments of ssh: with a line for the guest's shell, or for a login. `tty` requests a terminal, `force` also if this
+ * command has none.
+ */
+export function sshArguments(
+  target: SshTarget,
+  watch: LoginWatch,
+  line = '',
+  { tty = false, force = false }: { tty?: boolean; force?: boolean } = {},
+): string[] {
   return [
     // at this level ssh logs the exit status that the guest sent, or -1
     ...['-E', watch.log, '-o', 'LogLevel=DEBUG1'],
     ...options(target, watch),
     '-p',
     String(target.port),
-    ...(tty ? ['-t'] : []),
+    ...(tty ? [force ? '-tt' : '-t'] : []),
     ...(line !== '' && !tty ? ['-T'] : []),
     `${target.user}@${target.address}`,
     ...(line !== '' ? ['--', line] : []),
   ];
-}
-
-/**
- * Arguments of scp: `paths` are the sources, then the destination. `program`: instead of ssh; scp itself forbids local
- * commands.
- */
-export function scpArguments(target: SshTarget, watch: LoginWatch, copy: ScpCopy): string[] {
-  const name = (p: { path: string; guest: boolean }) =>
-    p.guest ? `${target.user}@${target.address}:${p.path}` : p.path.startsWith('/') ? p.path : `./${p.path}`;
-  return [
-    ...['-S', copy.program],
-    ...options(target, watch),
-    ...['-o', 'LogLevel=ERROR', '-P', String(target.port)],
-    ...(copy.recursive ? ['-r'] : []),
-    ...copy.paths.map(name),
-  ];
-}
-
-export interface ScpCopy {
-  program: string;
-  /** The sources, then the destination. */
-  paths: readonly { path: string; guest: boolean }[];
-  recursive: boolean;
 }

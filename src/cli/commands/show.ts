@@ -1,5 +1,5 @@
 /** `anka show` and `anka describe`: one VM, as it is now or as it is stored (B82). */
-import type { ShownAddress, VmDescribe, VmShow } from '../../api/types.ts';
+import type { ShownAddress, ShownTag, VmDescribe, VmShow } from '../../api/types.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import { grid, pairs } from '../output/grid.ts';
 import { type Session, vmPath } from '../session.ts';
@@ -8,9 +8,13 @@ const PROPERTIES = [
   'uuid',
   'name',
   'creation_date',
+  'access_date',
+  'version',
   'cpu_cores',
   'ram',
+  'ram_size',
   'hard_drive',
+  'image_id',
   'image_size',
   'status',
   'message',
@@ -35,13 +39,61 @@ function propertyOf(vm: VmShow, words: readonly string[]): unknown {
   return value;
 }
 
-export async function show(s: Session, ref: string, words: readonly string[]): Promise<void> {
-  const vm = await (await s.daemon()).get<VmShow>(vmPath(ref));
+/** What is said of a property that a VM does not have at the moment, where its name does not say it. */
+const ABSENT: Readonly<Record<string, string>> = { ip: 'no IP address yet', mac: 'no MAC address yet', version: 'no local tag' };
+
+/** Properties that other versions of Anka have, besides those of `VmShow`: body and text. */
+const VIEWS: Readonly<Record<string, (vm: VmShow, word: string | undefined) => { body: unknown; text: string }>> = {
+  cpu: (vm, word) => fields({ cores: vm.cpu_cores }, word),
+  disk: (vm, word) =>
+    fields({ size: vm.hard_drive, data_size: vm.image_size, controller: 'virtio-blk' }, word, {
+      size: humanBytes(vm.hard_drive),
+      data_size: humanBytes(vm.image_size),
+    }),
+  port: (vm) => ({ body: vm.port_forwarding, text: rulesTable(vm) }),
+  label: (vm, word) => {
+    const labels = vm.labels ?? {};
+    if (word !== undefined) return { body: demand(labels[word], `no label '${word}'`), text: String(labels[word]) };
+    return { body: labels, text: Object.keys(labels).length === 0 ? '' : pairs(Object.entries(labels)) };
+  },
+  description: () => ({ body: '', text: '' }),
+  display: () => ({ body: [], text: '' }),
+  usb: () => ({ body: [], text: '' }),
+};
+
+/** One field, or all. `texts`: for people. */
+function fields(all: Record<string, string | number>, word: string | undefined, texts: Record<string, string> = {}): { body: unknown; text: string } {
+  const text = (key: string): string => texts[key] ?? String(all[key]);
+  if (word === undefined) return { body: all, text: pairs(Object.keys(all).map((k) => [k, text(k)])) };
+  if (all[word] === undefined) throw new AnkaError('usage', `No such property '${word}'. Properties are ${Object.keys(all).join(', ')}.`);
+  return { body: all[word], text: text(word) };
+}
+
+function demand<T>(value: T | undefined, absent: string): T {
+  if (value === undefined) throw new AnkaError('badState', absent);
+  return value;
+}
+
+export interface ShowOptions {
+  tag?: string;
+  current?: boolean;
+}
+
+export async function show(s: Session, ref: string, words: readonly string[], o: ShowOptions = {}): Promise<void> {
+  const daemon = await s.daemon();
+  if (words[0] === 'tag' && words.length === 1) return showTags(s, await daemon.get<ShownTag[]>(vmPath(ref, '/tags')), o.current ?? false);
+  const vm = withTag(await daemon.get<VmShow>(vmPath(ref)), o.tag === undefined ? null : await daemon.get<ShownTag[]>(vmPath(ref, '/tags')), o.tag);
   if (words.length === 0) return s.out.done(vm, showText(vm));
+  const [first, second] = words as [string, string?];
+  const view = words.length <= 2 ? VIEWS[first] : undefined;
+  if (view) {
+    const { body, text } = view(vm, second);
+    return s.out.done(body, text);
+  }
   if (!isProperty(words))
     throw new AnkaError(
       'usage',
-      `No such property '${words.join(' ')}'. Properties are ${PROPERTIES.join(', ')}, and 'network' followed by ${NETWORK_PROPERTIES.join(', ')}.`,
+      `No such property '${words.join(' ')}'. Properties are ${[...PROPERTIES, ...Object.keys(VIEWS), 'tag'].join(', ')}, and 'network' followed by ${NETWORK_PROPERTIES.join(', ')}.`,
     );
   const value = propertyOf(vm, words);
   if (typeof value === 'object' && value !== null)
@@ -53,7 +105,24 @@ export async function show(s: Session, ref: string, words: readonly string[]): P
           : rulesTable(vm)
         : pairs(Object.entries(value).map(([k, v]) => [k, Array.isArray(v) ? v.map((a: ShownAddress) => a.ip).join(', ') : String(v)])),
     );
-  s.out.done(value ?? '', value === undefined ? '' : String(value));
+  const last = words.at(-1) as string;
+  s.out.done(demand(value, ABSENT[last] ?? `no ${last.replaceAll('_', ' ')}`), String(value));
+}
+
+/** `show VM tag`: clients take the first one as the VM's tag, so the current one comes first. */
+function showTags(s: Session, tags: readonly ShownTag[], current: boolean): void {
+  const sorted = [...tags.filter((t) => t.current), ...(current ? [] : tags.filter((t) => !t.current))];
+  s.out.done(sorted, sorted.map((t) => t.tag).join('\n'));
+}
+
+/** The VM as a tag has saved it. */
+function withTag(vm: VmShow, tags: readonly ShownTag[] | null, name: string | undefined): VmShow {
+  if (tags === null) return vm;
+  const tag = tags.find((t) => t.tag === name);
+  if (!tag)
+    throw new AnkaError('tagNotFound', `${vm.name} has no local tag '${name}'${tags.length > 0 ? `; its tags are ${tags.map((t) => t.tag).join(', ')}` : ''}`);
+  const { cpu_cores, ram, ram_size, hard_drive } = tag;
+  return { ...vm, version: tag.tag, creation_date: tag.created, cpu_cores, ram, ram_size, hard_drive, image_size: tag.size };
 }
 
 function rulesTable(vm: VmShow): string {
@@ -85,7 +154,7 @@ function humanBytes(bytes: number): string {
 function showText(vm: VmShow): string {
   const rows: [string, string][] = [
     ['uuid', vm.uuid],
-    ['name', vm.name],
+    ['name', vm.version === undefined ? vm.name : `${vm.name} (${vm.version})`],
     ['creation_date', vm.creation_date.slice(0, 19).replace('T', ' ')],
     ['cpu_cores', String(vm.cpu_cores)],
     ['ram', vm.ram],
@@ -99,6 +168,7 @@ function showText(vm: VmShow): string {
   if (vm.network) sections.push(`network\n\n${networkTable(vm.network, vm.status === 'running')}`);
   if (vm.network?.addresses) sections.push(`addresses\n\n${addressTable(vm)}`);
   if (vm.port_forwarding.length > 0) sections.push(`port_forwarding\n\n${rulesTable(vm)}`);
+  if (vm.labels) sections.push(`labels\n\n${pairs(Object.entries(vm.labels))}`);
   if (vm.inactive_rules) {
     const rules = vm.inactive_rules.map((r) => [r.name, r.reason] as const);
     sections.push(`inactive port_forwarding rules\n\n${grid(['name', 'reason'], rules)}`);

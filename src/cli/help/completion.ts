@@ -3,13 +3,14 @@ import type { Command } from 'commander';
 import { AnkaError } from '../../lib/errors.ts';
 import { SETTINGS } from '../../lib/settings.ts';
 import type { Session } from '../session.ts';
+import { visibleCommands, visibleOptions } from '../tree/command.ts';
 
 /** Every command (`network list`), with the words that may follow it. */
 function nextWords(root: Command, prefix: string[] = []): Map<string, string[]> {
   const found = new Map<string, string[]>();
-  const words = [...root.commands.map((c) => c.name()), ...root.options.flatMap((o) => (o.long ? [o.long] : [])), '--help'];
+  const words = [...visibleCommands(root).map((c) => c.name()), ...visibleOptions(root).flatMap((o) => (o.long ? [o.long] : [])), '--help'];
   found.set(prefix.join(' '), words);
-  for (const c of root.commands) for (const [k, v] of nextWords(c, [...prefix, c.name()])) found.set(k, v);
+  for (const c of visibleCommands(root)) for (const [k, v] of nextWords(c, [...prefix, c.name()])) found.set(k, v);
   return found;
 }
 
@@ -72,17 +73,17 @@ function fish(root: Command, inner: Command): string {
     'function __anka_vms; anka -j list 2>/dev/null | string match -ar \'"name":"([^"]*)"\' | string match -v \'"name"*\'; end',
     'complete -c anka -f',
   ];
-  for (const c of root.commands) {
+  for (const c of visibleCommands(root)) {
     lines.push(`complete -c anka -n __fish_use_subcommand -a ${c.name()} -d '${quote(c.summary())}'`);
-    for (const o of c.options)
+    for (const o of visibleOptions(c))
       if (o.long)
         lines.push(
           `complete -c anka -n '__fish_seen_subcommand_from ${c.name()}' -l ${o.long.slice(2)}${o.short ? ` -s ${o.short.slice(1)}` : ''} -d '${quote(o.description)}'`,
         );
-    for (const d of c.commands) lines.push(`complete -c anka -n '__fish_seen_subcommand_from ${c.name()}' -a ${d.name()} -d '${quote(d.summary())}'`);
+    for (const d of visibleCommands(c)) lines.push(`complete -c anka -n '__fish_seen_subcommand_from ${c.name()}' -a ${d.name()} -d '${quote(d.summary())}'`);
   }
   lines.push(`complete -c anka -n '__fish_seen_subcommand_from ${COMMANDS_WITH_VM}' -a '(__anka_vms)'`);
-  for (const c of inner.commands) lines.push(`complete -c anka -n '__fish_seen_subcommand_from modify' -a ${c.name()} -d '${quote(c.summary())}'`);
+  for (const c of visibleCommands(inner)) lines.push(`complete -c anka -n '__fish_seen_subcommand_from modify' -a ${c.name()} -d '${quote(c.summary())}'`);
   lines.push(
     `complete -c anka -n '__fish_seen_subcommand_from modify' -s t -l type -x -a '${NETWORK_TYPES}'`,
     `complete -c anka -n '__fish_seen_subcommand_from capture' -l side -x -a 'inside outside'`,

@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { visibleCommands, visibleOptions } from '../tree/command.ts';
 import { modifyTree } from '../tree/modify.ts';
 import { buildTree } from '../tree/tree.ts';
 import { manualPages } from './manual.ts';
@@ -21,7 +22,7 @@ const mandoc = ((): boolean => {
 
 describe('man pages', () => {
   test('there is one for each command, one for anka, and one for ankad', () => {
-    expect([...pages.keys()].sort()).toEqual(['anka.1', 'ankad.8', ...root.commands.map((c) => `anka-${c.name()}.1`)].sort());
+    expect([...pages.keys()].sort()).toEqual(['anka.1', 'ankad.8', ...visibleCommands(root).map((c) => `anka-${c.name()}.1`)].sort());
   });
 
   test('package.json lists them all for npm to install', () => {
@@ -30,8 +31,8 @@ describe('man pages', () => {
   });
 
   test('every option of every command is on its page', () => {
-    for (const c of root.commands)
-      for (const o of c.options)
+    for (const c of visibleCommands(root))
+      for (const o of visibleOptions(c))
         expect(pages.get(`anka-${c.name()}.1`), `${c.name()} ${o.flags}`).toContain(`\\&${(o.long ?? '').slice(1).replaceAll('-', '\\-')}`);
     for (const word of ['port\\-forwarding', 'network\\-card', '\\-vlan', '\\-guest\\-port']) expect(pages.get('anka-modify.1')).toContain(word);
   });
@@ -73,7 +74,7 @@ describe('man pages', () => {
       writeFileSync(file, pages.get(page) as string);
       return execFileSync('mandoc', ['-T', 'ascii', file]).toString().replace(/.\x08/g, '').replace(/\s+/g, ' ');
     };
-    expect(rendered('anka-create.1')).toContain('anka create [-m SIZE] [-c N] [-d SIZE] [-a PATH] NAME');
+    expect(rendered('anka-create.1')).toContain('anka create [-m SIZE] [-c N] [-d SIZE] [-a PATH] [NAME] [IMAGE]');
     expect(rendered('anka-create.1')).toContain('anka create --app ~/debian-12-generic.qcow2 cloud');
     expect(rendered('anka-modify.1')).toContain('anka modify VM set network-card');
     expect(rendered('anka-nc.1')).toContain("ssh -o ProxyCommand='anka nc %h %p' anka@vm1");

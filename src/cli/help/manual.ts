@@ -1,7 +1,7 @@
 /** The man pages in mdoc(7), generated from the command tree: `anka.1`, one page per command, and `ankad.8`. */
 import type { Command, Option } from 'commander';
 import { SETTINGS } from '../../lib/settings.ts';
-import { examplesOf } from '../tree/command.ts';
+import { examplesOf, visibleCommands, visibleOptions } from '../tree/command.ts';
 
 /** Date of the last change to the texts, which mdoc wants on every page. */
 const DATE = 'November 29, 2026';
@@ -70,12 +70,14 @@ function synopsis(command: Command, lead: string[]): string {
     const name = `Ar ${argument(a.name().toUpperCase())}${a.variadic ? ' ...' : ''}`;
     return a.required ? `.${name}` : `.Op ${name}`;
   });
-  return ['.Nm anka', ...lead.map((w) => (/^[A-Z]+$/.test(w) ? `.Ar ${w}` : `.Cm ${w}`)), ...command.options.map(synopsisOption), ...operands].join('\n');
+  return ['.Nm anka', ...lead.map((w) => (/^[A-Z]+$/.test(w) ? `.Ar ${w}` : `.Cm ${w}`)), ...visibleOptions(command).map(synopsisOption), ...operands].join(
+    '\n',
+  );
 }
 
 function optionList(command: Command): string[] {
-  if (command.options.length === 0) return [];
-  return ['.Bl -tag -width Ds', ...command.options.flatMap((o) => [`.It ${flags(o)}`, prose(o.description)]), '.El'];
+  if (visibleOptions(command).length === 0) return [];
+  return ['.Bl -tag -width Ds', ...visibleOptions(command).flatMap((o) => [`.It ${flags(o)}`, prose(o.description)]), '.El'];
 }
 
 function exampleList(lines: readonly string[]): string[] {
@@ -90,7 +92,7 @@ function head(name: string, section: string, summary: string): string[] {
 
 /** The commands under one that have no commands of their own. */
 function leaves(command: Command): Command[] {
-  return command.commands.length === 0 ? [command] : command.commands.flatMap(leaves);
+  return command.commands.length === 0 ? [command] : visibleCommands(command).flatMap(leaves);
 }
 
 function leafSection(command: Command, lead: string[]): string[] {
@@ -201,7 +203,7 @@ function mainPage(root: Command): string {
     'Each command has its own man page, and the option',
     '.Fl \\-help .',
     '.Bl -tag -width Ds',
-    ...root.commands.flatMap((c) => [`.It Xr anka-${c.name()} 1`, prose(c.summary())]),
+    ...visibleCommands(root).flatMap((c) => [`.It Xr anka-${c.name()} 1`, prose(c.summary())]),
     '.El',
     ...ENVIRONMENT_AND_FILES,
     '.Sh EXIT STATUS',
@@ -209,7 +211,7 @@ function mainPage(root: Command): string {
     ...EXIT_STATUSES.flatMap(([code, text]) => [`.It ${code}`, prose(text)]),
     '.El',
     '.Sh SEE ALSO',
-    ...root.commands
+    ...visibleCommands(root)
       .map((c) => c.name())
       .sort()
       .map((n) => `.Xr anka-${n} 1 ,`),
@@ -257,6 +259,6 @@ export function manualPages(root: Command, inner: Command): Map<string, string> 
     ['anka.1', mainPage(root)],
     ['ankad.8', daemonPage()],
   ]);
-  for (const c of root.commands) pages.set(`anka-${c.name()}.1`, commandPage(c, inner));
+  for (const c of visibleCommands(root)) pages.set(`anka-${c.name()}.1`, commandPage(c, inner));
   return pages;
 }

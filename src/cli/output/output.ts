@@ -13,6 +13,7 @@ const BAR = 24;
 
 export class Output {
   readonly machine: boolean;
+  readonly #remarks: string[] = [];
   /** Characters of the progress line on the terminal. */
   #drawn = 0;
   #lastStep = '';
@@ -24,7 +25,7 @@ export class Output {
   /** The command's result: `text` for people, `body` for machines. */
   done(body: unknown, text = ''): void {
     this.clear();
-    if (this.machine) process.stdout.write(JSON.stringify({ status: 'OK', body: body ?? {}, message: '', code: 0 }));
+    if (this.machine) process.stdout.write(JSON.stringify({ status: 'OK', body: body ?? {}, message: this.#remarks.join('; '), code: 0 }));
     else if (text !== '') process.stdout.write(`${text}\n`);
   }
 
@@ -52,6 +53,17 @@ export class Output {
   note(text: string): void {
     this.clear();
     if (!this.machine) process.stderr.write(`${text}\n`);
+  }
+
+  /** A note on the command itself: for machines it is the message of the answer. */
+  remark(text: string): void {
+    this.#remarks.push(text);
+    this.note(`anka: ${text}`);
+  }
+
+  /** Whether an option without effect was given. */
+  get hasRemarks(): boolean {
+    return this.#remarks.length > 0;
   }
 
   /** Erases the progress line. */

@@ -8,11 +8,13 @@
  */
 import type { Command } from 'commander';
 import type { Session } from '../session.ts';
+import { addAnkaCommands } from './anka.ts';
 import { newCommand } from './command.ts';
 import { addGuestCommands } from './guest.ts';
 import { addHostCommands } from './host.ts';
 import { addModifyCommand } from './modify.ts';
 import { addPacketCommands } from './packets.ts';
+import { addTagCommands } from './tags.ts';
 import { addVmCommands } from './vms.ts';
 
 /** The whole tree, bound to a session; null where only its texts are read. */
@@ -22,11 +24,14 @@ export function buildTree(session: Session | null): Command {
     .description('Manage virtual machines and their networks.')
     .option('-j, --machine-readable', 'Print one line of JSON; ANKA_MACHINE_READABLE=1 does the same.')
     .option('--debug', 'Print every program that anka runs, and the stack trace of an error.')
+    .option('--log-level <LEVEL>', 'With LEVEL debug, the same as --debug.')
     .enablePositionalOptions();
   addVmCommands(root, s);
   addGuestCommands(root, s);
   addPacketCommands(root, s);
   addModifyCommand(root);
   addHostCommands(root, s);
+  addTagCommands(root, s);
+  addAnkaCommands(root, s);
   return root;
 }

@@ -10,7 +10,7 @@ mkdir -p /dev/pts
 mount -t devpts devpts /dev/pts -o gid=5,mode=620
 while read -r m; do insmod /lib/mods/"$m" 2>/dev/null; done </lib/mods/order
 chmod 1777 /tmp
-chown -R 501:20 /home/anka
+chown -R 501:20 /home/anka /usr/local/bin
 echo "0 2147483647" >/proc/sys/net/ipv4/ping_group_range
 hostname anka-vm
 ip link set lo up

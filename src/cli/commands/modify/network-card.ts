@@ -3,6 +3,7 @@ import type { NetworkCardRequest } from '../../../api/types.ts';
 import { AnkaError } from '../../../lib/errors.ts';
 import { choice, integer } from '../../arguments.ts';
 import { type Session, vmPath } from '../../session.ts';
+import { unchanged } from './properties.ts';
 
 export interface CardOptions {
   type?: string;
@@ -14,6 +15,7 @@ export interface CardOptions {
   /** `true` = `--no-local`. */
   isolated?: boolean;
   ip?: string;
+  guestIp?: string;
   vlan?: string;
 }
 
@@ -22,16 +24,19 @@ function checkIndex(index: string | undefined): void {
   if (index !== undefined && index !== '0') throw new AnkaError('usage', `Invalid value for 'INDEX': '${index}'; a VM has only one network card, index 0.`);
 }
 
-function cardRequest(o: CardOptions): NetworkCardRequest {
-  const type = o.type ?? o.mode;
-  const vlan = o.vlan === undefined ? undefined : o.vlan === 'none' ? null : integer('-v', o.vlan, { low: 1, high: 4094 });
+/** Checks the options and makes the request of them. */
+export function cardRequest(o: CardOptions): NetworkCardRequest {
+  const given = o.type ?? o.mode;
+  const type = given === 'nat' ? 'shared' : given;
+  const ip = o.ip ?? o.guestIp;
+  const vlan = o.vlan === undefined ? undefined : o.vlan === 'none' || o.vlan === '0' ? null : integer('-v', o.vlan, { low: 1, high: 4094 });
   return {
     ...(type === undefined ? {} : { type: choice('-t', type, ['shared', 'host', 'bridge', 'bridged', 'disconnected'] as const) }),
-    ...(o.bridge === undefined ? {} : { bridge: o.bridge }),
-    ...(o.mac === undefined ? {} : { mac: o.mac === false ? null : o.mac }),
+    ...(o.bridge === undefined ? {} : { bridge: o.bridge === 'auto' ? '' : o.bridge }),
+    ...(o.mac === undefined ? {} : { mac: o.mac === false || o.mac === 'auto' ? null : o.mac }),
     ...(o.controller === undefined ? {} : { controller: choice('-c', o.controller, ['virtio-net', 'e1000', 'anet'] as const) }),
     ...(o.isolated === undefined ? {} : { isolated: o.isolated }),
-    ...(o.ip === undefined ? {} : { ip: o.ip }),
+    ...(ip === undefined ? {} : { ip }),
     ...(vlan === undefined ? {} : { vlan }),
   };
 }
@@ -39,6 +44,7 @@ function cardRequest(o: CardOptions): NetworkCardRequest {
 export async function setCard(s: Session, ref: string, index: string | undefined, o: CardOptions): Promise<void> {
   checkIndex(index);
   const request = cardRequest(o);
+  if (Object.keys(request).length === 0 && s.out.hasRemarks) return unchanged(s, ref);
   if (Object.keys(request).length === 0) throw new AnkaError('usage', "Nothing to set: use at least one option, such as '-t host'.");
   const body = await (await s.daemon()).put<{ message: string }>(vmPath(ref, '/network-card'), request, s.out.reporting());
   s.out.done({}, body.message);

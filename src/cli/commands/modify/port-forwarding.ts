@@ -1,5 +1,5 @@
 /** `anka modify VM … port-forwarding`, and its 3.x syntax `anka modify VM port`. */
-import type { RuleRequest } from '../../../api/types.ts';
+import type { RuleRequest, VmDescribe } from '../../../api/types.ts';
 import { AnkaError } from '../../../lib/errors.ts';
 import { choice, integer } from '../../arguments.ts';
 import { type Session, vmPath } from '../../session.ts';
@@ -24,9 +24,15 @@ export async function addRule(s: Session, ref: string, name: string, o: RuleOpti
   s.out.done({}, 'rule added successfully');
 }
 
-export async function deleteRule(s: Session, ref: string, name: string): Promise<void> {
-  await (await s.daemon()).delete(vmPath(ref, `/port-forwarding/${encodeURIComponent(name)}`));
-  s.out.done({}, 'rule deleted successfully');
+/** Deletes these rules, or all. */
+export async function deleteRules(s: Session, ref: string, names: readonly string[], all: boolean): Promise<void> {
+  if (!all && names.length === 0) throw new AnkaError('usage', "Missing argument 'NAME'.");
+  const daemon = await s.daemon();
+  const rules = all
+    ? (await daemon.get<VmDescribe>(vmPath(ref, '/config'))).network_cards.flatMap((c) => c.port_forwarding_rules.map((r) => r.rule_name))
+    : names;
+  for (const name of rules) await daemon.delete(vmPath(ref, `/port-forwarding/${encodeURIComponent(name)}`));
+  s.out.done({}, rules.length === 1 ? 'rule deleted successfully' : `${rules.length} rules deleted successfully`);
 }
 
 /** `anka modify VM port`: the ports as `guest[:host-ip][:host-port]`, IPv6 in brackets, or as options (B31). */
@@ -34,10 +40,20 @@ export interface PortCommand extends RuleOptions {
   name: string;
   ports?: string;
   delete?: boolean;
+  /** The rule's new name. */
+  setName?: string;
+  reverse?: boolean;
+}
+
+async function renameRule(s: Session, ref: string, name: string, newName: string): Promise<void> {
+  await (await s.daemon()).patch(vmPath(ref, `/port-forwarding/${encodeURIComponent(name)}`), { name: newName });
+  s.out.done({}, 'rule renamed successfully');
 }
 
 export async function port(s: Session, ref: string, o: PortCommand): Promise<void> {
-  if (o.delete) return deleteRule(s, ref, o.name);
+  if (o.reverse) throw new AnkaError('unsupported', 'rules forward from the host to the guest only; the guest reaches the host at host.anka.internal');
+  if (o.delete) return deleteRules(s, ref, [o.name], false);
+  if (o.setName !== undefined) return renameRule(s, ref, o.name, o.setName);
   if (o.ports === undefined) return addRule(s, ref, o.name, o);
   if (o.guestPort !== undefined) throw new AnkaError('usage', "Specify the ports as 'guest[:host-ip][:host-port]' or with '-g', not both.");
   const m = /^(-?\d+)(?::(\d+\.\d+\.\d+\.\d+|\[[0-9a-fA-F:.]+\]))?(?::(-?\d+))?$/.exec(o.ports);
