@@ -7,7 +7,7 @@ import { chmodSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSyn
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Anka, type Result } from '../world/anka.ts';
-import { tinyGuest } from '../world/images.ts';
+import { debianGuest, tinyGuest } from '../world/images.ts';
 import { missing, until, World } from '../world/world.ts';
 
 interface Envelope {
@@ -19,14 +19,22 @@ interface Envelope {
 
 const why = missing('root', 'netns', 'tun', 'qemu');
 
-describe.skipIf(why !== null)(`clients of Anka${why === null ? '' : `: ${why}`}`, () => {
+/** Sizes of the VMs, as created and as changed. */
+const GUESTS = {
+  tiny: { image: tinyGuest, ram: '128M', disk: '1G', moreRam: '160M', moreDisk: '2G' },
+  Debian: { image: debianGuest, ram: '512M', disk: '4G', moreRam: '640M', moreDisk: '6G' },
+} as const;
+const bytesOf = (size: string): number => Number.parseInt(size, 10) * (size.endsWith('G') ? 2 ** 30 : 2 ** 20);
+
+describe.skipIf(why !== null).each(['tiny', 'Debian'] as const)(`clients of Anka, %s guest${why === null ? '' : `: ${why}`}`, (guest) => {
+  const size = GUESTS[guest];
   let w: World;
   let anka: Anka;
 
   beforeAll(async () => {
-    w = new World('cl-');
-    anka = new Anka(w, tinyGuest());
-    await anka.ok('create -m 128M -c 1 -d 1G base');
+    w = new World(guest === 'tiny' ? 'cl-' : 'cd-');
+    anka = new Anka(w, await size.image());
+    await anka.ok(`create -m ${size.ram} -c 1 -d ${size.disk} base`);
   });
 
   afterAll(async () => {
@@ -87,15 +95,15 @@ describe.skipIf(why !== null)(`clients of Anka${why === null ? '' : `: ${why}`}`
     expect(await show('packer')).toMatchObject({
       name: 'packer',
       cpu_cores: 1,
-      ram: '128M',
-      ram_size: 128 << 20,
-      hard_drive: 1 << 30,
+      ram: size.ram,
+      ram_size: bytesOf(size.ram),
+      hard_drive: bytesOf(size.disk),
       status: 'stopped',
       image_id: expect.any(String),
     });
     await ok('--machine-readable stop packer');
-    await ok('--machine-readable modify packer set hard-drive -s 2G');
-    await ok('--machine-readable modify packer set ram 160M');
+    await ok(`--machine-readable modify packer set hard-drive -s ${size.moreDisk}`);
+    await ok(`--machine-readable modify packer set ram ${size.moreRam}`);
     await ok('--machine-readable modify packer set cpu -c 2');
     expect((await json('--machine-readable modify packer set cpu --htt')).message).toContain('--htt has no effect');
     await ok('--machine-readable modify packer set cpu --no-htt');
@@ -115,7 +123,10 @@ describe.skipIf(why !== null)(`clients of Anka${why === null ? '' : `: ${why}`}`
     );
     expect(provisioned.status, provisioned.stderr).toBe(0);
     const [memory, cpus, sectors] = provisioned.stdout.trim().split('\n');
-    expect([Number(memory?.replace(/\D/g, '')) > 100_000, cpus, sectors]).toEqual([true, '2', String(2 ** 31 / 512)]);
+    expect([cpus, sectors]).toEqual(['2', String(bytesOf(size.moreDisk) / 512)]);
+    expect(Number(memory?.replace(/\D/g, '')) << 10, 'more than it had before').toBeGreaterThan(bytesOf(size.ram) * 0.85);
+    if (guest === 'Debian')
+      expect(Number(await inGuest('packer', "df -B1 / | awk 'NR==2{print $2}'")), 'its file system has grown').toBeGreaterThan(bytesOf(size.disk));
     expect((await bare('run -n packer sh', 'exit 7\n')).status).toBe(7);
     expect((await send('run -N -n packer sh -s', { input: 'cat /tmp/made\n' })).stdout).toBe('provisioned\n');
     const debug = await send('--log-level debug run -n packer sh -s', { input: 'echo out; exit 3\n' });
@@ -180,7 +191,7 @@ describe.skipIf(why !== null)(`clients of Anka${why === null ? '' : `: ${why}`}`
     expect((await send('list job')).status).toBe(0);
     await ok('-j stop job');
     expect((await send('modify job set cpu 1')).status).toBe(0);
-    expect((await send('modify job set ram 128M')).status).toBe(0);
+    expect((await send(`modify job set ram ${size.ram}`)).status).toBe(0);
     expect((await send('modify job set network-card --mac 02:00:00:00:00:01')).status).toBe(0);
     const file = join(w.dir, 'job.env');
     writeFileSync(file, '# a comment\nA=from file\nQUOTED="x y" $HOME `id`\n\nEMPTY=\n');
@@ -213,12 +224,13 @@ describe.skipIf(why !== null)(`clients of Anka${why === null ? '' : `: ${why}`}`
     const inherited = await anka.run(['run', '-E', 'job', 'sh', '-c', 'echo "$ONLY_HERE $HOME"'], { env: { ONLY_HERE: 'host', HOME: '/nowhere' } });
     expect(inherited.stdout, 'variables that the guest has stay').toBe('host /home/anka\n');
     const held = w.host.spawn(['sh', '-c', `exec ${anka.commandLine('run -e TOKEN=s3cr3t job sleep 60')}`], {}, 'pipe');
-    await until('the command runs', async () => (await send("run job sh -c 'ps | grep -q [s]leep.60'")).status === 0);
+    const isHeld = `cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -q '[s]leep 60'`;
+    await until('the command runs', async () => (await anka.run(['run', 'job', 'sh', '-c', isHeld])).status === 0);
     const lines = w.host.run(`ip netns pids ${w.host.name} | while read p; do tr '\\0' ' ' </proc/$p/cmdline 2>/dev/null; echo; done; true`);
     expect(lines.split('\n').filter((l) => l.startsWith('ssh ') && l.includes('s3cr3t'))).toEqual([]);
     held.kill('SIGTERM');
 
-    expect((await send("--debug run -e A=1 job bash -c 'command -v buildkite-agent'")).status).toBe(127);
+    expect((await send("--debug run -e A=1 job bash -c 'command -v buildkite-agent'")).status).toBeGreaterThan(0);
     const agent = join(w.dir, 'buildkite-agent');
     writeFileSync(agent, '#!/bin/sh\ntty >/dev/null && echo on a terminal\necho "agent $*"\nexit 4\n');
     chmodSync(agent, 0o755);
@@ -263,7 +275,7 @@ describe.skipIf(why !== null)(`clients of Anka${why === null ? '' : `: ${why}`}`
     const inRepository = (line: string) => w.host.spawn(['sh', '-c', `cd ${repository} && exec ${anka.commandLine(line)}`], {}, 'pipe');
     const exit = (child: ReturnType<typeof inRepository>) => new Promise((resolve) => child.on('close', resolve));
     expect(await exit(inRepository('cp -fa ./ gh:./'))).toBe(0);
-    expect(await inGuest('gh', 'ls -A | grep -v "^.ssh$"')).toBe('.git\ncode\n');
+    expect(await inGuest('gh', 'ls -A')).toMatch(/(^|\n)\.git\n(.*\n)*code\n/);
     symlinkSync(repository, join(w.dir, 'linked'));
     expect((await send(`cp -fRH ${join(w.dir, 'linked')}/ gh:./linked`)).status).toBe(0);
     expect(await inGuest('gh', 'cat linked/code')).toBe('c');
@@ -272,6 +284,8 @@ describe.skipIf(why !== null)(`clients of Anka${why === null ? '' : `: ${why}`}`
     expect(readFileSync(join(repository, 'a.txt'), 'utf8')).toBe('artifact\n');
     expect((await send('delete --yes gh')).status).toBe(0);
   });
+
+  if (guest === 'Debian') return;
 
   test('anklet, anka-mcp: JSON of each command, and what is absent', async () => {
     expect((await anka.run([])).status).toBe(0);
