@@ -60,7 +60,13 @@ async function bundleCommand() {
 async function bundlePrograms() {
   const { build } = await import('esbuild');
   const packages = new Set();
-  for (const program of ['daemon/main', 'engine/user/process/network-main', 'engine/kernel/service/service-main', 'host/sandbox/fenced-main']) {
+  for (const program of [
+    'daemon/main',
+    'controller/main',
+    'engine/user/process/network-main',
+    'engine/kernel/service/service-main',
+    'host/sandbox/fenced-main',
+  ]) {
     const outfile = `${root}dist/${program}.js`;
     const ownPaths = {
       name: 'own-paths',

@@ -8,6 +8,8 @@ const SOURCE = fileURLToPath(new URL('..', import.meta.url));
 
 /** Who may read the date, and how often: to display it, to store it, or to compare it with a date. */
 const READS_THE_DATE: Record<string, [times: number, why: string]> = {
+  'controller/answers.ts': [1, 'dates of an instance, for its clients'],
+  'controller/instances.ts': [1, 'the date of an order, which has to survive a restart'],
   'daemon/capture.ts': [1, 'time stamps in a capture file'],
   'daemon/events.ts': [1, 'time stamps of events, for people'],
   'daemon/vms/create.ts': [1, 'the creation date, for people'],

@@ -43,6 +43,7 @@ describe.skipIf(why !== null)(`the package${why ? ` (${why})` : ''}`, () => {
     expect(files.sort()).toEqual([
       'cli/main.js',
       'cli/package.json',
+      'controller/main.js',
       'daemon/main.js',
       'engine/kernel/service/service-main.js',
       'engine/user/process/network-main.js',

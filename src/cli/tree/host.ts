@@ -1,4 +1,4 @@
-/** Declares the commands on the host as a whole: config, network, doctor, events, daemon, completion, version. */
+/** Declares the commands on the host as a whole: config, network, doctor, events, daemon, controller, and the rest. */
 import type { Command } from 'commander';
 import type { Session } from '../session.ts';
 import { declare, GROUP_USAGE } from './command.ts';
@@ -22,6 +22,7 @@ export function addHostCommands(root: Command, s: Session): void {
     (await import('../commands/events.ts')).events(s),
   );
   addDaemon(root, s);
+  addController(root, s);
   declare(root, 'completion <SHELL>', {
     summary: 'Print the completion script for bash, zsh or fish.',
     examples: ['anka completion bash >/etc/bash_completion.d/anka'],
@@ -56,4 +57,26 @@ function addDaemon(root: Command, s: Session): void {
     (await daemon()).daemonStop(s),
   );
   declare(group, 'run', { summary: 'Run the daemon in the foreground.', examples: ['anka daemon run'] }).action(async () => (await daemon()).daemonRun(s));
+}
+
+function addController(root: Command, s: Session): void {
+  const group = declare(root, 'controller', {
+    summary: "Serve Anka's REST API to Jenkins, TeamCity, GitLab and other programs.",
+    usage: GROUP_USAGE,
+    examples: ['anka controller run'],
+  });
+  declare(group, 'run', {
+    summary: 'Run the controller in the foreground.',
+    details:
+      'Programs order instances by the REST API of Anka Build Cloud: clones of the VMs of this host, which are deleted when the program terminates them. Without a token the controller listens on the loopback only, where every local user may use it. Instances survive a restart of the controller.',
+    examples: ['anka controller run', 'anka controller run --listen 0.0.0.0:8090 --token-file /etc/anka/token --max-vms 4'],
+  })
+    .option('--listen <ADDRESS>', 'Listen on this address and port.', '127.0.0.1:8090')
+    .option('--token-file <FILE>', 'Demand the token in FILE, as a bearer token or as the password of basic authentication.')
+    .option('--max-vms <NUMBER>', 'Run at most this many instances at a time (default: one a CPU, as far as memory goes).')
+    .option('--node-address <HOST>', 'Send clients to HOST for forwarded ports (default: the address by which they reached the controller).')
+    .option('--cert <FILE>', 'Serve HTTPS with the certificate in FILE.')
+    .option('--key <FILE>', 'Private key of the certificate.')
+    .option('--client-ca <FILE>', 'Admit clients that have a certificate of the CA in FILE; needs --cert.')
+    .action(async (o) => (await import('../commands/controller.ts')).controllerRun(s, o));
 }
