@@ -13,6 +13,7 @@ import {
   type StartupScript,
   schedule,
   TERMINATED_KEPT_MS,
+  withoutOldest,
 } from './instance.ts';
 
 const ORDER: Order = {
@@ -116,6 +117,8 @@ test('terminated while it is cloned: the clone is still deleted, and nothing bri
   ]);
 });
 
+test('terminated before it was scheduled: there is no VM to delete', () => expect(trace(ordered(), terminate)).toEqual(['Terminated/none → none']));
+
 test('a VM that was deleted by others ends its instance', () => {
   expect(moved(ordered(), scheduled, cloned, configured, running, lost)).toMatchObject({ state: 'Terminated', vm: null, message: 'deleted' });
   expect(moved(ordered(), scheduled, lost)).toMatchObject({ state: 'Pulling' });
@@ -160,8 +163,15 @@ test('a failed instance takes a slot while its VM runs', () => {
   expect([free(fail('keep')), free(fail('stop', stopped)), free(fail('delete', removed))]).toEqual([0, 1, 1]);
 });
 
+test('the oldest Terminated instances are dropped, open ones never', () => {
+  const over = [3, 1, 2].map((t) => advance(newInstance(`t${t}`, ORDER, 0), terminate, t));
+  const open = newInstance('open', ORDER, 0);
+  expect(withoutOldest([open, ...over], 2).map((i) => i.id)).toEqual(['open', 't3', 't2']);
+  expect(withoutOldest([open], 0)).toEqual([open]);
+});
+
 test('ages: Terminated is listed for a minute, Error for a day', () => {
-  const over = moved(ordered(), terminate, removed);
+  const over = moved(ordered(), scheduled, terminate, removed);
   expect([agesTo(over, TERMINATED_KEPT_MS), agesTo(over, TERMINATED_KEPT_MS + 2)]).toEqual([null, 'dropped']);
   const error = moved(ordered(), failed);
   expect([agesTo(error, ERROR_KEPT_MS), agesTo(error, ERROR_KEPT_MS + 2)]).toEqual([null, 'terminated']);

@@ -9,7 +9,8 @@
  *     Scheduling ─scheduled→ Pulling ─running→ Started
  *     Pulling, Started ─a monitored script failed→ Error, or Stopping ─stopped→ Error
  *     Scheduling, Pulling ─failed→ Error
- *     any but Terminated ─terminate→ Terminating ─removed→ Terminated
+ *     Scheduling ─terminate→ Terminated
+ *     Pulling, Started, Stopping, Error ─terminate→ Terminating ─removed→ Terminated
  *     Pulling, Started, Stopping ─lost→ Terminated
  *
  * Limits: the names of the states are those of Anka's controller, as its clients compare them.
@@ -140,7 +141,8 @@ function changeBy(i: Instance, event: InstanceEvent): Partial<Instance> | null {
     case 'stopped':
       return i.state === 'Stopping' ? { state: 'Error', stage: 'stopped' } : null;
     case 'terminate':
-      return i.state === 'Terminating' || i.state === 'Terminated' ? null : { state: 'Terminating', message: '' };
+      if (i.state === 'Terminating' || i.state === 'Terminated') return null;
+      return { state: i.state === 'Scheduling' ? 'Terminated' : 'Terminating', message: '' };
     case 'removed':
       return i.state === 'Terminating'
         ? { state: 'Terminated', vm: null, stage: 'none' }
@@ -211,6 +213,13 @@ export function schedule(all: readonly Instance[], capacity: number): Instance[]
 export function agesTo(i: Instance, now: number): 'dropped' | 'terminated' | null {
   if (i.state === 'Terminated') return now - i.updated > TERMINATED_KEPT_MS ? 'dropped' : null;
   return i.state === 'Error' && now - i.updated > ERROR_KEPT_MS ? 'terminated' : null;
+}
+
+/** The instances without the oldest Terminated ones, if more than `limit` are. */
+export function withoutOldest(all: readonly Instance[], limit: number): Instance[] {
+  const over = all.filter((i) => !isOpen(i)).sort((a, b) => b.updated - a.updated);
+  const dropped = new Set(over.slice(limit).map((i) => i.id));
+  return all.filter((i) => !dropped.has(i.id));
 }
 
 /** Whether it counts towards the limit of instances. */

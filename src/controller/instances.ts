@@ -9,7 +9,8 @@
  * A step that fails because the daemon does not answer, or because the disk is full, is tried again. Any other failure
  * puts the instance into Error; only the removal of a VM is tried until it succeeds.
  *
- * Limits: `capacity` VMs run; MAX_INSTANCES instances are open, those that wait for a free slot included.
+ * Limits: `capacity` VMs run; MAX_INSTANCES instances are open, those that wait for a free slot included, and as many
+ * Terminated ones are listed.
  */
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -28,6 +29,7 @@ import {
   recovered,
   type Step,
   schedule,
+  withoutOldest,
 } from './instance.ts';
 import type { InstanceFile } from './instance-file.ts';
 import { runScript } from './script-run.ts';
@@ -181,8 +183,10 @@ export class Instances {
   #store(changed: readonly Instance[]): void {
     const all = new Map(this.#all);
     for (const i of changed) all.set(i.id, i);
-    this.#file.save([...all.values()]);
-    for (const i of changed) this.#all.set(i.id, i);
+    const kept = withoutOldest([...all.values()], MAX_INSTANCES);
+    this.#file.save(kept);
+    this.#all.clear();
+    for (const i of kept) this.#all.set(i.id, i);
   }
 
   /** Works on an instance until nothing is left to do. One loop at a time. */

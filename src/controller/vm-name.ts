@@ -23,7 +23,9 @@ export const cloneName = (instanceId: string): string => `${CLONE_PREFIX}${insta
 /** Whether a VM has a name that only a new clone has. */
 export const isCloneName = (name: string): boolean => /^instance-[0-9a-f]{32}$/.test(name);
 
-/** `$template_name-$ts` with the values of its variables, as a valid name of a VM. An unknown variable stays as text. */
+/**
+ * `$template_name-$ts` with the values of its variables, as a valid name of a VM. An unknown variable stays as text.
+ */
 export function expandName(template: string, v: NameValues): string {
   const values: Record<string, string> = { $template_name: v.templateName, $template_id: v.templateId, $node_name: v.nodeName, $ts: String(v.now) };
   return validName(template.replace(/\$(?:template_name|template_id|node_name|ts)(?![a-z_])/g, (variable) => values[variable] as string));

@@ -58,7 +58,7 @@ describe('refused', () => {
     ['priority', { vmid: 'x', priority: -1 }],
     ['vcpu', { vmid: 'x', vcpu: 65 }],
     ['startup_script', { vmid: 'x', startup_script: 'not base64!' }],
-    ['startup_script', { vmid: 'x', startup_script: 'A'.repeat(800_000) }],
+    ['startup_script', { vmid: 'x', startup_script: 'A'.repeat(180_000) }],
     ['script_fail_handler', { vmid: 'x', script_fail_handler: 3 }],
     ['metadata', { vmid: 'x', metadata: { a: {} } }],
     ['port_forwarding_override', { vmid: 'x', port_forwarding_override: [{ name: '../x', guest_port: 22 }] }],

@@ -29,7 +29,7 @@ function whole(low: number, high: number) {
 }
 
 /** Longest startup script, bytes, and its base64. */
-const MAX_SCRIPT = 512 << 10;
+const MAX_SCRIPT = 128 << 10;
 const base64 = z
   .string()
   .max(Math.ceil(MAX_SCRIPT / 3) * 4, `must be a script of at most ${MAX_SCRIPT} bytes`)

@@ -12,7 +12,7 @@ import type { Context, MiddlewareHandler } from 'hono';
 import { AnkaError, ankaError, type ErrorKind } from '../../lib/errors.ts';
 
 /** Longest body of a request, bytes. */
-export const MAX_BODY = 1 << 20;
+export const MAX_BODY = 256 << 10;
 
 export type Request = Context<{ Bindings: HttpBindings }>;
 
