@@ -13,6 +13,7 @@ const SLOWEST_FIRST = [
   'cli/walk',
   'vm/mtu',
   'vm/live',
+  'vm/controller',
   'vm/guest-commands',
   'vm/guests',
   'vm/crash',

@@ -78,6 +78,7 @@ test('a rule for ssh is added if the template has none', () => {
   const bare = { ...VM, port_forwarding: [] };
   const ssh = { name: 'ssh', guest_port: 22, host_port: 0, protocol: 'tcp' };
   expect(rulesToAdd({ rules: [] }, bare)).toEqual([ssh]);
+  expect(rulesToAdd({ rules: [] }, bare, '127.0.0.1')).toEqual([{ ...ssh, host_ip: '127.0.0.1' }]);
   expect(rulesToAdd({ rules: [{ name: 'my', guestPort: 22, hostPort: 0, protocol: 'tcp' }] }, bare)).toEqual([{ ...ssh, name: 'my' }]);
   const other = { ...VM, port_forwarding: [{ guest_port: 80, host_port: 1, protocol: 'tcp' as const, name: 'ssh', host_ip: '' }] };
   expect(rulesToAdd({ rules: [] }, other)).toEqual([{ ...ssh, name: 'ssh-tcp-22' }]);

@@ -60,6 +60,8 @@ export interface InstanceLimits {
   /** VMs of instances that run at most. */
   capacity: number;
   nodeName: string;
+  /** Host address of the rules that instances get; undefined: every IPv4 address. */
+  hostIp: string | undefined;
 }
 
 /** Milliseconds since 1970: ages are those of dates in a file. */
@@ -284,7 +286,7 @@ export class Instances {
     if (isCloneName(vm.name)) await this.#rename(i, vm);
     const size = { ...(i.cpus > 0 ? { cpu_count: i.cpus } : {}), ...(i.ram > 0 ? { ram_size: `${i.ram}M` } : {}) };
     if (vm.status !== 'running' && Object.keys(size).length > 0) await this.#vms.modify(uuid, size);
-    for (const rule of rulesToAdd(i, vm)) await this.#vms.forward(uuid, rule);
+    for (const rule of rulesToAdd(i, vm, this.#limits.hostIp)) await this.#vms.forward(uuid, rule);
   }
 
   /** Gives the VM the name that the client asked for, or one that begins so. */
@@ -322,8 +324,11 @@ export class Instances {
   }
 }
 
-/** The rules that the order asks for, and one for ssh, unless the template has rules for these ports. */
-export function rulesToAdd(order: Pick<Order, 'rules'>, vm: Pick<VmShow, 'network' | 'port_forwarding'>): RuleRequest[] {
+/**
+ * The rules that the order asks for, and one for ssh, unless the template has rules for these ports. `hostIp`: where
+ * they listen, unless at every IPv4 address.
+ */
+export function rulesToAdd(order: Pick<Order, 'rules'>, vm: Pick<VmShow, 'network' | 'port_forwarding'>, hostIp?: string): RuleRequest[] {
   if (vm.network?.type !== 'shared' && vm.network?.type !== 'host') return [];
   const present = vm.port_forwarding.map((r) => ({ name: r.name, guestPort: r.guest_port, protocol: r.protocol }));
   const added: RuleRequest[] = [];
@@ -331,7 +336,7 @@ export function rulesToAdd(order: Pick<Order, 'rules'>, vm: Pick<VmShow, 'networ
     if (present.some((p) => p.guestPort === r.guestPort && p.protocol === r.protocol)) continue;
     const name = present.some((p) => p.name === r.name) ? `${r.name}-${r.protocol}-${r.guestPort}` : r.name;
     present.push({ name, guestPort: r.guestPort, protocol: r.protocol });
-    added.push({ name, guest_port: r.guestPort, host_port: r.hostPort, protocol: r.protocol });
+    added.push({ name, guest_port: r.guestPort, host_port: r.hostPort, protocol: r.protocol, ...(hostIp === undefined ? {} : { host_ip: hostIp }) });
   }
   return added;
 }

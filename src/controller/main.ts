@@ -18,7 +18,7 @@ import { createApp } from './http/routes.ts';
 import { listen, type Tls } from './http/server.ts';
 import { InstanceFile } from './instance-file.ts';
 import { Instances } from './instances.ts';
-import { checkOptions, type RawOptions } from './options.ts';
+import { checkOptions, forwardAddress, type RawOptions } from './options.ts';
 import { readPublic, readSecret, readToken } from './secret-file.ts';
 import { Vms } from './vms.ts';
 
@@ -47,7 +47,7 @@ async function main(o: RawOptions): Promise<void> {
   const file = new InstanceFile(join(paths.state, 'controller.json'));
   const vms = new Vms(paths);
   const capacity = o.maxVms ?? defaultCapacity();
-  const instances = new Instances(file, vms, { capacity, nodeName: hostname() }, log);
+  const instances = new Instances(file, vms, { capacity, nodeName: hostname(), hostIp: forwardAddress(at, o.nodeAddress) }, log);
   const served = { instances, vms, admission, nodeId: file.node, nodeAddress: o.nodeAddress ?? null, state: paths.state, version: version() };
   const { port } = await listen(createApp(served), at, tls);
   surviveUnexpectedErrors({ log: { error: (error, m) => log(`${m}: ${JSON.stringify(error)}`) }, survives: () => true, exit: () => process.exit(1) });

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { checkOptions, isLoopback, parseListen, type RawOptions } from './options.ts';
+import { checkOptions, forwardAddress, isLoopback, parseListen, type RawOptions } from './options.ts';
 
 describe('--listen', () => {
   test.each([
@@ -47,3 +47,14 @@ describe('options together', () => {
     expect(check({ nodeAddress: 'a b' })).toThrow('--node-address');
   });
 });
+
+test.each([
+  ['127.0.0.1', undefined, '127.0.0.1'],
+  ['10.9.0.2', undefined, '10.9.0.2'],
+  ['::1', undefined, '::1'],
+  ['0.0.0.0', undefined, undefined],
+  ['::', undefined, undefined],
+  ['127.0.0.1', 'ci.example.com', undefined],
+])('at %s, for clients sent to %s, forwarded ports listen at %s', (host, nodeAddress, address) =>
+  expect(forwardAddress({ host, port: 1 }, nodeAddress)).toBe(address),
+);

@@ -35,6 +35,14 @@ export function parseListen(text: string): ListenAddress {
 
 export const isLoopback = (address: string): boolean => address === '::1' || (isIP(address) === 4 && address.startsWith('127.'));
 
+/**
+ * The host address at which the forwarded ports of instances listen: the controller's own, as guests have a known
+ * password. Undefined: at every IPv4 address of the host.
+ */
+export function forwardAddress({ host }: ListenAddress, nodeAddress: string | undefined): string | undefined {
+  return nodeAddress !== undefined || host === '0.0.0.0' || host === '::' ? undefined : host;
+}
+
 /** Throws `badValue` for options that do not go together, or that would let anybody in. */
 export function checkOptions(o: RawOptions): ListenAddress {
   const listen = parseListen(o.listen);

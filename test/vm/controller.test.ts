@@ -178,12 +178,12 @@ describe.each(['kernel', 'user'] as const)('clients of the controller: %s engine
         ...rest,
       });
       const [deleted] = await controller.ok('go', 'POST /api/v1/vm', order('echo no; exit 7', { script_fail_handler: 2 }));
-      const [stopped] = await controller.ok('go', 'POST /api/v1/vm', order('echo slow; sleep 600', { script_timeout: 2 }));
+      const [stopped] = await controller.ok('go', 'POST /api/v1/vm', order('echo slow; sleep 600', { script_timeout: 20 }));
       const failed = await controller.reaches(deleted, 'Error');
       expect(failed).toMatchObject({ message: 'the startup script failed: status 7', startup_script: { return_code: 7, stdout: 'no\n' } });
       const slow = await controller.reaches(stopped, 'Error');
       expect(slow).toMatchObject({
-        message: 'the startup script failed: the script did not end within 2 s',
+        message: 'the startup script failed: the script did not end within 20 s',
         startup_script: { return_code: -1, did_timeout: true, stdout: 'slow\n' },
       });
       expect(slow.vminfo.status).toBe('stopped');

@@ -43,6 +43,7 @@ _anka() {
     config) COMPREPLY=($(compgen -W '${SETTINGS.map((s) => s.key).join(' ')}' -- "$cur")); return ;;
     from|to) [ "\${COMP_WORDS[1]}" = explain ] && { COMPREPLY=($(compgen -W "$(anka -j list 2>/dev/null | grep -o '"name":"[^"]*"' | cut -d'"' -f4)" -- "$cur")); return; } ;;
     --side) COMPREPLY=($(compgen -W 'inside outside' -- "$cur")); return ;;
+    --token-file|--cert|--key|--client-ca) COMPREPLY=($(compgen -f -- "$cur")); return ;;
     -w|--write) COMPREPLY=($(compgen -f -- "$cur")); return ;;
     -a|--app) COMPREPLY=($(compgen -f -- "$cur")); return ;;
   esac
@@ -87,6 +88,7 @@ function fish(root: Command, inner: Command): string {
   lines.push(
     `complete -c anka -n '__fish_seen_subcommand_from modify' -s t -l type -x -a '${NETWORK_TYPES}'`,
     `complete -c anka -n '__fish_seen_subcommand_from capture' -l side -x -a 'inside outside'`,
+    ...['token-file', 'cert', 'key', 'client-ca'].map((o) => `complete -c anka -n '__fish_seen_subcommand_from controller' -l ${o} -r -F`),
     `complete -c anka -n '__fish_seen_subcommand_from config' -a '${SETTINGS.map((x) => x.key).join(' ')}'`,
     `complete -c anka -n '__fish_seen_subcommand_from completion' -a 'bash zsh fish'`,
   );
