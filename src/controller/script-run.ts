@@ -64,7 +64,8 @@ export async function runScript(vm: string, script: StartupScript, begin: () => 
   clearTimeout(timer);
   signal.removeEventListener('abort', onAbort);
   const ended: Ended = { status, stdout: stdout(), stderr: stderr().replace(`${MARK}\n`, '') };
-  if (!begun) return result({ ...ended, status: -1 }, false, `the guest was not reachable by ssh${timedOut ? ' in time' : `: ${messageOf(ended)}`}`);
+  if (!begun)
+    return result({ status: -1, stdout: '', stderr: '' }, false, `the guest was not reachable by ssh${timedOut ? ' in time' : `: ${messageOf(ended)}`}`);
   return timedOut ? result({ ...ended, status: -1 }, true, `the script did not end within ${limitMs / 1000} s`) : result(ended, false, null);
 }
 

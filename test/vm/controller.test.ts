@@ -150,8 +150,9 @@ describe.each(['kernel', 'user'] as const)('clients of the controller: %s engine
       const [id] = await ok('POST /api/v1/vm', order);
       const states = new Set<string>();
       await until('the instance is scheduled', async () => {
-        const { instance_state } = await ok(`GET /api/v1/vm?id=${id}`);
+        const { instance_state, vminfo } = await ok(`GET /api/v1/vm?id=${id}`);
         states.add(instance_state);
+        if (instance_state === 'Started') expect(vminfo).toMatchObject({ status: 'running', port_forwarding: [{ guest_port: 22 }] });
         expect(['Scheduling', 'Pulling', 'Started']).toContain(instance_state);
         return instance_state === 'Started';
       });
@@ -209,8 +210,9 @@ describe.each(['kernel', 'user'] as const)('clients of the controller: %s engine
       expect(await states()).toEqual(['Scheduling', 'Started']);
       expect(await controller.ask('java', 'POST /api/v1/vm', { vmid: template, count: 50 })).toMatchObject({ http: 200 });
       expect(await controller.ask('java', 'POST /api/v1/vm', { vmid: template, count: 50 })).toMatchObject({ http: 503, status: 'FAIL' });
-      const all: { instance_id: string }[] = await controller.ok('java', 'GET /api/v1/vm');
-      await Promise.all(all.map((i) => controller.ok('java', 'DELETE /api/v1/vm', { id: i.instance_id })));
+      const all: { instance_id: string; vm: { instance_state: string } }[] = await controller.ok('java', 'GET /api/v1/vm');
+      const open = all.filter((i) => i.vm.instance_state !== 'Terminated'); // the others are about to leave the list
+      await Promise.all(open.map((i) => controller.ok('java', 'DELETE /api/v1/vm', { id: i.instance_id })));
       await until('only the template is left', async () => (await vms()).join() === 'debian');
     });
 

@@ -96,6 +96,7 @@ export class Controller {
     return until(`instance ${id} is ${state}`, async () => {
       const i = await this.ok('go', `GET /api/v1/vm?id=${id}`);
       if (i.instance_state === 'Error' && state !== 'Error') throw new Error(JSON.stringify(i));
+      if (i.instance_state === 'Started' && i.vminfo?.port_forwarding === undefined) throw new Error(`without its VM: ${JSON.stringify(i)}`);
       return i.instance_state === state ? i : null;
     });
   }

@@ -101,14 +101,17 @@ function listed(all: readonly InstanceBody[]): object[] {
   return all.map((vm) => ({ instance_id: vm.instance_id, name: vm.name ?? null, external_id: vm.external_id ?? null, vm }));
 }
 
-/** The instances with their VMs as they are now. One whose VM was deleted behind our back ends. */
+/**
+ * The instances with their VMs. The state is that of before the VM was looked up: clients rely on the VM of an instance
+ * that is Started, so it may not be ahead. An instance whose VM was deleted by others ends.
+ */
 async function bodies({ instances, vms }: Served, some: readonly Instance[], node: NodeNames): Promise<InstanceBody[]> {
-  const uuids = some.flatMap((i) => i.vm ?? []);
-  const shown = await vms.showAll(uuids);
-  for (const i of some) if (i.vm !== null && !shown.has(i.vm) && instances.find(i.id)?.vm === i.vm) instances.lost(i.id);
-  return some.flatMap(({ id }) => {
-    const i = instances.find(id);
-    return i ? [instanceBody(i, (i.vm === null ? null : shown.get(i.vm)) ?? null, node)] : [];
+  const shown = await vms.showAll(some.flatMap((i) => i.vm ?? []));
+  return some.map((i) => {
+    const vm = i.vm === null ? null : (shown.get(i.vm) ?? null);
+    if (i.vm === null || vm !== null) return instanceBody(i, vm, node);
+    if (instances.find(i.id)?.vm === i.vm) instances.lost(i.id);
+    return instanceBody(instances.find(i.id) ?? i, null, node);
   });
 }
 
