@@ -16,6 +16,9 @@
  * Limits: the names of the states are those of Anka's controller, as its clients compare them.
  */
 
+/** The tag that stands for the present state of a template. */
+export const LATEST = 'latest';
+
 export type InstanceState = 'Scheduling' | 'Pulling' | 'Started' | 'Stopping' | 'Terminating' | 'Terminated' | 'Error';
 
 /** What a startup script left. */

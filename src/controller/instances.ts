@@ -22,6 +22,7 @@ import {
   type Instance,
   type InstanceEvent,
   isOpen,
+  LATEST,
   type Metadata,
   newInstance,
   nextStep,
@@ -272,7 +273,7 @@ export class Instances {
       const found = await this.#vms.show(name);
       if (found) return found.uuid;
       try {
-        return await this.#vms.clone(i.templateId, name);
+        return await this.#vms.clone(i.templateId, name, i.tag === '' || i.tag === LATEST ? null : i.tag);
       } catch (cause) {
         if (!(cause instanceof AnkaError) || cause.kind !== 'vmExists') throw cause;
         await sleep(RETRY_MS);

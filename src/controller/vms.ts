@@ -3,7 +3,7 @@
  * run. Every call may be repeated.
  */
 import { type Client, connect } from '../api/client.ts';
-import type { ModifyRequest, RuleRequest, VmListEntry, VmShow } from '../api/types.ts';
+import type { ModifyRequest, RuleRequest, ShownTag, VmListEntry, VmShow } from '../api/types.ts';
 import type { Paths } from '../host/paths.ts';
 import { AnkaError } from '../lib/errors.ts';
 
@@ -48,9 +48,14 @@ export class Vms {
     return found;
   }
 
-  /** Returns the clone's UUID. */
-  async clone(template: string, name: string): Promise<string> {
-    return (await (await this.#daemon()).post<{ uuid: string }>(path(template, '/clone'), { name })).uuid;
+  /** The local tags of a VM. */
+  async tags(uuid: string): Promise<ShownTag[]> {
+    return (await this.#daemon()).get<ShownTag[]>(path(uuid, '/tags'));
+  }
+
+  /** Clones a local tag of the template; null: its present state. Returns the clone's UUID. */
+  async clone(template: string, name: string, tag: string | null): Promise<string> {
+    return (await (await this.#daemon()).post<{ uuid: string }>(path(template, '/clone'), { name, ...(tag === null ? {} : { tag }) })).uuid;
   }
 
   async modify(uuid: string, change: ModifyRequest): Promise<void> {

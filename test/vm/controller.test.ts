@@ -96,6 +96,11 @@ describe.each(['kernel', 'user'] as const)('clients of the controller: %s engine
       };
       // the plugin compares these words, and then leaves the tag out
       expect(await ask('POST /api/v1/vm', order)).toEqual({ http: 200, status: 'FAIL', message: 'No such tag v1' });
+      await anka.ok('push --local --tag v1 debian');
+      expect((await ok(`GET /api/v1/registry/vm?id=${template}`)).versions).toMatchObject([{ tag: 'v1', number: 0 }]);
+      const [ofTag] = await ok('POST /api/v1/vm', { vmid: template, tag: 'v1', name: 'of a tag' });
+      await until('the instance of the tag is started', async () => (await ok(`GET /api/v1/vm?id=${ofTag}`)).instance_state === 'Started');
+      await ok('DELETE /api/v1/vm', { id: ofTag });
       const { tag, ...untagged } = order;
       expect(tag).toBe('v1');
       const [id, ...others] = await ok('POST /api/v1/vm', untagged);
@@ -331,7 +336,7 @@ describe.skipIf(why !== null)(`a controller with a token${why ? ` (${why})` : ''
     const [t] = await scrape('/api/v1/registry/vm');
     uint(t.size);
     const { versions } = await scrape(`/api/v1/registry/vm?id=${t.id}`);
-    expect(versions).toEqual([expect.objectContaining({ tag: 'latest', size: expect.any(Number) })]);
+    expect(versions).toEqual([expect.objectContaining({ tag: expect.stringMatching(/^(latest|v1)$/), size: expect.any(Number) })]);
     const [node] = await scrape('/api/v1/node');
     for (const field of ['cpu_count', 'ram', 'vm_count', 'vcpu_count', 'vram', 'free_disk_space', 'anka_disk_usage', 'disk_size', 'capacity'])
       uint(node[field]);

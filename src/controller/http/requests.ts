@@ -5,7 +5,7 @@
  * send numbers as text.
  */
 import { z } from '@hono/zod-openapi';
-import type { Order, OrderedRule, StartupScript } from '../instance.ts';
+import { LATEST, type Order, type OrderedRule, type StartupScript } from '../instance.ts';
 
 const text = (max: number) => z.string().max(max, `must have at most ${max} characters`);
 /** A field that may also be null. */
@@ -79,9 +79,6 @@ export const terminateSchema = z.object({ id: maybe(text(128)), instance_id: may
 
 export const imageSchema = z.object({ id: maybe(text(128)) }).openapi('ImageRequest');
 
-/** The tag of every template, as templates have no versions here. */
-export const ONLY_TAG = 'latest';
-
 const DEFAULT_PRIORITY = 1000;
 /** Seconds, as in Anka's API. */
 const DEFAULT_SCRIPT_TIMEOUT = 90;
@@ -92,7 +89,7 @@ export function orderOf(r: StartRequest, template: { uuid: string; name: string 
   return {
     templateId: template.uuid,
     templateName: template.name,
-    tag: r.tag || ONLY_TAG,
+    tag: r.tag || LATEST,
     name: r.name ?? '',
     externalId: r.external_id ?? '',
     groupId: r.group_id ?? '',

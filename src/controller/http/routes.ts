@@ -3,15 +3,15 @@ import { hostname } from 'node:os';
 import type { TLSSocket } from 'node:tls';
 import type { HttpBindings } from '@hono/node-server';
 import type { OpenAPIHono } from '@hono/zod-openapi';
-import type { VmShow } from '../../api/types.ts';
+import type { ShownTag, VmShow } from '../../api/types.ts';
 import { AnkaError } from '../../lib/errors.ts';
-import { architecture, type InstanceBody, instanceBody, type NodeNames, type TemplateBody, type TemplateVersion, templateBody, totalRam } from '../answers.ts';
+import { architecture, type InstanceBody, instanceBody, type NodeNames, type TemplateVersion, templateBody, totalRam } from '../answers.ts';
 import { hostFacts } from '../host-facts.ts';
-import type { Instance } from '../instance.ts';
+import { type Instance, LATEST } from '../instance.ts';
 import type { Instances } from '../instances.ts';
 import type { Vms } from '../vms.ts';
 import { type AdmissionRules, refusalOf } from './admission.ts';
-import { imageSchema, ONLY_TAG, orderOf, type StartRequest, startSchema, terminateSchema, updateSchema } from './requests.ts';
+import { imageSchema, orderOf, type StartRequest, startSchema, terminateSchema, updateSchema } from './requests.ts';
 import { failure, NotFound, type Request, Router } from './router.ts';
 
 /** What the routes serve. */
@@ -120,7 +120,8 @@ async function start({ instances, vms, nodeId }: Served, request: StartRequest):
   if (!template || instances.isInstanceVm(template))
     throw new AnkaError('badValue', `no such template: ${request.vmid}; 'anka list' lists the VMs of this host`);
   // in these words, some clients try again without the tag
-  if (request.tag && request.tag !== ONLY_TAG) throw new NotFound(`No such tag ${request.tag}`);
+  if (request.tag && request.tag !== LATEST && !(await vms.tags(template.uuid)).some((t) => t.tag === request.tag))
+    throw new NotFound(`No such tag ${request.tag}`);
   if (request.version != null) throw new AnkaError('badValue', 'version: templates have no versions here; leave it out');
   if (request.node_id && request.node_id !== nodeId)
     throw new AnkaError('badValue', `no such node: ${request.node_id}; this controller has one node, ${nodeId}`);
@@ -133,7 +134,7 @@ function addTemplateRoutes(r: Router, served: Served): void {
     if (id === undefined) return (await templates(served)).map(templateBody);
     const vm = await served.vms.show(id);
     if (!vm || served.instances.isInstanceVm(vm)) throw new NotFound(`no such template: ${id.slice(0, 80)}`);
-    return withVersions(templateBody(vm));
+    return { ...templateBody(vm), versions: versionsOf(vm, await served.vms.tags(vm.uuid)) };
   });
   r.read('get', '/api/v1/registry/disk', 'Show the disk that holds the templates', [], async () => {
     const { diskSize, diskFree } = hostFacts(served.state);
@@ -147,8 +148,10 @@ async function templates({ instances, vms }: Served): Promise<VmShow[]> {
   return all.flatMap((vm) => shown.get(vm.uuid) ?? []);
 }
 
-function withVersions(template: TemplateBody): TemplateBody & { versions: TemplateVersion[] } {
-  return { ...template, versions: [{ tag: ONLY_TAG, number: 0, description: '', size: template.size }] };
+/** The local tags of a template; without one, its present state as the latest. */
+function versionsOf(vm: VmShow, tags: readonly ShownTag[]): TemplateVersion[] {
+  if (tags.length === 0) return [{ tag: LATEST, number: 0, description: '', size: vm.image_size }];
+  return tags.map(({ tag, description, size }, number) => ({ tag, number, description, size }));
 }
 
 function addNodeRoutes(r: Router, served: Served): void {
@@ -194,7 +197,7 @@ async function nodeBody({ vms, instances, state, version }: Served, node: NodeNa
     anka_version: { product: 'anka', version, build: '0', license: LICENSE },
     usb_devices: [],
     groups: [],
-    templates: all.filter((vm) => !instances.isInstanceVm(vm)).map((vm) => ({ name: vm.name, tag: ONLY_TAG, uuid: vm.uuid })),
+    templates: all.filter((vm) => !instances.isInstanceVm(vm)).map((vm) => ({ name: vm.name, tag: vm.version ?? LATEST, uuid: vm.uuid })),
   };
 }
 
