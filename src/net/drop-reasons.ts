@@ -32,6 +32,8 @@ export const DROPS = [
   'prohibited',
   /** To the metadata service of a cloud (`anka config metadata`). */
   'metadata',
+  /** A rule of the VM's packet filter. */
+  'filter',
   /** A protocol that the gateway does not forward. */
   'protocol',
   /** Echo request to outside, which the host does not permit (`ping_group_range`). */

@@ -6,6 +6,7 @@ export const IPV4 = { versionIhl: 0, tos: 1, total: 2, id: 4, fragment: 6, ttl: 
 export const IpProtocol = { icmp: 1, tcp: 6, udp: 17 } as const;
 /** Bits of the fragment field. */
 export const DONT_FRAGMENT = 0x4000;
+export const MORE_FRAGMENTS = 0x2000;
 export const FRAGMENT_OFFSET = 0x1fff;
 const TTL = 64;
 

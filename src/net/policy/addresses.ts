@@ -13,6 +13,8 @@ export const MULTICAST: SubnetLike = { base: 0xe0000000, prefix: 4 };
 export const THIS_NETWORK: SubnetLike = { base: 0, prefix: 8 };
 export const LIMITED_BROADCAST = 0xffffffff;
 
+/** What is sent to a group of machines, and never routed by us. */
+export const isGroup = (ip: number): boolean => ip === LIMITED_BROADCAST || subnetContains(MULTICAST, ip);
 export const isLoopback = (ip: number): boolean => ip >>> 24 === 127;
 
 /** Multicast, the reserved 240.0.0.0/4 and the limited broadcast: no address of one machine. */

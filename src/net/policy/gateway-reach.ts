@@ -7,7 +7,7 @@
  * host network nothing else is reached; from shared, all the rest is.
  */
 import { gatewayOf, type SubnetLike, subnetContains } from '../../wire/address.ts';
-import { isGroupOrReserved, isLoopback } from './addresses.ts';
+import { isGroup, isGroupOrReserved, isLoopback } from './addresses.ts';
 import { isLinkLocal, isMetadata } from './metadata.ts';
 import { DNS_SERVICE_PORT } from './services.ts';
 
@@ -28,6 +28,13 @@ export type Reach = 'gateway' | 'host' | 'outside' | 'metadata' | 'prohibited' |
  */
 export function answersDns(from: GatewayNetwork, ip: number, isHosts: boolean, port: number): boolean {
   return port === DNS_SERVICE_PORT && (ip === gatewayOf(from.network.subnet) || (isHosts && from.network.name === 'host'));
+}
+
+/** An address of our networks, or of a group: what stays on this host, besides the host's own addresses. */
+export function isLocalAddress(from: GatewayNetwork, ip: number): boolean {
+  if (subnetContains(from.network.subnet, ip) || isGroup(ip)) return true;
+  if (from.otherSubnets !== undefined) for (const other of from.otherSubnets) if (subnetContains(other, ip)) return true;
+  return false;
 }
 
 /** Called per datagram: no allocation. `isHosts`: the host has the address, outside 127.0.0.0/8. */
