@@ -62,6 +62,8 @@ export interface DesiredNic {
   reservedIp?: number;
   /** `--no-local`: part from the other VMs and from the host. */
   isolated: boolean;
+  /** Text of the packet filter (net/filter), checked; absent = none. */
+  filter?: string;
   /** User id of the process that will open the NIC's backend. */
   ownerUid: number;
   /** Pairs of queues of the guest's card, 1–64. The user engine has one. */

@@ -30,6 +30,8 @@ export class HostLinks {
   /** The bridge of each bridge-type NIC. */
   #attachments: Attachments = new Map();
   #taps: NicTap[] = [];
+  /** The host's own IPv4 addresses: on bridged interfaces, and all of them. */
+  #bridgedAddresses: string[] = [];
   #hostAddresses: string[] = [];
 
   constructor({ runDir, log }: HostLinksOptions) {
@@ -46,6 +48,11 @@ export class HostLinks {
   /** Taps that the last `apply` found or created. */
   get taps(): readonly NicTap[] {
     return this.#taps;
+  }
+
+  /** The host's own IPv4 addresses, as of the last `apply`. */
+  get hostAddresses(): readonly string[] {
+    return this.#hostAddresses;
   }
 
   /** Why a bridge-type NIC cannot be bridged as desired, or null. */
@@ -79,7 +86,11 @@ export class HostLinks {
     }
     const [addresses, routes] = [await listAddresses(), await listRoutes()];
     const bridged = [...this.#attachments.values()].flatMap((a) => [a.uplink, a.bridge]);
-    this.#hostAddresses = [...new Set(bridged.flatMap((name) => (addresses.get(name) ?? []).map((a) => a.replace(/\/.*/, ''))))];
+    const addressesAt = (names: readonly string[]): string[] => [
+      ...new Set(names.flatMap((name) => (addresses.get(name) ?? []).map((a) => a.replace(/\/.*/, '')))),
+    ];
+    this.#bridgedAddresses = addressesAt(bridged);
+    this.#hostAddresses = addressesAt([...addresses.keys()]).sort();
     const steps = planLinks(desired, { links, addresses, routes, attachments: this.#attachments, detached });
     await this.#run(steps, problems);
     this.#taps = desired.nics.flatMap((nic) =>
@@ -90,7 +101,7 @@ export class HostLinks {
 
   /** What other parts of the engine depend on. */
   #state(): string {
-    return JSON.stringify([[...this.#attachments], this.#taps, this.#hostAddresses]);
+    return JSON.stringify([[...this.#attachments], this.#taps, this.#bridgedAddresses]);
   }
 
   async #run(steps: readonly LinkStep[], problems: ProblemList): Promise<void> {
@@ -102,7 +113,7 @@ export class HostLinks {
 
   segments(nics: readonly DesiredNic[]): Segments {
     const inSegment = nics.filter((n) => n.type === 'bridge' && (this.#attachments.get(n.id)?.ownInterfaces.length ?? 0) > 0);
-    return { nics: new Set(inSegment.map((n) => n.id)), hostAddresses: this.#hostAddresses };
+    return { nics: new Set(inSegment.map((n) => n.id)), hostAddresses: this.#bridgedAddresses };
   }
 
   /** The bridges that anka created for a desired state. */

@@ -209,6 +209,7 @@ class KernelEngine implements Engine {
       assignedElsewhere: this.#addresses.assignedElsewhere(),
       beforeReplace: () => this.#addresses.pollBridged(nics),
       keepsHeard: this.#addresses.keepsHeard,
+      hostAddresses: this.#links.hostAddresses,
       addressesKnown: this.#service.status !== null,
     });
     this.#addresses.announceMoved();

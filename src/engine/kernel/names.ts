@@ -21,7 +21,9 @@ export const TABLES = [
 ] as const;
 /** Our nft table that no change replaces: what it has to do with a connection lasts as long as the connection. */
 export const FLOW_TABLE = ['inet', 'anka_flows'] as const;
-export const ALL_TABLES = [...TABLES, FLOW_TABLE] as const;
+/** Our nft table of VMs' packet filters, which only their changes replace: it knows their flows. */
+export const FILTER_TABLE = ['bridge', 'anka_filter'] as const;
+export const ALL_TABLES = [...TABLES, FLOW_TABLE, FILTER_TABLE] as const;
 
 /** An nft table of ours, by its name. */
 export const isOurTable = (name: string): boolean => ALL_TABLES.some(([, table]) => table === name);

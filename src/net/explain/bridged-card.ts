@@ -16,6 +16,7 @@ import { areIsolated } from '../policy/isolation.ts';
 import { isMetadata, isMetadata6 } from '../policy/metadata.ts';
 import { DHCP_SERVER_PORT, isDhcpReply } from '../policy/services.ts';
 import { DEPENDS, type Explanation, metadataReason, type PacketTrace } from './explanation.ts';
+import { filterSent, ITSELF } from './filtered.ts';
 import { type ExplainedCard, type HostState, hasAddress, isHostAddress, isHostBroadcast } from './host-state.ts';
 import { formatAddress, type Packet, type PacketAddress, sourcePortOf } from './packet.ts';
 
@@ -88,8 +89,8 @@ export function sentByBridged(s: HostState, card: ExplainedCard, trace: PacketTr
   const to = trace.packet.destination;
   const name = card.vmName;
   if (!card.segment) return trace.drop('not attached', `${name} is not attached to ${card.bridge}: 'anka show ${name}' prints the reason`);
-  if (hasAddress(card, to) && hasAddress(card, trace.originalSource)) return trace.allow('the guest itself', 'never leaves the guest', trace.arrival(name));
-  const forbidden = guard(s, card, trace, (source) => hooks.guard6(source)) ?? closedPort(trace, card);
+  if (hasAddress(card, to) && hasAddress(card, trace.originalSource)) return trace.allow(ITSELF, 'never leaves the guest', trace.arrival(name));
+  const forbidden = guard(s, card, trace, (source) => hooks.guard6(source)) ?? filterSent(s, card, trace) ?? closedPort(trace, card);
   if (forbidden) return forbidden;
   if (!s.metadata && (typeof to === 'number' ? isMetadata(to) : isMetadata6(to))) return trace.drop('metadata', metadataReason(to));
   if (typeof to === 'number' && isLoopback(to)) return trace.drop('the guest itself', 'a guest sends nothing to its loopback over the network');

@@ -19,6 +19,8 @@ export interface ExplainedCard {
   outsideMac: number;
   reservedIp?: number;
   isolated: boolean;
+  /** Text of its packet filter, checked; absent = none. */
+  filter?: string;
   /** The guest's main address; null while it has none. */
   ip: number | null;
   /** All its addresses. */

@@ -11,6 +11,7 @@ import { hostReachesIsolated } from '../policy/isolation.ts';
 import { DHCP_SERVER_PORT, DNS_SERVICE_PORT } from '../policy/services.ts';
 import { hostToBridged, outsideToBridged, sentByBridged } from './bridged-card.ts';
 import { DEPENDS, type Explanation, PacketTrace } from './explanation.ts';
+import { filterReceived } from './filtered.ts';
 import {
   type ExplainedCard,
   forwardingAt,
@@ -60,6 +61,10 @@ export interface HookedPacket {
 
 /** What happens to a packet of, or for, the card. */
 export function explainKernel(s: KernelHostState, card: ExplainedCard, packet: Packet): Explanation {
+  return filterReceived(s, packet, unfiltered(s, card, packet));
+}
+
+function unfiltered(s: KernelHostState, card: ExplainedCard, packet: Packet): Explanation {
   const sender = senderOf(s, card, packet);
   if (typeof sender === 'object') return new SentByKernelCard(s, sender, packet).explain();
   const trace = new PacketTrace(packet, packet.source as PacketAddress);

@@ -10,6 +10,7 @@ import { areIsolated } from '../policy/isolation.ts';
 import { isLinkLocal, isMetadata, isMetadata6 } from '../policy/metadata.ts';
 import { isDhcp6Reply, isDhcpReply, isDhcpRequest } from '../policy/services.ts';
 import { type Arrival, DEPENDS, type Explanation, metadataReason, PacketTrace } from './explanation.ts';
+import { filterSent, ITSELF } from './filtered.ts';
 import { type ExplainedCard, type HostState, hasAddress, isHostAddress } from './host-state.ts';
 import { formatAddress, type Packet, type PacketAddress, sourcePortOf } from './packet.ts';
 
@@ -43,8 +44,8 @@ export abstract class SentByCard<S extends HostState> {
     const network = this.s.networks.find((n) => n.name === card.type);
     if (!network) return this.drop(`${card.type} network`, `the ${card.type} network does not exist`);
     if (typeof to === 'string' || typeof source === 'string') return this.#explain6(String(source), String(to));
-    if (hasAddress(card, to) && hasAddress(card, source)) return this.allow('the guest itself', 'never leaves the guest', this.trace.arrival(card.vmName));
-    const forbidden = this.#guard(network.subnet, source);
+    if (hasAddress(card, to) && hasAddress(card, source)) return this.allow(ITSELF, 'never leaves the guest', this.trace.arrival(card.vmName));
+    const forbidden = this.#guard(network.subnet, source) ?? filterSent(this.s, card, this.trace);
     if (forbidden) return forbidden;
     if (!this.s.metadata && isMetadata(to)) return this.toNowhere(to, 'metadata', metadataReason(to));
     if (isLoopback(to)) return this.toNowhere(to, "host's loopback", "no guest reaches the host's loopback");
@@ -145,7 +146,7 @@ export abstract class SentByCard<S extends HostState> {
 
   #explain6(source: string, to: string): Explanation {
     const { card } = this;
-    const forbidden = this.guard6(source);
+    const forbidden = this.guard6(source) ?? filterSent(this.s, card, this.trace);
     if (forbidden) return forbidden;
     const network = this.s.networks.find((n) => n.name === card.type);
     const isolated = (): Explanation => this.drop('guard: isolated', `${card.vmName} is isolated from other VMs and from the host (--no-local)`);

@@ -10,6 +10,7 @@ import { isForAnyAddress } from '../policy/forwarding.ts';
 import { answersDns, type GatewayNetwork, gatewayReach, type Reach } from '../policy/gateway-reach.ts';
 import { isDhcpRequest } from '../policy/services.ts';
 import { DEPENDS, type Explanation, PacketTrace } from './explanation.ts';
+import { filterReceived } from './filtered.ts';
 import {
   type ExplainedCard,
   type HostState,
@@ -35,6 +36,10 @@ export interface UserHostState extends HostState {
 
 /** What happens to a packet of, or for, the card. */
 export function explainUser(s: UserHostState, card: ExplainedCard, packet: Packet): Explanation {
+  return filterReceived(s, packet, unfiltered(s, card, packet));
+}
+
+function unfiltered(s: UserHostState, card: ExplainedCard, packet: Packet): Explanation {
   const sender = senderOf(s, card, packet);
   if (typeof sender === 'object') return new SentByUserCard(s, sender, packet).explain();
   const source = packet.source as PacketAddress;

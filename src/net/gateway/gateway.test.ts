@@ -16,6 +16,7 @@ class FakePort implements GatewayPort {
   readonly card: GuardedCard;
   readonly drops = new DropCounts();
   isolated = false;
+  readonly filter = null;
   mtu = 1500;
   readonly guestMac: number;
   readonly frames: string[] = [];

@@ -18,6 +18,7 @@ import { get16, get32 } from '../../wire/bytes.ts';
 import { ETH_HEADER, EtherType } from '../../wire/ethernet.ts';
 import { IpProtocol } from '../../wire/ipv4.ts';
 import type { DropCounts } from '../drop-reasons.ts';
+import type { PacketFilter } from '../filter/packet-filter.ts';
 import { areIsolated } from '../policy/isolation.ts';
 import { isDhcpRequest } from '../policy/services.ts';
 import type { Guard, GuardedCard } from './guard.ts';
@@ -27,6 +28,8 @@ export interface SwitchPort {
   readonly card: GuardedCard;
   readonly drops: DropCounts;
   readonly isolated: boolean;
+  /** Of its VM; null = none. Frames to the guest are filtered by the queue. */
+  readonly filter: PacketFilter | null;
   /** Largest IP packet, bytes. */
   readonly mtu: number;
   readonly queue: {
@@ -95,7 +98,7 @@ export class Switch<P extends SwitchPort> {
       const o = p + 4;
       const next = o + get32(b, p);
       let destination: Destination<P> = NOWHERE;
-      const drop = this.#guard.check(from.card, b, o, next, now);
+      const drop = this.#guard.check(from.card, b, o, next, now) ?? from.filter?.check(b, o, next, true, now) ?? null;
       if (drop !== null) from.drops.add(drop);
       else {
         const high = get16(b, o);

@@ -14,6 +14,7 @@ import { rulesetGeneration } from '../../../host/netlink/netfilter.ts';
 import { tableDigest, tableExists } from '../../../host/netlink/tables.ts';
 import type { DesiredState } from '../../engine.ts';
 import { ALL_TABLES, TABLES } from '../names.ts';
+import { AppliedFilterTable } from './applied-filter-table.ts';
 import { AppliedFlowTable } from './applied-flow-table.ts';
 import { connectionFacts } from './connection-policy.ts';
 import { forgottenElements, keptElements } from './kept-elements.ts';
@@ -26,6 +27,8 @@ export interface RulesInput extends RulesetInput {
   beforeReplace: () => void;
   /** Whether an element of set `heard` is kept. */
   keepsHeard: (tap: string, ip: number) => boolean;
+  /** The host's own IPv4 addresses. */
+  hostAddresses: readonly string[];
   /** False while the NICs' leases cannot be known. */
   addressesKnown: boolean;
 }
@@ -35,6 +38,7 @@ export class AppliedRules {
   #applied: { text: string; digest: string; generation: number } | null = null;
   readonly #transactions: OwnTransactions;
   readonly #flows: AppliedFlowTable;
+  readonly #filters: AppliedFilterTable;
   readonly #connections = new OldConnections();
   /** Our tables have been found damaged, and connections were not checked since. */
   #damaged = false;
@@ -42,6 +46,7 @@ export class AppliedRules {
   constructor(transactions: OwnTransactions) {
     this.#transactions = transactions;
     this.#flows = new AppliedFlowTable(transactions);
+    this.#filters = new AppliedFilterTable(transactions);
   }
 
   /** Our tables have been written. */
@@ -52,6 +57,7 @@ export class AppliedRules {
   async apply(desired: DesiredState, input: RulesInput): Promise<void> {
     // first, as what the rules accept needs it
     await this.#flows.apply(desired.networks.length > 0);
+    await this.#filters.apply(desired, input.nics, input.hostAddresses);
     const text = desired.networks.length === 0 ? removeTables() : renderRuleset(desired, input);
     const intact = this.#areIntact();
     if (!intact && this.#applied !== null) this.#damaged = true;
@@ -109,6 +115,7 @@ export class AppliedRules {
     if (tables.length > 0) {
       await this.#transactions.apply(removeTables());
       await this.#flows.remove();
+      await this.#filters.remove();
     }
     this.#applied = null;
     return tables;

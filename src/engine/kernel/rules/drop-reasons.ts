@@ -25,16 +25,16 @@ export const GUARD_REASONS = [
 /**
  * All reasons: `prohibited` is what may not cross between networks, `rate_limit` what the gateway's services refuse.
  */
-export const DROP_REASONS = [...GUARD_REASONS, 'prohibited', 'rate_limit', 'connection_limit', 'no_connection'] as const satisfies readonly Drop[];
+export const DROP_REASONS = [...GUARD_REASONS, 'prohibited', 'rate_limit', 'connection_limit', 'no_connection', 'filter'] as const satisfies readonly Drop[];
 
 export type DropReason = (typeof DROP_REASONS)[number];
 
 /** What a table's drops are counted by. */
-export type DropKey = 'iifname' | 'ether saddr';
+export type DropKey = 'iifname' | 'oifname' | 'ether saddr';
 
 export const dropSetName = (reason: DropReason): string => `drop_${reason}`;
 
-export const dropSet = (reason: DropReason, key: DropKey): string => dynamicSet(dropSetName(reason), key === 'iifname' ? 'ifname' : 'ether_addr');
+export const dropSet = (reason: DropReason, key: DropKey): string => dynamicSet(dropSetName(reason), key === 'ether saddr' ? 'ether_addr' : 'ifname');
 
 const counted = (reason: DropReason, key: DropKey): string => `update @${dropSetName(reason)} { ${key} counter }`;
 

@@ -13,7 +13,7 @@
 import { ETHERNET, readSet, readSets, type SetElement } from '../../../host/netlink/sets.ts';
 import { parseIpv4, parseMac } from '../../../wire/address.ts';
 import type { DesiredNic } from '../../engine.ts';
-import { FLOW_TABLE, TABLES, tapName } from '../names.ts';
+import { FILTER_TABLE, FLOW_TABLE, TABLES, tapName } from '../names.ts';
 import { HEARD, HEARD_SECONDS } from './bridge-table.ts';
 import { dropSetName } from './drop-reasons.ts';
 import { HOLD_SECONDS } from './ipv6-guard.ts';
@@ -41,7 +41,7 @@ export function readDrops(nics: readonly DesiredNic[]): Map<string, Map<string, 
       if (tap !== undefined) counts.set(tap, (counts.get(tap) ?? 0) + (packets ?? 0));
     }
   };
-  for (const [family, table] of TABLES) {
+  for (const [family, table] of [...TABLES, FILTER_TABLE]) {
     for (const [name, elements] of readSets(family, table, (name) => name.startsWith(DROP))) add(family, name, elements);
   }
   add(FLOW_TABLE[0], REFUSED, readRefused());

@@ -19,8 +19,10 @@
  * Limits: at most 1.5 MiB is queued.
  */
 import { setSendBuffer } from '../../../host/ffi/sockets.ts';
+import { monotonicMs } from '../../../lib/clock.ts';
 import { AnkaError } from '../../../lib/errors.ts';
 import type { DropCounts } from '../../../net/drop-reasons.ts';
+import type { PacketFilter } from '../../../net/filter/packet-filter.ts';
 import { FrameQueue } from '../../../net/memory/frame-queue.ts';
 import type { SwitchPort } from '../../../net/switch/switch.ts';
 import { get32 } from '../../../wire/bytes.ts';
@@ -62,6 +64,8 @@ export interface Sender extends SwitchPort {
 /** The port whose guest the frames are for. */
 export interface Receiver {
   readonly drops: DropCounts;
+  /** Of its VM; null = none. */
+  readonly filter: PacketFilter | null;
   /** True when frames go to it unchanged: no MAC translation, no capture. */
   readonly plain: boolean;
   /** Translates the frames in [start, end), and passes them to captures. */
@@ -163,7 +167,7 @@ export class GuestQueue {
   commit(bytes: number): void {
     if (bytes === 0) return;
     if (this.#spilling) this.#receiver.drops.add('queue_full', this.#framesIn(this.#memory.spillAt(), this.#memory.spillAt() + bytes));
-    else this.#enqueue(bytes, true);
+    else this.#enqueue(this.#filterReserved(bytes), true);
   }
 
   /** Writes what was committed now, not at the end of the turn. */
@@ -176,6 +180,25 @@ export class GuestQueue {
   /** A run of another guest's frames. */
   forward(start: number, end: number, from: Sender): void {
     if (!this.#stream) return;
+    if (this.#receiver.filter === null) {
+      this.#forward(start, end, from);
+      return;
+    }
+    const b = this.#memory.mem.u8;
+    const now = monotonicMs();
+    let passing = start;
+    for (let p = start; p < end; ) {
+      const next = p + 4 + get32(b, p);
+      if (!this.#passes(p + 4, next, now)) {
+        if (p > passing) this.#forward(passing, p, from);
+        passing = next;
+      }
+      p = next;
+    }
+    if (end > passing) this.#forward(passing, end, from);
+  }
+
+  #forward(start: number, end: number, from: Sender): void {
     this.#flush();
     if (!this.#writing && this.#queue.used === 0 && this.#receiver.plain && this.#memory.mayPin) {
       this.#count(start, end);
@@ -267,10 +290,38 @@ export class GuestQueue {
     if (this.#small > MANY_SMALL) this.#setPace('small');
   }
 
+  // ---- the VM's filter
+
+  /** Whether the filter lets a frame to the guest through; a drop is counted. */
+  #passes(frame: number, end: number, now: number): boolean {
+    const drop = this.#receiver.filter?.check(this.#memory.mem.u8, frame, end, false, now) ?? null;
+    if (drop !== null) this.#receiver.drops.add(drop);
+    return drop === null;
+  }
+
+  /** Removes from what was reserved last the frames that the filter drops. Returns the bytes that are left. */
+  #filterReserved(bytes: number): number {
+    if (this.#receiver.filter === null) return bytes;
+    const b = this.#memory.mem.u8;
+    const start = this.#queue.lastReserved;
+    const now = monotonicMs();
+    let kept = start;
+    for (let p = start; p < start + bytes; ) {
+      const next = p + 4 + get32(b, p);
+      if (this.#passes(p + 4, next, now)) {
+        if (kept < p) b.copyWithin(kept, p, next);
+        kept += next - p;
+      }
+      p = next;
+    }
+    return kept - start;
+  }
+
   // ---- to the stream
 
   /** Queues what was reserved last. */
   #enqueue(bytes: number, fromGateway: boolean): void {
+    if (bytes === 0) return;
     const at = this.#queue.lastReserved;
     this.#queue.commit(bytes, fromGateway);
     this.#count(at, at + bytes);

@@ -16,6 +16,7 @@
  */
 import { createConnection, type Socket } from 'node:net';
 import { DropCounts } from '../../../net/drop-reasons.ts';
+import type { PacketFilter } from '../../../net/filter/packet-filter.ts';
 import type { GuardedCard } from '../../../net/switch/guard.ts';
 import { translateFromGuest, translateToGuest } from '../../../net/switch/mac-translation.ts';
 import type { SwitchPort } from '../../../net/switch/switch.ts';
@@ -53,6 +54,8 @@ export interface PortConfig {
   insideMac: number;
   isolated: boolean;
   mtu: number;
+  /** Of its VM. */
+  filter?: PacketFilter | null;
   socket: string;
 }
 
@@ -69,6 +72,7 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
   guestMac: number;
   isolated: boolean;
   mtu: number;
+  filter: PacketFilter | null;
   connected = false;
   readonly fromGuest = { packets: 0, bytes: 0 };
   /** Captures, by side of the MAC translation. */
@@ -103,6 +107,7 @@ export class Port implements GuestPort, SwitchPort, Sender, Receiver {
     this.insideMac = config.insideMac;
     this.isolated = config.isolated;
     this.mtu = config.mtu;
+    this.filter = config.filter ?? null;
     this.socketPath = config.socket;
     this.#translates = config.insideMac !== config.card.mac;
     this.#memory = memory;

@@ -2,6 +2,9 @@
 
 import { dateOf, monotonicMs } from '../../../lib/clock.ts';
 import type { Lease } from '../../../net/dhcp/lease-pool.ts';
+import type { FilterNetwork } from '../../../net/filter/match-rule.ts';
+import { PacketFilter } from '../../../net/filter/packet-filter.ts';
+import { parseFilter } from '../../../net/filter/parse-filter.ts';
 import { DHCP_MOST, DHCP_MS, NAMES_MOST, NAMES_MS } from '../../../net/gateway/service-rates.ts';
 import { GuardedCard } from '../../../net/switch/guard.ts';
 import { TokenBucket } from '../../../net/token-bucket.ts';
@@ -17,6 +20,8 @@ export interface NicNetwork {
   owner: PortOwner;
   portMemory: PortMemory;
   forwarding: Omit<ForwardContext, 'target' | 'isTaken'>;
+  /** What filters know of addresses. */
+  addresses: FilterNetwork;
   /** A forwarding rule's state has changed. */
   onChanged: () => void;
 }
@@ -40,7 +45,8 @@ export class AttachedNic {
     this.#config = config;
     this.#network = network;
     const card = new GuardedCard(id, config.outsideMac);
-    this.port = new Port({ index, card, insideMac, isolated, mtu, socket }, network.portMemory, network.owner);
+    const filter = createFilter(config.filter, network.addresses);
+    this.port = new Port({ index, card, insideMac, isolated, mtu, socket, filter }, network.portMemory, network.owner);
   }
 
   get config(): NetworkNic {
@@ -55,11 +61,20 @@ export class AttachedNic {
 
   configure(config: NetworkNic): void {
     const { port } = this;
+    if (config.filter !== this.#config.filter) this.#setFilter(config.filter);
     this.#config = config;
     port.isolated = config.isolated;
     port.mtu = config.mtu;
     port.card.reservedIp = config.reservedIp ?? -1;
     this.#openRules();
+  }
+
+  /** Flows that the new rules let begin go on. */
+  #setFilter(text: string | undefined): void {
+    const { port } = this;
+    const next = createFilter(text, this.#network.addresses);
+    if (next !== null && port.filter !== null) port.filter.setRules(next.rules);
+    else port.filter = next;
   }
 
   /**
@@ -142,4 +157,10 @@ export class AttachedNic {
       drops: drops.toRecord(),
     };
   }
+}
+
+/** The text was checked by the daemon. */
+function createFilter(text: string | undefined, addresses: FilterNetwork): PacketFilter | null {
+  const rules = text === undefined ? [] : parseFilter(text);
+  return rules.length === 0 ? null : new PacketFilter(rules, addresses);
 }

@@ -123,6 +123,7 @@ export class UserNetwork implements PortOwner {
       owner: this,
       portMemory,
       forwarding: { gatewayIp: this.#gatewayIp, nextClientPort: () => this.#outbound.nextClientPort(), tcp: this.#outbound.tcp, writer: this.#writer },
+      addresses: this.#outbound.filterAddresses,
       onChanged: () => this.#options.onChanged(),
     });
     this.#nics.set(config.id, nic);

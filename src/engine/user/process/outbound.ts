@@ -13,12 +13,13 @@ import { randomBytes } from 'node:crypto';
 import type { Socket } from 'node:net';
 import { isTooLarge, type SocketError } from '../../../host/datagram-sockets.ts';
 import { monotonicMs } from '../../../lib/clock.ts';
+import type { FilterNetwork } from '../../../net/filter/match-rule.ts';
 import { type Carried, type Carriers, GatewayMachine, type GuestDatagram, type GuestEcho } from '../../../net/gateway/gateway.ts';
 import type { PacketWriter } from '../../../net/gateway/packet-writer.ts';
 import type { PacketMemory } from '../../../net/memory/packet-memory.ts';
 import { HOST_ON_LOOPBACK, isLoopback } from '../../../net/policy/addresses.ts';
 import { isForAnyAddress, matchesPort } from '../../../net/policy/forwarding.ts';
-import { answersDns, type GatewayNetwork, gatewayReach, type Reach } from '../../../net/policy/gateway-reach.ts';
+import { answersDns, type GatewayNetwork, gatewayReach, isLocalAddress, type Reach } from '../../../net/policy/gateway-reach.ts';
 import { DHCP_SERVER_PORT, DNS_SERVICE_PORT } from '../../../net/policy/services.ts';
 import type { Guard } from '../../../net/switch/guard.ts';
 import type { GuestPort, LostSegment, TcpPath, TcpRefusal, TcpTarget } from '../../../net/tcp/interface.ts';
@@ -119,6 +120,11 @@ export class Outbound implements Carriers<Port> {
       onUnreachable: (port, why, ipHeader) => this.gateway.sendUnreachable(port as Port, ipHeader, UNREACHABLE_CODES[why.kind]),
       secret: randomBytes(32),
     });
+  }
+
+  /** What filters of VMs know of addresses. */
+  get filterAddresses(): FilterNetwork {
+    return { gateway: this.#gatewayIp, isLocal: (ip) => isLocalAddress(this.#network, ip) || this.#host.isOwn(ip) };
   }
 
   close(): void {
