@@ -4,6 +4,8 @@ import type { CreateRequest, ModifyRequest, NetworkCardRequest, RuleRequest, Tag
 
 const text = (max: number) => z.string().max(max);
 const CPU_RANGE = 'must be a whole number from 1 to 64';
+/** Characters; the daemon bounds its bytes. */
+const MAX_FILTER_TEXT = 65_536;
 const VLAN_RANGE = 'must be a whole number from 1 to 4094';
 
 function port(low: number) {
@@ -40,6 +42,7 @@ export const cardSchema = z
     mac: text(64).nullable().optional(),
     controller: z.enum(['virtio-net', 'e1000', 'anet'], { error: 'must be one of virtio-net, e1000' }).optional(),
     isolated: z.boolean().optional(),
+    filter: text(MAX_FILTER_TEXT).nullable().optional(),
     ip: text(64).optional(),
     vlan: z.number().int(VLAN_RANGE).min(1, VLAN_RANGE).max(4094, VLAN_RANGE).nullable().optional(),
   })
@@ -60,7 +63,7 @@ export const cloneSchema = z.strictObject({ name: text(256), tag: text(256).opti
 export const restoreSchema = z.strictObject({ tag: text(256) });
 export const renameSchema = z.strictObject({ name: text(256) });
 export const waitSchema = z.strictObject({ until: z.enum(['ip', 'stopped']).optional(), timeout: z.number().min(0).max(86_400).optional() });
-export const valueSchema = z.strictObject({ value: text(1024) });
+export const valueSchema = z.strictObject({ value: text(MAX_FILTER_TEXT) });
 export const emptySchema = z.strictObject({});
 
 /** Does not compile when a schema differs from its type. */

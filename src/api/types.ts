@@ -180,6 +180,8 @@ export interface VmShow {
     healthy: boolean;
     /** What does not work with this type of connection. */
     limit?: string;
+    /** Rules of the packet filter in force, one a line: the VM's own or those of the setting `net_filter`. */
+    filter?: string;
   };
   port_forwarding: ShownRule[];
   labels?: Record<string, string>;
@@ -206,6 +208,8 @@ export interface VmDescribe {
     ip?: string;
     /** The option's sense: `false` = isolated. */
     local: boolean;
+    /** Rules of the VM's own packet filter, one a line. */
+    net_filter?: string;
     port_forwarding_rules: { rule_name: string; guest_port: number; host_port: number; protocol: 'tcp' | 'udp'; host_ip: string }[];
   }[];
 }
@@ -260,6 +264,8 @@ export interface NetworkCardRequest {
   controller?: Controller | 'anet';
   /** Isolated from other VMs and from the host: `true` = `--no-local`. */
   isolated?: boolean;
+  /** Rules of the packet filter, one a line; `null` removes it. */
+  filter?: string | null;
   /** `auto` removes the reservation. */
   ip?: string;
   vlan?: number | null;

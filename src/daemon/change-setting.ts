@@ -12,22 +12,23 @@ import { checkSetting, findSetting } from '../lib/settings.ts';
 import { formatIpv4, formatSubnet, type SubnetLike, subnetsOverlap } from '../wire/address.ts';
 import { type Context, networksInUse, usesNetworks, vmName } from './context.ts';
 import { desiredNetworks, desiredState } from './desired.ts';
+import { checkFilter } from './net-filter.ts';
 import { settingValue } from './settings.ts';
 import { mtuNotice } from './vms/card-mtu.ts';
 import type { VmContext } from './vms/context.ts';
 import { reconnect } from './vms/link.ts';
 
 /** Settings that the engine applies at once. */
-const ENGINE_SETTINGS = ['dns_servers', 'dns_hosts', 'bridge_method', 'metadata'];
+const ENGINE_SETTINGS = ['dns_servers', 'dns_hosts', 'bridge_method', 'metadata', 'net_filter'];
 /** Each subnet's setting, with the network that it belongs to. */
 const SUBNET_SETTINGS: Record<string, 'shared' | 'host'> = { shared_subnet: 'shared', host_subnet: 'host' };
 
 export async function setSetting(ctx: VmContext, key: string, value: string): Promise<SettingValue> {
-  const checked = checkSetting(key, value);
+  const checked = key === 'net_filter' ? checkFilter(value) : checkSetting(key, value);
   const differs = checked !== settingValue(ctx.settings, key).value;
   await change(ctx, key, checked, { differs, store: () => ctx.settings.put(key, checked) });
   if (!differs) return settingValue(ctx.settings, key);
-  ctx.events.emit('config.changed', `${key} = ${checked}`);
+  ctx.events.emit('config.changed', key === 'net_filter' ? 'net_filter was changed' : `${key} = ${checked}`);
   return applied(ctx, key);
 }
 

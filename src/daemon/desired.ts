@@ -5,6 +5,7 @@ import type { BridgeMethod, DesiredNic, DesiredState } from '../engine/engine.ts
 import type { VmRow } from '../store/vms.ts';
 import { parseSubnet } from '../wire/address.ts';
 import { type Context, usesNetworks } from './context.ts';
+import { filterOf } from './net-filter.ts';
 import { settingValue } from './settings.ts';
 import { guestMtu } from './vms/card-mtu.ts';
 
@@ -30,6 +31,7 @@ export function guestController(vm: VmRow): VmRow['controller'] {
 export function desiredNic(ctx: Context, vm: VmRow): DesiredNic | null {
   if (!vm.hasCard || vm.outsideMac === null) return null;
   const bridge = vm.bridge || vm.uplink;
+  const filter = filterOf(ctx, vm);
   return {
     id: vm.uuid,
     vmName: vm.name,
@@ -38,6 +40,7 @@ export function desiredNic(ctx: Context, vm: VmRow): DesiredNic | null {
     insideMac: guestMac(vm),
     mtu: guestMtu(ctx, vm),
     isolated: vm.isolated,
+    ...(filter === '' ? {} : { filter }),
     ownerUid: vmUid(vm),
     queues: vm.guestQueues ?? 1,
     vhost: vm.guestDriver === 'vhost',

@@ -99,6 +99,12 @@ export const SETTINGS: readonly Setting[] = [
     description: "whether VMs reach the metadata service of the host's cloud (169.254.169.254): deny or allow",
     check: oneOf('deny', 'allow'),
   },
+  {
+    key: 'net_filter',
+    default: '',
+    description: "packet filter of VMs that have none: a file with its rules, '-' for standard input, or off",
+    check: (value) => value,
+  },
   { key: 'stop_timeout', default: '60', description: 'seconds to wait for a guest to power off', check: integer(1, 3600) },
 ];
 

@@ -69,6 +69,7 @@ test('B30: `local` of schema 4 becomes `isolated`; every other value, the rules 
     guestDriver: 'qemu',
     reservedIp: 3,
     isolated: true,
+    filter: null,
   });
   expect(new RuleStore(db).of(isolated)).toMatchObject([{ name: 'ssh', hostPort: 10000, automatic: true }]);
   expect([...new SettingStore(db).all()]).toEqual([['mtu', '9000']]);

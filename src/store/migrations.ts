@@ -88,4 +88,6 @@ export const MIGRATIONS: readonly string[] = [
   ) STRICT;
   ALTER TABLE vms ADD COLUMN tag TEXT NOT NULL DEFAULT '';
   `,
+  // packet filters of VMs: their text
+  'ALTER TABLE vms ADD COLUMN net_filter TEXT',
 ];

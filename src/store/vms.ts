@@ -53,6 +53,8 @@ export interface VmRow {
   isolated: boolean;
   /** The local tag that its disk was saved as, or restored from, last; empty if none. */
   tag: string;
+  /** Text of the VM's packet filter, checked; null = the setting `net_filter`. */
+  filter: string | null;
 }
 
 const COLUMNS: Record<keyof VmRow, string> = {
@@ -83,6 +85,7 @@ const COLUMNS: Record<keyof VmRow, string> = {
   reservedIp: 'reserved_ip',
   isolated: 'isolated',
   tag: 'tag',
+  filter: 'net_filter',
 };
 
 const BOOLEANS: readonly (keyof VmRow)[] = ['hasCard', 'isolated'];

@@ -5,6 +5,7 @@ import type { Paths } from '../../host/paths.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import { grid } from '../output/grid.ts';
 import type { Session } from '../session.ts';
+import { readFilter } from './filter-file.ts';
 
 /** Settings of other versions of Anka that cannot be changed here; scripts read them. */
 const FIXED: Readonly<Record<string, (p: Paths) => string>> = {
@@ -42,7 +43,7 @@ export async function config(s: Session, key: string | undefined, value: string 
     const setting = await daemon.get<SettingValue>(path);
     return s.out.done(setting.value, setting.value);
   }
-  const setting = await daemon.put<SettingValue>(path, { value });
+  const setting = await daemon.put<SettingValue>(path, { value: key === 'net_filter' ? ((await readFilter(value)) ?? '') : value });
   s.out.done({}, setting.notice);
 }
 
@@ -52,7 +53,13 @@ async function listSettings(s: Session): Promise<void> {
     Object.fromEntries(all.map((x) => [x.key, x.value])),
     grid(
       ['key', 'value', 'source', 'description'],
-      all.map((x) => [x.key, x.value, x.source, x.description]),
+      all.map((x) => [x.key, oneLine(x.value), x.source, x.description]),
     ),
   );
+}
+
+/** Of a value with several lines, as the rules of a filter, the first one and how many follow. */
+function oneLine(value: string): string {
+  const [first = '', ...rest] = value.split('\n');
+  return rest.length === 0 ? first : `${first} … (${rest.length} more lines)`;
 }

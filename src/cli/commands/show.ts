@@ -24,7 +24,7 @@ const PROPERTIES = [
   'port_forwarding',
   'inactive_rules',
 ];
-const NETWORK_PROPERTIES = ['type', 'bridge', 'ip', 'mac', 'inside_mac', 'address_source', 'addresses', 'healthy', 'limit'];
+const NETWORK_PROPERTIES = ['type', 'bridge', 'ip', 'mac', 'inside_mac', 'address_source', 'addresses', 'healthy', 'limit', 'filter'];
 
 /** Whether the words name a property: `ip`, `uuid`, `network ip`, … */
 function isProperty(words: readonly string[]): boolean {
@@ -103,7 +103,7 @@ export async function show(s: Session, ref: string, words: readonly string[], o:
         ? words[1] === 'addresses'
           ? addressTable(vm)
           : rulesTable(vm)
-        : pairs(Object.entries(value).map(([k, v]) => [k, Array.isArray(v) ? v.map((a: ShownAddress) => a.ip).join(', ') : String(v)])),
+        : pairs(Object.entries(value).map(([k, v]) => [k, propertyText(k, v)])),
     );
   const last = words.at(-1) as string;
   s.out.done(demand(value, ABSENT[last] ?? `no ${last.replaceAll('_', ' ')}`), String(value));
@@ -123,6 +123,17 @@ function withTag(vm: VmShow, tags: readonly ShownTag[] | null, name: string | un
     throw new AnkaError('tagNotFound', `${vm.name} has no local tag '${name}'${tags.length > 0 ? `; its tags are ${tags.map((t) => t.tag).join(', ')}` : ''}`);
   const { cpu_cores, ram, ram_size, hard_drive } = tag;
   return { ...vm, version: tag.tag, creation_date: tag.created, cpu_cores, ram, ram_size, hard_drive, image_size: tag.size };
+}
+
+function propertyText(key: string, value: unknown): string {
+  if (key === 'filter') return filterSummary(String(value));
+  return Array.isArray(value) ? value.map((a: ShownAddress) => a.ip).join(', ') : String(value);
+}
+
+/** How many rules a filter has. */
+function filterSummary(text: string): string {
+  const rules = text.split('\n').filter((line) => line.replace(/#.*/, '').trim() !== '').length;
+  return rules === 1 ? '1 rule' : `${rules} rules`;
 }
 
 function rulesTable(vm: VmShow): string {
@@ -183,6 +194,7 @@ function networkTable(network: NonNullable<VmShow['network']>, running: boolean)
   if (network.address_source) rows.push(['address', network.address_source]);
   if (running) rows.push(['healthy', network.healthy ? 'yes' : 'no']);
   if (network.limit) rows.push(['limit', network.limit]);
+  if (network.filter) rows.push(['filter', filterSummary(network.filter)]);
   return pairs(rows);
 }
 

@@ -46,7 +46,7 @@ export async function create(s: Session, name: string | undefined, image: string
     ...(app === undefined ? {} : { app: isAbsolute(app) ? app : resolve(app) }),
   };
   const card = cardOfEnvironment(process.env);
-  const cardRequested = card === null ? null : cardRequest(card);
+  const cardRequested = card === null ? null : await cardRequest(card);
   for (const [variable, why] of Object.entries(VARIABLES_WITHOUT_EFFECT)) if (process.env[variable]) s.out.remark(`${variable} has no effect: ${why}`);
   const daemon = await s.daemon();
   const body = await daemon.post<{ uuid: string }>('/v1/vms', request, s.out.reporting());

@@ -62,6 +62,7 @@ function addSet(root: Command, s: Session, vm: string): void {
         `anka modify ${vm} set network-card 0 -t bridge -b en0`,
         `anka modify ${vm} set network-card -t host 0`,
         `anka modify ${vm} set network-card --ip 192.168.64.50`,
+        `echo 'block local' | anka modify ${vm} set network-card -f -`,
       ],
     }),
   );
@@ -188,7 +189,7 @@ function addOldSyntax(root: Command, s: Session, vm: string): void {
     s,
     declare(root, 'network [INDEX]', {
       summary: "Change the network card (3.x syntax of 'set network-card').",
-      examples: [`anka modify ${vm} network --mode host`, `anka modify ${vm} network -t bridge -b en0`],
+      examples: [`anka modify ${vm} network --mode host`, `anka modify ${vm} network -t bridge -b en0`, `anka modify ${vm} network -f rules`],
     }).option('--mode <TYPE>', 'Set the network type; the same as --type.'),
   );
   network.action(async (index, o) => (await card()).setCard(s, vm, index, givenOptions(network, o)));
@@ -239,7 +240,8 @@ function cardOptions(s: Session, command: Command): Command {
     .option('--local', 'Let the VM reach other VMs and the host (the default).')
     .option('--no-local', 'Isolate the VM from other VMs and from the host; port forwarding still works.')
     .option('--ip <ADDRESS>', 'Reserve ADDRESS for the VM in DHCP; auto removes the reservation.')
-    .option('-v, --vlan <ID>', 'Tag frames with this VLAN ID (type bridge); none or 0 removes the tag.');
+    .option('-v, --vlan <ID>', 'Tag frames with this VLAN ID (type bridge); none or 0 removes the tag.')
+    .option('-f, --filter <FILE>', 'Filter packets by the rules in FILE; - is standard input, off removes the filter.');
 }
 
 function ruleOptions(command: Command): Command {

@@ -34,10 +34,14 @@ function addListAndShow(root: Command, s: Session): void {
   const shown = declare(root, 'show <VM> [PROPERTY...]', {
     summary: 'Show the current state of a VM: status, addresses, port forwarding.',
     details: 'With PROPERTY, print only its value; exits with an error if the VM has none, such as an address.',
-    examples: ['anka show vm1', 'anka show vm1 ip', 'anka show vm1 network ip', 'anka show vm1 disk size'],
-  }).option('-t, --tag <TAG>', 'Show a local tag of the VM.');
+    examples: ['anka show vm1', 'anka show vm1 ip', 'anka show vm1 network ip', 'anka show vm1 disk size', 'anka show vm1 network -f'],
+  })
+    .option('-t, --tag <TAG>', 'Show a local tag of the VM.')
+    .option('-f, --filter', "With property network: print the rules of the VM's packet filter.");
   shown.addOption(new Option('--current', 'With property tag: the tag that the disk was saved as last.').hideHelp());
-  acceptGiven(shown, ['-d, --disk-index <INDEX>', '-l, --latest']).action(async (vm, words, o) => (await show()).show(s, vm, words, o));
+  acceptGiven(shown, ['-d, --disk-index <INDEX>', '-l, --latest']).action(async (vm, words, o) =>
+    (await show()).show(s, vm, o.filter ? [...words, 'filter'] : words, o),
+  );
   declare(root, 'describe <VM>', { summary: 'Show the stored configuration of a VM.', examples: ['anka describe vm1'] }).action(async (vm) =>
     (await show()).describe(s, vm),
   );

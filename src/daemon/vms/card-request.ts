@@ -7,6 +7,7 @@ import type { VmRow } from '../../store/vms.ts';
 import { broadcastOf, formatIpv4, formatSubnet, gatewayOf, isMulticastMac, parseIpv4, parseMac, subnetContains } from '../../wire/address.ts';
 import type { Context } from '../context.ts';
 import { desiredNetworks } from '../desired.ts';
+import { checkFilter } from '../net-filter.ts';
 
 /** Throws `cardNotFound` with the command that adds a card. */
 export function demandCard(vm: VmRow): void {
@@ -27,6 +28,7 @@ export function cardChange(ctx: Context, vm: VmRow, r: NetworkCardRequest, obser
   }
   if (r.controller !== undefined) change.controller = r.controller === 'anet' ? 'virtio-net' : r.controller;
   if (r.isolated !== undefined) change.isolated = r.isolated;
+  if (r.filter !== undefined) change.filter = r.filter === null ? null : checkFilter(r.filter);
   if (r.vlan !== undefined) change.vlan = r.vlan;
   if (r.mac === null) change.insideMac = null;
   else if (r.mac !== undefined) change.insideMac = checkMac(r.mac);

@@ -133,6 +133,7 @@ function insertRow(ctx: Context, name: string, rest: Partial<VmRow> & Pick<VmRow
     insideMac: null,
     reservedIp: null,
     isolated: false,
+    filter: null,
     hasCard: true,
     app: '',
     tag: '',

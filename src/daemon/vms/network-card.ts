@@ -7,13 +7,14 @@
  */
 
 import type { NetworkCardRequest } from '../../api/types.ts';
-import type { ObservedState } from '../../engine/engine.ts';
+import type { EngineProblem, ObservedState } from '../../engine/engine.ts';
 import { monotonicMs } from '../../lib/clock.ts';
 import { AnkaError } from '../../lib/errors.ts';
 import type { VmRow } from '../../store/vms.ts';
 import type { Machine } from '../../vm/machine.ts';
 import { type Context, vmName } from '../context.ts';
 import { desiredState, guestMac } from '../desired.ts';
+import { filterOf } from '../net-filter.ts';
 import { guestBackend } from './card-backend.ts';
 import { guestMtu } from './card-mtu.ts';
 import { cardChange, demandCard } from './card-request.ts';
@@ -33,6 +34,7 @@ const DEFAULT_CARD: Partial<VmRow> = {
   insideMac: null,
   reservedIp: null,
   isolated: false,
+  filter: null,
 };
 
 /** The guest has no card. */
@@ -71,7 +73,7 @@ async function changeLiveCard(
   const withNote = (outcome: string): string => (note ? `${outcome}; ${note}` : outcome);
   if (attachment(next) === attachment(vm)) {
     ctx.vms.update(vm.uuid, change);
-    await ctx.reconciler.apply();
+    demandFiltered(ctx, next, await ctx.reconciler.apply());
     const renumbered = next.reservedIp !== vm.reservedIp && next.type !== 'disconnected';
     if (renumbered) ctx.events.emit('vm.network', 'requests another address', vmName(vm));
     return renumbered ? withNote(await reconnect(ctx, next, machine, progress)) : note;
@@ -85,9 +87,17 @@ async function changeLiveCard(
     throw cause;
   }
   ctx.events.emit('vm.network', next.type === 'disconnected' ? 'is disconnected' : `is on ${attachment(next)} now`, vmName(vm));
-  await ctx.reconciler.apply();
+  const problems = await ctx.reconciler.apply();
   if (next.type === 'disconnected') return withNote(`${vm.name} is disconnected`);
+  demandFiltered(ctx, next, problems);
   return withNote(await reconnect(ctx, next, machine, progress));
+}
+
+/** Throws if a card with a packet filter was not applied: the filter may not be in force. */
+function demandFiltered(ctx: Context, vm: VmRow, problems: readonly EngineProblem[]): void {
+  const problem = problems.find((p) => p.object === `nic:${vm.uuid}` || p.object === `network:${vm.type}` || p.object === 'host');
+  if (problem && filterOf(ctx, vm) !== '')
+    throw new AnkaError('network', `the packet filter of ${vm.name} is stored, but not in force: ${problem.message}; run 'anka doctor'`);
 }
 
 /** The network that a card is attached to, as text to compare. */

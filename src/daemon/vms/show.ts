@@ -7,6 +7,7 @@ import type { VmRow } from '../../store/vms.ts';
 import { formatIpv4, formatMac } from '../../wire/address.ts';
 import { formatIp } from '../../wire/ip-address.ts';
 import type { Context } from '../context.ts';
+import { filterOf } from '../net-filter.ts';
 import { LOST_BACKEND } from './card-repair.ts';
 import { diskFile } from './files.ts';
 
@@ -35,6 +36,7 @@ export async function show(ctx: Context, vm: VmRow, state: ObservedState | null)
   const ip = nic?.ip ?? null;
   const mac = running && vm.hasCard && vm.outsideMac !== null ? formatMac(vm.outsideMac) : null;
   const inactive = nic?.rules.filter((r) => !r.active).map((r) => ({ name: r.name, reason: r.reason })) ?? [];
+  const filter = filterOf(ctx, vm);
   const message = vm.message || networkMessage(vm, nic, state);
   const disk = await lstat(diskFile(ctx, vm.uuid)).catch(() => null);
   return {
@@ -65,6 +67,7 @@ export async function show(ctx: Context, vm: VmRow, state: ObservedState | null)
             ...(nic && nic.addresses.length > 0 ? { addresses: nic.addresses.map(shownAddress) } : {}),
             healthy: nic ? nic.healthy && !nic.isUnused : !running,
             ...(nic?.limit ? { limit: nic.limit } : {}),
+            ...(filter === '' ? {} : { filter }),
           },
         }
       : {}),
@@ -112,6 +115,7 @@ export function describe(ctx: Context, vm: VmRow): VmDescribe {
             ...(vm.vlan === null ? {} : { vlan: vm.vlan }),
             ...(vm.reservedIp === null ? {} : { ip: formatIpv4(vm.reservedIp) }),
             local: !vm.isolated,
+            ...(vm.filter === null ? {} : { net_filter: vm.filter }),
             port_forwarding_rules: ctx.rules.of(vm.uuid).map((r) => ({
               rule_name: r.name,
               guest_port: r.guestPort,

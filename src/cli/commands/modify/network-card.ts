@@ -3,6 +3,7 @@ import type { NetworkCardRequest } from '../../../api/types.ts';
 import { AnkaError } from '../../../lib/errors.ts';
 import { choice, integer } from '../../arguments.ts';
 import { type Session, vmPath } from '../../session.ts';
+import { readFilter } from '../filter-file.ts';
 import { unchanged } from './properties.ts';
 
 export interface CardOptions {
@@ -17,6 +18,8 @@ export interface CardOptions {
   ip?: string;
   guestIp?: string;
   vlan?: string;
+  /** A file, `-` or `off`. */
+  filter?: string;
 }
 
 /** Only card 0 exists (B30). */
@@ -25,7 +28,7 @@ function checkIndex(index: string | undefined): void {
 }
 
 /** Checks the options and makes the request of them. */
-export function cardRequest(o: CardOptions): NetworkCardRequest {
+export async function cardRequest(o: CardOptions): Promise<NetworkCardRequest> {
   const given = o.type ?? o.mode;
   const type = given === 'nat' ? 'shared' : given;
   const ip = o.ip ?? o.guestIp;
@@ -38,12 +41,13 @@ export function cardRequest(o: CardOptions): NetworkCardRequest {
     ...(o.isolated === undefined ? {} : { isolated: o.isolated }),
     ...(ip === undefined ? {} : { ip }),
     ...(vlan === undefined ? {} : { vlan }),
+    ...(o.filter === undefined ? {} : { filter: await readFilter(o.filter) }),
   };
 }
 
 export async function setCard(s: Session, ref: string, index: string | undefined, o: CardOptions): Promise<void> {
   checkIndex(index);
-  const request = cardRequest(o);
+  const request = await cardRequest(o);
   if (Object.keys(request).length === 0 && s.out.hasRemarks) return unchanged(s, ref);
   if (Object.keys(request).length === 0) throw new AnkaError('usage', "Nothing to set: use at least one option, such as '-t host'.");
   const body = await (await s.daemon()).put<{ message: string }>(vmPath(ref, '/network-card'), request, s.out.reporting());
@@ -52,7 +56,7 @@ export async function setCard(s: Session, ref: string, index: string | undefined
 
 export async function addCard(s: Session, ref: string, index: string | undefined, o: CardOptions): Promise<void> {
   checkIndex(index);
-  const body = await (await s.daemon()).post<{ message: string }>(vmPath(ref, '/network-card'), cardRequest(o), s.out.reporting());
+  const body = await (await s.daemon()).post<{ message: string }>(vmPath(ref, '/network-card'), await cardRequest(o), s.out.reporting());
   s.out.done({}, `network card added successfully${body.message ? `; ${body.message}` : ''}`);
 }
 
