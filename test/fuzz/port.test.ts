@@ -241,6 +241,8 @@ test(`any chunking of any bytes into a port: ${FRAMES} frames at most`, async ()
       queues: 1,
       vhost: false,
       rules: [],
+      // one card with a filter that lets most through
+      ...(i === 0 ? { filter: 'block any to port 9\npass out proto udp to port 7\nblock local from 10.0.0.0/8' } : {}),
       socket: paths[i] as string,
     })),
   };

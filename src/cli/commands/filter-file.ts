@@ -13,7 +13,8 @@ export async function readFilter(source: string): Promise<string | null> {
     return await (source === '-' ? readStart(process.stdin, name) : readFileStart(source));
   } catch (cause) {
     if (cause instanceof AnkaError) throw cause;
-    throw new AnkaError('badValue', `network filter: cannot read ${name}: ${(cause as Error).message}; give a file with rules, '-' for standard input, or off`);
+    const why = (cause as Error).message.replace(/^E\w+: ([^,]*),.*$/s, '$1');
+    throw new AnkaError('badValue', `network filter: cannot read ${name}: ${why}; give a file with rules, '-' for standard input, or off`);
   }
 }
 

@@ -125,6 +125,12 @@ function withTag(vm: VmShow, tags: readonly ShownTag[] | null, name: string | un
   return { ...vm, version: tag.tag, creation_date: tag.created, cpu_cores, ram, ram_size, hard_drive, image_size: tag.size };
 }
 
+/** `show VM network -f`. */
+export function showFilter(s: Session, ref: string, words: readonly string[]): Promise<void> {
+  if (words.length !== 1 || words[0] !== 'network') throw new AnkaError('usage', `Option '-f' needs the property network: use 'anka show ${ref} network -f'.`);
+  return show(s, ref, ['network', 'filter']);
+}
+
 function propertyText(key: string, value: unknown): string {
   if (key === 'filter') return filterSummary(String(value));
   return Array.isArray(value) ? value.map((a: ShownAddress) => a.ip).join(', ') : String(value);

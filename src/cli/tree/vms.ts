@@ -40,7 +40,7 @@ function addListAndShow(root: Command, s: Session): void {
     .option('-f, --filter', "With property network: print the rules of the VM's packet filter.");
   shown.addOption(new Option('--current', 'With property tag: the tag that the disk was saved as last.').hideHelp());
   acceptGiven(shown, ['-d, --disk-index <INDEX>', '-l, --latest']).action(async (vm, words, o) =>
-    (await show()).show(s, vm, o.filter ? [...words, 'filter'] : words, o),
+    o.filter ? (await show()).showFilter(s, vm, words) : (await show()).show(s, vm, words, o),
   );
   declare(root, 'describe <VM>', { summary: 'Show the stored configuration of a VM.', examples: ['anka describe vm1'] }).action(async (vm) =>
     (await show()).describe(s, vm),
