@@ -57,11 +57,12 @@ export class AppliedRules {
   async apply(desired: DesiredState, input: RulesInput): Promise<void> {
     // first, as what the rules accept needs it
     await this.#flows.apply(desired.networks.length > 0);
-    await this.#filters.apply(desired, input.nics, input.hostAddresses);
     const text = desired.networks.length === 0 ? removeTables() : renderRuleset(desired, input);
     const intact = this.#areIntact();
     if (!intact && this.#applied !== null) this.#damaged = true;
     if (!intact || this.#applied?.text !== text) await this.#replace(text, desired, input);
+    // behind the guard: where a filter cannot be applied, the others' rules are in force
+    await this.#filters.apply(desired, input.nics, input.hostAddresses);
     if (!input.addressesKnown) return;
     await this.#connections.follow(connectionFacts(desired, input.nics, input.assignedElsewhere, this.#connections.facts), this.#damaged);
     this.#damaged = false;
