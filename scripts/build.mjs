@@ -66,6 +66,7 @@ async function bundlePrograms() {
     'engine/user/process/network-main',
     'engine/kernel/service/service-main',
     'host/sandbox/fenced-main',
+    'host/share/share-main',
   ]) {
     const outfile = `${root}dist/${program}.js`;
     const ownPaths = {

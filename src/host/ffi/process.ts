@@ -69,11 +69,11 @@ export function setLimit(resource: number, value: number): boolean {
 }
 
 /**
- * Replaces this process by another program (execve(2)), which inherits the descriptors 0–2: Node had set them to close.
- * Returns only on failure. Exit handlers do not run.
+ * Replaces this process by another program (execve(2)), which inherits the descriptors 0–2 and `more`: Node had set
+ * them to close. Returns only on failure. Exit handlers do not run.
  */
-export function becomeProgram(path: string, argv: readonly string[], environment: NodeJS.ProcessEnv): void {
+export function becomeProgram(path: string, argv: readonly string[], environment: NodeJS.ProcessEnv, more: readonly number[] = []): void {
   const variables = Object.entries(environment).map(([name, value]) => `${name}=${value}`);
-  for (const fd of [0, 1, 2]) calls().fcntl(fd, F_SETFD, 0);
+  for (const fd of [0, 1, 2, ...more]) calls().fcntl(fd, F_SETFD, 0);
   calls().execve(path, [...argv, null], [...variables, null]);
 }

@@ -5,7 +5,8 @@
  * - it runs no program, and reads or traces no other process: a seccomp filter for all threads answers EPERM;
  * - it creates no process or thread (RLIMIT_NPROC), after all of Node's threads have started;
  * - it leaves no core dump, which would contain guests' packets (RLIMIT_CORE);
- * - it grows no file beyond 64 MiB (RLIMIT_FSIZE; Node ignores the signal and gets the error);
+ * - it grows no file beyond 64 MiB (RLIMIT_FSIZE; Node ignores the signal and gets the error), unless it serves files;
+ * - one that serves files creates no socket;
  * - it opens no debugger on SIGUSR1;
  * - it closes inherited descriptors, which are those that are not close-on-exec, as all of Node's are.
  *
@@ -45,6 +46,8 @@ const MACHINES: Record<string, { arch: number; calls: Record<string, number> }> 
     },
   },
 };
+/** System calls that create a socket. */
+const SOCKET_CALLS: Record<string, readonly number[]> = { x64: [41, 53], arm64: [198, 199] };
 /** System calls from here up belong to the x32 ABI, which would bypass the filter. */
 const X32 = 0x40000000;
 
@@ -54,11 +57,20 @@ const DATA = { number: 0, arch: 4 } as const;
 const ALLOW = 0x7fff0000;
 const DENY = 0x00050001; // SECCOMP_RET_ERRNO with EPERM
 
+/** What a process may do besides; by default what one that forwards packets needs. */
+export interface Needs {
+  /** Create sockets. */
+  sockets: boolean;
+  /** Write files of any size. */
+  largeFiles: boolean;
+}
+const FORWARDS_PACKETS: Needs = { sockets: true, largeFiles: false };
+
 /** The filter for a machine; empty if its system calls are unknown. */
-export function callFilter(machine: string): BpfInstruction[] {
+export function callFilter(machine: string, needs: Needs = FORWARDS_PACKETS): BpfInstruction[] {
   const m = MACHINES[machine];
   if (!m) return [];
-  const numbers = Object.values(m.calls);
+  const numbers = [...Object.values(m.calls), ...(needs.sockets ? [] : (SOCKET_CALLS[machine] ?? []))];
   const op = (code: number, k: number, jumpTrue = 0, jumpFalse = 0): BpfInstruction => ({ code, k, jumpTrue, jumpFalse });
   return [
     op(LOAD, DATA.arch),
@@ -85,7 +97,7 @@ function closeInherited(): void {
 }
 
 /** Drops the rights. Returns the names of those that could not be dropped. */
-export async function confine(): Promise<string[]> {
+export async function confine(needs: Needs = FORWARDS_PACKETS): Promise<string[]> {
   process.on('SIGUSR1', () => {});
   if (process.platform !== 'linux') return [];
   closeInherited();
@@ -93,9 +105,9 @@ export async function confine(): Promise<string[]> {
   await stat('/'); // starts all of libuv's threads
   const kept: string[] = [];
   if (!setLimit(RLIMIT.core, 0)) kept.push('core dumps');
-  if (!setLimit(RLIMIT.fileSize, FILE_BYTES)) kept.push('large files');
+  if (!needs.largeFiles && !setLimit(RLIMIT.fileSize, FILE_BYTES)) kept.push('large files');
   if (!setLimit(RLIMIT.processes, 0)) kept.push('processes');
-  if (!filterSystemCalls(callFilter(process.arch))) kept.push('system calls');
+  if (!filterSystemCalls(callFilter(process.arch, needs))) kept.push('system calls');
   if (
     await readdir('/').then(
       () => true,

@@ -17,7 +17,9 @@ const EXECUTE = 1 << 0;
 const WRITE_FILE = 1 << 1;
 const READ_FILE = 1 << 2;
 const READ_DIR = 1 << 3;
+const REMOVE_DIR = 1 << 4;
 const REMOVE_FILE = 1 << 5;
+const MAKE_DIR = 1 << 7;
 const MAKE_REG = 1 << 8;
 const MAKE_SOCK = 1 << 9;
 const MAKE_SYM = 1 << 12;
@@ -32,7 +34,8 @@ const FILE_RIGHTS = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV;
 const O_PATH = 0o10000000;
 
 const READ = READ_FILE | READ_DIR;
-const RIGHTS = { read: READ, run: READ | EXECUTE, write: READ | WRITE_FILE | TRUNCATE | REMOVE_FILE | MAKE_REG | MAKE_SOCK | MAKE_SYM } as const;
+const WRITE = READ | WRITE_FILE | TRUNCATE | REMOVE_FILE | MAKE_REG | MAKE_SYM;
+const RIGHTS = { read: READ, run: READ | EXECUTE, write: WRITE | MAKE_SOCK, tree: WRITE | MAKE_DIR | REMOVE_DIR | REFER } as const;
 
 /** Paths of files and directories, with everything below them. Missing ones are skipped. */
 export interface FileAccess {
@@ -44,6 +47,8 @@ export interface FileAccess {
    * target.
    */
   write: readonly string[];
+  /** Files, links and directories below may be read, written, created, moved to another directory, and removed. */
+  tree?: readonly string[];
 }
 
 /**

@@ -4,7 +4,7 @@
  *
  * Theory of operation: Node starts threads before our first line runs, and Landlock restricts only the calling thread.
  * So this process restricts itself and then becomes the program (execve(2)), whose threads all inherit the restriction.
- * Pid, descriptors 0–2, user and capabilities stay.
+ * Pid, descriptors 0–2 and those that are named, user and capabilities stay.
  *
  * Limits: if Landlock is not available, or this runs from source, the program runs in this process, unrestricted.
  */
@@ -23,7 +23,7 @@ function packages(): string[] {
   return resolvers.flatMap((r) => r.resolve.paths('any') ?? []);
 }
 
-/** `fenced-main PROGRAM [--write DIRECTORY | --read PATH]… -- ARGUMENT…` */
+/** `fenced-main PROGRAM [--write DIRECTORY | --tree DIRECTORY | --read PATH | --descriptor N]… -- ARGUMENT…` */
 const [program, ...rest] = process.argv.slice(2) as [string, ...string[]];
 const end = rest.indexOf('--');
 const options = rest.slice(0, end);
@@ -37,6 +37,7 @@ if (process.platform === 'linux' && program.endsWith('.js')) {
   const root = fileURLToPath(PACKAGE_ROOT);
   const read = [...system.read, ...packages(), join(root, 'dist'), join(root, 'package.json'), ...values('--read')];
   dropPrivilegeGain();
-  if (fence({ ...system, read, write })) becomeProgram(process.execPath, [process.execPath, ...process.execArgv, ...process.argv.slice(1)], process.env);
+  if (fence({ ...system, read, write, tree: values('--tree') }))
+    becomeProgram(process.execPath, [process.execPath, ...process.execArgv, ...process.argv.slice(1)], process.env, values('--descriptor').map(Number));
 }
 await import(pathToFileURL(program).href);
