@@ -11,8 +11,8 @@ import type { CallSettings, OnProgress } from './service.ts';
 const STATUS: Partial<Record<ErrorKind, number>> = {
   ...sameStatus(400, 'usage', 'badValue', 'badImage'),
   ...sameStatus(403, 'noRights'),
-  ...sameStatus(404, 'vmNotFound', 'ruleNotFound', 'cardNotFound', 'unknownSetting'),
-  ...sameStatus(409, 'vmNotRunning', 'badState', 'vmExists', 'ruleExists', 'cardExists', 'portTaken', 'addressTaken', 'subnetClash', 'network'),
+  ...sameStatus(404, 'vmNotFound', 'ruleNotFound', 'cardNotFound', 'mountNotFound', 'unknownSetting'),
+  ...sameStatus(409, 'vmNotRunning', 'badState', 'vmExists', 'ruleExists', 'cardExists', 'mountExists', 'portTaken', 'addressTaken', 'subnetClash', 'network'),
   ...sameStatus(504, 'timeout'),
   ...sameStatus(507, 'diskFull', 'poolExhausted'),
 };

@@ -13,6 +13,7 @@ import {
   emptySchema,
   forceSchema,
   modifySchema,
+  mountSchema,
   renameSchema,
   restoreSchema,
   ruleSchema,
@@ -37,6 +38,7 @@ export function createApp(service: AnkaService, version: string): OpenAPIHono {
   addTagRoutes(router, service);
   addPowerRoutes(router, service);
   addNetworkCardRoutes(router, service);
+  addMountRoutes(router, service);
   addPacketRoutes(router, service);
   addHostRoutes(router, service);
   addDaemonRoutes(router, service);
@@ -99,6 +101,13 @@ function addNetworkCardRoutes(r: Router, service: AnkaService): void {
     service.renameRule(ref(c), c.req.param('name') as string, b.name),
   );
   r.read('delete', '/v1/vms/:ref/port-forwarding/:name', 'Delete a port forwarding rule', (c) => service.deleteRule(ref(c), c.req.param('name') as string));
+}
+
+function addMountRoutes(r: Router, service: AnkaService): void {
+  const mounts = '/v1/vms/:ref/mounts';
+  r.read('get', mounts, 'List the shared directories of a VM', (c) => service.mounts(ref(c)));
+  r.long('post', mounts, 'Share a directory of the host with a VM', mountSchema, (c, b, p) => service.mount(ref(c), defined(b), p));
+  r.read('delete', `${mounts}/:mount`, 'Stop sharing a directory', (c) => service.unmount(ref(c), c.req.param('mount') as string));
 }
 
 function addPacketRoutes(r: Router, service: AnkaService): void {

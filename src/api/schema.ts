@@ -1,6 +1,6 @@
 /** The request bodies as zod schemas, each checked against its plain type in types.ts at compile time. */
 import { z } from '@hono/zod-openapi';
-import type { CreateRequest, ModifyRequest, NetworkCardRequest, RuleRequest, TagRequest } from './types.ts';
+import type { CreateRequest, ModifyRequest, MountRequest, NetworkCardRequest, RuleRequest, TagRequest } from './types.ts';
 
 const text = (max: number) => z.string().max(max);
 const CPU_RANGE = 'must be a whole number from 1 to 64';
@@ -58,6 +58,15 @@ export const ruleSchema = z
   })
   .openapi('RuleRequest');
 
+export const mountSchema = z
+  .strictObject({
+    directory: text(4096),
+    name: text(256).optional(),
+    read_only: z.boolean().optional(),
+    persistent: z.boolean().optional(),
+  })
+  .openapi('MountRequest');
+
 export const forceSchema = z.strictObject({ force: z.boolean().optional() });
 export const cloneSchema = z.strictObject({ name: text(256), tag: text(256).optional() });
 export const restoreSchema = z.strictObject({ tag: text(256) });
@@ -75,5 +84,6 @@ const checkedAgainstTypes: [
   Same<z.infer<typeof cardSchema>, Loose<NetworkCardRequest>>,
   Same<z.infer<typeof ruleSchema>, Loose<RuleRequest>>,
   Same<z.infer<typeof tagSchema>, Loose<TagRequest>>,
-] = [true, true, true, true, true];
+  Same<z.infer<typeof mountSchema>, Loose<MountRequest>>,
+] = [true, true, true, true, true, true];
 void checkedAgainstTypes;

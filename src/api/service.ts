@@ -10,10 +10,12 @@ import type {
   Explanation,
   GuestAccess,
   ModifyRequest,
+  MountRequest,
   NetworkCardRequest,
   NetworkStatus,
   RuleRequest,
   SettingValue,
+  ShownMount,
   ShownTag,
   TagRequest,
   VmDescribe,
@@ -69,6 +71,11 @@ export interface AnkaService {
   addRule(ref: string, request: RuleRequest, settings: CallSettings): Promise<{ host_port: number }>;
   renameRule(ref: string, name: string, newName: string): Promise<void>;
   deleteRule(ref: string, name: string): Promise<void>;
+  mounts(ref: string): Promise<ShownMount[]>;
+  /** Resolves when the directory is mounted in the guest, or stored for the next start. */
+  mount(ref: string, request: MountRequest, progress: OnProgress): Promise<ShownMount>;
+  /** `mount`: its ID or its name. */
+  unmount(ref: string, mount: string): Promise<void>;
   settings(overrides: CallSettings): Promise<SettingValue[]>;
   setting(key: string, overrides: CallSettings): Promise<SettingValue>;
   setSetting(key: string, value: string): Promise<SettingValue>;

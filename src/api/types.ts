@@ -33,6 +33,9 @@
  *     POST   /v1/vms/:ref/port-forwarding    RuleRequest         {host_port}
  *     PATCH  /v1/vms/:ref/port-forwarding/:name {name}           {}
  *     DELETE /v1/vms/:ref/port-forwarding/:name                  {}
+ *     GET    /v1/vms/:ref/mounts                                 ShownMount[]
+ *     POST   /v1/vms/:ref/mounts             MountRequest        ShownMount …
+ *     DELETE /v1/vms/:ref/mounts/:mount                          {}; its ID or its name
  *     GET    /v1/vms/:ref/explain?from=&to=&protocol=            Explanation
  *     GET    /v1/vms/:ref/capture?side=&filter=                  pcapng, until the capture ends; the header
  *                                                                x-anka-capture has its id
@@ -277,6 +280,30 @@ export interface RuleRequest {
   host_port?: number;
   host_ip?: string;
   protocol?: 'tcp' | 'udp';
+}
+
+/** A host directory for a guest. */
+export interface MountRequest {
+  /** Absolute path, without links. */
+  directory: string;
+  /** In the guest, below /media; by default the directory's own. */
+  name?: string;
+  read_only?: boolean;
+  /** Also after the VM has been stopped; else the VM must run. */
+  persistent?: boolean;
+}
+
+export interface ShownMount {
+  id: number;
+  name: string;
+  host_path: string;
+  guest_path: string;
+  read_only: boolean;
+  persistent: boolean;
+  /** `inactive`: the VM does not run. `connecting`: it is being mounted, or will be tried again. */
+  state: 'mounted' | 'connecting' | 'inactive';
+  /** Why it is not mounted, or what limits it. */
+  message?: string;
 }
 
 export interface SettingValue {

@@ -2,6 +2,7 @@
 import type { Engine } from '../engine/engine.ts';
 import type { Paths } from '../host/paths.ts';
 import type { LabelStore } from '../store/labels.ts';
+import type { MountStore } from '../store/mounts.ts';
 import type { RuleStore } from '../store/rules.ts';
 import type { SettingStore } from '../store/settings.ts';
 import type { TagStore } from '../store/tags.ts';
@@ -18,6 +19,7 @@ export interface Context {
   rules: RuleStore;
   labels: LabelStore;
   tags: TagStore;
+  mounts: MountStore;
   settings: SettingStore;
   runner: MachineRunner;
   /** Running machines, by UUID. */

@@ -23,6 +23,7 @@ import { AnkaError } from '../lib/errors.ts';
 import { version } from '../lib/version.ts';
 import { openDb } from '../store/db.ts';
 import { LabelStore } from '../store/labels.ts';
+import { MountStore } from '../store/mounts.ts';
 import { RuleStore } from '../store/rules.ts';
 import { SettingStore } from '../store/settings.ts';
 import { TagStore } from '../store/tags.ts';
@@ -79,6 +80,7 @@ function createContext(paths: Paths, log: Log): { ctx: VmContext; engine: Curren
     rules: new RuleStore(db),
     labels: new LabelStore(db),
     tags: new TagStore(db),
+    mounts: new MountStore(db),
     settings,
     runner: createMachineRunner(paths.state),
     machines: new Map(),

@@ -14,6 +14,7 @@ import { explainPacket } from './explain.ts';
 import { guestAccess, waitFor } from './guest.ts';
 import { LoginTurns } from './login-turns.ts';
 import { metricsText } from './metrics.ts';
+import { Mounts } from './mounts/mounts.ts';
 import { networks } from './networks.ts';
 import { type ProcessHealth, processFindings, processHealth } from './process-health.ts';
 import { allSettings, settingValue } from './settings.ts';
@@ -49,7 +50,26 @@ export function createService(ctx: VmContext, daemon: DaemonProcess): AnkaServic
       return null;
     });
   };
-  return { ...hostCalls(ctx, daemon, observe), ...settingCalls(ctx), ...vmCalls(ctx, observe), ...tagCalls(ctx), ...cardCalls(ctx, observe) };
+  const logins = new LoginTurns();
+  const mounts = new Mounts(ctx, { turns: logins, access: async (vm) => guestAccess(ctx, vm, await observe()) });
+  void mounts.recover().catch((e: Error) => ctx.log.error({ error: e.stack }, 'cannot recover the shared directories'));
+  return {
+    ...hostCalls(ctx, daemon, observe),
+    ...settingCalls(ctx),
+    ...vmCalls(ctx, observe, logins, mounts),
+    ...tagCalls(ctx),
+    ...mountCalls(ctx, mounts),
+    ...cardCalls(ctx, observe),
+  };
+}
+
+/** A mount waits for its guest, so it is no operation of the VM's queue: else it would delay a stop. */
+function mountCalls({ queue }: VmContext, mounts: Mounts): Pick<AnkaService, 'mounts' | 'mount' | 'unmount'> {
+  return {
+    mounts: async (ref) => mounts.list(queue.find(ref)),
+    mount: async (ref, request, progress) => mounts.add(queue.find(ref), request, progress),
+    unmount: async (ref, mount) => mounts.remove(queue.find(ref), mount),
+  };
 }
 
 type HostCall = 'status' | 'shutdown' | 'onEvent' | 'metrics' | 'networks' | 'resetNetworks' | 'doctor' | 'buildBaseImage';
@@ -103,9 +123,8 @@ function settingCalls(ctx: VmContext): Pick<AnkaService, 'settings' | 'setting' 
 
 type VmCall = 'list' | 'create' | 'show' | 'describe' | 'guest' | 'login' | 'modify' | 'start' | 'stop' | 'suspend' | 'reboot' | 'clone' | 'wait' | 'delete';
 
-function vmCalls(ctx: VmContext, observe: Observe): Pick<AnkaService, VmCall> {
+function vmCalls(ctx: VmContext, observe: Observe, logins: LoginTurns, mounts: Mounts): Pick<AnkaService, VmCall> {
   const { queue } = ctx;
-  const logins = new LoginTurns();
   const shown = async (ref: string): Promise<VmShow> => show(ctx, queue.find(ref), await observe());
   return {
     async list() {
@@ -129,8 +148,11 @@ function vmCalls(ctx: VmContext, observe: Observe): Pick<AnkaService, VmCall> {
       await queue.exclusive(ref, (vm) => startVm(ctx, vm, { settings, progress }));
       return shown(ref);
     },
-    stop: (ref, force, settings, progress) =>
-      force ? forceStop(ctx, ref, { settings, progress }) : queue.exclusive(ref, (vm) => stopVm(ctx, vm, false, { settings, progress })),
+    async stop(ref, force, settings, progress) {
+      const { uuid } = queue.find(ref);
+      await (force ? forceStop(ctx, ref, { settings, progress }) : queue.exclusive(ref, (vm) => stopVm(ctx, vm, false, { settings, progress })));
+      mounts.endRun(uuid);
+    },
     suspend: (ref, progress) => queue.exclusive(ref, (vm) => suspendVm(ctx, vm, progress)),
     reboot: (ref, force, settings, progress) => queue.exclusive(ref, (vm) => rebootVm(ctx, vm, force, { settings, progress })),
     clone: (ref, name, tag, progress) => queue.exclusive(ref, (vm) => cloneVm(ctx, vm, { name, tag }, progress)),

@@ -34,6 +34,8 @@ export const ERROR_KINDS = {
   tagNotFound: { code: 26, type: 'TagNotFoundException' },
   noRegistry: { code: 27, type: 'RegistryException' },
   unsupported: { code: 28, type: 'UnsupportedException' },
+  mountExists: { code: 29, type: 'MountExistsException' },
+  mountNotFound: { code: 30, type: 'MountNotFoundException' },
   timeout: { code: 124, type: 'TimeoutException' },
 } as const;
 

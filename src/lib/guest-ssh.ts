@@ -20,7 +20,7 @@ export interface LoginWatch {
 /** Until the guest has accepted the connection and exchanged keys, seconds. A burst of logins keeps a guest busy. */
 const CONNECT_TIMEOUT_S = 20;
 
-function options(target: SshTarget, watch: LoginWatch): string[] {
+function options(target: SshTarget, watch: LoginWatch | null): string[] {
   const o: Record<string, string> = {
     IdentityFile: `"${target.identityFile}"`,
     IdentitiesOnly: 'yes',
@@ -33,8 +33,7 @@ function options(target: SshTarget, watch: LoginWatch): string[] {
     ServerAliveInterval: '15',
     ServerAliveCountMax: '4',
     SendEnv: 'LANG LC_*',
-    PermitLocalCommand: 'yes',
-    LocalCommand: `kill -USR2 ${watch.pid}`,
+    ...(watch ? { PermitLocalCommand: 'yes', LocalCommand: `kill -USR2 ${watch.pid}` } : {}),
     ...(target.proxyCommand ? { ProxyCommand: target.proxyCommand } : {}),
   };
   // no file of the user's or the host's: a shared connection (ControlPath) could lead to an address's earlier owner
@@ -67,4 +66,9 @@ export function sshArguments(
     `${target.user}@${target.address}`,
     ...(line !== '' ? ['--', line] : []),
   ];
+}
+
+/** Arguments of ssh for a line whose standard input and output are a stream, and which nobody watches. */
+export function streamArguments(target: SshTarget, line: string): string[] {
+  return [...options(target, null), '-o', 'LogLevel=ERROR', '-T', '-p', String(target.port), `${target.user}@${target.address}`, '--', line];
 }

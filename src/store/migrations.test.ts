@@ -19,7 +19,8 @@ afterEach(() => rmSync(dir, { recursive: true, force: true }));
 function oldDatabase(version: number, rows: readonly [sql: string, ...values: SqlValue[]][]): string {
   const path = join(dir, 'anka.db');
   const db = openDb(path);
-  db.exec('DROP TABLE rules; DROP TABLE labels; DROP TABLE tags; DROP TABLE vms; DROP TABLE settings');
+  const tables = db.prepare("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").all();
+  db.exec(`PRAGMA foreign_keys = OFF; ${tables.map((t) => `DROP TABLE ${t['name']}`).join('; ')}; PRAGMA foreign_keys = ON`);
   transaction(db, () => db.exec(`${MIGRATIONS.slice(0, version).join(';')}; PRAGMA user_version = ${version}`));
   for (const [sql, ...values] of rows) db.prepare(sql).run(...values);
   db.close();

@@ -90,4 +90,16 @@ export const MIGRATIONS: readonly string[] = [
   `,
   // packet filters of VMs: their text
   'ALTER TABLE vms ADD COLUMN net_filter TEXT',
+  `
+  CREATE TABLE mounts (
+    vm TEXT NOT NULL REFERENCES vms (uuid) ON DELETE CASCADE,
+    id INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    directory TEXT NOT NULL,
+    read_only INTEGER NOT NULL,
+    persistent INTEGER NOT NULL,
+    PRIMARY KEY (vm, id),
+    UNIQUE (vm, name)
+  ) STRICT;
+  `,
 ];

@@ -28,6 +28,7 @@ const PACKAGES = [
   'dbus',
   'udev',
   'openssh-server',
+  'sshfs',
   'sudo',
   'iproute2',
   'iputils-ping',

@@ -13,7 +13,7 @@ export const CACHE = process.env['ANKA_TEST_CACHE'] ?? fileURLToPath(new URL('..
 
 /** Directory of an image, named by a hash of its sources; built when missing. */
 function tiny(name: string, ...kernel: string[]): string {
-  const sources = ['build.sh', 'init.sh', 'link-events.c'].map((f) => fileURLToPath(new URL(`../vm/tiny/${f}`, import.meta.url)));
+  const sources = ['build.sh', 'init.sh', 'link-events.c', 'sudo.c'].map((f) => fileURLToPath(new URL(`../vm/tiny/${f}`, import.meta.url)));
   const hash = createHash('sha256');
   for (const file of sources) hash.update(readFileSync(file));
   const dir = join(CACHE, `${name}-${hash.digest('hex').slice(0, 8)}`);

@@ -1,8 +1,10 @@
 /** `anka start`, `stop`, `suspend` and `reboot`. */
 import type { VmShow } from '../../api/types.ts';
+import { parseMount } from '../../lib/mount-spec.ts';
 import { integer } from '../arguments.ts';
 import { pairs } from '../output/grid.ts';
 import { type Session, vmPath } from '../session.ts';
+import { shareDirectory } from './mount.ts';
 import { forEachVm, type Selection, selectVms } from './selection.ts';
 
 /** Default of `start --wait`, seconds. */
@@ -11,9 +13,11 @@ const DEFAULT_WAIT_S = 300;
 export interface StartOptions extends Selection {
   /** Seconds; `true`: the default. A word that is no number is the name of a VM. */
   wait?: string | true;
+  mount: readonly string[];
 }
 
 export async function start(s: Session, operands: readonly string[], o: StartOptions): Promise<void> {
+  for (const dir of o.mount) parseMount(dir); // nothing is started if one is wrong
   const isName = typeof o.wait === 'string' && !/^\d+$/.test(o.wait);
   const names = isName ? [o.wait as string, ...operands] : operands;
   const seconds = o.wait === undefined ? null : o.wait === true || isName ? DEFAULT_WAIT_S : integer('--wait', o.wait, { low: 1, high: 86_400 });
@@ -26,6 +30,7 @@ export async function start(s: Session, operands: readonly string[], o: StartOpt
       // a rule that got another host port stays on the screen
       { onProgress: (p) => (p.step.startsWith('rule ') ? s.out.note(p.step) : s.out.progress(`${ref}: ${p.step}`, p.fraction)) },
     );
+    for (const dir of o.mount) await shareDirectory(s, ref, dir);
     if (seconds === null) return vm;
     s.out.progress(`${ref}: waiting for an IP address`);
     return daemon.post<VmShow>(vmPath(ref, '/wait'), { until: 'ip', timeout: seconds });

@@ -80,6 +80,7 @@ export interface ShowOptions {
 }
 
 export async function show(s: Session, ref: string, words: readonly string[], o: ShowOptions = {}): Promise<void> {
+  if (words.length === 1 && words[0] === 'mount') return (await import('./mount.ts')).showMounts(s, ref);
   const daemon = await s.daemon();
   if (words[0] === 'tag' && words.length === 1) return showTags(s, await daemon.get<ShownTag[]>(vmPath(ref, '/tags')), o.current ?? false);
   const vm = withTag(await daemon.get<VmShow>(vmPath(ref)), o.tag === undefined ? null : await daemon.get<ShownTag[]>(vmPath(ref, '/tags')), o.tag);
@@ -93,7 +94,7 @@ export async function show(s: Session, ref: string, words: readonly string[], o:
   if (!isProperty(words))
     throw new AnkaError(
       'usage',
-      `No such property '${words.join(' ')}'. Properties are ${[...PROPERTIES, ...Object.keys(VIEWS), 'tag'].join(', ')}, and 'network' followed by ${NETWORK_PROPERTIES.join(', ')}.`,
+      `No such property '${words.join(' ')}'. Properties are ${[...PROPERTIES, ...Object.keys(VIEWS), 'tag', 'mount'].join(', ')}, and 'network' followed by ${NETWORK_PROPERTIES.join(', ')}.`,
     );
   const value = propertyOf(vm, words);
   if (typeof value === 'object' && value !== null)

@@ -21,7 +21,7 @@ function allNextWords(root: Command, inner: Command): Map<string, string[]> {
   return all;
 }
 
-const COMMANDS_WITH_VM = 'capture explain show describe start stop suspend reboot clone delete run ssh console nc modify cp';
+const COMMANDS_WITH_VM = 'capture explain show describe start stop suspend reboot clone delete run ssh console nc mount unmount modify cp';
 const NETWORK_TYPES = 'shared host bridge disconnected';
 
 function bash(all: Map<string, string[]>): string {
@@ -46,6 +46,7 @@ _anka() {
     --token-file|--cert|--key|--client-ca) COMPREPLY=($(compgen -f -- "$cur")); return ;;
     -w|--write) COMPREPLY=($(compgen -f -- "$cur")); return ;;
     -a|--app) COMPREPLY=($(compgen -f -- "$cur")); return ;;
+    --mount) COMPREPLY=($(compgen -d -- "$cur")); return ;;
   esac
   case $at in
 ${cases}

@@ -6,16 +6,17 @@ import { acceptGiven, acceptUnused, declare, GROUP_USAGE, newCommand, visibleCom
 
 const card = () => import('../commands/modify/network-card.ts');
 const rule = () => import('../commands/modify/port-forwarding.ts');
+const mounts = () => import('../commands/mount.ts');
 const properties = () => import('../commands/modify/properties.ts');
 
 /** The commands that may follow `modify VM`. */
-export const MODIFY_COMMANDS = ['set', 'add', 'delete', 'network', 'port', 'ram', 'cpu', 'name', 'disk', 'label', 'display'];
+export const MODIFY_COMMANDS = ['set', 'add', 'delete', 'network', 'port', 'ram', 'cpu', 'name', 'disk', 'label', 'display', 'mount'];
 
 /** The outer command. It only takes the VM's name; its help lists the inner commands too. */
 export function addModifyCommand(root: Command): void {
   const inner = leaves(modifyTree(null, 'VM')).map(({ words, summary }) => `  ${words.padEnd(24)}${summary}`);
   declare(root, 'modify <VM> <COMMAND...>', {
-    summary: 'Change a VM: network card, port forwarding, memory, CPU cores, disk size, labels, name.',
+    summary: 'Change a VM: network card, port forwarding, shared directories, memory, CPU cores, disk size, labels, name.',
     usage: 'VM COMMAND [ARGS]...',
     listing: `Commands:\n${inner.join('\n')}`,
     examples: [
@@ -45,6 +46,13 @@ export function modifyTree(session: Session | null, vm: string): Command {
   addAdd(root, s, vm);
   addDelete(root, s, vm);
   addOldSyntax(root, s, vm);
+  declare(root, 'mount <DIR>', {
+    summary: 'Share a directory of the host with the guest, from now on at each start.',
+    details: "DIR[:NAME][:ro] appears in the guest as /media/NAME. 'anka unmount' ends it.",
+    examples: [`anka modify ${vm} mount /srv/data`, `anka modify ${vm} mount /srv/data:input:ro`],
+  })
+    .option('--ro', 'Do not let the guest change anything.')
+    .action(async (dir, o) => (await mounts()).mount(s, vm, dir, o, true));
   return root;
 }
 

@@ -13,6 +13,7 @@ import { newCommand } from './command.ts';
 import { addGuestCommands } from './guest.ts';
 import { addHostCommands } from './host.ts';
 import { addModifyCommand } from './modify.ts';
+import { addMountCommands } from './mounts.ts';
 import { addPacketCommands } from './packets.ts';
 import { addTagCommands } from './tags.ts';
 import { addVmCommands } from './vms.ts';
@@ -28,6 +29,7 @@ export function buildTree(session: Session | null): Command {
     .enablePositionalOptions();
   addVmCommands(root, s);
   addGuestCommands(root, s);
+  addMountCommands(root, s);
   addPacketCommands(root, s);
   addModifyCommand(root);
   addHostCommands(root, s);

@@ -34,7 +34,7 @@ function addListAndShow(root: Command, s: Session): void {
   const shown = declare(root, 'show <VM> [PROPERTY...]', {
     summary: 'Show the current state of a VM: status, addresses, port forwarding.',
     details: 'With PROPERTY, print only its value; exits with an error if the VM has none, such as an address.',
-    examples: ['anka show vm1', 'anka show vm1 ip', 'anka show vm1 network ip', 'anka show vm1 disk size', 'anka show vm1 network -f'],
+    examples: ['anka show vm1', 'anka show vm1 ip', 'anka show vm1 network ip', 'anka show vm1 disk size', 'anka show vm1 network -f', 'anka show vm1 mount'],
   })
     .option('-t, --tag <TAG>', 'Show a local tag of the VM.')
     .option('-f, --filter', "With property network: print the rules of the VM's packet filter.");
@@ -68,7 +68,8 @@ function addPowerCommands(root: Command, s: Session): void {
     examples: ['anka start vm1 vm2', 'anka start --wait vm1', 'ANKA_BRIDGE_NAME=en0 anka start vm1'],
   })
     .option('-a, --all', 'Start all VMs that are not running.')
-    .option('--wait [SECONDS]', 'Wait until each VM has an IP address, at most SECONDS (default: 300), and print it.');
+    .option('--wait [SECONDS]', 'Wait until each VM has an IP address, at most SECONDS (default: 300), and print it.')
+    .option('--mount <DIR>', 'Share DIR[:NAME][:ro] with the guests until they stop; may be repeated.', collect, []);
   acceptUnused(start, s, [
     ['-u, --update-addons', 'guests need no addons'],
     ['-v, --view', "there is no display; 'anka console' opens the serial console"],

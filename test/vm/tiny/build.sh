@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the tests' tiny guest in directory $1: Debian's cloud kernel, an initrd of a few megabytes with busybox and
-# dropbear, and an empty disk. $2 names another kernel package; the cloud kernel has no e1000 driver.
+# Builds the tests' tiny guest in directory $1: Debian's cloud kernel, an initrd of a few megabytes with busybox,
+# dropbear and sshfs, and an empty disk. $2 names another kernel package; the cloud kernel has no e1000 driver.
 # Needs no root. Packages are downloaded from the host's apt sources, and not installed.
 set -eu
 export PATH=$PATH:/usr/sbin:/sbin
@@ -12,7 +12,7 @@ trap 'rm -rf "$work"' EXIT
 mkdir "$work/deb" "$work/x" "$work/r"
 cd "$work/deb"
 kernel=$(apt-cache depends "${2:-linux-image-cloud-amd64}" | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -1)
-apt-get -q download "$kernel" busybox-static dropbear-bin libtomcrypt1 libtommath1 libgmp10 zlib1g libcrypt1 libc6 >/dev/null
+apt-get -q download "$kernel" busybox-static dropbear-bin libtomcrypt1 libtommath1 libgmp10 zlib1g libcrypt1 libc6 sshfs libfuse3-3 libglib2.0-0 libpcre2-8-0 >/dev/null
 for d in *.deb; do dpkg-deb -x "$d" "$work/x"; done
 x=$work/x
 r=$work/r
@@ -32,9 +32,11 @@ copy_libraries() {
   done
 }
 copy_libraries "$r/usr/sbin/dropbear"
+cp "$x/usr/bin/sshfs" "$r/usr/bin/"
+copy_libraries "$r/usr/bin/sshfs"
 cp -L "$x/lib64/ld-linux-x86-64.so.2" "$r/lib64/"
 : >"$r/lib/mods/order"
-for m in virtio_pci virtio_net virtio_blk virtio_rng button evdev pciehp e1000; do
+for m in virtio_pci virtio_net virtio_blk virtio_rng button evdev pciehp e1000 fuse; do
   modprobe -d "$x" -S "$version" --show-depends "$m" 2>/dev/null | awk '/^insmod/{print $2}' | while read -r f; do
     b=$(basename "$f")
     grep -qx "$b" "$r/lib/mods/order" || { echo "$b" >>"$r/lib/mods/order"; cp "$f" "$r/lib/mods/$b"; }
@@ -64,6 +66,8 @@ esac
 S
 chmod +x "$r/usr/share/udhcpc/default.script"
 cc -O2 -Wall -Wextra -Werror -static -o "$r/bin/link-events" "$here/link-events.c"
+cc -O2 -Wall -Wextra -Werror -static -o "$r/bin/sudo" "$here/sudo.c"
+chmod 4755 "$r/bin/sudo"
 cp "$here/init.sh" "$r/init"
 chmod 755 "$r/init"
 # What clients of Anka expect of a guest: bash, sudo, /usr/local/bin in PATH, macOS's name of /tmp.
