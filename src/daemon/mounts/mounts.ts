@@ -271,7 +271,7 @@ function targetOf(access: GuestAccess): SshTarget {
     address: access.address as string,
     port: access.port,
     identityFile: access.identity_file,
-    ...(access.stream_socket === undefined ? {} : { proxyCommand: `exec ${nc}`.replaceAll('%', '%%') }),
+    ...(access.stream_socket === undefined ? {} : { proxyCommand: nc.replaceAll('%', '%%') }),
   };
 }
 
