@@ -9,8 +9,8 @@ export function addMountCommands(root: Command, s: Session): void {
   declare(root, 'mount <VM> [DIR]', {
     summary: 'Share a directory of the host with a running guest.',
     details:
-      "DIR[:NAME][:ro] appears in the guest as /media/NAME, by default under its own name; without DIR, the current directory. It stays until 'anka unmount', or until the VM is stopped; 'anka modify VM mount' shares it at each start. The guest needs sshfs.",
-    examples: ['anka mount vm1', 'anka mount vm1 ~/project', 'anka mount --ro vm1 /srv/data:input', 'anka show vm1 mount'],
+      "DIR[:NAME][:ro] appears in the guest as /media/NAME, by default under its own name; without DIR, the current directory. It stays until 'anka unmount', or until the VM is stopped; 'anka modify VM mount' shares it at each start. 'anka show VM mount' lists what is shared. The guest needs sshfs.",
+    examples: ['anka mount vm1', 'anka mount vm1 ~/project', 'anka mount --ro vm1 /srv/data:input'],
   })
     .option('--ro', 'Do not let the guest change anything.')
     .action(async (vm, dir, o) => (await mounts()).mount(s, vm, dir, o));
