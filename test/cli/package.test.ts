@@ -48,6 +48,7 @@ describe.skipIf(why !== null)(`the package${why ? ` (${why})` : ''}`, () => {
       'engine/kernel/service/service-main.js',
       'engine/user/process/network-main.js',
       'host/sandbox/fenced-main.js',
+      'host/share/share-main.js',
       'licenses.txt',
     ]);
     expect(readdirSync(join(installed, 'node_modules')).sort()).toEqual(['@photostructure', 'koffi']);
