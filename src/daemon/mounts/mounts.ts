@@ -101,8 +101,11 @@ export class Mounts {
     checkMountName(name);
     this.#demandRoom(vm, name);
     const row = this.#ctx.mounts.add({ vm: vm.uuid, name, directory, readOnly: request.read_only ?? false, persistent: request.persistent ?? false });
-    this.#ctx.events.emit('mount.added', `shares ${directory} as ${guestPath(name)}`, vmName(vm));
-    if (!runs) return this.#shown(row);
+    const added = (): ShownMount => {
+      this.#ctx.events.emit('mount.added', `shares ${directory} as ${guestPath(name)}`, vmName(vm));
+      return this.#shown(row);
+    };
+    if (!runs) return added();
     progress(`${vm.name}: mounting ${directory}`);
     const keeper = this.#keep(vm, row);
     try {
@@ -111,7 +114,7 @@ export class Mounts {
       await this.#drop(row);
       throw wrap(`sharing ${directory} with ${vm.name}`, cause);
     }
-    return this.#shown(row);
+    return added();
   }
 
   /** Ends a mount for good. `ref`: its ID or its name. */
@@ -245,6 +248,7 @@ export class Mounts {
       }
       await sleep(pause, undefined, { ref: false, signal }).catch(() => {});
     }
+    await removeSession(place.runDir, keeper.row.id);
   }
 
   /** Logs in to the guest in its turn, and begins a session. */
