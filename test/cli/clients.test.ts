@@ -314,7 +314,20 @@ describe.skipIf(why !== null).each(['tiny', 'Debian'] as const)(`clients of Anka
     expect((await send("-j run anklet-vm-x bash -c 'exit 9'")).status).toBe(9);
     await ok(`-j cp -a anklet-vm-x:made ${join(w.dir, 'made')}`);
     expect(readFileSync(join(w.dir, 'made'), 'utf8')).toBe('installed\n');
+    const shared = join(w.dir, 'host');
+    mkdirSync(shared);
+    chmodSync(shared, 0o777);
+    writeFileSync(join(shared, 'given'), 'from the host');
+    await ok(`-j mount anklet-vm-x ${shared}:guest`);
+    expect(await inGuest('anklet-vm-x', 'cat /media/guest/given; echo back >/media/guest/made; sync')).toBe('from the host');
+    expect(readFileSync(join(shared, 'made'), 'utf8')).toBe('back\n');
+    expect(await ok('-j show anklet-vm-x mount')).toMatchObject([{ name: 'guest', host_path: shared }]);
+    await ok(`-j unmount anklet-vm-x ${shared}`);
+    expect((await send(`run -v ${shared}:vol anklet-vm-x cat /media/vol/given`)).stdout).toBe('from the host');
+    expect(await ok('-j show anklet-vm-x mount')).toEqual([]);
     await ok('-j stop -f anklet-vm-x');
+    await ok(`--machine-readable modify anklet-vm-x mount ${shared}:guestname`);
+    await ok('-j modify anklet-vm-x delete mount guestname');
     expect((await send('push --local --tag 6c14r anklet-vm-x')).status).toBe(0);
     expect(await ok('-j show anklet-vm-x tag')).toMatchObject([{ tag: '6c14r' }]);
     expect(await ok<{ version: string }[]>('-j list anklet-vm-x')).toMatchObject([{ version: '6c14r' }]);
@@ -459,6 +472,35 @@ describe.skipIf(why !== null).each(['tiny', 'Debian'] as const)(`clients of Anka
     expect((await send('create -m 128M -c 1 -d 1G envvm', { env: { ANKA_NETWORK_MODE: 'host', ANKA_NETWORK_CONTROLLER: 'virtio-net' } })).status).toBe(0);
     expect(await ok('-j show envvm network')).toMatchObject({ type: 'host' });
     expect((await send('delete --yes A B C fromtag envvm')).status).toBe(0);
+  });
+
+  test('crypt: a mount, a filter by standard input, isolation while ssh from the host goes on', async () => {
+    await ok('-j clone base crypt');
+    await ok('-j start crypt');
+    const ip = await anka.address('crypt');
+    expect((await send('run crypt ping -c1 -W5 10.9.0.1')).status).toBe(0);
+    const rules = `pass in from 192.168.64.1 to any port 22\nblock out to 10.9.0.1\n`;
+    expect((await send('modify crypt network -f-', { input: rules })).status).toBe(0);
+    expect((await send('show crypt network -f')).stdout).toBe(rules);
+    expect((await send('run crypt ping -c1 -W2 10.9.0.1')).status).toBe(1);
+    const bad = await send('modify crypt network -f-', { input: 'block any\nblok in\n' });
+    expect([bad.status === 0, bad.stderr]).toEqual([false, expect.stringContaining('line 2')]);
+    expect((await send('show crypt network -f')).stdout, 'a bad file changes nothing').toBe(rules);
+    const session = w.host.spawn(['sh', '-c', `exec ${anka.commandLine("run crypt sh -c 'while read l; do echo got $l; done'")}`], {}, 'pipe');
+    let heard = '';
+    session.stdout?.on('data', (d: Buffer) => {
+      heard += d.toString();
+    });
+    session.stdin?.write('one\n');
+    await until('the session answers', () => heard.includes('got one'));
+    expect((await send('modify crypt network --no-local')).status).toBe(0);
+    session.stdin?.write('two\n');
+    await until('it goes on', () => heard.includes('got two'));
+    session.stdin?.end();
+    expect((await send('modify crypt network -f off')).status).toBe(0);
+    expect((await send('run crypt ping -c1 -W5 10.9.0.1')).status).toBe(0);
+    expect(ip).toMatch(/^192\.168\.64\./);
+    await ok('-j delete --yes crypt');
   });
 
   test('a guest that sends a hostile archive writes nothing outside the destination', async () => {

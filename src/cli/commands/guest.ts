@@ -47,6 +47,7 @@ export interface RunOptions {
   inherit?: boolean;
   quiet?: boolean;
   background?: boolean;
+  volume?: string[];
 }
 
 /** `anka run VM COMMAND…`: starts the VM first when it is not running. */
@@ -61,12 +62,19 @@ export async function run(s: Session, vm: string, command: readonly string[], o:
   if (status !== 'running') await daemon.post(vmPath(vm, '/start'), {}, s.out.reporting(`${vm}: `));
   try {
     const environmentFile = environment !== null && onTerminal(words) !== null ? await leaveEnvironment(s, to, environment) : null;
-    s.exit(statusOf(s, vm, await logIn(s, to, guestCommand(words, o, { environment, environmentFile, deadline: to.deadline }))));
+    const attempt = guestCommand(words, o, { environment, environmentFile, deadline: to.deadline });
+    s.exit(statusOf(s, vm, await withVolumes(s, vm, o.volume ?? [], () => logIn(s, to, attempt))));
   } catch (cause) {
     if (cause instanceof AnkaError && cause.kind === 'missingProgram') throw cause;
     s.out.failed(cause);
     return s.exit(EXIT_LOST);
   }
+}
+
+/** Runs `work` with directories shared for as long as it takes. */
+async function withVolumes<T>(s: Session, vm: string, volumes: readonly string[], work: () => Promise<T>): Promise<T> {
+  if (volumes.length === 0) return work();
+  return (await import('./mount.ts')).withSharedDirectories(s, vm, volumes, work);
 }
 
 /** The variables of `-E`, `--env-file` and `-e`, later ones before earlier ones; null if there are none. */

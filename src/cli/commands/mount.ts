@@ -45,12 +45,28 @@ function sentence(m: ShownMount): string {
   return `${m.host_path} ${where}${m.read_only ? ', read-only' : ''} (ID ${m.id})`;
 }
 
-/** `anka mount [--ro] VM [DIR[:NAME]]`, or `anka modify VM mount`, which is `persistent`. */
-export async function mount(s: Session, vm: string, text: string | undefined, o: { ro?: boolean }, persistent = false): Promise<void> {
-  const request = requestOf(text ?? '.', persistent);
-  const shown = await (await s.daemon()).post<ShownMount>(mountsPath(vm), { ...request, read_only: request.read_only || (o.ro ?? false) }, s.out.reporting());
-  if (shown.message) s.out.note(`${shown.host_path}: ${shown.message}; the guest can read it only`);
-  s.out.done(shown, sentence(shown));
+/** `anka mount [--ro] VM [DIR[:NAME]]`. */
+export async function mount(s: Session, vm: string, text: string | undefined, o: { ro?: boolean }): Promise<void> {
+  const [shown] = await mountAll(s, vm, [requestOf(text ?? '.', false)], o);
+  s.out.done(shown, sentence(shown as ShownMount));
+}
+
+/** `anka modify VM mount DIR…`: from now on at each start. */
+export async function mountAtStart(s: Session, vm: string, texts: readonly string[], o: { ro?: boolean }): Promise<void> {
+  const requests = texts.map((text) => requestOf(text, true));
+  const shown = await mountAll(s, vm, requests, o);
+  s.out.done(shown.length === 1 ? shown[0] : shown, shown.map(sentence).join('\n'));
+}
+
+async function mountAll(s: Session, vm: string, requests: readonly MountRequest[], o: { ro?: boolean }): Promise<ShownMount[]> {
+  const daemon = await s.daemon();
+  const mounts: ShownMount[] = [];
+  for (const request of requests) {
+    const shown = await daemon.post<ShownMount>(mountsPath(vm), { ...request, read_only: request.read_only || (o.ro ?? false) }, s.out.reporting());
+    if (shown.message) s.out.note(`${shown.host_path}: ${shown.message}; the guest can read it only`);
+    mounts.push(shown);
+  }
+  return mounts;
 }
 
 /** `anka unmount VM ID|NAME…`, or all. */

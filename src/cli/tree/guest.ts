@@ -1,7 +1,7 @@
 /** Declares the commands that reach into a guest: run, ssh, cp, console, nc. */
 import { type Command, Option } from 'commander';
 import type { Session } from '../session.ts';
-import { acceptGiven, acceptUnused, collect, declare } from './command.ts';
+import { acceptGiven, collect, declare } from './command.ts';
 
 const guest = () => import('../commands/guest.ts');
 
@@ -20,11 +20,11 @@ export function addGuestCommands(root: Command, s: Session): void {
     .option('-E, --inherit', 'Set every variable of this command that the guest does not have.')
     .option('-q, --quiet', 'Discard the standard output of the command.')
     .option('-b, --background', 'Leave the command running in the guest, and print its process id.')
+    .option('-v, --volume <DIR>', 'Share DIR[:NAME][:ro] with the guest while the command runs. Repeatable.', collect)
     .option('--timeout <SECONDS>', 'Wait for the guest at most SECONDS (default: 300).')
     .passThroughOptions();
   run.addOption(new Option('-D <DIR>', 'The same as --workdir.').hideHelp());
   acceptGiven(run, ['-n, --no-volume']);
-  acceptUnused(run, s, [['-v, --volume <DIR>', "use 'anka mount' to share a directory"]]);
   run.action(async (vm, words, o) => (await guest()).run(s, vm, words, { ...o, workdir: o.workdir ?? o.D }));
   declare(root, 'ssh <VM> [COMMAND...]', {
     summary: 'Log in to a guest as user anka, or run a command in it.',

@@ -46,13 +46,13 @@ export function modifyTree(session: Session | null, vm: string): Command {
   addAdd(root, s, vm);
   addDelete(root, s, vm);
   addOldSyntax(root, s, vm);
-  declare(root, 'mount <DIR>', {
+  declare(root, 'mount <DIR...>', {
     summary: 'Share a directory of the host with the guest, from now on at each start.',
     details: "DIR[:NAME][:ro] appears in the guest as /media/NAME. 'anka unmount' ends it.",
     examples: [`anka modify ${vm} mount /srv/data`, `anka modify ${vm} mount /srv/data:input:ro`],
   })
     .option('--ro', 'Do not let the guest change anything.')
-    .action(async (dir, o) => (await mounts()).mount(s, vm, dir, o, true));
+    .action(async (dirs, o) => (await mounts()).mountAtStart(s, vm, dirs, o));
   return root;
 }
 
@@ -184,6 +184,9 @@ function addDelete(root: Command, s: Session, vm: string): void {
   declare(group, 'label [NAME...]', { summary: 'Delete labels.', examples: [`anka modify ${vm} delete label team`] })
     .option('-a, --all', 'Delete all labels.')
     .action(async (names, o) => (await properties()).deleteLabels(s, vm, names, o.all ?? false));
+  declare(group, 'mount [MOUNT...]', { summary: 'Stop sharing directories; the same as anka unmount.', examples: [`anka modify ${vm} delete mount data`] })
+    .option('-a, --all', 'Stop sharing all.')
+    .action(async (names, o) => (await mounts()).unmount(s, vm, names, o));
   declare(group, 'disk [INDEX]', { summary: 'Not supported: a VM has one disk.', examples: [`anka modify ${vm} delete disk 1`], hidden: true })
     .alias('hard-drive')
     .action(async () => (await properties()).oneDisk(vm));

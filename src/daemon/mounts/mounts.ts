@@ -119,7 +119,7 @@ export class Mounts {
 
   /** Ends a mount for good. `ref`: its ID or its name. */
   async remove(vm: VmRow, ref: string): Promise<void> {
-    const row = this.#ctx.mounts.of(vm.uuid).find((m) => String(m.id) === ref || m.name === ref);
+    const row = this.#ctx.mounts.of(vm.uuid).find((m) => String(m.id) === ref || m.name === ref || m.directory === ref);
     if (!row) throw new AnkaError('mountNotFound', `${vm.name} has no mount '${ref}'; 'anka show ${vm.name} mount' lists its mounts`);
     await this.#drop(row);
     this.#ctx.events.emit('mount.removed', `no longer shares ${row.directory}`, vmName(vm));

@@ -70,11 +70,10 @@ cc -O2 -Wall -Wextra -Werror -static -o "$r/bin/sudo" "$here/sudo.c"
 chmod 4755 "$r/bin/sudo"
 cp "$here/init.sh" "$r/init"
 chmod 755 "$r/init"
-# What clients of Anka expect of a guest: bash, sudo, /usr/local/bin in PATH, macOS's name of /tmp.
+# What clients of Anka expect of a guest: bash, /usr/local/bin that its user may write, macOS's name of /tmp.
 printf '#!/bin/sh\nexec sh "$@"\n' >"$r/bin/bash"
-printf '#!/bin/sh\n[ "$1" = -n ] && shift\nexec "$@"\n' >"$r/bin/sudo"
-chmod 755 "$r/bin/bash" "$r/bin/sudo"
-mkdir -p "$r/usr/local/bin" "$r/private" "$r/etc/profile.d"
+chmod 755 "$r/bin/bash"
+mkdir -p "$r/usr/local/bin" "$r/private"
 ln -s ../tmp "$r/private/tmp"
 # One host key for the image: creating a key at each boot takes seconds under emulation.
 LD_LIBRARY_PATH=$x/usr/lib/x86_64-linux-gnu:$x/lib/x86_64-linux-gnu "$x/usr/bin/dropbearkey" -t ed25519 -f "$r/etc/dropbear/dropbear_ed25519_host_key" >/dev/null 2>&1
