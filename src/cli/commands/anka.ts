@@ -1,4 +1,5 @@
 /** Commands of other versions of Anka that mean nothing here, answered as on a machine that has none of it. */
+import { open } from 'node:fs/promises';
 import { AnkaError } from '../../lib/errors.ts';
 import { pairs } from '../output/grid.ts';
 import type { Session } from '../session.ts';
@@ -28,8 +29,21 @@ export function unsupported(what: string): never {
 
 /** The end of the daemon's log, also when no daemon runs. */
 export async function printLog(s: Session): Promise<void> {
-  const [{ resolvePaths }, { readTail }] = await Promise.all([import('../../host/paths.ts'), import('../../host/untrusted-files.ts')]);
-  const text = readTail(resolvePaths().log, LOG_BYTES);
-  const lines = text.slice(text.length < LOG_BYTES ? 0 : text.indexOf('\n') + 1).trimEnd();
-  s.out.done(lines === '' ? [] : lines.split('\n'), lines);
+  const { resolvePaths } = await import('../../host/paths.ts');
+  const text = await tailOf(resolvePaths().log);
+  s.out.done(text === '' ? [] : text.split('\n'), text);
+}
+
+/** The last whole lines of a file; empty if there is none. */
+async function tailOf(path: string): Promise<string> {
+  const file = await open(path, 'r').catch(() => null);
+  if (file === null) return '';
+  try {
+    const from = Math.max(0, (await file.stat()).size - LOG_BYTES);
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(LOG_BYTES), 0, LOG_BYTES, from);
+    const text = buffer.toString('utf8', 0, bytesRead);
+    return text.slice(from === 0 ? 0 : text.indexOf('\n') + 1).trimEnd();
+  } finally {
+    await file.close();
+  }
 }
