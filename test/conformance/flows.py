@@ -1,7 +1,8 @@
 """Keeps TCP connections and series of datagrams to servers going (old-connections.test.ts).
 
-Commands, one a line: `open ID tcp|udp ADDRESS PORT [FROM]`, `close`, and `list`, which prints each flow as JSON: how
-much was sent and answered, the last answer and all different ones, and how it ended. Each flow sends a byte every 20 ms, from its own port.
+Commands, one a line: `open ID tcp|again|udp ADDRESS PORT [FROM]`, `close`, and `list`, which prints each flow as JSON:
+how much was sent and answered, the last answer and all different ones, and how it ended. Each flow sends a byte every
+20 ms, from its own port. `again` is TCP that connects again, as long as nothing has answered.
 """
 import errno, json, select, socket, sys, time
 
@@ -11,19 +12,28 @@ flows = {}
 
 class Flow:
     def __init__(self, protocol, address, port, source=''):
-        self.tcp = protocol == 'tcp'
+        self.tcp = protocol != 'udp'
+        self.again = protocol == 'again'
         self.state = {'sent': 0, 'answers': 0, 'last': '', 'heard': [], 'end': None}
+        self.peer = (address, int(port))
+        self.source = source
+        self.connect()
+
+    def connect(self):
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM if self.tcp else socket.SOCK_DGRAM)
         self.socket.setblocking(False)
-        if source:
-            self.socket.bind((source, 0))
-        self.socket.connect_ex((address, int(port)))
+        if self.source:
+            self.socket.bind((self.source, 0))
+        self.socket.connect_ex(self.peer)
 
     def failed(self, error):
         if self.tcp and error.errno not in (errno.EAGAIN, errno.ENOTCONN, errno.EINPROGRESS):
             self.end(errno.errorcode[error.errno])
 
     def end(self, why):
+        if self.again and self.state['answers'] == 0:
+            self.socket.close()
+            return self.connect()
         self.state['end'] = self.state['end'] or why
         self.socket.close()
 

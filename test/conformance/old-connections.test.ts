@@ -8,7 +8,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { DesiredNic, DesiredState } from '../../src/engine/engine.ts';
-import { dhcp, greet, guest, macText, nic, rule, serve, state, vmId } from '../contract/guest-tools.ts';
+import { dhcp, greet, greeting, guest, macText, nic, rule, serve, state, vmId } from '../contract/guest-tools.ts';
 import { RemoteEngine } from '../world/remote-engine.ts';
 import { shimmedGuest } from '../world/shim.ts';
 import { missing, type Namespace, until, World } from '../world/world.ts';
@@ -62,7 +62,7 @@ class FlowClient {
   }
 
   /** Returns its id at once. */
-  open(protocol: 'tcp' | 'udp', address: string, port: number, from = ''): string {
+  open(protocol: 'tcp' | 'again' | 'udp', address: string, port: number, from = ''): string {
     const id = String(this.#next++);
     this.#child.stdin?.write(`open ${id} ${protocol} ${address} ${port} ${from}\n`);
     return id;
@@ -419,28 +419,38 @@ describe.each(SUITES)('%s', (_suite, { kind, why }) => {
     await restore();
   };
 
-  test('B60: senders that are older than a rule reach its guest as themselves, and never as the gateway', async () => {
-    await apply(desired({ rules: [] }));
-    const [, vm2] = vms as [Namespace, Namespace];
-    const senders = (
-      [
-        [w.outside, HOST, 'vm1 sees 10.9.0.1'],
-        [w.outside, OTHER_HOST, 'vm1 sees 10.9.0.1'],
-        [w.host, HOST, `vm1 sees ${HOST}`],
-        [w.host, '127.0.0.1', `vm1 sees ${GW}`],
-        [vm2, GW, `vm1 sees ${GW}`],
-      ] as const
-    ).map(([from, address, answer]) => ({ from, answer, id: client(from).open('udp', address, 10_001) }));
-    for (const { from, id } of senders) await until('it sends', async () => (await client(from).state(id)).sent > 3);
-    await apply(desired());
-    for (const { from, id, answer } of senders) {
-      await until(`answered: ${answer}`, async () => (await client(from).state(id)).answers > 3);
-      const { heard } = await client(from).state(id);
-      // while the user engine opens the port, a VM's datagram to the gateway may still go by the host's own address
-      if (from === vm2 && !kernel) expect([`vm1 sees ${HOST}`, answer]).toEqual(expect.arrayContaining(heard));
-      else expect(heard).toEqual([answer]);
-    }
-  });
+  /** Of UDP the same socket sends; of TCP the client connects until it is answered. */
+  const OLDER = [
+    ['udp', 'the rule is added', () => desired({ rules: [] }), () => apply(desired())],
+    ['again', 'the rule is added', () => desired({ rules: [] }), () => apply(desired())],
+    ['again', 'the rule returns with a new daemon', () => desired({ rules: [] }), () => restart()],
+  ] as const;
+
+  test.each(OLDER)(
+    'B60: clients that are older than a rule reach its guest as themselves, and never as the gateway: %s, %s',
+    async (protocol, _change, initial, change) => {
+      await apply(initial());
+      const [, vm2] = vms as [Namespace, Namespace];
+      const senders = (
+        [
+          [w.outside, HOST, 'vm1 sees 10.9.0.1'],
+          [w.outside, OTHER_HOST, 'vm1 sees 10.9.0.1'],
+          [w.host, HOST, `vm1 sees ${HOST}`],
+          [w.host, '127.0.0.1', `vm1 sees ${GW}`],
+          [vm2, GW, `vm1 sees ${GW}`],
+        ] as const
+      ).map(([from, address, answer]) => ({ from, answer, id: client(from).open(protocol, address, 10_001) }));
+      if (protocol === 'udp') for (const { from, id } of senders) await until('it sends', async () => (await client(from).state(id)).sent > 3);
+      await change();
+      for (const { from, id, answer } of senders) {
+        await until(`answered: ${answer}`, async () => (await client(from).state(id)).answers > 3);
+        const { heard } = await client(from).state(id);
+        // while the user engine opens the port, a VM's datagram to the gateway may still go by the host's own address
+        if (from === vm2 && !kernel) expect([`vm1 sees ${HOST}`, answer]).toEqual(expect.arrayContaining(heard));
+        else expect(heard).toEqual([answer]);
+      }
+    },
+  );
 
   test('B22: what still comes for a VM that was deleted does not reach the VM that gets its address', async () => {
     const attach = async (n: number, to: DesiredState): Promise<Namespace> => {
@@ -480,10 +490,22 @@ describe.each(SUITES)('%s', (_suite, { kind, why }) => {
     expect((await client(vm1).state(outbound)).last, 'not translated').toBe(`outside sees ${ip1}`);
     const inbound = client(w.outside).open('udp', HOST, 10_001);
     await until('it sends', async () => (await client(w.outside).state(inbound)).sent > 3);
+    const connecting = client(w.outside).open('again', HOST, 10_001);
+    expect(await greet(w.outside, 'tcp', HOST, 10_001)).toBe('reset');
     e = new RemoteEngine(w, kind);
     await apply(desired());
     await until('outbound is translated', async () => (await client(vm1).state(outbound)).last === `outside sees ${HOST}`);
     await until('inbound reaches the guest', async () => (await client(w.outside).state(inbound)).last !== '');
-    expect((await client(w.outside).state(inbound)).heard).toEqual([fromOutside]);
+    await until('a TCP client reaches it', async () => (await client(w.outside).state(connecting)).last !== '');
+    for (const id of [inbound, connecting]) expect((await client(w.outside).state(id)).heard).toEqual([fromOutside]);
+  });
+
+  test.runIf(kernel)('B63: a connection that another program’s rules redirect to the port of a rule is carried', async () => {
+    w.host.run(`nft 'table ip other { chain pre { type nat hook prerouting priority -110; tcp dport 80 redirect to :10001; }; }'`);
+    try {
+      expect(await greeting(w.outside, 'tcp', HOST, 80)).toBe(`vm1 sees ${GW}`);
+    } finally {
+      w.host.run('nft delete table ip other');
+    }
   });
 });

@@ -16,6 +16,7 @@ const MACOS_SOL_SOCKET = 0xffff;
 const MACOS_SO_ERROR = 0x1007;
 const MACOS_SO_KEEPALIVE = 8;
 const MACOS_SO_OOBINLINE = 0x100;
+const IPPROTO_IP = 0;
 const IPPROTO_TCP = 6;
 const TCP_KEEPIDLE = 4;
 const TCP_KEEPCNT = 6;
@@ -25,6 +26,8 @@ const TCP_NOTSENT_LOWAT = 25;
 const MAX_KEEPCNT = 127;
 const AF_INET = 2;
 const SOCK_DGRAM_CLOEXEC_NONBLOCK = 0x80802;
+/** linux/netfilter_ipv4.h */
+const SO_ORIGINAL_DST = 80;
 const MSG_ERRQUEUE_DONTWAIT = 0x2040;
 
 interface SocketCalls {
@@ -81,6 +84,17 @@ export function inlineUrgent(fd: number): void {
 export function takeError(fd: number): number {
   if (fd < 0) return 0;
   return -(onLinux ? intOption(fd, SOL_SOCKET, SO_ERROR) : intOption(fd, MACOS_SOL_SOCKET, MACOS_SO_ERROR));
+}
+
+/**
+ * Where the client of an accepted IPv4 TCP socket connected to, before connection tracking translated it. Null if the
+ * connection is not tracked. Linux only.
+ */
+export function originalDestination(fd: number): { ip: number; port: number } | null {
+  if (!onLinux || fd < 0) return null;
+  const name = Buffer.alloc(16); // struct sockaddr_in
+  if (calls().getsockopt(fd, IPPROTO_IP, SO_ORIGINAL_DST, name, Uint32Array.of(name.length)) !== 0) return null;
+  return { ip: name.readUInt32BE(4), port: name.readUInt16BE(2) };
 }
 
 /** Offsets in `struct tcp_info` (linux/tcp.h). */

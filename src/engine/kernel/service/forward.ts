@@ -2,7 +2,10 @@
  * The listener of one forwarding rule: it reserves the port on the host, and carries the connections that the kernel's
  * DNAT does not (B63), from the host's loopback and from VMs.
  *
- * Theory of operation: bytes are piped both ways with back-pressure. A FIN on one side half-closes the other, an error
+ * Theory of operation: the port is open before the DNAT is in force, so that it is never another program's. A client
+ * that comes meanwhile, and that DNAT takes from then on, is reset: the guest would see the gateway for as long as the
+ * connection lives. Its connection is tracked and not translated; one that another program's rules redirected to the
+ * port is carried. Bytes are piped both ways with back-pressure. A FIN on one side half-closes the other, an error
  * resets it. UDP has one socket per client and address that it asked, which is closed after five idle minutes (RFC 4787
  * REQ-5).
  *
@@ -12,10 +15,13 @@
 import { createSocket, type Socket as UdpSocket } from 'node:dgram';
 import { createConnection, type Socket } from 'node:net';
 import type { DatagramClient } from '../../../host/any-address-socket.ts';
+import { descriptorOf } from '../../../host/descriptor.ts';
+import { originalDestination } from '../../../host/ffi/sockets.ts';
 import { onEnd } from '../../../host/hidden-reset.ts';
 import { keepUrgentInline } from '../../../host/urgent.ts';
 import { sendDatagram, takesDatagrams } from '../../../lib/datagram-room.ts';
-import { formatIpv4 } from '../../../wire/address.ts';
+import { isLoopback } from '../../../net/policy/addresses.ts';
+import { formatIpv4, parseIpv4 } from '../../../wire/address.ts';
 import type { DesiredRule } from '../../engine.ts';
 import { RulePort } from '../../port-forwarding/rule-port.ts';
 
@@ -78,7 +84,7 @@ export class RuleListener extends RulePort {
 
   protected override onClient(client: Socket): void {
     const ip = this.#target()?.ip ?? null;
-    if (ip === null || this.#flows.size >= MAX_FLOWS * 2) {
+    if (ip === null || this.#flows.size >= MAX_FLOWS * 2 || this.#isEarly(client)) {
       client.resetAndDestroy();
       return;
     }
@@ -104,6 +110,17 @@ export class RuleListener extends RulePort {
     };
     resetWith(client, guest);
     resetWith(guest, client);
+  }
+
+  /** It connected before the DNAT that takes its next connections. */
+  #isEarly(client: Socket): boolean {
+    const { localAddress = '', localPort, remoteAddress = '' } = client;
+    if (typeof this.rule.hostIp !== 'number' || this.#isCarried(remoteAddress)) return false;
+    const asked = parseIpv4(localAddress);
+    // a program of the host may reach its loopback from another address of the host
+    if (asked === null || isLoopback(asked)) return false;
+    const original = originalDestination(descriptorOf(client));
+    return original !== null && original.ip === asked && original.port === localPort;
   }
 
   protected override onDatagram(bytes: Buffer, from: DatagramClient): void {
