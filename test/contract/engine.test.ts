@@ -548,6 +548,45 @@ describe.each(SUITES)('%s', (_name, t) => {
     });
   });
 
+  describe('B50: addresses that a guest barely announces', () => {
+    const AGAIN = '192.168.64.210';
+    const SILENT = '192.168.64.211';
+    const gratuitous = (n: number, ip: string): string => {
+      const mac = macText(n).replaceAll(':', '');
+      return `ffffffffffff${mac}08060001080006040001${mac}${ipv4Hex(ip)}000000000000${ipv4Hex(ip)}`;
+    };
+    const addresses = async (n: number) =>
+      (await observedNic(n))?.addresses.map((a) => `${[24, 16, 8, 0].map((s) => (a.ip >>> s) & 255).join('.')} ${a.source}`) ?? [];
+
+    test('a further address that never sent ARP is asked for, and passes', async () => {
+      await vm1.reaches(GW); // so that the guest knows the gateway's MAC address
+      vm1.run(`ip addr add ${SILENT}/24 dev eth0`);
+      await until('it passes', () => vm1.attempt(`ping -c1 -W1 -q -I ${SILENT} ${GW}`) !== null);
+      await until('it is reported', async () => (await addresses(1)).includes(`${SILENT} virtual`));
+      vm1.run(`ip addr del ${SILENT}/24 dev eth0`);
+    });
+
+    test('a guest that announces one and vanishes keeps its lease as the main address, and the next holder gets it', async () => {
+      vm1.run(`ip addr add ${AGAIN}/32 dev eth0; sysctl -qw net.ipv4.conf.eth0.arp_ignore=8`);
+      await until('it is reported', async () => {
+        await sendFrames(vm1, [gratuitous(1, AGAIN)]);
+        return (await addresses(1)).some((a) => a.startsWith(AGAIN));
+      });
+      // longer than the engine asks for it
+      await vm2.ask('sleep 3');
+      expect(await addresses(1)).toEqual([`${ip1} lease`, `${AGAIN} virtual`]);
+      expect((await vm2.ask(`dig +short +time=5 +tries=9 @${GW} vm1.anka.internal`))?.trim()).toBe(ip1);
+      vm2.run(`ip addr add ${AGAIN}/32 dev eth0`);
+      await until('it has moved', async () => {
+        await sendFrames(vm2, [gratuitous(2, AGAIN)]);
+        return (await addresses(2)).includes(`${AGAIN} virtual`);
+      });
+      vm1.run(`ip addr del ${AGAIN}/32 dev eth0; sysctl -qw net.ipv4.conf.eth0.arp_ignore=0`);
+      vm2.run(`ip addr del ${AGAIN}/32 dev eth0`);
+      await vm2.reaches(ip1);
+    });
+  });
+
   test('B91: --no-local isolates a VM from VMs and the host; outside and forwarding still work', async () => {
     await e.apply(state(nic(1, 'shared', { rules, isolated: true }), nic(2), nic(3, 'host', { rules: [rule(10005, 8080)] }), nic(4, 'host')));
     const now = (await dhcp(w, vm1))?.ip as string;

@@ -44,7 +44,7 @@ describe('the addresses of cards', () => {
         if (kind === 'moved') moved.push(key);
         else {
           asked.push(key);
-          if (alive.has(key)) table.claim(card, address, now);
+          if (alive.has(key)) table.claim(card, address, now, true);
         }
       }
     }
@@ -122,6 +122,32 @@ describe('the addresses of cards', () => {
     expect(one.ip).toBe(ip(2));
   });
 
+  test('B50: a guest that announces a virtual address and vanishes keeps its lease, and the next holder gets it within 3 s', () => {
+    wait(2000);
+    alive.clear();
+    expect(table.claim(one, VIP, now)).toBeNull();
+    table.claim(one, VIP, now + 1);
+    wait(5000);
+    expect(sources(one)).toBe('2 lease, 200 virtual');
+    expect(uses(two, VIP)).toBe('arp_spoof');
+    expect(wait(2500)).toEqual([`two/${VIP}`]);
+    expect(sources(one)).toBe('2 lease');
+  });
+
+  test('a guest that is too busy to answer for a second has its new main address once it is heard again', () => {
+    wait(2000);
+    alive.clear();
+    table.claim(one, ip(77), now);
+    wait(2000);
+    expect(sources(one)).toBe('2 lease, 77 virtual');
+    uses(one, ip(77));
+    wait(60_000);
+    expect(sources(one)).toBe('77 static, 2 lease');
+    asked = [];
+    wait(60_000);
+    expect(asked, 'nothing is left to be asked').toEqual([]);
+  });
+
   test('a lease that ended makes no virtual address of a dead guest its main one', () => {
     uses(one, VIP);
     wait(2000);
@@ -179,7 +205,7 @@ describe('the addresses of cards', () => {
             t.setCards(cards, [], clock);
           } else {
             clock += n * 200;
-            for (const a of t.poll(clock)) if (a.kind === 'probe' && !dead.has(`${a.card.id}/${a.ip}`)) t.claim(a.card, a.ip, clock);
+            for (const a of t.poll(clock)) if (a.kind === 'probe' && !dead.has(`${a.card.id}/${a.ip}`)) t.claim(a.card, a.ip, clock, true);
           }
           const lists = cards.map((x) => x.list().map((a) => a.ip));
           expect(new Set(lists.flat()).size).toBe(lists.flat().length);

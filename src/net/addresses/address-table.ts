@@ -8,12 +8,15 @@
  * and the caller announces it. Until then the claimant may send nothing from it. A lease, a reservation and the main
  * address of a card never move to another card.
  *
- * When a guest claims an address, uses DHCP, or returns to an address, it is asked for its other ones. Those that it no
- * longer answers for are dropped, or if they are assigned to it, marked as silent, so that its main address is the one
- * that it uses. A virtual address that was not heard for ten minutes is asked for as well.
+ * When a guest claims an address, uses DHCP, or returns to an address, it is asked for its other ones, and for the one
+ * that it claims. Those that it no longer answers for are dropped, or if they are assigned to it, marked as silent, so
+ * that its main address is the one that it uses. While it answers for none, its lease stays the main one, and its claims
+ * are virtual: a guest that announced an address and vanished keeps nobody from taking it over. A virtual address that
+ * was not heard for ten minutes is asked for as well.
  *
  * Call order: set `leaseIp` and `reservedIp` of the cards, then `setCards`; `claim` and `onDhcp` as they happen; `poll`
- * at `pollAt`, which returns the requests to send. `onChange` is called when an owner or a main address changed.
+ * at `pollAt` and once a second, which returns the requests to send. `onChange` is called when an owner or a main
+ * address changed.
  *
  * Limits: 16 self-set addresses per card, and 16 new claims per second. 64 addresses are asked for at once, further
  * ones later. A guest that answers no ARP within 1.2 s loses a virtual address to a card that claims it.
@@ -40,6 +43,8 @@ interface Probing<C> {
   claimant: C | null;
   left: number;
   next: number;
+  /** The owner keeps the address without an answer, but not as its main one. */
+  keeps: boolean;
 }
 
 export type AddressAction<C> =
@@ -57,7 +62,7 @@ export class AddressTable<C extends CardAddresses> {
   #absent: readonly number[] = [];
   /** By address. */
   readonly #probing = new Map<number, Probing<C>>();
-  #lastExpiry = Number.NEGATIVE_INFINITY;
+  #lastLook = Number.NEGATIVE_INFINITY;
 
   constructor(subnet: SubnetLike, onChange: () => void) {
     this.#subnet = subnet;
@@ -107,11 +112,11 @@ export class AddressTable<C extends CardAddresses> {
     return this.#cards.flatMap((c) => [...c.claims.keys()].filter((ip) => c.isVirtual(ip)));
   }
 
-  /** The card's guest sent ARP from the address. Null: it may. */
-  claim(card: C, ip: number, now: number): 'arp_spoof' | 'address_limit' | null {
+  /** The card's guest sent ARP from the address. `answers`: in answer to a request. Null: it may. */
+  claim(card: C, ip: number, now: number, answers = false): 'arp_spoof' | 'address_limit' | null {
     const owner = this.#owners.get(ip);
     if (owner === card) {
-      this.#heard(card, ip, now);
+      this.#heard(card, ip, now, answers);
       return null;
     }
     if (owner !== undefined) return this.#contest(card, owner, ip, now);
@@ -151,7 +156,7 @@ export class AddressTable<C extends CardAddresses> {
   }
 
   poll(now: number): AddressAction<C>[] {
-    if (now - this.#lastExpiry >= 1000) this.#askForExpired(now);
+    if (now - this.#lastLook >= 1000) this.#askForUnheard(now);
     const actions: AddressAction<C>[] = [];
     for (const p of [...this.#probing.values()]) {
       if (p.next > now) continue;
@@ -164,12 +169,12 @@ export class AddressTable<C extends CardAddresses> {
       }
       this.#probing.delete(p.ip);
       if (p.claimant) this.#move(p.owner, p.claimant, p.ip, now, actions);
-      else if (owned) this.#silent(p.owner, p.ip);
+      else if (owned) this.#silent(p.owner, p.ip, p.keeps);
     }
     return actions;
   }
 
-  #heard(card: C, ip: number, now: number): void {
+  #heard(card: C, ip: number, now: number, answers: boolean): void {
     const probing = this.#probing.get(ip);
     const use = card.use(ip);
     if (!use) return;
@@ -177,12 +182,13 @@ export class AddressTable<C extends CardAddresses> {
       this.#probing.delete(ip);
       if (probing.claimant) use.quietUntil = now + QUIET_MS;
     }
-    const news = use.silent || use.heard < 0;
+    const isNew = use.silent || use.heard < 0;
+    const isAnswered = answers && !use.answered;
     use.heard = now;
     use.silent = false;
-    if (!news) return;
-    this.#askForOthers(card, ip, now);
-    this.#settle();
+    use.answered ||= answers;
+    if (isNew) this.#askForOthers(card, ip, now);
+    if (isNew || isAnswered) this.#settle();
   }
 
   #contest(card: C, owner: C | null, ip: number, now: number): 'arp_spoof' | 'address_limit' {
@@ -191,7 +197,7 @@ export class AddressTable<C extends CardAddresses> {
     if (probing?.claimant) return 'arp_spoof';
     if (!card.claimRate.take(now)) return 'address_limit';
     if (probing || this.#probing.size < MAX_PROBED)
-      this.#probing.set(ip, { owner, ip, claimant: card, left: CONTEST_PROBES, next: Math.max(now, owner.use(ip)?.quietUntil ?? 0) });
+      this.#probing.set(ip, { owner, ip, claimant: card, left: CONTEST_PROBES, next: Math.max(now, owner.use(ip)?.quietUntil ?? 0), keeps: false });
     return 'arp_spoof';
   }
 
@@ -199,6 +205,7 @@ export class AddressTable<C extends CardAddresses> {
     if (card.claims.size >= MAX_CLAIMS) card.claims.delete(oldestOf(card));
     card.claims.set(ip, newUse(now, now));
     this.#askForOthers(card, ip, now);
+    this.#ask(card, ip, now, true);
     this.#settle();
   }
 
@@ -210,16 +217,18 @@ export class AddressTable<C extends CardAddresses> {
     actions.push({ kind: 'moved', card: to, ip });
   }
 
-  #silent(card: C, ip: number): void {
+  #silent(card: C, ip: number, keeps: boolean): void {
     const use = card.assigned.get(ip);
     if (use) use.silent = true;
-    else card.claims.delete(ip);
+    else if (!keeps) card.claims.delete(ip);
     this.#settle();
   }
 
-  #ask(card: C, ip: number, now: number): void {
-    if (this.#probing.has(ip) || this.#probing.size >= MAX_PROBED) return;
-    this.#probing.set(ip, { owner: card, ip, claimant: null, left: OWN_PROBES, next: now });
+  #ask(card: C, ip: number, now: number, keeps = false): void {
+    const use = card.use(ip);
+    if (!use || this.#probing.has(ip) || this.#probing.size >= MAX_PROBED) return;
+    use.asked = now;
+    this.#probing.set(ip, { owner: card, ip, claimant: null, left: OWN_PROBES, next: now, keeps });
   }
 
   #askForOthers(card: C, except: number, now: number): void {
@@ -228,9 +237,16 @@ export class AddressTable<C extends CardAddresses> {
     if (lease && card.leaseIp !== except && lease.heard === -1) this.#ask(card, card.leaseIp, now);
   }
 
-  #askForExpired(now: number): void {
-    this.#lastExpiry = now;
-    for (const c of this.#cards) for (const [ip, use] of c.claims) if (c.isVirtual(ip) && now - use.heard > EXPIRY_MS) this.#ask(c, ip, now);
+  /** Virtual addresses that were silent for long, and those that may be the main one of a guest with a silent lease. */
+  #askForUnheard(now: number): void {
+    this.#lastLook = now;
+    for (const c of this.#cards) {
+      for (const [ip, use] of c.claims) {
+        if (!c.isVirtual(ip)) continue;
+        if (now - use.heard > EXPIRY_MS) this.#ask(c, ip, now);
+        else if (c.isLeaseSilent && !use.answered && use.heard > use.asked) this.#ask(c, ip, now, true);
+      }
+    }
   }
 
   #settle(): void {

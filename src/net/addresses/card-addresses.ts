@@ -18,6 +18,10 @@ export interface AddressUse {
   heard: number;
   /** The guest did not answer ARP for it. */
   silent: boolean;
+  /** The guest has answered an ARP request for it, as one that is up does. */
+  answered: boolean;
+  /** The guest was last asked for it then. */
+  asked: number;
   /** A claim of another card before this time waits until then. */
   quietUntil: number;
 }
@@ -29,7 +33,14 @@ export interface HeldAddress {
   heard: number;
 }
 
-export const newUse = (since: number, heard = -1): AddressUse => ({ since, heard, silent: false, quietUntil: 0 });
+export const newUse = (since: number, heard = -1): AddressUse => ({
+  since,
+  heard,
+  silent: false,
+  answered: false,
+  asked: Number.NEGATIVE_INFINITY,
+  quietUntil: 0,
+});
 
 export class CardAddresses {
   readonly id: string;
@@ -82,9 +93,14 @@ export class CardAddresses {
     return ip === this.ip ? 'static' : 'virtual';
   }
 
+  /** The guest uses none of the addresses that were assigned to it, as far as is known. */
+  get isLeaseSilent(): boolean {
+    return this.leaseIp >= 0 && this.ip === this.leaseIp && this.use(this.leaseIp)?.silent === true;
+  }
+
   /**
-   * The lease comes first, then the reservation, then what the guest set first; one that the guest does not answer for
-   * comes last.
+   * The lease comes first, then the reservation, then what the guest set first. One that the guest does not answer for
+   * comes last, and the lease gives way only to one that it does answer for: a guest that vanished answers for none.
    */
   choose(): number {
     if (this.leaseIp >= 0 && !this.use(this.leaseIp)?.silent) return this.leaseIp;
@@ -92,7 +108,7 @@ export class CardAddresses {
     if (reserved && reserved.heard >= 0 && !reserved.silent) return this.reservedIp;
     // a virtual address stays one while its guest is silent
     if (this.ip >= 0 && this.claims.has(this.ip)) return this.ip;
-    for (const [ip, use] of this.claims) if (!use.silent) return ip;
+    for (const [ip, use] of this.claims) if (use.answered || this.leaseIp < 0) return ip;
     return this.leaseIp;
   }
 }

@@ -14,6 +14,9 @@ export const NAMES_MS = 1000;
 /** New addresses claimed by ARP: burst size, and the time in ms that refills it. */
 export const CLAIMS_MOST = 16;
 export const CLAIMS_MS = 1000;
+/** Addresses without a claim that a guest is asked for: burst size, and the time in ms that refills it. */
+export const UNHEARD_MOST = 4;
+export const UNHEARD_MS = 1000;
 /** ICMP errors to a guest, of the user engine: burst size, and the time in ms that refills it. Linux allows as many. */
 export const ERRORS_MOST = 50;
 export const ERRORS_MS = 50;

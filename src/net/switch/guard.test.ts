@@ -159,13 +159,14 @@ describe('the guard (B91)', () => {
     );
   });
 
+  const macOf = (c: GuardedCard): string => (c === card ? ME : OTHER);
   /** Time passes, and the guests answer ARP for these addresses only. */
   const wait = (ms: number, answers: readonly number[]): string[] => {
     const moved: string[] = [];
     for (const end = now + ms; now < end; now += 100)
       for (const a of guard.table.poll(now)) {
         if (a.kind === 'moved') moved.push(a.card.id);
-        else if (answers.includes(a.ip)) guard.table.claim(a.card, a.ip, now);
+        else if (answers.includes(a.ip)) check(arp(2, macOf(a.card), a.ip.toString(16), gateway, macOf(a.card)), a.card);
       }
     return moved;
   };
@@ -209,6 +210,13 @@ describe('the guard (B91)', () => {
     guard.forget(card);
     expect(card.ip).toBe(0xc0a84002);
     expect(guard.table.ownerOf(0xc0a8404e)).toBeUndefined();
+  });
+
+  test('B50: an announcement is no answer: the lease stays the main address of a guest that vanished', () => {
+    for (const op of [1, 2]) check(arp(op, ME, free, free));
+    wait(3000, []);
+    expect(card.ip).toBe(0xc0a84002);
+    expect(card.isVirtual(0xc0a8404d)).toBe(true);
   });
 
   test('B90: use of a free address without a claim triggers an ARP request', () => {

@@ -19,7 +19,7 @@
  */
 
 import type { SubnetLike } from '../../wire/address.ts';
-import { arpSenderIp, arpSenderMac, checkArp } from '../../wire/arp.ts';
+import { ArpOp, arpOp, arpSenderIp, arpSenderMac, arpTargetIp, checkArp } from '../../wire/arp.ts';
 import { get16, get32 } from '../../wire/bytes.ts';
 import { ETH_HEADER, EtherType, readMac } from '../../wire/ethernet.ts';
 import { IcmpType } from '../../wire/icmp.ts';
@@ -149,7 +149,7 @@ export class Guard {
     if (!checkArp(b, arp, end) || arpSenderMac(b, arp) !== card.mac) return 'arp_spoof';
     const ip = arpSenderIp(b, arp);
     if (ip === 0) return null; // a probe claims nothing (RFC 5227)
-    return this.table.claim(card, ip, now);
+    return this.table.claim(card, ip, now, arpOp(b, arp) === ArpOp.reply && arpTargetIp(b, arp) !== ip);
   }
 
   #ipv6(card: GuardedCard, b: Uint8Array, ip: number, end: number, now: number): Drop | null {

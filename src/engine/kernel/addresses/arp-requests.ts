@@ -18,13 +18,18 @@ import { BRIDGES, bridgeMac, tapName } from '../names.ts';
 
 const POLL_MS = 10;
 
+/** Sends a request to a guest. */
+export function askGuest(network: DesiredNetwork, id: string, ip: number): void {
+  const senderMac = parseMac(bridgeMac(network.name)) as number;
+  sendFrame(tapName(id), arpFrame({ op: ArpOp.request, senderMac, senderIp: gatewayOf(network.subnet), targetMac: 0, targetIp: ip }));
+}
+
 /** Waits at most `waitMs`. The MAC addresses that answered, by address. */
 export async function askGuests(network: DesiredNetwork, asked: readonly { id: string; ip: number }[], waitMs: number): Promise<Map<number, number>> {
   const dev = BRIDGES[network.name];
-  const senderMac = parseMac(bridgeMac(network.name)) as number;
   for (const { id, ip } of asked) {
     deleteNeighbour(ip, dev);
-    sendFrame(tapName(id), arpFrame({ op: ArpOp.request, senderMac, senderIp: gatewayOf(network.subnet), targetMac: 0, targetIp: ip }));
+    askGuest(network, id, ip);
   }
   const found = new Map<number, number>();
   for (const end = monotonicMs() + waitMs; ; await sleep(POLL_MS)) {

@@ -3,7 +3,8 @@
  *
  * Theory of operation: net/addresses/address-table.ts decides, one table per network. The guard in nft records who sent
  * ARP from which address: `heard` has the addresses that a NIC owns or has claimed, `contested` those that are virtual
- * at another NIC. `poll` feeds new elements to the tables. What the tables ask for, the host asks by ARP; only the
+ * at another NIC, `unheard` those that a guest sends from without ARP, for which it is asked: its answer is a claim.
+ * `poll` feeds new elements to the tables. What the tables ask for, the host asks by ARP; only the
  * owner can answer, as the guard drops the answers of others. Addresses that guests have set themselves are kept in a
  * file, so that a new daemon knows them.
  *
@@ -17,15 +18,16 @@ import { readSet } from '../../../host/netlink/sets.ts';
 import { monotonicMs } from '../../../lib/clock.ts';
 import { type AddressAction, AddressTable, PROBE_MS } from '../../../net/addresses/address-table.ts';
 import { CardAddresses } from '../../../net/addresses/card-addresses.ts';
+import { canClaim } from '../../../net/policy/addresses.ts';
 import { areIsolated } from '../../../net/policy/isolation.ts';
 import { formatIpv4 } from '../../../wire/address.ts';
 import { announcementOf, arpFrame } from '../../../wire/arp.ts';
 import type { DesiredNetwork, DesiredNic, DesiredState } from '../../engine.ts';
 import { BRIDGES, tapName } from '../names.ts';
-import { CONTESTED, HEARD, HEARD_SECONDS } from '../rules/bridge-table.ts';
+import { CONTESTED, HEARD, HEARD_SECONDS, UNHEARD } from '../rules/bridge-table.ts';
 import type { OwnTransactions } from '../rules/own-transactions.ts';
 import type { ServiceStatus } from '../service/config.ts';
-import { askGuests } from './arp-requests.ts';
+import { askGuest, askGuests } from './arp-requests.ts';
 
 type Log = { warn(o: object, m: string): void };
 
@@ -155,6 +157,7 @@ export class GuestAddresses {
       if (found && !before.has(elementOf(e))) found.table.claim(found.card, e.ip, now);
       else if (use) use.heard = Math.max(use.heard, now - (HEARD_SECONDS - e.expires) * 1000);
     }
+    this.#askForUnheard();
     if (![...this.#served.values()].some((s) => s.table.virtual().length > 0)) return;
     for (const e of readClaims(CONTESTED)) {
       const found = this.#find(e.dev);
@@ -162,11 +165,19 @@ export class GuestAddresses {
     }
   }
 
-  #find(tap: string): { card: CardAddresses; table: AddressTable<CardAddresses> } | null {
+  /** A guest that knows the gateway's MAC address may send from a further address and never announce it. */
+  #askForUnheard(): void {
+    for (const { dev, ip } of readClaims(UNHEARD)) {
+      const found = this.#find(dev);
+      if (found && canClaim(found.network.subnet, ip, found.table.ownerOf(ip) !== undefined)) askGuest(found.network, found.card.id, ip);
+    }
+  }
+
+  #find(tap: string): (Served & { card: CardAddresses }) | null {
     const nic = this.#nics.find((n) => tapName(n.id) === tap);
     const card = nic && this.#cards.get(nic.id);
-    const table = nic && this.#served.get(nic.type)?.table;
-    return card && table ? { card, table } : null;
+    const served = nic && this.#served.get(nic.type);
+    return card && served ? { ...served, card } : null;
   }
 
   /** A NIC whose VM was started again has another outside MAC: the host must not send to the old one. */
@@ -191,11 +202,11 @@ export class GuestAddresses {
 
   async #askAll(): Promise<void> {
     for (;;) {
+      for (const served of this.#served.values()) await this.#askFor(served);
+      if (this.#changed) this.#onChange();
       const due = [...this.#served.values()].flatMap(({ table }) => table.pollAt() ?? []);
       if (due.length === 0) break;
       await sleep(Math.max(1, Math.min(...due) - monotonicMs()), undefined, { ref: false });
-      for (const served of this.#served.values()) await this.#askFor(served);
-      if (this.#changed) this.#onChange();
     }
   }
 
@@ -207,7 +218,7 @@ export class GuestAddresses {
     const answers = await askGuests(network, asked, PROBE_MS);
     for (const { card, ip } of asked) {
       const nic = this.#nics.find((n) => n.id === card.id);
-      if (nic && answers.get(ip) === nic.outsideMac) table.claim(card, ip, monotonicMs());
+      if (nic && answers.get(ip) === nic.outsideMac) table.claim(card, ip, monotonicMs(), true);
     }
   }
 

@@ -4,15 +4,16 @@
  * Theory of operation: what differs between NICs is in sets and maps, so the chains are the same for one VM and for two
  * hundred. On the networks with a gateway, a guest may claim an address without an owner by ARP (B50). Set `heard` has
  * the addresses that were used in ARP, with a timeout, and the engine assigns a claimed one to the NIC when it reads
- * the set. A claim of an address that is virtual at another NIC is dropped and noted in set `contested`. Bridged guests
- * use their own MAC address and never the host's IP address, and are neither routers nor DHCP servers
- * (docs/decisions/0009). Their other IPv4 addresses are up to their network and are only recorded. IPv6 addresses
- * belong to the NIC that used them first, on every network (ipv6-guard.ts).
+ * the set. A claim of an address that is virtual at another NIC is dropped and noted in set `contested`. An address
+ * that a guest sends from without ever having used it in ARP is noted in set `unheard`: the engine asks the guest for
+ * it by ARP, and the answer claims it. Bridged guests use their own MAC address and never the host's IP address, and
+ * are neither routers nor DHCP servers (docs/decisions/0009). Their other IPv4 addresses are up to their network and
+ * are only recorded. IPv6 addresses belong to the NIC that used them first, on every network (ipv6-guard.ts).
  *
  * Limits: a frame in a VLAN has the tag's EtherType behind the addresses, where nft would look. `meta protocol arp` and
  * `meta protocol ip` match with and without a tag.
  */
-import { CLAIMS_MOST, CLAIMS_MS } from '../../../net/gateway/service-rates.ts';
+import { CLAIMS_MOST, CLAIMS_MS, UNHEARD_MOST, UNHEARD_MS } from '../../../net/gateway/service-rates.ts';
 import { networkAddresses } from '../../../net/policy/addresses.ts';
 import { METADATA_ADDRESSES, METADATA6 } from '../../../net/policy/metadata.ts';
 import { DHCP_SERVER_PORT } from '../../../net/policy/services.ts';
@@ -32,9 +33,13 @@ const [CLAIMS, LEASES] = ADDRESS_SETS;
 export const HEARD = 'heard';
 /** Claims of addresses that are virtual at another NIC. */
 export const CONTESTED = 'contested';
+/** Sources of IPv4 packets that a NIC has not used in ARP, and that nobody owns. */
+export const UNHEARD = 'unheard';
 export const HEARD_SECONDS = 600;
 /** A claim that is not repeated counts for so long. */
 const CONTESTED_TIMEOUT = '3s';
+/** Two polls of the engine. */
+const UNHEARD_TIMEOUT = '2s';
 /** How long after it was used the address of a bridged guest is kept. */
 export const ADDRESS_SECONDS = 3600;
 const ADDRESS_TIMEOUT = `${ADDRESS_SECONDS}s`;
@@ -77,6 +82,7 @@ export function bridgeTable(desired: DesiredState, nics: readonly RuledNic[], se
     ),
     ...segmentSets(attached, segments),
     ip4Source(),
+    unheard(),
     clientsOnly(),
     ipOptions(),
     bridged(metadata),
@@ -126,6 +132,8 @@ function isolationSets({ all, bridged, served }: Attached): string[] {
 function addressSets(): string[] {
   return [
     dynamicSet('claim_rate', 'ifname', ADDRESS_SET_SIZE),
+    dynamicSet('unheard_rate', 'ifname', ADDRESS_SET_SIZE),
+    expiringSet(UNHEARD, 'type ifname . ipv4_addr', { size: ADDRESS_SET_SIZE, timeout: UNHEARD_TIMEOUT }),
     expiringSet(HEARD, 'type ifname . ipv4_addr', { size: ADDRESS_SET_SIZE, timeout: `${HEARD_SECONDS}s` }),
     expiringSet(CONTESTED, 'type ifname . ipv4_addr', { size: ADDRESS_SET_SIZE, timeout: CONTESTED_TIMEOUT }),
     expiringSet(CLAIMS, 'type ether_addr . ipv4_addr', { size: ADDRESS_SET_SIZE, timeout: ADDRESS_TIMEOUT }),
@@ -147,9 +155,18 @@ function ip4Source(): string {
     'jump clients_only',
     'iifname . ip saddr @address accept',
     `ip saddr @owned ${drop('ip_spoof')}`,
+    `iifname . ip saddr != @${HEARD} jump unheard`,
     `iifname @isolated ${drop('isolated')}`,
     `iifname . ip saddr @${HEARD} accept`,
     drop('ip_spoof'),
+  ]);
+}
+
+/** Notes an address for the engine, at a limited rate. */
+function unheard(): string {
+  return chain('unheard', [
+    `update @unheard_rate { iifname ${rateOver(UNHEARD_MOST, UNHEARD_MS)} } return`,
+    `update @${UNHEARD} { iifname . ip saddr timeout ${UNHEARD_TIMEOUT} } comment "full or not, the packet is dropped"`,
   ]);
 }
 

@@ -8,7 +8,8 @@
  * now, are left out: an address becomes free when its NIC is detached.
  *
  * Limits: what packets write between the read and the transaction (about 20 ms) is lost. That is a count, or a new
- * address, which the next packet takes again. Of a NIC that holds more than twice its burst, the rest is dropped.
+ * address, which the next ARP or IPv6 packet takes again; the engine asks for the source of an IPv4 packet (`unheard`).
+ * Of a NIC that holds more than twice its burst, the rest is dropped.
  */
 import { ETHERNET, readSet, readSets, type SetElement } from '../../../host/netlink/sets.ts';
 import { parseIpv4, parseMac } from '../../../wire/address.ts';
