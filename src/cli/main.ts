@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 /** `anka`: runs one command and exits with its status: 0, 2 for a usage error, otherwise the error's code. */
+import '../host/no-debugger.ts';
 import { AnkaError } from '../lib/errors.ts';
 import { Output } from './output/output.ts';
 import { runCommandLine, takeGlobalFlags, UsageError } from './parse.ts';

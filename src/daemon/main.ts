@@ -3,11 +3,15 @@
  * `ankad`: the daemon.
  *
  * Theory of operation: it takes the lock, opens the database, adopts running VMs, and serves the API. VMs and networks
- * keep running when it exits, by a signal or by kill -9. Limits: one per state directory; a second one exits at once.
+ * keep running when it exits, by a signal or by kill -9. SIGTERM and SIGINT stop it; so does SIGHUP where it runs in
+ * the foreground of a terminal. Elsewhere SIGHUP does nothing, and neither do SIGUSR1 and SIGUSR2. Limits: one per
+ * state directory; a second one exits at once.
  */
+import '../host/no-debugger.ts';
 import { spawn } from 'node:child_process';
 import { mkdirSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { isatty } from 'node:tty';
 import pino from 'pino';
 import { EXIT_ALREADY_RUNNING, isRunning } from '../api/client.ts';
 import { createApp } from '../api/routes.ts';
@@ -124,6 +128,9 @@ async function main(): Promise<void> {
   if (args.includes('--help')) return void process.stdout.write(HELP);
   if (args.includes('--version')) return void process.stdout.write(`${version()}\n`);
   const foreground = args.includes('--foreground');
+  const attended = foreground && (isatty(0) || isatty(1));
+  // the daemon outlives the terminal that started it
+  for (const signal of ['SIGUSR2', ...(attended ? [] : ['SIGHUP'])]) process.on(signal, () => {});
   process.umask(0o022); // VMs' own users pass through our directories, whatever the caller's mask
   process.stderr.on('error', () => {}); // a full disk
   process.env = daemonEnvironment(); // it may have been started directly, without anka
@@ -147,9 +154,7 @@ async function main(): Promise<void> {
   await api.listen();
   keepInPlace({ paths, lock, api, log, createDirectories: () => createDirectories(paths), exit: stop });
   log.info({ pid: process.pid, socket: paths.socket }, 'the daemon is ready');
-  process.on('SIGTERM', stop);
-  process.on('SIGINT', stop);
-  process.on('SIGHUP', () => {}); // the daemon outlives the terminal that started it
+  for (const signal of ['SIGTERM', 'SIGINT', ...(attended ? ['SIGHUP'] : [])]) process.on(signal, stop);
 }
 
 main().catch((cause: Error) => {

@@ -100,12 +100,19 @@ export class Namespace {
     await until(what, () => this.pings(address));
   }
 
+  /** Of all programs. */
+  pids(): number[] {
+    return String(execFileSync('ip', ['netns', 'pids', this.name]))
+      .split('\n')
+      .filter(Boolean)
+      .map(Number);
+  }
+
   /** Kills all programs. */
   killAll(): void {
-    for (const pid of String(execFileSync('ip', ['netns', 'pids', this.name])).split('\n')) {
-      if (pid === '') continue;
+    for (const pid of this.pids()) {
       try {
-        process.kill(Number(pid), 'SIGKILL');
+        process.kill(pid, 'SIGKILL');
       } catch {
         // exited meanwhile
       }

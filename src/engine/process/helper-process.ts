@@ -6,7 +6,7 @@
  * loads the leases. The program then creates what it serves, and `run` confines the process (docs/decisions/0012,
  * 0016), and serves the control protocol: JSON lines over a unix socket (0600), as in lib/json-lines. It checks who
  * connects, by the peer's credentials. Clients get `{event: 'changed'}` at most once a turn. The process outlives the
- * daemon, and a closing terminal.
+ * daemon, and a closing terminal. SIGUSR1 and SIGUSR2 do nothing.
  *
  * Limits: one process per control socket, which holds the lock beside it. Another one exits when the first answers; it
  * waits while that one starts, and takes over when it exits. An exception before the process serves ends it; later ones
@@ -201,7 +201,7 @@ export function startHelper({ program, title, capabilities }: HelperOptions): He
   }
   process.umask(0o077);
   const log = pino({}, new LogFile(values.log));
-  process.on('SIGHUP', () => {}); // the terminal was closed
+  for (const signal of ['SIGHUP', 'SIGUSR2']) process.on(signal, () => {}); // the terminal was closed; no meaning
   let helper: Helper | null = null;
   const errors = surviveUnexpectedErrors({ log, survives: () => helper?.serving ?? false, exit: () => process.exit(1) });
   if (values.user) dropRoot(Number(values.user), Number(values.group), [dirname(control), dirname(leases)], capabilities);

@@ -7,7 +7,6 @@
  * - it leaves no core dump, which would contain guests' packets (RLIMIT_CORE);
  * - it grows no file beyond 64 MiB (RLIMIT_FSIZE; Node ignores the signal and gets the error), unless it serves files;
  * - one that serves files creates no socket;
- * - it opens no debugger on SIGUSR1;
  * - it closes inherited descriptors, which are those that are not close-on-exec, as all of Node's are.
  *
  * The limit of open files stays: Node raises it to the user's hard limit.
@@ -98,7 +97,6 @@ function closeInherited(): void {
 
 /** Drops the rights. Returns the names of those that could not be dropped. */
 export async function confine(needs: Needs = FORWARDS_PACKETS): Promise<string[]> {
-  process.on('SIGUSR1', () => {});
   if (process.platform !== 'linux') return [];
   closeInherited();
   dropPrivilegeGain();

@@ -8,6 +8,7 @@
  *
  * Limits: if Landlock is not available, or this runs from source, the program runs in this process, unrestricted.
  */
+import '../no-debugger.ts';
 import { mkdirSync, realpathSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';

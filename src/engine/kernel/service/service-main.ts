@@ -7,6 +7,7 @@
  * listen on low ports and to change the host's ARP table. It runs no program and opens only its own files
  * (docs/decisions/0012, 0016). Start and shutdown: engine/process/helper-process.ts.
  */
+import '../../../host/no-debugger.ts';
 import { CAPABILITY } from '../../../host/ffi/process.ts';
 import { dateOf } from '../../../lib/clock.ts';
 import { isLoopback } from '../../../net/policy/addresses.ts';

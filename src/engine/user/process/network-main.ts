@@ -7,6 +7,7 @@
  * may listen on low ports (docs/decisions/0012). Start and shutdown: engine/process/helper-process.ts. Limits: a
  * changed subnet starts the network anew.
  */
+import '../../../host/no-debugger.ts';
 import { createServer } from 'node:net';
 import { CAPABILITY } from '../../../host/ffi/process.ts';
 import { loadKernels } from '../../../net/memory/kernels.ts';
