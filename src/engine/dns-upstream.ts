@@ -12,6 +12,7 @@
  */
 import { createSocket, type Socket as UdpSocket } from 'node:dgram';
 import { createConnection, isIPv6, type Socket } from 'node:net';
+import { withNamedZone } from '../host/resolvers.ts';
 import type { DnsTransport } from '../net/dns-forwarder.ts';
 import { DNS_SERVICE_PORT } from '../net/policy/services.ts';
 import { DnsFrames, framed } from './dns-frames.ts';
@@ -126,7 +127,7 @@ class UdpPort {
       this.#waiting = null;
       for (const message of waiting) this.#transmit(message);
     };
-    this.#socket.connect(DNS_SERVICE_PORT, server, connected as () => void);
+    this.#socket.connect(DNS_SERVICE_PORT, withNamedZone(server), connected as () => void);
   }
 
   /** It accepts another query. */
@@ -178,7 +179,7 @@ class Connection {
 
   constructor(server: string, events: ConnectionEvents) {
     this.#events = events;
-    this.#socket = createConnection({ host: server, port: DNS_SERVICE_PORT, timeout: TCP_IDLE_MS, noDelay: true });
+    this.#socket = createConnection({ host: withNamedZone(server), port: DNS_SERVICE_PORT, timeout: TCP_IDLE_MS, noDelay: true });
     let why: Error | null = null;
     const frames = new DnsFrames();
     this.#socket.on('data', (chunk) => {

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { parseResolvConf, readResolverFiles, resolverAnswers } from './resolvers.ts';
+import { parseResolvConf, readResolverFiles, resolverAnswers, withNamedZone } from './resolvers.ts';
 
 test('a resolver that cannot be connected to does not answer, and raises nothing', async () => {
   // an IPv6 zone that does not exist; a multicast address, which a UDP socket connects to only with a route; no address
@@ -33,6 +33,14 @@ options ndots:5 timeout:nonsense`;
   const many = Array.from({ length: 9 }, (_, i) => `nameserver 10.0.0.${i}\n`).join('');
   expect(parseResolvConf(many).servers, 'the first six').toHaveLength(6);
   expect(parseResolvConf('')).toEqual({ servers: [], search: [], rotate: false });
+});
+
+test('a numeric zone becomes the name of its interface; everything else is kept', () => {
+  const address = { address: 'fe80::1', netmask: 'ffff:ffff:ffff:ffff::', mac: '00:00:00:00:00:00', internal: false, cidr: null } as const;
+  const interfaces = { lo: [], en0: [{ ...address, family: 'IPv6' as const, scopeid: 2 }], en1: undefined };
+  const named = (server: string): string => withNamedZone(server, interfaces);
+  expect(named('fe80::53%2')).toBe('fe80::53%en0');
+  for (const server of ['fe80::53%3', 'fe80::53%en0', 'fe80::53%2a', '::1', '127.0.0.53']) expect(named(server)).toBe(server);
 });
 
 test('a missing file, a dangling link, a loop and a directory read as empty', () => {

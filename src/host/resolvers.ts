@@ -3,6 +3,7 @@
 import { createSocket } from 'node:dgram';
 import { closeSync, constants, type FSWatcher, openSync, readSync, realpathSync, statSync, watch } from 'node:fs';
 import { isIP, isIPv6 } from 'node:net';
+import { networkInterfaces } from 'node:os';
 import { basename, dirname } from 'node:path';
 import { everySecond } from '../lib/every-second.ts';
 
@@ -98,6 +99,17 @@ function readFile(path: string): string | null {
   }
 }
 
+/**
+ * The server as node:net and node:dgram connect to it: they find a zone by the name of its interface only, and
+ * resolv.conf may have its number (`fe80::53%2`, RFC 4007 11.2).
+ */
+export function withNamedZone(server: string, interfaces = networkInterfaces()): string {
+  const [, address, zone] = /^(.*)%(\d+)$/.exec(server) ?? [];
+  if (zone === undefined) return server;
+  const name = Object.entries(interfaces).find(([, addresses]) => addresses?.some((a) => a.family === 'IPv6' && a.scopeid === Number(zone)))?.[0];
+  return name === undefined ? server : `${address}%${name}`;
+}
+
 /** Query for the root's name servers: id 0x616e, recursion desired. */
 const ROOT_QUERY = Buffer.from('616e010000010000000000000000020001', 'hex');
 
@@ -121,7 +133,7 @@ export function resolverAnswers(server: string, timeoutMs = 2000): Promise<boole
     socket.once('message', () => done(true));
     socket.on('error', () => done(false)); // refused
     // the callback gets the error of a connect without a route, and then there is no `error` event
-    socket.connect(53, server, ((error?: Error) => {
+    socket.connect(53, withNamedZone(server), ((error?: Error) => {
       if (error) return done(false);
       send();
       retry = setTimeout(send, timeoutMs / 2);
