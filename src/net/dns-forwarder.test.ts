@@ -170,7 +170,9 @@ describe('the DNS forwarder: upstream servers', () => {
   test('a failure counts if no other server answers; a refused datagram has the next one asked at once', () => {
     const f = forwarder();
     const first = ask(f, query('example.com'));
-    const second = f.onAnswer(answer(first[0], '', 5), udp(FIRST), 1);
+    const repeated = f.onAnswer(answer(first[0], '', 5), udp(FIRST), 1);
+    expect(say(repeated), 'without 0x20').toEqual([`ask ${FIRST}`]);
+    const second = f.onAnswer(answer(repeated[0], '', 5), udp(FIRST), 1);
     expect(say(second)).toEqual([`ask ${SECOND}`]);
     const again = f.onLost(idOf(second[0]?.kind === 'ask' ? second[0].bytes : new Uint8Array(2)), udp(SECOND), 2);
     expect(say(again), 'the second once more').toEqual([`ask ${SECOND}`]);
@@ -221,6 +223,22 @@ describe('the DNS forwarder: upstream servers', () => {
     const other = query('Other-Long-Name.example.com');
     expect(nameOf(ask(f, other, 3)[0]), 'remembered').toBe('Other-Long-Name.example.com');
     expect(nameOf(ask(f, query('Third-Long-Name.example.com'), 3_700_000)[0])).not.toBe('Third-Long-Name.example.com');
+  });
+  test.each([1, 4, 5])('a server that refuses questions in random case by error %d is asked without 0x20, for an hour', (rcode) => {
+    const f = forwarder(true, [FIRST]);
+    const asked = ask(f, query('some-long-name.example.com'))[0];
+    const again = f.onAnswer(answer(asked, '', rcode), udp(FIRST), 1);
+    expect(say(again)).toEqual([`ask ${FIRST}`]);
+    expect(nameOf(again[0])).toBe('some-long-name.example.com');
+    expect(say(f.onAnswer(answer(again[0], '1.2.3.4'), udp(FIRST), 2))).toEqual(['1 #7 NOERROR 1.2.3.4']);
+    expect(nameOf(ask(f, query('other-long-name.example.com'), 3)[0])).toBe('other-long-name.example.com');
+    expect(nameOf(ask(f, query('third-long-name.example.com'), 3_700_000)[0])).not.toBe('third-long-name.example.com');
+  });
+  test('a server that refuses a question in any case is asked with 0x20 the next time', () => {
+    const f = forwarder(true, [FIRST]);
+    const again = f.onAnswer(answer(ask(f, query('some-long-name.example.com'))[0], '', 5), udp(FIRST), 1);
+    f.onAnswer(answer(again[0], '', 5), udp(FIRST), 2);
+    expect(nameOf(ask(f, query('other-long-name.example.com'), 3)[0])).not.toBe('other-long-name.example.com');
   });
   test('a server that ignores questions in random case is asked without 0x20, for ten minutes', () => {
     const f = forwarder(true, [FIRST]);

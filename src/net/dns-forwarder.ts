@@ -4,8 +4,8 @@
  * Theory of operation: `onQuery` answers at once, or forwards: it returns the server and the bytes to send. Equivalent
  * queries that wait share one (RFC 5452, 5). Each query that is sent has a random id, and letters in random case
  * (0x20). An answer must match server, id and question; letters compare without case (RFC 4343). A server that returns
- * the question in another case is asked again without 0x20, and for an hour from then on; one that answers only
- * without, for ten minutes. Guests get their own id and case.
+ * the question in another case is asked again without 0x20, and for an hour from then on; so is one that refuses the
+ * query with 0x20 only. One that answers only without is asked so for ten minutes. Guests get their own id and case.
  *
  * If a server does not answer within 2 s, the next one is asked, or the same again; the first answer counts, from
  * whichever server. A failure of one (SERVFAIL, REFUSED, NOTIMP) counts when no other server answers. A silent server
@@ -35,6 +35,8 @@ const SILENT_MS = 30_000;
 const CASE_LOST_MS = 3_600_000;
 /** The same for a server that answered only when it was asked without: the first query may have been lost. */
 const CASE_DOUBTED_MS = 600_000;
+/** How a server may answer a name in mixed case. SERVFAIL has other causes most often, and comes late. */
+const REFUSALS: readonly number[] = [Rcode.formErr, Rcode.notImp, Rcode.refused];
 /** Draws of a random id before the next free one is taken. */
 const ID_DRAWS = 16;
 
@@ -76,6 +78,8 @@ interface Ask {
   bytes: Uint8Array;
   /** Its letters are in random case. */
   mixed: boolean;
+  /** The server has refused the same query with mixed case. */
+  repeats: boolean;
   sentAt: number;
 }
 
@@ -87,7 +91,7 @@ interface Pending {
   /** Of those whose answer still counts. */
   asks: Ask[];
   /** Servers to ask next. */
-  plan: { upstream: string; transport: DnsTransport; again: boolean }[];
+  plan: { upstream: string; transport: DnsTransport; again: boolean; repeats?: boolean }[];
   /** Answer of a server that failed. */
   failure: Uint8Array | null;
   deadline: number;
@@ -204,9 +208,11 @@ export class DnsForwarder {
     if (!repeated && !(bytes.length === 12 && rcode !== Rcode.ok && rcode !== Rcode.nxDomain)) return [];
     const server = this.#servers.get(ask.upstream);
     if (server) Object.assign(server, { heardAt: now, silentUntil: 0 });
-    if (repeated && ask.mixed && !sameCase(bytes, ask.bytes, end)) {
-      if (server) server.caseLostUntil = now + CASE_LOST_MS;
-      const action = this.#send(pending, { upstream: ask.upstream, transport: 'udp', again: true }, now);
+    const isCaseLost = repeated && !sameCase(bytes, ask.bytes, end);
+    const isRefusal = REFUSALS.includes(rcode);
+    if (server && (ask.mixed ? isCaseLost : ask.repeats && (rcode === Rcode.ok || rcode === Rcode.nxDomain))) server.caseLostUntil = now + CASE_LOST_MS;
+    if (ask.mixed && (isCaseLost || isRefusal)) {
+      const action = this.#send(pending, { upstream: ask.upstream, transport: 'udp', again: true, repeats: !isCaseLost }, now);
       this.#endAsk(ask);
       return [action];
     }
@@ -275,7 +281,7 @@ export class DnsForwarder {
     bytes[0] = id >> 8;
     bytes[1] = id;
     if (this.#asks.size >= MAX_ASKS) for (const old of pending.asks) this.#endAsk(old);
-    const ask = { pending, id, upstream, transport, bytes, mixed, sentAt: now };
+    const ask = { pending, id, upstream, transport, bytes, mixed, repeats: to.repeats ?? false, sentAt: now };
     pending.asks.push(ask);
     this.#asks.set(id, ask);
     return { kind: 'ask', upstream, transport, bytes };
