@@ -225,12 +225,17 @@ describe.skipIf(why !== null)(`doctor${why === null ? '' : ` (${why})`}`, () => 
 
   test('B93: forwarding off', async () => {
     // repeated: the engine gets no notice of this, but checks now and then, and may repair it before doctor sees it
-    const found = await until('it is reported', () => {
-      w.host.run('sysctl -qw net.ipv4.conf.en0.forwarding=0');
-      return finding('forwarding');
-    });
-    expect(found).toMatchObject({ level: 'error', message: expect.stringMatching(/forwarding is off on en0/) });
-    expect(found.remedy).toBe('sysctl -w net.ipv4.conf.en0.forwarding=1');
+    const off = (devices: readonly string[]): Promise<DoctorFinding[]> =>
+      until('it is reported', async () => {
+        for (const dev of devices) w.host.run(`sysctl -qw net.ipv4.conf.${dev}.forwarding=0`);
+        const all = (await e.doctor()).filter((f) => f.level !== 'ok' && /^(forwarding|routing)/.test(f.id));
+        return all.some((f) => f.id === 'forwarding') ? all : null;
+      });
+    const [found] = await off(['en0']);
+    expect(found).toMatchObject({ id: 'forwarding', level: 'error', message: expect.stringMatching(/forwarding is off on en0/) });
+    expect(found?.remedy).toBe('sysctl -w net.ipv4.conf.en0.forwarding=1');
+    // nothing is wrong with the routes
+    for (const devices of [['en0'], ['anka-shared'], ['anka-shared', 'en0']]) expect((await off(devices)).map((f) => f.id)).toEqual(['forwarding']);
     expect(await e.apply(desired())).toEqual([]);
     expect(await finding('forwarding')).toBeUndefined();
   });

@@ -85,6 +85,7 @@ function outward(routing: Routing, { network, bridge, guests }: RoutedNetwork): 
   const from = guests[0] ?? gatewayOf(network.subnet) + 1;
   const way = routing.lookUp({ to: OUTSIDE, from, iif: bridge });
   const what = `what guests of the ${network.name} network send to outside`;
+  if (isForwardingOff(way)) return [];
   if (way.failure === 'none') return [noRoute()];
   if (way.failure === 'source') return [filtered(bridge, what)];
   if (way.failure !== null)
@@ -92,7 +93,7 @@ function outward(routing: Routing, { network, bridge, guests }: RoutedNetwork): 
   if (way.dev === null) return [];
   const back = routing.lookUp({ to: from, from: OUTSIDE, iif: way.dev });
   if (back.failure === 'source') return [filtered(way.dev, `answers to ${what.replace('send', 'sent')}`)];
-  if (back.dev === bridge) return [];
+  if (back.dev === bridge || isForwardingOff(back)) return [];
   return [
     {
       id: 'routing.guests',
@@ -101,6 +102,14 @@ function outward(routing: Routing, { network, bridge, guests }: RoutedNetwork): 
       remedy: remedyFor(back, `to ${formatSubnet(network.subnet)}`),
     },
   ];
+}
+
+/**
+ * The kernel answers that a packet which it may not forward is unreachable, whatever routes say. Forwarding is a
+ * finding of its own.
+ */
+function isForwardingOff({ failure, decision }: RouteResult): boolean {
+  return failure === 'unreachable' && decision?.route !== undefined && decision.route.type !== 'unreachable';
 }
 
 /** On the user engine: `uid` is the user id of the network's process. */
