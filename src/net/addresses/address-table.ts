@@ -10,9 +10,9 @@
  *
  * When a guest claims an address, uses DHCP, or returns to an address, it is asked for its other ones, and for the one
  * that it claims. Those that it no longer answers for are dropped, or if they are assigned to it, marked as silent, so
- * that its main address is the one that it uses. While it answers for none, its lease stays the main one, and its claims
- * are virtual: a guest that announced an address and vanished keeps nobody from taking it over. A virtual address that
- * was not heard for ten minutes is asked for as well.
+ * that its main address is the one that it uses. While it answers for none, its lease stays the main one, and its
+ * claims are virtual: a guest that announced an address and vanished keeps nobody from taking it over. A virtual
+ * address that was not heard for ten minutes is asked for as well.
  *
  * Call order: set `leaseIp` and `reservedIp` of the cards, then `setCards`; `claim` and `onDhcp` as they happen; `poll`
  * at `pollAt` and once a second, which returns the requests to send. `onChange` is called when an owner or a main
