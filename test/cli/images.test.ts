@@ -1,6 +1,7 @@
 /** Disk images that somebody else has made: what anka reads of them, as root and as an ordinary user. */
 import { execFileSync } from 'node:child_process';
-import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Anka } from '../world/anka.ts';
@@ -91,5 +92,26 @@ describe.skipIf(why !== null).each(['root', 'an ordinary user'])(`images of othe
     const lines = readFileSync(calls, 'utf8').trim().split('\n');
     expect(lines).toHaveLength(2);
     for (const line of lines) expect(line).toMatch(/^create -q -u -f qcow2 -F qcow2 -b \S+whole\.qcow2 \S+\.part 1073741824$/);
+  });
+
+  test('B6: a VM whose disk another program uses is not deleted', async () => {
+    await anka.ok('create -m 128M -d 1G vm2');
+    const uuid = (await anka.ok('show vm2 uuid')).trim();
+    const disk = join(anka.home, 'vms', uuid, 'disk.qcow2');
+    const holder = w.host.spawn([
+      'python3',
+      '-c',
+      `import fcntl, struct, time; f = open('${disk}', 'r+b'); fcntl.fcntl(f, 37, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 0, 0)); print('held', flush=True); time.sleep(1e6)`,
+    ]);
+    await once(holder.stdout as NodeJS.ReadableStream, 'data');
+    const refused = await anka.run(['delete', '--yes', 'vm2']);
+    expect([refused.status, refused.stderr]).toEqual([6, expect.stringContaining(`${disk} is used by another process; run 'fuser -v ${disk}'`)]);
+    expect((await anka.ok('show vm2 status')).trim()).toBe('stopped');
+    await anka.killDaemon();
+    expect((await anka.ok('show vm2 status')).trim()).toBe('stopped');
+    holder.kill();
+    await once(holder, 'exit');
+    await anka.ok('delete --yes vm2');
+    expect(existsSync(disk)).toBe(false);
   });
 });
