@@ -5,6 +5,7 @@
  * takes a lock, continues with the instances in the file, and listens. All state is on disk, so a signal ends it at
  * once. Limits: one for a state directory.
  */
+import '../host/no-debugger.ts';
 import { mkdirSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';

@@ -10,6 +10,7 @@
  * Limits: requests are carried out in order, one at a time. Input is not read while the guest does not read its
  * answers.
  */
+import '../no-debugger.ts';
 import { accessSync, closeSync, constants, opendirSync, openSync, writeSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { parseArgs } from 'node:util';
