@@ -594,6 +594,9 @@ describe.each(SUITES)('%s', (_name, t) => {
     expect(await answered([vm2, ip1], [vm1, ip2], [vm1, GW], [w.host, ip1])).toEqual([]);
     await vm1.reaches(INTERNET);
     expect(await greeting(w.outside, 'tcp', HOST, 10001)).toBe('vm1 sees 10.9.0.1');
+    // the login of `anka run`; with the user engine the host has no route to it
+    await serve(vm1, 22, 'login');
+    if (kernel) expect(await greeting(w.host, 'tcp', ip1, 22)).toBe(`login sees ${GW}`);
     expect((await vm1.ask(`dig +short +time=5 +tries=9 @${GW} host.anka.internal`))?.trim()).toBe(GW);
     await e.apply(desired());
     await until('no longer isolated', () => vm2.pings(ip1));

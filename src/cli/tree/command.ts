@@ -95,5 +95,5 @@ export const visibleCommands = (command: Command): Command[] => command.commands
 /** The options that help, completion and manual pages show. */
 export const visibleOptions = (command: Command): Option[] => command.options.filter((o) => !o.hidden);
 
-/** Parser of an option that may be repeated. */
-export const collect = (value: string, before: string[] = []): string[] => [...before, value];
+/** Parser of an option that may be repeated; `before` is no list where the option has a negative form, too. */
+export const collect = (value: string, before: unknown): string[] => [...(Array.isArray(before) ? before : []), value];

@@ -25,7 +25,7 @@ export function addGuestCommands(root: Command, s: Session): void {
     .passThroughOptions();
   run.addOption(new Option('-D <DIR>', 'The same as --workdir.').hideHelp());
   acceptGiven(run, ['-n, --no-volume']);
-  run.action(async (vm, words, o) => (await guest()).run(s, vm, words, { ...o, workdir: o.workdir ?? o.D }));
+  run.action(async (vm, words, o) => (await guest()).run(s, vm, words, { ...o, workdir: o.workdir ?? o.D, volume: Array.isArray(o.volume) ? o.volume : [] }));
   declare(root, 'ssh <VM> [COMMAND...]', {
     summary: 'Log in to a guest as user anka, or run a command in it.',
     examples: ['anka ssh vm1', "anka ssh vm1 'cd /var/log; ls -l | head'"],

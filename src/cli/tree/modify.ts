@@ -249,7 +249,7 @@ function cardOptions(s: Session, command: Command): Command {
     .option('-n, --no-mac', 'Remove the custom MAC address.')
     .option('-c, --controller <MODEL>', 'Set the card model: virtio-net (or its alias anet) or e1000.')
     .option('--local', 'Let the VM reach other VMs and the host (the default).')
-    .option('--no-local', 'Isolate the VM from other VMs and from the host; port forwarding still works.')
+    .option('--no-local', 'Isolate the VM from other VMs and from the host; port forwarding, anka run and ssh from the host still work.')
     .option('--ip <ADDRESS>', 'Reserve ADDRESS for the VM in DHCP; auto removes the reservation.')
     .option('-v, --vlan <ID>', 'Tag frames with this VLAN ID (type bridge); none or 0 removes the tag.')
     .option('-f, --filter <FILE>', 'Filter packets by the rules in FILE; - is standard input, off removes the filter.');

@@ -7,7 +7,7 @@
 import { formatIpv4, gatewayOf, type SubnetLike, subnetContains } from '../../wire/address.ts';
 import { isLoopback, MULTICAST } from '../policy/addresses.ts';
 import { MAX_CONNECTIONS } from '../policy/connections.ts';
-import { hostReachesIsolated } from '../policy/isolation.ts';
+import { hostReachesIsolated, openToHost } from '../policy/isolation.ts';
 import { DHCP_SERVER_PORT, DNS_SERVICE_PORT } from '../policy/services.ts';
 import { hostToBridged, outsideToBridged, sentByBridged } from './bridged-card.ts';
 import { DEPENDS, type Explanation, PacketTrace } from './explanation.ts';
@@ -120,7 +120,7 @@ function fromHost(s: KernelHostState, card: ExplainedCard, trace: PacketTrace): 
   if (bridged) return bridged;
   if (card.type === 'bridge') return trace.allow("the host's routing", 'leaves the host; what is beyond decides', trace.arrival('outside'));
   // rules open ports of the main address
-  if (card.isolated && !hostReachesIsolated(p.protocol, p.port, trace.destination === card.ip ? card.rules : []))
+  if (card.isolated && !hostReachesIsolated(p.protocol, p.port, trace.destination === card.ip ? openToHost(card.rules) : []))
     return trace.drop('--no-local', `${card.vmName} is isolated from the host`);
   const from = s.addresses.some((a) => a.address === p.source) ? { from: p.source as number } : {};
   const strayed = typeof to === 'number' ? astray(s, trace, card, s.route({ to, ...from })) : null;

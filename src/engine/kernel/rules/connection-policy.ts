@@ -20,6 +20,7 @@
 import type { Connection, ConnectionFilter } from '../../../host/netlink/connection-messages.ts';
 import { isGroupOrReserved, isLoopback, networkAddresses } from '../../../net/policy/addresses.ts';
 import { ANY_ADDRESS, hasForwarding } from '../../../net/policy/forwarding.ts';
+import { openToHost } from '../../../net/policy/isolation.ts';
 import { isMetadata, METADATA_SERVICES } from '../../../net/policy/metadata.ts';
 import { type SubnetLike, subnetContains } from '../../../wire/address.ts';
 import { DHCP_CLIENT_PORT } from '../../../wire/dhcpv4.ts';
@@ -124,7 +125,7 @@ function isolatedOf(nics: readonly RuledNic[]): Map<number, Set<string>> {
   const isolated = nics.filter(({ nic }) => nic.isolated);
   return new Map(
     isolated.flatMap(({ nic, addresses }) => {
-      const ports = nic.rules.map((r) => portKey(protocolOf(r.protocol), r.guestPort));
+      const ports = openToHost(nic.rules).map((r) => portKey(protocolOf(r.protocol), r.guestPort));
       return addresses.map((ip) => [ip, new Set([portKey(IpProtocol.udp, DHCP_CLIENT_PORT), ...ports])] as const);
     }),
   );

@@ -8,6 +8,7 @@
 import { DHCP_MOST, DHCP_MS, NAMES_MOST, NAMES_MS } from '../../../net/gateway/service-rates.ts';
 import { LIMITED_BROADCAST, LOOPBACK } from '../../../net/policy/addresses.ts';
 import { hasForwarding, isForAnyAddress } from '../../../net/policy/forwarding.ts';
+import { openToHost } from '../../../net/policy/isolation.ts';
 import { LINK_LOCAL, METADATA_ADDRESSES } from '../../../net/policy/metadata.ts';
 import { DHCP_SERVER_PORT, DNS_SERVICE_PORT } from '../../../net/policy/services.ts';
 import { broadcastOf, formatIpv4, formatSubnet, gatewayOf } from '../../../wire/address.ts';
@@ -109,11 +110,13 @@ function forwardingSets(nics: readonly RuledNic[]): string[] {
   ];
 }
 
-/** Addresses of isolated NICs, and the ports of them that forwarding rules open to the host. */
+/** Addresses of isolated NICs, and the ports of them that are open to the host. */
 function isolationSets(nics: readonly RuledNic[]): string[] {
   const isolated = nics.filter(({ nic }) => nic.isolated);
   const addresses = isolated.flatMap((n) => n.addresses);
-  const ports = new Set(isolated.flatMap(({ nic, ip }) => (ip === null ? [] : nic.rules.map((r) => `${formatIpv4(ip)} . ${r.protocol} . ${r.guestPort}`))));
+  const ports = new Set(
+    isolated.flatMap(({ nic, ip }) => (ip === null ? [] : openToHost(nic.rules).map((r) => `${formatIpv4(ip)} . ${r.protocol} . ${r.guestPort}`))),
+  );
   return [fixedSet('isolated', 'ipv4_addr', addresses.map(formatIpv4)), fixedSet('isolated_ports', 'ipv4_addr . inet_proto . inet_service', [...ports])];
 }
 
@@ -337,7 +340,7 @@ function input({ all, bridges }: Networks): string {
   ]);
 }
 
-/** From the host to an isolated NIC: replies, DHCP, and the ports of its forwarding rules. */
+/** From the host to an isolated NIC: replies, DHCP, its login, and the ports of its forwarding rules. */
 function output({ bridges }: Networks): string {
   return chain('output', [
     baseChain('filter', 'output', FILTER),
