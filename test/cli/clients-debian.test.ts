@@ -1,0 +1,3 @@
+import { describeClients } from './client-flows.ts';
+
+describeClients('Debian');
