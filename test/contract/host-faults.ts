@@ -13,7 +13,7 @@ export interface Fault {
   finding: RegExp;
   message: RegExp;
   /** The verdict of `explain` about a TCP connection to outside, and what decides; `kernel/user` where they differ. */
-  explain?: { verdict: string; rule: RegExp };
+  explain?: { verdict: string; rule: RegExp } | undefined;
   /** The guest's connections to outside do not end at once. */
   alive?: boolean;
   /** Fills in what the remedy leaves open, and selects one of several ways. */
@@ -22,6 +22,36 @@ export interface Fault {
 
 /** A second way to outside, as a VPN has. */
 export const VPN = 'ip link add vpn0 type veth peer name vpn1 netns OUTSIDE; ip addr add 10.8.0.2/24 dev vpn0; ip link set vpn0 up';
+
+/** A rule of iptables in a table besides filter. */
+function xtablesDrop(program: 'iptables-legacy' | 'iptables-nft', rule: string): Fault {
+  const table = rule.split(' ')[1] as string;
+  const printed = rule.slice(rule.indexOf('-A'));
+  return {
+    title: `${program} ${rule} -j DROP`,
+    engines: 'kernel',
+    cause: `${program} ${rule} -j DROP`,
+    undo: `${program} -t ${table} -F`,
+    finding: /^firewall\.rule$/,
+    message: new RegExp(`another firewall \\(.*${table} [A-Z]+\\) drops .*: (${printed} -j DROP|rule \\d+ of chain ip ${table} FORWARD)$`),
+    // what is asked of explain is not the answer
+    explain: /ESTABLISHED|-o anka/.test(rule) ? undefined : { verdict: 'dropped', rule: new RegExp(`chain (ip )?${table}`) },
+  };
+}
+
+/** A chain of nft that drops what no rule accepts, at a hook where anka adds no accept. */
+function policyDrop(family: string, hook: string, further: readonly string[] = []): Fault {
+  return {
+    title: `nft drops by default at ${family} ${hook}`,
+    engines: 'kernel',
+    cause: `nft list table ${family} wall || nft '${`table ${family} wall { chain walled { type filter hook ${hook}; policy drop; }; }`}'`,
+    undo: `nft delete table ${family} wall`,
+    finding: /^firewall\.rule$/,
+    message: new RegExp(`\\(chain ${family} wall walled\\) drops .*: policy drop of chain walled$`),
+    explain: { verdict: 'dropped', rule: new RegExp(`chain ${family} wall walled`) },
+    choose: (commands) => [...commands, ...further],
+  };
+}
 
 export const FAULTS: Fault[] = [
   {
@@ -127,6 +157,24 @@ export const FAULTS: Fault[] = [
     message: /drops what guests of the shared network send to outside: rule \d+ of chain ip wall sieve/,
     explain: { verdict: 'dropped', rule: /chain ip wall walled/ },
   },
+  ...(['iptables-legacy', 'iptables-nft'] as const).flatMap((program) =>
+    [
+      '-t raw -A PREROUTING -i anka-shared',
+      '-t raw -A PREROUTING -s 192.168.64.0/24 -p tcp -m tcp --dport 443:9000',
+      '-t mangle -A PREROUTING -i anka-shared',
+      '-t mangle -A PREROUTING -i en0 -p tcp -m conntrack --ctstate ESTABLISHED',
+      '-t mangle -A FORWARD -i anka-shared -p tcp',
+      '-t mangle -A POSTROUTING -s 192.168.64.0/24 -o en0',
+      '-t mangle -A POSTROUTING -o anka-shared',
+    ].map((rule) => xtablesDrop(program, rule)),
+  ),
+  policyDrop('inet', 'prerouting priority -350', ['nft insert rule inet wall walled iifname en0 accept']),
+  policyDrop('ip', 'prerouting priority -150'),
+  policyDrop('ip', 'postrouting priority -50'),
+  policyDrop('inet', 'postrouting priority 200'),
+  policyDrop('netdev', 'ingress device "anka-shared" priority 0'),
+  { ...policyDrop('netdev', 'ingress device "en0" priority 0', ['nft insert rule netdev wall walled iifname en0 accept']), explain: undefined },
+  { ...policyDrop('inet', 'output priority 0'), explain: undefined, alive: true },
   {
     title: 'nft drops the frames of bridges by default',
     engines: 'kernel',

@@ -45,7 +45,7 @@ export async function examineHost(
     rights(),
     accelerationFinding(0),
     vhost(),
-    ...(await firewallFindings(networks, hostBridges(desired, links))),
+    ...(await firewallFindings(networks, hostBridges(desired, links), desired.nics)),
     ...subnetFindings(desired.networks, await foreignRoutes()),
     ...guestRouting(routing, networks),
     ...(await forwarding(desired, networks)),

@@ -15,7 +15,7 @@ import { explainedAddresses } from '../observed-addresses.ts';
 import { waitingPort, waitText } from './bridging/spanning-tree.ts';
 import type { Attachments } from './bridging/uplinks.ts';
 import { BRIDGES, bridgeMac, DHCP_PORTS, DNS_PORT } from './names.ts';
-import { findFirewalls, listRules } from './rules/firewalls.ts';
+import { findFirewalls, listRules, listXtables } from './rules/firewalls.ts';
 import { filterName, foreignDrop, foreignFilters, letsPass } from './rules/foreign-filters.ts';
 import { readRefused } from './rules/kept-elements.ts';
 
@@ -23,7 +23,7 @@ import { readRefused } from './rules/kept-elements.ts';
 export async function gatherFacts(desired: DesiredState, attachments: Attachments, nics: readonly ObservedNic[]): Promise<KernelHostState> {
   const links = await listLinks();
   const rules = await listRules();
-  const filters = foreignFilters(rules);
+  const filters = foreignFilters(rules, await listXtables(rules.nft));
   const routing = await Routing.read();
   const forwardingOff: string[] = [];
   for (const dev of routing.interfaces) if ((await readSysctl(`net/ipv4/conf/${dev}/forwarding`)) === '0') forwardingOff.push(dev);
@@ -49,14 +49,14 @@ export async function gatherFacts(desired: DesiredState, attachments: Attachment
     }),
     addresses: await hostAddresses(),
     addresses6: hostAddresses6(),
-    redirectPorts: { dhcp: Object.values(DHCP_PORTS), dns: DNS_PORT },
+    redirectPorts: { dhcp: DHCP_PORTS, dns: DNS_PORT },
     route: (query) => routing.lookUp(query),
     metadata: desired.metadata === true,
     atConnectionLimit: await cardsAtConnectionLimit(desired, nics),
     forwardingOff,
     firewalls: findFirewalls(rules).map((f) => ({ name: `${f.owner}: chain ${f.family} ${f.table} ${f.chain}`, hook: f.hook, allowed: letsPass(f, filters) })),
-    foreignDrop: (hook, packet) => {
-      const drop = foreignDrop(filters, hook, packet);
+    foreignDrop: (path) => {
+      const drop = foreignDrop(filters, path);
       return drop && { firewall: filterName(drop.filter), rule: drop.rule };
     },
   };

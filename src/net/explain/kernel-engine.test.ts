@@ -4,6 +4,7 @@
  */
 import { describe, expect, test } from 'vitest';
 import { linkLocalOf } from '../../wire/address6.ts';
+import { HOOKS, type HookedPacket } from './hook-path.ts';
 import type { BridgedSegment, ExplainedCard } from './host-state.ts';
 import { explainKernel as explain, type KernelHostState } from './kernel-engine.ts';
 import type { Packet } from './packet.ts';
@@ -44,7 +45,7 @@ function world(cards: ExplainedCard[], rest: Partial<KernelHostState> = {}): Ker
     metadata: false,
     route: byLongestPrefix(ROUTES),
     addresses6: ['2001:db8:1::2'],
-    redirectPorts: { dhcp: [9967, 9968], dns: 9953 },
+    redirectPorts: { dhcp: { shared: 9967, host: 9968 }, dns: 9953 },
     atConnectionLimit: [],
     forwardingOff: [],
     firewalls: [],
@@ -65,6 +66,63 @@ const packet = (destination: number | string, rest: Partial<Packet> = {}): Packe
 describe('B93: explain, kernel engine', () => {
   const vm1 = card(1, { rules: [{ name: 'web', protocol: 'tcp', hostIp: 0, hostPort: 8080, guestPort: 80 }] });
   const firewall = (hook: 'forward' | 'input', allowed: boolean) => ({ firewalls: [{ name: `docker: chain ip filter ${hook}`, hook, allowed }] });
+
+  /** A rule of another firewall: what it drops at a hook. */
+  const dropsAt = (hook: string, matches: (p: HookedPacket) => boolean): Partial<KernelHostState> => ({
+    foreignDrop: (path) => (path.some((s) => s.hook === hook && matches(s.packet)) ? { firewall: `wall ${hook}`, rule: 'drop' } : null),
+  });
+
+  test('requests of guests have the port to which they are redirected when they reach the input hook', () => {
+    const discover = packet(ip(255, 255, 255, 255), { source: 0, protocol: 'udp', port: 67 });
+    const renewal = packet(GW, { protocol: 'udp', port: 67 });
+    const query = packet(GW, { protocol: 'udp', port: 53 });
+    for (const [p, before, after] of [
+      [discover, 67, 9967],
+      [renewal, 67, 9967],
+      [query, 53, 9953],
+    ] as const) {
+      expect(
+        explain(
+          world(
+            [vm1],
+            dropsAt('input', ({ port }) => port === before),
+          ),
+          vm1,
+          p,
+        ).verdict,
+      ).toBe('allowed');
+      expect(
+        explain(
+          world(
+            [vm1],
+            dropsAt('input', ({ port }) => port === after),
+          ),
+          vm1,
+          p,
+        ),
+      ).toMatchObject({ verdict: 'dropped', rule: 'wall input' });
+      expect(
+        explain(
+          world(
+            [vm1],
+            dropsAt('prerouting', ({ port }) => port === before),
+          ),
+          vm1,
+          p,
+        ),
+      ).toMatchObject({ verdict: 'dropped', rule: 'wall prerouting' });
+    }
+  });
+
+  test('another firewall may drop at every hook of the path', () => {
+    const any = () => true;
+    const verdict = (hook: string, p: Packet) => explain(world([vm1], dropsAt(hook, any)), vm1, p).verdict;
+    const dropping = (p: Packet) => HOOKS.filter((hook) => verdict(hook, p) === 'dropped');
+    expect(dropping(packet(INTERNET))).toEqual(['ingress', 'prerouting', 'forward', 'postrouting']);
+    expect(dropping(packet(GW, { port: 22 }))).toEqual(['ingress', 'prerouting', 'input']);
+    expect(dropping(packet(HOST, { source: INTERNET, port: 8080 }))).toEqual(['ingress', 'prerouting', 'forward', 'postrouting']);
+    expect(dropping(packet(ip(192, 168, 64, 2), { source: GW, port: 22 }))).toEqual(['output', 'postrouting']);
+  });
 
   test("another firewall decides, unless anka's accept is in its chain", () => {
     expect(explain(world([vm1], firewall('forward', false)), vm1, packet(INTERNET))).toMatchObject({

@@ -12,6 +12,7 @@ import { DHCP_SERVER_PORT, DNS_SERVICE_PORT } from '../policy/services.ts';
 import { hostToBridged, outsideToBridged, sentByBridged } from './bridged-card.ts';
 import { DEPENDS, type Explanation, PacketTrace } from './explanation.ts';
 import { filterReceived } from './filtered.ts';
+import { fromHostOut, fromOutsideIn, type HookedPacket, type HookStage, type Redirect, towardsHost, towardsOutside } from './hook-path.ts';
 import {
   type ExplainedCard,
   forwardingAt,
@@ -35,28 +36,15 @@ export interface KernelHostState extends HostState {
   /** The host's global IPv6 addresses. */
   addresses6: readonly string[];
   /** Ports of the host to which DHCP requests and DNS queries are redirected. */
-  redirectPorts: { dhcp: readonly number[]; dns: number };
+  redirectPorts: { dhcp: Readonly<Record<'shared' | 'host', number>>; dns: number };
   /** Cards (ids) whose guests have as many connections open as they may. */
   atConnectionLimit: readonly string[];
   /** Interfaces on which IPv4 forwarding is off. */
   forwardingOff: readonly string[];
   /** Other programs' chains that drop by policy. `allowed`: anka's accept is in the chain. */
   firewalls: readonly { name: string; hook: 'forward' | 'input'; allowed: boolean }[];
-  /** The rule of another firewall that drops a packet, as far as its rules are understood; null: none does. */
-  foreignDrop: (hook: 'forward' | 'input', packet: HookedPacket) => { firewall: string; rule: string } | null;
-}
-
-/** A packet at a hook of netfilter; addresses in host order. */
-export interface HookedPacket {
-  iif: string;
-  /** Empty at the input hook. */
-  oif: string;
-  source: number;
-  destination: number;
-  /** tcp, udp, icmp, or another word for any other. */
-  protocol: string;
-  port: number | null;
-  state: 'new' | 'established';
+  /** What of another firewall drops a packet on its path, as far as its rules are understood; null: nothing does. */
+  foreignDrop: (path: readonly HookStage[]) => { firewall: string; rule: string } | null;
 }
 
 /** What happens to a packet of, or for, the card. */
@@ -76,16 +64,29 @@ function unfiltered(s: KernelHostState, card: ExplainedCard, packet: Packet): Ex
   return sender === 'host' ? fromHost(s, card, trace) : fromOutside(s, card, trace);
 }
 
-/** Dropped by another firewall; null when none does. `oif`: empty at the input hook. */
-function blocked(s: KernelHostState, trace: PacketTrace, iif: string, oif: string): Explanation | null {
-  const hook = oif === '' ? 'input' : 'forward';
+/** The packet as it is now; null: not IPv4. `oif`: empty for the host. */
+function hooked(trace: PacketTrace, iif: string, oif: string): HookedPacket | null {
   const { source, destination, port } = trace;
-  if (typeof source === 'number' && typeof destination === 'number') {
-    const drop = s.foreignDrop(hook, { iif, oif, source, destination, protocol: trace.packet.protocol, port, state: 'new' });
-    if (drop) return trace.drop(drop.firewall, `a rule of another firewall drops it: ${drop.rule}`);
-  }
+  if (typeof source !== 'number' || typeof destination !== 'number') return null;
+  return { iif, oif, source, destination, protocol: trace.packet.protocol, port, state: 'new' };
+}
+
+/** Dropped by a rule, or by a policy at a hook where anka adds no accept; null when none does. */
+function blockedOn(s: KernelHostState, trace: PacketTrace, path: readonly HookStage[]): Explanation | null {
+  const drop = s.foreignDrop(path);
+  return drop && trace.drop(drop.firewall, `a rule of another firewall drops it: ${drop.rule}`);
+}
+
+/** Dropped by default where anka's accept is missing. */
+function blockedByDefault(s: KernelHostState, trace: PacketTrace, hook: 'input' | 'forward'): Explanation | null {
   const firewall = s.firewalls.find((f) => f.hook === hook && !f.allowed);
   return firewall ? trace.drop(firewall.name, "another firewall drops what it does not know, and anka's accept is not in its chain") : null;
+}
+
+/** Dropped by another firewall on the path from a network to the host; null when none does. */
+function blockedToHost(s: KernelHostState, trace: PacketTrace, iif: string, redirect: Redirect | null = null): Explanation | null {
+  const packet = hooked(trace, iif, '');
+  return (packet && blockedOn(s, trace, towardsHost(packet, redirect))) ?? blockedByDefault(s, trace, 'input');
 }
 
 /** A rule's listener forwards the packet by a connection of the host's own. */
@@ -125,6 +126,9 @@ function fromHost(s: KernelHostState, card: ExplainedCard, trace: PacketTrace): 
   const from = s.addresses.some((a) => a.address === p.source) ? { from: p.source as number } : {};
   const strayed = typeof to === 'number' ? astray(s, trace, card, s.route({ to, ...from })) : null;
   if (strayed) return strayed;
+  const packet = hooked(trace, '', interfaceOf(s, card));
+  const blocked = packet && blockedOn(s, trace, fromHostOut(packet));
+  if (blocked) return blocked;
   trace.step('host', `sends it to the ${card.type} network`);
   return trace.allow(`${card.type} network`, `reaches ${card.vmName}; ${DEPENDS}`, trace.arrival(card.vmName));
 }
@@ -179,7 +183,8 @@ function fromOutside(s: KernelHostState, card: ExplainedCard, trace: PacketTrace
   const inward = { to: trace.destination as number, from: source as number, ...(uplink ? { iif: uplink } : {}) };
   const strayed = uplink ? astray(s, trace, match.card, s.route(inward)) : null;
   if (strayed) return strayed;
-  const blockedBy = blocked(s, trace, uplink ?? '', interfaceOf(s, match.card));
+  const inside = hooked(trace, uplink ?? '', interfaceOf(s, match.card));
+  const blockedBy = (inside && blockedOn(s, trace, fromOutsideIn({ destination: to, port: p.port }, inside))) ?? blockedByDefault(s, trace, 'forward');
   if (blockedBy) return blockedBy;
   const { vmName } = match.card;
   return trace.allow(ruleName(match), `reaches ${vmName}, which sees the client's own address; ${DEPENDS}`, trace.arrival(vmName));
@@ -205,9 +210,15 @@ class SentByKernelCard extends SentByCard<KernelHostState> {
     return port === DNS_SERVICE_PORT && (protocol === 'tcp' || protocol === 'udp');
   }
 
+  /** To the port of the network's own server. */
+  #dhcpRedirect(): Redirect | null {
+    const { type } = this.card;
+    return type === 'shared' || type === 'host' ? { port: this.s.redirectPorts.dhcp[type], by: 'raw' } : null;
+  }
+
   protected toDhcp(broadcast: boolean): Explanation {
     const others = broadcast ? this.groupReceivers(this.p.destination).map((c) => this.trace.arrival(c.vmName)) : [];
-    const blockedBy = blocked(this.s, this.trace, interfaceOf(this.s, this.card), '');
+    const blockedBy = blockedToHost(this.s, this.trace, interfaceOf(this.s, this.card), this.#dhcpRedirect());
     if (blockedBy)
       return others.length === 0 ? blockedBy : this.allow(blockedBy.rule, 'other VMs receive it; another firewall drops it for the host', ...others);
     this.trace.step('host', "the network's DHCP server receives it", 'DHCP');
@@ -226,7 +237,7 @@ class SentByKernelCard extends SentByCard<KernelHostState> {
       return this.drop('--no-local', `${card.vmName} is isolated from the host; only the gateway's DHCP and DNS answer`);
     }
     if (!this.#isRedirectPort()) this.#noteConnectionLimit();
-    const blockedBy = blocked(this.s, this.trace, interfaceOf(this.s, this.card), '');
+    const blockedBy = blockedToHost(this.s, this.trace, interfaceOf(this.s, this.card));
     if (blockedBy) return blockedBy;
     const filtered = this.#filteredBySource(to);
     if (filtered) return filtered;
@@ -261,7 +272,8 @@ class SentByKernelCard extends SentByCard<KernelHostState> {
   #toDns(gateway: number): Explanation {
     this.trace.destination = gateway;
     this.trace.step('host', "redirected to the network's DNS forwarder", 'DNS redirect');
-    const stopped = blocked(this.s, this.trace, interfaceOf(this.s, this.card), '') ?? this.#filteredBySource(gateway);
+    const redirect: Redirect = { port: this.s.redirectPorts.dns, by: 'nat' };
+    const stopped = blockedToHost(this.s, this.trace, interfaceOf(this.s, this.card), redirect) ?? this.#filteredBySource(gateway);
     if (stopped) return stopped;
     const names =
       this.card.type === 'host' ? 'names of VMs and of the host; other names do not resolve' : "names of VMs; other names go to the host's resolvers";
@@ -279,7 +291,7 @@ class SentByKernelCard extends SentByCard<KernelHostState> {
   #isRedirectPort(): boolean {
     const { protocol, port } = this.p;
     const { dhcp, dns } = this.s.redirectPorts;
-    return port !== null && ((protocol === 'udp' && dhcp.includes(port)) || ((protocol === 'tcp' || protocol === 'udp') && port === dns));
+    return port !== null && ((protocol === 'udp' && Object.values(dhcp).includes(port)) || ((protocol === 'tcp' || protocol === 'udp') && port === dns));
   }
 
   #toHost6(): Explanation {
@@ -330,9 +342,10 @@ class SentByKernelCard extends SentByCard<KernelHostState> {
     const dev = way.dev ?? '';
     trace.step('host', `routed out of ${dev}${byWhat(way)}`, 'shared network: outside is allowed');
     this.#noteConnectionLimit();
-    const blockedBy = blocked(s, trace, interfaceOf(s, this.card), dev);
-    if (blockedBy) return blockedBy;
     const own = s.addresses.find((a) => a.dev === dev);
+    const packet = hooked(trace, interfaceOf(s, this.card), dev);
+    const blockedBy = (packet && blockedOn(s, trace, towardsOutside(packet, own?.address ?? null))) ?? blockedByDefault(s, trace, 'forward');
+    if (blockedBy) return blockedBy;
     trace.step('host', `the source becomes ${own ? formatIpv4(own.address) : `the host's address on ${dev}`}`, 'masquerade');
     if (own) trace.source = own.address;
     const bridgedVm = s.cards.find((c) => c.type === 'bridge' && hasAddress(c, to));

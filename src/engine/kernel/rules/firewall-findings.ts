@@ -2,40 +2,81 @@
  * `anka doctor` on other firewalls (B93): chains that drop what they do not know, and rules that drop guests' packets.
  *
  * Theory of operation: sample packets of each network, as its guests send and get them, are followed through the other
- * firewalls' rules (foreign-rules.ts).
+ * firewalls' rules (foreign-rules.ts) at every hook that they pass (hook-path.ts). Chains that may drop them and cannot
+ * be followed are named.
  */
 import { run } from '../../../host/exec.ts';
-import type { Link } from '../../../host/links.ts';
+import { type Link, listAddresses } from '../../../host/links.ts';
 import { readSysctl } from '../../../host/sysctl.ts';
-import type { HookedPacket } from '../../../net/explain/kernel-engine.ts';
+import { fromHostOut, fromOutsideIn, type HookedPacket, type HookStage, towardsHost, towardsOutside } from '../../../net/explain/hook-path.ts';
 import { LIMITED_BROADCAST } from '../../../net/policy/addresses.ts';
-import { gatewayOf, parseIpv4 } from '../../../wire/address.ts';
+import { DHCP_SERVER_PORT, DNS_SERVICE_PORT } from '../../../net/policy/services.ts';
+import { formatSubnet, gatewayOf, parseIpv4 } from '../../../wire/address.ts';
+import { DHCP_CLIENT_PORT } from '../../../wire/dhcpv4.ts';
 import type { RoutedNetwork } from '../../doctor/routing.ts';
 import type { DesiredNic, DoctorFinding } from '../../engine.ts';
-import { BRIDGES, DHCP_PORTS, DNS_PORT } from '../names.ts';
-import { type ForeignChain, findFirewalls, listRules, OUR_PORTS } from './firewalls.ts';
-import { acceptCommand, accepts, type ForeignFilter, filterName, filterOf, foreignDrop, foreignFilters, letsPass, transit } from './foreign-filters.ts';
-import { hasLegacyTable } from './legacy-tables.ts';
+import { BRIDGES, DHCP_PORTS, DNS_PORT, tapName } from '../names.ts';
+import { type ForeignChain, findFirewalls, type ListedRules, listRules, listXtables, OUR_PORTS } from './firewalls.ts';
+import {
+  acceptCommand,
+  accepts,
+  doubtfulFilters,
+  type ForeignFilter,
+  filterName,
+  filterOf,
+  foreignDrop,
+  foreignFilters,
+  letsPass,
+  transit,
+  type UnfollowedChain,
+  unfollowedChains,
+} from './foreign-filters.ts';
+import { hasLegacyTable, PACKET_TABLES } from './legacy-tables.ts';
 
 /** TEST-NET-3 (RFC 5737) stands for the outside. */
 const OUTSIDE = parseIpv4('203.0.113.1') as number;
 
+/** A port at which the host reaches its guests. */
+const SSH_PORT = 22;
+
 interface Sample {
-  hook: 'forward' | 'input';
-  packet: HookedPacket;
+  path: readonly HookStage[];
+  /** `answer`: what comes back from outside. */
+  way: 'from guest' | 'to guest' | 'answer';
   /** In words that follow "drops". */
   what: string;
 }
 
-/** `bridges`: those of the host's own, with their VMs. */
-export async function firewallFindings(networks: readonly RoutedNetwork[], bridges: ReadonlyMap<Link, readonly DesiredNic[]>): Promise<DoctorFinding[]> {
+/** A network, with the taps of its guests and the host's address at its uplink. */
+interface ExaminedNetwork extends RoutedNetwork {
+  taps: readonly string[];
+  address: number | null;
+}
+
+/** `bridges`: those of the host's own, with their VMs. `nics`: all that there should be. */
+export async function firewallFindings(
+  routed: readonly RoutedNetwork[],
+  bridges: ReadonlyMap<Link, readonly DesiredNic[]>,
+  nics: readonly DesiredNic[],
+): Promise<DoctorFinding[]> {
+  const addresses = await listAddresses();
+  const networks = routed.map((n): ExaminedNetwork => {
+    const taps = nics.flatMap((nic) => (nic.type === n.network.name ? tapName(nic.id) : []));
+    return { ...n, taps, address: parseIpv4(addresses.get(n.uplink ?? '')?.[0]?.split('/')[0] ?? '') };
+  });
   const rules = await listRules();
-  const filters = foreignFilters(rules);
+  const filters = foreignFilters(rules, await listXtables(rules.nft));
   const closed = new Set<ForeignFilter>();
   const used = networks.length > 0 ? networks.map((n) => n.bridge) : Object.values(BRIDGES);
   const defaults = byDefault(findFirewalls(rules), { filters, closed, bridges: used });
   const open = filters.filter((f) => !closed.has(f));
-  const found = [...defaults, ...networks.flatMap((n) => byRule(open, n)), ...(await onBridges(filters, bridges)), ...(await unreadable())];
+  const found = [
+    ...defaults,
+    ...networks.flatMap((n) => byRule(open, n)),
+    ...notEvaluated(rules, open, networks),
+    ...(await onBridges(filters, bridges)),
+    ...(await unreadable()),
+  ];
   return found.length > 0 ? found : [{ id: 'firewall', level: 'ok', message: "no other firewall drops guests' packets", remedy: '' }];
 }
 
@@ -61,41 +102,91 @@ function byDefault(
   });
 }
 
-function samplesOf({ network, bridge, guests, uplink }: RoutedNetwork): Sample[] {
+/** Packets of a network's guests, with all that they are on their path. */
+function samplesOf(n: ExaminedNetwork): Sample[] {
+  const { network, bridge, guests, uplink, taps, address } = n;
   const { name, subnet } = network;
   const gateway = gatewayOf(subnet);
   const guest = guests[0] ?? gateway + 1;
-  const toHost = { iif: bridge, oif: '', protocol: 'udp', state: 'new' as const };
-  const dhcp = { ...toHost, source: 0, destination: LIMITED_BROADCAST, port: DHCP_PORTS[name] };
+  const toHost: HookedPacket = { iif: bridge, oif: '', source: guest, destination: gateway, protocol: 'udp', port: DNS_SERVICE_PORT, state: 'new' };
+  const atTaps = taps.map((iif): HookStage => ({ hook: 'ingress', from: -Infinity, to: Infinity, packet: { ...toHost, iif, state: 'invalid' } }));
+  const discover = { ...toHost, source: 0, destination: LIMITED_BROADCAST, port: DHCP_SERVER_PORT };
+  const toGuest: HookedPacket = { iif: '', oif: bridge, source: gateway, destination: guest, protocol: 'udp', port: null, state: 'established' };
+  // connection tracking knows the answer to a broadcast only if the guest has an address
+  const offers = (['new', 'established'] as const).flatMap((state) => fromHostOut({ ...toGuest, port: DHCP_CLIENT_PORT, state }));
   const samples: Sample[] = [
-    { hook: 'input', packet: dhcp, what: `DHCP of guests of the ${name} network` },
-    { hook: 'input', packet: { ...toHost, source: guest, destination: gateway, port: DNS_PORT }, what: `DNS queries of guests of the ${name} network` },
+    ...atTaps.map((s): Sample => ({ path: [s], way: 'from guest', what: `what a guest of the ${name} network sends at ${s.packet.iif}` })),
+    { path: towardsHost(discover, { port: DHCP_PORTS[name], by: 'raw' }), way: 'from guest', what: `DHCP of guests of the ${name} network` },
+    { path: towardsHost(toHost, { port: DNS_PORT, by: 'nat' }), way: 'from guest', what: `DNS queries of guests of the ${name} network` },
+    { path: offers, way: 'to guest', what: `DHCP answers to guests of the ${name} network` },
+    { path: fromHostOut(toGuest), way: 'to guest', what: `DNS answers to guests of the ${name} network` },
+    {
+      path: fromHostOut({ ...toGuest, protocol: 'tcp', port: SSH_PORT, state: 'new' }),
+      way: 'to guest',
+      what: `what this host sends to guests of the ${name} network`,
+    },
   ];
   if (name === 'host' || uplink === null) return samples;
-  const out = { iif: bridge, oif: uplink, source: guest, destination: OUTSIDE, protocol: 'tcp', port: 443, state: 'new' as const };
-  const back = { iif: uplink, oif: bridge, source: OUTSIDE, destination: guest, protocol: 'tcp', port: null, state: 'established' as const };
-  samples.push({ hook: 'forward', packet: out, what: `what guests of the ${name} network send to outside` });
-  samples.push({ hook: 'forward', packet: back, what: `answers to guests of the ${name} network` });
+  const out = { ...toHost, oif: uplink, destination: OUTSIDE, protocol: 'tcp', port: 443 };
+  const back = { ...toGuest, iif: uplink, source: OUTSIDE, protocol: 'tcp' };
+  const first = address === null ? null : { destination: address, port: null };
+  samples.push({ path: towardsOutside(out, address), way: 'from guest', what: `what guests of the ${name} network send to outside` });
+  samples.push({ path: fromOutsideIn(first, back), way: 'answer', what: `answers to guests of the ${name} network` });
   return samples;
 }
 
-/** Single rules: what their chain does by default does not matter. */
-function byRule(filters: readonly ForeignFilter[], network: RoutedNetwork): DoctorFinding[] {
+/** Single rules, and policies at hooks where anka adds no accept. What other chains do by default does not matter. */
+function byRule(filters: readonly ForeignFilter[], network: ExaminedNetwork): DoctorFinding[] {
   const seen = new Set<string>();
-  return samplesOf(network).flatMap(({ hook, packet, what }): DoctorFinding[] => {
-    const drop = foreignDrop(filters, hook, packet);
-    if (drop === null || seen.has(`${drop.rule} ${filterName(drop.filter)}`)) return [];
-    seen.add(`${drop.rule} ${filterName(drop.filter)}`);
-    const direction = packet.oif === network.bridge ? 'out' : 'in';
-    return [
-      {
-        id: 'firewall.rule',
-        level: 'error',
-        message: `another firewall (${filterName(drop.filter)}) drops ${what}: ${drop.rule}`,
-        remedy: `if guests are not meant, run '${acceptCommand(drop.filter, direction, network.bridge)}'`,
-      },
-    ];
+  return samplesOf(network).flatMap((sample): DoctorFinding[] => {
+    const drop = foreignDrop(filters, sample.path);
+    if (drop === null) return [];
+    const remedy = remedyFor(drop.filter, sample, network);
+    // once for each remedy
+    const key = `${drop.rule} ${filterName(drop.filter)} ${remedy}`;
+    if (seen.has(key)) return [];
+    seen.add(key);
+    return [{ id: 'firewall.rule', level: 'error', message: `another firewall (${filterName(drop.filter)}) drops ${sample.what}: ${drop.rule}`, remedy }];
   });
+}
+
+const CONNTRACK_PRIORITY = -200;
+
+/** How the packet gets past the filter. */
+function remedyFor(filter: ForeignFilter, { way, path }: Sample, { bridge, uplink, network }: ExaminedNetwork): string {
+  const run = (command: string): string => `if guests are not meant, run '${command}'`;
+  if (way === 'from guest' && filter.hook === 'postrouting' && filter.by !== 'nft')
+    return run(`${filter.by} -t ${filter.table} -I ${filter.chain} -s ${formatSubnet(network.subnet)} -o ${uplink} -j ACCEPT`);
+  if (way === 'answer' && (filter.hook === 'ingress' || filter.hook === 'prerouting')) {
+    if (filter.priority <= CONNTRACK_PRIORITY || filter.hook === 'ingress') return `change it so that answers that enter by ${uplink} pass`;
+    if (filter.by !== 'nft') return run(`${filter.by} -t ${filter.table} -I ${filter.chain} -i ${uplink} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT`);
+    return run(`nft insert rule ${filter.family} ${filter.table} ${filter.chain} iifname ${uplink} ct state established,related accept`);
+  }
+  const device = filter.hook === 'ingress' ? (path.find((s) => filter.devices.includes(s.packet.iif))?.packet.iif ?? bridge) : bridge;
+  return run(acceptCommand(filter, way === 'from guest' ? 'in' : 'out', device));
+}
+
+/** Chains that may drop guests' packets, as far as they are understood. */
+function notEvaluated(rules: ListedRules, filters: readonly ForeignFilter[], networks: readonly ExaminedNetwork[]): DoctorFinding[] {
+  const interfaces = networks.flatMap(({ bridge, uplink, taps }) => [bridge, ...taps, ...(uplink === null ? [] : [uplink])]);
+  const port = networks.flatMap((n) => n.taps)[0] ?? OUR_PORTS;
+  const samples = networks.flatMap(samplesOf);
+  const dropping = new Set(samples.flatMap(({ path }) => foreignDrop(filters, path)?.filter ?? []));
+  const doubtful = new Set(samples.flatMap(({ path }) => doubtfulFilters(filters, path)));
+  const ofFilter = [...doubtful].filter((f) => !dropping.has(f)).map((f) => finding(f, 'some conditions of its rules'));
+  return [...unfollowedChains(rules, networks.length > 0 ? interfaces : [], port).map((c) => finding(c, `chains of this kind`)), ...ofFilter];
+}
+
+function finding(c: UnfollowedChain | ForeignFilter, what: string): DoctorFinding {
+  const by = 'by' in c ? c.by : 'nft';
+  const command = by === 'nft' ? `nft list table ${c.family} ${c.table}` : `${by} -t ${c.table} -S`;
+  const name = 'by' in c ? filterName(c) : `chain ${c.family} ${c.table} ${c.chain}`;
+  return {
+    id: 'firewall.unevaluated',
+    level: 'warning',
+    message: `another firewall (${name}, hook ${c.hook}) may drop guests' packets: anka does not evaluate ${what}`,
+    remedy: `if guests lack a network, see '${command}'`,
+  };
 }
 
 /** Frames between ports of the host's own bridges pass the forward chains where br_netfilter has them pass. */
@@ -104,9 +195,8 @@ async function onBridges(filters: readonly ForeignFilter[], bridges: ReadonlyMap
   return [...bridges].flatMap(([bridge, nics]): DoctorFinding[] => {
     if (!everywhere && !bridge.callsIptables) return [];
     const packet = transit(bridge.name, bridge.name);
-    const closed = filters.find(
-      (f) => f.hook === 'forward' && !accepts(f, packet) && (f.chains.get(f.chain)?.policy === 'drop' || foreignDrop([f], 'forward', packet)),
-    );
+    const path: HookStage[] = [{ hook: 'forward', from: -Infinity, to: Infinity, packet }];
+    const closed = filters.find((f) => f.hook === 'forward' && !accepts(f, packet) && (f.chains.get(f.chain)?.policy === 'drop' || foreignDrop([f], path)));
     if (!closed) return [];
     const vms = nics.map((n) => n.vmName).join(', ');
     const command = acceptCommand(closed, 'in', bridge.name).replace(
@@ -131,7 +221,8 @@ async function unreadable(): Promise<DoctorFinding[]> {
       () => false,
       () => true,
     );
-  if (!(await hasLegacyTable()) || !(await isMissing())) return [];
+  const tables = await Promise.all((['filter', ...PACKET_TABLES] as const).map((t) => hasLegacyTable(t)));
+  if (!tables.includes(true) || !(await isMissing())) return [];
   const message = 'this host has rules of iptables-legacy, which are not visible without that program: they may drop packets of guests';
   return [{ id: 'firewall.unreadable', level: 'warning', message, remedy: "run 'apt-get install iptables'" }];
 }

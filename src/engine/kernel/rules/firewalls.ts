@@ -19,7 +19,7 @@ import { run } from '../../../host/exec.ts';
 import { rulesetGeneration } from '../../../host/netlink/netfilter.ts';
 import { applyNft } from '../../../host/nft.ts';
 import { isOurTable } from '../names.ts';
-import { type LegacyChain, legacyChains, legacyDigest, legacyTable } from './legacy-tables.ts';
+import { type LegacyChain, legacyChains, legacyDigest, legacyTable, PACKET_TABLES, type PacketTable } from './legacy-tables.ts';
 import type { OwnTransactions } from './own-transactions.ts';
 
 const COMMENT = 'anka:v1';
@@ -44,7 +44,8 @@ export interface ForeignChain {
 }
 
 export interface NftObject {
-  chain?: { family: string; table: string; name: string; hook?: string; policy?: string; type?: string };
+  /** `dev`: of family netdev and of ingress. */
+  chain?: { family: string; table: string; name: string; hook?: string; prio?: number; policy?: string; type?: string; dev?: string | string[] };
   rule?: { family: string; table: string; chain: string; comment?: string; handle: number; expr?: NftExpression[] };
 }
 
@@ -120,6 +121,27 @@ export async function listRules(): Promise<ListedRules> {
   // nothing to parse where no chain is one of iptables'
   const xtables = nft.some(({ chain }) => chain?.family === 'ip' && chain.table === 'filter') ? await xtablesRules() : [];
   return { nft, xtables, legacy: await legacyTable() };
+}
+
+/** A table of iptables besides filter, as `iptables -S` prints it. */
+export interface XtablesTable {
+  by: XtablesProgram;
+  table: PacketTable;
+  lines: string[];
+}
+
+/** The tables of iptables besides filter; nat drops nothing. `nft`: what nft lists. */
+export async function listXtables(nft: readonly NftObject[]): Promise<XtablesTable[]> {
+  const found: XtablesTable[] = [];
+  for (const table of PACKET_TABLES) {
+    if (nft.some(({ chain }) => chain?.family === 'ip' && chain.table === table && chain.hook !== undefined)) {
+      const text = await run('iptables-nft', [...WAIT, '-t', table, '-S']).catch(() => '');
+      if (text !== '') found.push({ by: 'iptables-nft', table, lines: text.split('\n') });
+    }
+    const legacy = await legacyTable(table);
+    if (legacy !== null) found.push({ by: 'iptables-legacy', table, lines: legacy });
+  }
+  return found;
 }
 
 /** Chains of other programs that drop what our networks need, unless they have our accept. */

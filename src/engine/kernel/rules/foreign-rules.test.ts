@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
-import type { HookedPacket } from '../../../net/explain/kernel-engine.ts';
-import { dropping, type FilterChain, follow, nftRule, parseXtables } from './foreign-rules.ts';
+import type { HookedPacket } from '../../../net/explain/hook-path.ts';
+import { type FilterChain, type FilterRule, follow, mayDrop, nftRule, parseXtables } from './foreign-rules.ts';
 
 const ip = (text: string): number => text.split('.').reduce((a, b) => a * 256 + Number(b), 0);
 const OUT: HookedPacket = {
@@ -9,8 +9,10 @@ const OUT: HookedPacket = {
 };
 
 const HEAD = ['-P INPUT ACCEPT', '-P FORWARD ACCEPT', '-P OUTPUT ACCEPT', '-N SIEVE'];
-const drops = (lines: readonly string[], p: Partial<HookedPacket> = {}): string | undefined =>
-  dropping(parseXtables([...HEAD, ...lines]), 'FORWARD', { ...OUT, ...p })?.text;
+const drops = (lines: readonly string[], p: Partial<HookedPacket> = {}): string | undefined => {
+  const end = follow(parseXtables([...HEAD, ...lines]), 'FORWARD', { ...OUT, ...p });
+  return end === null || end === 'accepted' ? undefined : end.text;
+};
 
 describe('B93: rules of iptables', () => {
   test.each([
@@ -47,6 +49,41 @@ describe('B93: rules of iptables', () => {
   });
 });
 
+describe('B93: what is not understood', () => {
+  const doubts = (...lines: string[]): string[] => {
+    const found: FilterRule[] = [];
+    follow(parseXtables([...HEAD, ...lines]), 'FORWARD', OUT, { doubts: found });
+    return found.map((r) => r.text);
+  };
+
+  test.each([
+    ['-A FORWARD -m set --match-set friends src -j ACCEPT', true],
+    ['-A FORWARD -i eth7 -m set --match-set friends src -j ACCEPT', false],
+    ['-A FORWARD -m set --match-set foes src -j DROP', false],
+    ['-A FORWARD -m socket --transparent -j ACCEPT', true],
+    ['-A FORWARD -m socket --transparent -j DROP', false],
+    ['-A FORWARD -m limit --limit 5/sec -j SIEVE', true],
+    ['-A FORWARD -j NFQUEUE --queue-num 0', true],
+    ['-A FORWARD -j LOG', false],
+  ])('%s may spare the packet: %s', (line, expected) => {
+    expect(doubts(line)).toEqual(expected ? [line] : []);
+  });
+
+  test.each([
+    [['-A FORWARD -m set --match-set foes src -j DROP'], true],
+    [['-A FORWARD -p udp -j DROP'], true],
+    [['-A FORWARD -i eth7 -m set --match-set foes src -j DROP'], false],
+    [['-A FORWARD -m set --match-set foes src -j SIEVE', '-A SIEVE -j REJECT'], true],
+    [['-A FORWARD -i eth7 -j SIEVE', '-A SIEVE -j DROP'], false],
+    [['-A FORWARD -j SIEVE', '-A SIEVE -i anka+ -j ACCEPT', '-A FORWARD -j DROP'], false],
+    [['-A FORWARD -p tcp -j ACCEPT', '-A FORWARD -j DROP'], true],
+    [['-A FORWARD -j NFQUEUE'], true],
+    [['-A FORWARD -j LOG', '-A FORWARD -j ACCEPT'], false],
+  ])('%j may drop something: %s', (lines, expected) => {
+    expect(mayDrop(parseXtables([...HEAD, ...lines]), 'FORWARD', OUT)).toBe(expected);
+  });
+});
+
 describe('B93: rules of nft', () => {
   const meta = (key: string, right: unknown, op = '==') => ({ match: { op, left: { meta: { key } }, right } });
   const payload = (protocol: string, field: string, right: unknown, op = '==') => ({ match: { op, left: { payload: { protocol, field } }, right } });
@@ -72,6 +109,8 @@ describe('B93: rules of nft', () => {
     ['connection states', [{ match: { op: 'in', left: { ct: { key: 'state' } }, right: ['established', 'related'] } }, { accept: null }], 'passes'],
     ['a set by name is not understood', [payload('ip', 'saddr', '@blocked'), { drop: null }], 'passes'],
     ['a limit is not understood', [{ limit: { rate: 1 } }, { drop: null }], 'passes'],
+    ['what NAT translates is not dropped later', [{ masquerade: null }], 'accepted'],
+    ['a map of verdicts is not understood', [{ vmap: {} }], 'passes'],
     ['an IPv6 address', [payload('ip6', 'saddr', 'fe80::1'), { drop: null }], 'passes'],
   ] as const)('%s', (_title, statements, expected) => {
     expect(end(...(statements as readonly Record<string, unknown>[]))).toBe(expected);

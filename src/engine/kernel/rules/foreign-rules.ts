@@ -3,22 +3,28 @@
  *
  * Theory of operation: rules as `iptables -S` and `nft -j` print them are brought to one form, and followed from a base
  * chain through its jumps, as the kernel does. A rule with a condition that is not understood is skipped, so what
- * is found is a drop for sure, and a drop may be missed.
+ * is found is a drop for sure, and a drop may be missed. A skipped rule that may spare the packet is a doubt: the
+ * caller decides what it means.
  *
  * Limits: the conditions understood are interfaces, IPv4 addresses, protocols, destination ports and connection states.
  * Sets by name, marks, limits and modules of iptables are not.
  */
-import type { HookedPacket } from '../../../net/explain/kernel-engine.ts';
+import type { HookedPacket } from '../../../net/explain/hook-path.ts';
 import { parseIpv4, subnetContains } from '../../../wire/address.ts';
 
 type Condition = (p: HookedPacket) => boolean;
-type Verdict = 'accept' | 'drop' | 'return' | 'jump' | 'goto' | 'continue';
+/** `queue`: another program decides. `unknown`: a map of verdicts. */
+type Verdict = 'accept' | 'drop' | 'queue' | 'return' | 'jump' | 'goto' | 'continue' | 'unknown';
 
 export interface FilterRule {
   /** As its program prints it. */
   text: string;
-  /** Null: not understood. */
-  conditions: Condition[] | null;
+  /** Those that are understood. */
+  conditions: Condition[];
+  /** Those of them that are about interfaces. */
+  interfaces: Condition[];
+  /** All conditions are. */
+  understood: boolean;
   verdict: Verdict;
   /** Of jump and goto. */
   target: string;
@@ -35,23 +41,51 @@ export type FilterChains = ReadonlyMap<string, FilterChain>;
 
 const MAX_DEPTH = 16;
 
-/** The rule that drops a packet, from a base chain on; null: none does. A policy does not count. */
-export function dropping(chains: FilterChains, base: string, packet: HookedPacket): FilterRule | null {
-  const end = follow(chains, base, packet);
-  return typeof end === 'object' ? end : null;
+const SPARES: ReadonlySet<Verdict> = new Set(['accept', 'queue', 'return', 'jump', 'goto', 'unknown']);
+
+/** A walk through chains. `doubts`: gets the skipped rules that may spare the packet. */
+interface Walk {
+  doubts?: FilterRule[];
+  depth?: number;
 }
 
-/** `accepted`, or the rule that drops the packet; null: the chain's end was reached. */
-export function follow(chains: FilterChains, name: string, packet: HookedPacket, depth = 0): FilterRule | 'accepted' | null {
+/** `accepted`, or the rule that drops the packet; null: the chain's end was reached, and its policy decides. */
+export function follow(chains: FilterChains, name: string, packet: HookedPacket, { doubts = [], depth = 0 }: Walk = {}): FilterRule | 'accepted' | null {
   if (depth > MAX_DEPTH) return 'accepted';
   for (const rule of chains.get(name)?.rules ?? []) {
-    if (!rule.conditions?.every((holds) => holds(packet))) continue;
+    if (!rule.conditions.every((holds) => holds(packet))) continue;
+    if (SPARES.has(rule.verdict) && (!rule.understood || rule.verdict === 'queue' || rule.verdict === 'unknown')) doubts.push(rule);
+    if (!rule.understood || rule.verdict === 'queue' || rule.verdict === 'unknown') continue;
     if (rule.verdict === 'accept') return 'accepted';
     if (rule.verdict === 'drop') return rule;
     if (rule.verdict === 'return') return null;
     if (rule.verdict === 'continue') continue;
-    const end = follow(chains, rule.target, packet, depth + 1);
+    const end = follow(chains, rule.target, packet, { doubts, depth: depth + 1 });
     if (end !== null || rule.verdict === 'goto') return end;
+  }
+  return null;
+}
+
+/**
+ * Whether a rule that drops or queues is reached by some packet that passes these interfaces. Of the conditions, only
+ * those about interfaces count.
+ */
+export function mayDrop(chains: FilterChains, name: string, packet: Pick<HookedPacket, 'iif' | 'oif'>): boolean {
+  return sieve(chains, name, { ...packet, source: 0, destination: 0, protocol: '', port: null, state: 'new' }, 0) === 'may drop';
+}
+
+function sieve(chains: FilterChains, name: string, packet: HookedPacket, depth: number): 'may drop' | 'all accepted' | null {
+  if (depth > MAX_DEPTH) return null;
+  for (const rule of chains.get(name)?.rules ?? []) {
+    if (!rule.interfaces.every((holds) => holds(packet)) || rule.verdict === 'continue') continue;
+    const isForAll = rule.understood && rule.conditions.length === rule.interfaces.length;
+    if (rule.verdict === 'drop' || rule.verdict === 'queue' || rule.verdict === 'unknown') return 'may drop';
+    if (rule.verdict === 'accept' && isForAll) return 'all accepted';
+    if (rule.verdict === 'return' && isForAll) return null;
+    if (rule.verdict !== 'jump' && rule.verdict !== 'goto') continue;
+    const end = sieve(chains, rule.target, packet, depth + 1);
+    if (end === 'may drop' || (end === 'all accepted' && isForAll)) return end;
+    if (rule.verdict === 'goto' && isForAll) return null;
   }
   return null;
 }
@@ -81,11 +115,11 @@ const stateIn = (states: readonly string[]): Condition => {
   return (p) => known.has(p.state);
 };
 
-const TARGETS: Record<string, Verdict> = { ACCEPT: 'accept', DROP: 'drop', REJECT: 'drop', RETURN: 'return' };
+const TARGETS: Record<string, Verdict> = { ACCEPT: 'accept', DROP: 'drop', REJECT: 'drop', RETURN: 'return', QUEUE: 'queue', NFQUEUE: 'queue' };
 /** Modules of iptables whose options are understood, or change nothing. */
 const MODULES = new Set(['comment', 'tcp', 'udp', 'conntrack', 'state']);
 
-/** The filter table as `iptables -S` prints it. */
+/** A table as `iptables -S` prints it. */
 export function parseXtables(lines: readonly string[]): FilterChains {
   const chains = new Map<string, FilterChain>();
   for (const line of lines) {
@@ -101,7 +135,7 @@ export function parseXtables(lines: readonly string[]): FilterChains {
 }
 
 function xtablesRule(text: string, words: string, chains: FilterChains): FilterRule {
-  const rule: FilterRule = { text, conditions: [], verdict: 'continue', target: '' };
+  const rule: FilterRule = { text, conditions: [], interfaces: [], understood: true, verdict: 'continue', target: '' };
   const tokens = [...words.matchAll(/"((?:[^"\\]|\\.)*)"|(\S+)/g)].map((m) => m[1] ?? (m[2] as string));
   let negated = false;
   for (let i = 0; i < tokens.length; i++) {
@@ -110,15 +144,21 @@ function xtablesRule(text: string, words: string, chains: FilterChains): FilterR
       negated = true;
       continue;
     }
-    const value = tokens[++i] ?? '';
+    // options that are not understood may have no value
+    const value = tokens[i + 1] ?? '';
+    if (!value.startsWith('-')) i++;
     if (option === '-j' || option === '-g') {
       rule.target = value;
       rule.verdict = chains.has(value) ? (option === '-g' ? 'goto' : 'jump') : (TARGETS[value] ?? 'continue');
       return rule; // what follows are options of the target
     }
     const condition = xtablesCondition(option, value);
-    if (condition === undefined) rule.conditions = null;
-    else if (condition !== null) rule.conditions?.push(negated ? (p) => !condition(p) : condition);
+    if (condition === undefined) rule.understood = false;
+    else if (condition !== null) {
+      const holds: Condition = negated ? (p) => !condition(p) : condition;
+      rule.conditions.push(holds);
+      if (option === '-i' || option === '-o') rule.interfaces.push(holds);
+    }
     negated = false;
   }
   return rule;
@@ -161,21 +201,30 @@ interface NftMatch {
   right?: unknown;
 }
 
+/** Statements that end a chain as an accept does. */
+const NAT = ['snat', 'dnat', 'masquerade', 'redirect'] as const;
+
+const isInterface = (left: NftMatch['left']): boolean => /^[io]if(name)?$/.test(left?.meta?.key ?? '');
+
 /** A rule of nft; `text` names it. */
 export function nftRule(text: string, statements: readonly NftStatement[]): FilterRule {
-  const rule: FilterRule = { text, conditions: [], verdict: 'continue', target: '' };
+  const rule: FilterRule = { text, conditions: [], interfaces: [], understood: true, verdict: 'continue', target: '' };
   for (const statement of statements) {
     if ('match' in statement) {
-      const condition = nftCondition(statement['match'] as NftMatch);
-      if (condition === undefined) rule.conditions = null;
-      else rule.conditions?.push(condition);
-    } else if ('accept' in statement) rule.verdict = 'accept';
+      const match = statement['match'] as NftMatch;
+      const condition = nftCondition(match);
+      if (condition === undefined) rule.understood = false;
+      else rule.conditions.push(condition);
+      if (condition && isInterface(match.left)) rule.interfaces.push(condition);
+    } else if ('accept' in statement || NAT.some((s) => s in statement)) rule.verdict = 'accept';
     else if ('drop' in statement || 'reject' in statement) rule.verdict = 'drop';
+    else if ('queue' in statement) rule.verdict = 'queue';
+    else if ('vmap' in statement) rule.verdict = 'unknown';
     else if ('return' in statement) rule.verdict = 'return';
     else if ('jump' in statement || 'goto' in statement) {
       rule.verdict = 'jump' in statement ? 'jump' : 'goto';
       rule.target = ((statement['jump'] ?? statement['goto']) as { target?: string }).target ?? '';
-    } else if (!('counter' in statement || 'log' in statement)) rule.conditions = null;
+    } else if (!('counter' in statement || 'log' in statement)) rule.understood = false;
   }
   return rule;
 }

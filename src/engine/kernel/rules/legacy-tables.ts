@@ -1,5 +1,5 @@
 /**
- * The filter table of iptables-legacy, which the kernel keeps apart from nft's tables.
+ * The tables of iptables-legacy, which the kernel keeps apart from nft's tables.
  *
  * Theory of operation: listing a table would load its module, after which packets pass it. So the table is listed only
  * if the kernel has it in this network namespace already, which /proc/net/ip_tables_names says. The kernel counts no
@@ -27,10 +27,14 @@ export interface LegacyChain {
   all: string[];
 }
 
+/** Tables besides filter whose rules may drop a packet. */
+export const PACKET_TABLES = ['raw', 'mangle', 'security'] as const;
+export type PacketTable = (typeof PACKET_TABLES)[number];
+
 /** Whether the kernel has the table. */
-export async function hasLegacyTable(): Promise<boolean> {
+export async function hasLegacyTable(table: 'filter' | PacketTable = 'filter'): Promise<boolean> {
   const names = await readFile(TABLES, 'utf8').catch(() => '');
-  return names.split('\n').includes('filter');
+  return names.split('\n').includes(table);
 }
 
 /** Changes with the table's rules and policies; empty if there is none. */
@@ -58,9 +62,9 @@ export function withoutCounters(entries: Buffer): Buffer {
 }
 
 /** The table as `iptables -S` prints it; null if there is none, or no program that reads it. */
-export async function legacyTable(): Promise<string[] | null> {
-  if (!(await hasLegacyTable())) return null;
-  const text = await run('iptables-legacy', [...WAIT, '-S']).catch(() => '');
+export async function legacyTable(table: 'filter' | PacketTable = 'filter'): Promise<string[] | null> {
+  if (!(await hasLegacyTable(table))) return null;
+  const text = await run('iptables-legacy', [...WAIT, '-t', table, '-S']).catch(() => '');
   return text === '' ? null : text.split('\n').filter((l) => l !== '');
 }
 
