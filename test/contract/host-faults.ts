@@ -49,7 +49,8 @@ function policyDrop(family: string, hook: string, further: readonly string[] = [
     finding: /^firewall\.rule$/,
     message: new RegExp(`\\(chain ${family} wall walled\\) drops .*: policy drop of chain walled$`),
     explain: { verdict: 'dropped', rule: new RegExp(`chain ${family} wall walled`) },
-    choose: (commands) => [...commands, ...further],
+    // for some answers there is no command
+    choose: (commands) => [...commands.filter((c) => /^(nft|iptables)/.test(c)), ...further],
   };
 }
 

@@ -116,8 +116,23 @@ export interface ListedRules {
   legacy: string[] | null;
 }
 
+/** Adds the interfaces of other programs' chains at ingress and egress: nft 1.0.6 leaves them out of its JSON. */
+async function addDevices(objects: readonly NftObject[]): Promise<void> {
+  for (const { chain: c } of objects) {
+    if (!c || isOurTable(c.table) || c.dev !== undefined || !(c.hook === 'ingress' || c.hook === 'egress')) continue;
+    c.dev = chainDevices(await run('nft', ['list', 'chain', c.family, c.table, c.name]).catch(() => ''));
+  }
+}
+
+/** The interfaces of a base chain as nft prints it. */
+export function chainDevices(text: string): string[] {
+  const [, one, several] = /^\s*type \S+ hook \S+ (?:device ("?[^\s";]+"?)|devices = \{([^}]*)\})/m.exec(text) ?? [];
+  return (one ?? several ?? '').split(',').flatMap((name) => name.replaceAll('"', '').trim() || []);
+}
+
 export async function listRules(): Promise<ListedRules> {
   const nft = await listAll();
+  await addDevices(nft);
   // nothing to parse where no chain is one of iptables'
   const xtables = nft.some(({ chain }) => chain?.family === 'ip' && chain.table === 'filter') ? await xtablesRules() : [];
   return { nft, xtables, legacy: await legacyTable() };

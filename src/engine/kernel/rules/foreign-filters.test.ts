@@ -1,7 +1,7 @@
 /** B93: what drops a packet at the hooks on its path. */
 import { describe, expect, test } from 'vitest';
 import { fromHostOut, fromOutsideIn, type HookedPacket, type HookStage, towardsHost, towardsOutside } from '../../../net/explain/hook-path.ts';
-import type { ListedRules, NftObject, XtablesTable } from './firewalls.ts';
+import { chainDevices, type ListedRules, type NftObject, type XtablesTable } from './firewalls.ts';
 import { doubtfulFilters, filterName, foreignDrop, foreignFilters, unfollowedChains } from './foreign-filters.ts';
 
 const ip = (text: string): number => text.split('.').reduce((a, b) => a * 256 + Number(b), 0);
@@ -172,4 +172,12 @@ describe('B93: chains that are not followed', () => {
   ])('%s', (_title, chain, rules, expected) => {
     expect(found(nft(chain, ...rules))).toEqual(expected ? [`${chain.family} ${chain.hook}`] : []);
   });
+});
+
+test.each([
+  ['type filter hook ingress device "en0" priority filter; policy drop;', ['en0']],
+  ['type filter hook ingress devices = { "en0", lo } priority 0; policy accept;', ['en0', 'lo']],
+  ['type filter hook input priority filter; policy drop;', []],
+])('interfaces of a chain: %s', (line, expected) => {
+  expect(chainDevices(`table netdev wall {\n\tchain walled {\n\t\t${line}\n\t}\n}\n`)).toEqual(expected);
 });
