@@ -134,6 +134,17 @@ describe('the addresses of cards', () => {
     expect(sources(one)).toBe('2 lease');
   });
 
+  test('B50: so does one that answered for the address before it vanished', () => {
+    alive.delete('one/2'); // what was asked first is lost
+    uses(one, VIP);
+    for (const { card, ip: address } of table.poll(now)) if (address === VIP) table.claim(card, address, now, true);
+    alive.clear();
+    wait(3000);
+    expect(sources(one)).toBe('2 lease, 200 virtual');
+    expect(uses(two, VIP)).toBe('arp_spoof');
+    expect(wait(2500)).toEqual([`two/${VIP}`]);
+  });
+
   test('a guest that is too busy to answer for a second has its new main address once it is heard again', () => {
     wait(2000);
     alive.clear();

@@ -169,7 +169,7 @@ export class AddressTable<C extends CardAddresses> {
       }
       this.#probing.delete(p.ip);
       if (p.claimant) this.#move(p.owner, p.claimant, p.ip, now, actions);
-      else if (owned) this.#silent(p.owner, p.ip, p.keeps);
+      else if (owned) this.#silent(p.owner, p.ip, p.keeps, now);
     }
     return actions;
   }
@@ -217,10 +217,17 @@ export class AddressTable<C extends CardAddresses> {
     actions.push({ kind: 'moved', card: to, ip });
   }
 
-  #silent(card: C, ip: number, keeps: boolean): void {
+  #silent(card: C, ip: number, keeps: boolean, now: number): void {
     const use = card.assigned.get(ip);
     if (use) use.silent = true;
     else if (!keeps) card.claims.delete(ip);
+    if (use && ip === card.leaseIp) {
+      // the guest may have vanished since it answered for them
+      for (const [claimed, claim] of card.claims) {
+        claim.answered = false;
+        this.#ask(card, claimed, now, true);
+      }
+    }
     this.#settle();
   }
 
