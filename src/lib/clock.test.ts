@@ -13,12 +13,15 @@ const READS_THE_DATE: Record<string, [times: number, why: string]> = {
   'daemon/capture.ts': [1, 'time stamps in a capture file'],
   'daemon/events.ts': [1, 'time stamps of events, for people'],
   'daemon/vms/create.ts': [1, 'the creation date, for people'],
+  'daemon/vms/show.ts': [2, 'when the disk was last written, for clients'],
+  'daemon/vms/tags.ts': [1, 'the date of a tag, for people'],
   'engine/process/lease-file.ts': [3, 'the age of a file that was written before the host booted'],
   'engine/user/process/streams.ts': [1, 'time stamps of captured frames'],
   'host/log-file.ts': [1, 'time stamps of log lines'],
   'lib/clock.ts': [1, 'dateOf, for display'],
   'vm/base-image.ts': [1, 'the age of a lock file, compared with the date of the file system'],
   'cli/commands/events.ts': [1, 'prints the date of an event'],
+  'cli/commands/guest.ts': [1, 'the date that a guest compares its clock with'],
 };
 
 const sources = (dir: string): string[] =>
