@@ -38,7 +38,7 @@ options ndots:5 timeout:nonsense`;
 test('a numeric zone becomes the name of its interface; everything else is kept', () => {
   const address = { address: 'fe80::1', netmask: 'ffff:ffff:ffff:ffff::', mac: '00:00:00:00:00:00', internal: false, cidr: null } as const;
   const interfaces = { lo: [], en0: [{ ...address, family: 'IPv6' as const, scopeid: 2 }], en1: undefined };
-  const named = (server: string): string => withNamedZone(server, interfaces);
+  const named = (server: string): string => withNamedZone(server, () => interfaces);
   expect(named('fe80::53%2')).toBe('fe80::53%en0');
   for (const server of ['fe80::53%3', 'fe80::53%en0', 'fe80::53%2a', '::1', '127.0.0.53']) expect(named(server)).toBe(server);
 });

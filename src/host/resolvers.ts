@@ -103,11 +103,20 @@ function readFile(path: string): string | null {
  * The server as node:net and node:dgram connect to it: they find a zone by the name of its interface only, and
  * resolv.conf may have its number (`fe80::53%2`, RFC 4007 11.2).
  */
-export function withNamedZone(server: string, interfaces = networkInterfaces()): string {
+export function withNamedZone(server: string, readInterfaces = interfacesNow): string {
   const [, address, zone] = /^(.*)%(\d+)$/.exec(server) ?? [];
   if (zone === undefined) return server;
-  const name = Object.entries(interfaces).find(([, addresses]) => addresses?.some((a) => a.family === 'IPv6' && a.scopeid === Number(zone)))?.[0];
+  const name = Object.entries(readInterfaces()).find(([, addresses]) => addresses?.some((a) => a.family === 'IPv6' && a.scopeid === Number(zone)))?.[0];
   return name === undefined ? server : `${address}%${name}`;
+}
+
+/** None while the system does not say, e.g. because no descriptor is left. */
+function interfacesNow(): ReturnType<typeof networkInterfaces> {
+  try {
+    return networkInterfaces();
+  } catch {
+    return {};
+  }
 }
 
 /** Query for the root's name servers: id 0x616e, recursion desired. */

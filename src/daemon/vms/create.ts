@@ -170,7 +170,7 @@ async function buildVm(ctx: Context, vm: VmRow, createDisk: () => Promise<void>)
 async function copyDisk(ctx: Context, source: VmRow, target: string): Promise<void> {
   const machine = ctx.machines.get(source.uuid);
   ctx.runner.secure(filesOf(ctx, source));
-  const part = `${target}.part`;
+  const part = `${target}.qemu.part`;
   if (machine) {
     const backing = source.app || (await ensureBaseImage(ctx.paths.baseImage)).disk;
     await createOverlay(target, backing, source.diskSize);
