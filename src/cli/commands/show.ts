@@ -127,9 +127,10 @@ function withTag(vm: VmShow, tags: readonly ShownTag[] | null, name: string | un
 }
 
 /** `show VM network -f`. */
-export function showFilter(s: Session, ref: string, words: readonly string[]): Promise<void> {
+export async function showFilter(s: Session, ref: string, words: readonly string[]): Promise<void> {
   if (words.length !== 1 || words[0] !== 'network') throw new AnkaError('usage', `Option '-f' needs the property network: use 'anka show ${ref} network -f'.`);
-  return show(s, ref, ['network', 'filter']);
+  const filter = (await (await s.daemon()).get<VmShow>(vmPath(ref))).network?.filter ?? '';
+  s.out.done(filter, filter);
 }
 
 function propertyText(key: string, value: unknown): string {
