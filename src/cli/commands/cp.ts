@@ -244,6 +244,9 @@ function receive(ssh: Foreground, work: string, options: readonly string[]): Rec
       }
       const tar = startTar(['--extract', '--file=-', ...options], ['pipe', 'inherit'], work);
       resolve({ kind, status: statusOf(tar) });
+      // an incomplete copy is of no use: nothing waits for a disk that does not answer, nor for a tar that has exited
+      ssh.child.once('exit', (code) => code !== 0 && tar.kill('SIGKILL'));
+      tar.once('close', () => stdout.resume());
       tar.stdin?.write(head.subarray(end + 1));
       stdout.pipe(tar.stdin as NonNullable<typeof tar.stdin>);
     };
