@@ -79,21 +79,27 @@ export class AnkaError extends Error {
   }
 }
 
-/** Codes of system errors that have a kind of their own. */
-const SYSTEM_KINDS: Readonly<Record<string, ErrorKind>> = { ENOSPC: 'diskFull', EDQUOT: 'diskFull' };
+/** System errors whose reason a user can remove, by code. */
+const SYSTEM_ERRORS: Readonly<Record<string, { kind: ErrorKind; remedy: string }>> = {
+  ENOSPC: { kind: 'diskFull', remedy: 'free some space' },
+  EDQUOT: { kind: 'diskFull', remedy: 'free some space' },
+  EFBIG: { kind: 'diskFull', remedy: "raise the limit on the size of files ('ulimit -f')" },
+  EROFS: { kind: 'internal', remedy: 'make the file system writable' },
+  EMFILE: { kind: 'internal', remedy: "stop some VMs, or raise the limit on open files ('ulimit -n') and run 'anka daemon stop'" },
+  ENFILE: { kind: 'internal', remedy: "stop some VMs, or raise the host's limit on open files ('sysctl fs.file-max')" },
+};
 
 /** Any thrown value as an AnkaError. */
 export function ankaError(cause: unknown): AnkaError {
   if (cause instanceof AnkaError) return cause;
   const message = cause instanceof Error ? cause.message : String(cause);
-  const kind = SYSTEM_KINDS[(cause as NodeJS.ErrnoException | null)?.code ?? ''];
-  return kind === undefined
-    ? new AnkaError('internal', message, { cause })
-    : new AnkaError(kind, `${message}; free some space, and run the command again`, { cause });
+  const known = SYSTEM_ERRORS[(cause as NodeJS.ErrnoException | null)?.code ?? ''];
+  return known ? new AnkaError(known.kind, `${message}; ${known.remedy}, and run the command again`, { cause }) : new AnkaError('internal', message, { cause });
 }
 
 /** Any thrown value as an AnkaError, prefixed with the action that failed ("attaching vm1 to shared: …"). */
 export function wrap(action: string, cause: unknown, kind: ErrorKind = 'internal'): AnkaError {
-  const message = cause instanceof Error ? cause.message : String(cause);
-  return new AnkaError(cause instanceof AnkaError ? cause.kind : kind, `${action}: ${message}`, { cause });
+  const error = ankaError(cause);
+  const isOther = !(cause instanceof AnkaError) && error.kind === 'internal';
+  return new AnkaError(isOther ? kind : error.kind, `${action}: ${error.message}`, { cause });
 }

@@ -461,6 +461,10 @@ export function describeClients(guest: keyof typeof GUESTS): void {
       expect((await send(`run -f ${bad} A env`)).stderr).toContain('line 2');
       const background = await send('run -b A sleep 77');
       expect(await inGuest('A', `tr '\\0' ' ' </proc/${background.stdout.trim()}/cmdline`)).toBe('sleep 77 ');
+      expect((await send(`run -b -f ${file} A sleep 78`)).stdout.trim()).toMatch(/^\d+$/);
+      await until('its variables are set in the background', async () =>
+        (await inGuest('A', `tr '\\0' '\\n' </proc/$(pgrep -f '^sleep 78')/environ || true`)).includes('FROM_FILE=1'),
+      );
       expect((await send('reboot -f A')).status).toBe(0);
       writeFileSync(join(w.dir, 'a'), 'new');
       expect((await send(`cp -v ${join(w.dir, 'a')} A:b`)).stderr).toContain('a');

@@ -61,7 +61,9 @@ export async function run(s: Session, vm: string, command: readonly string[], o:
   const { status } = await daemon.get<VmShow>(vmPath(vm));
   if (status !== 'running') await daemon.post(vmPath(vm, '/start'), {}, s.out.reporting(`${vm}: `));
   try {
-    const environmentFile = environment !== null && onTerminal(words) !== null ? await leaveEnvironment(s, to, environment) : null;
+    // in the background there is no input, and a terminal would print it
+    const byFile = environment !== null && (o.background || onTerminal(words) !== null);
+    const environmentFile = byFile ? await leaveEnvironment(s, to, environment) : null;
     const attempt = guestCommand(words, o, { environment, environmentFile, deadline: to.deadline });
     s.exit(statusOf(s, vm, await withVolumes(s, vm, o.volume ?? [], () => logIn(s, to, attempt))));
   } catch (cause) {
@@ -136,7 +138,7 @@ function guestCommand(words: readonly string[], o: RunOptions, p: Preparation): 
   };
 }
 
-/** Writes the variables into a file of the guest, and returns its path: a terminal would print what it reads. */
+/** Writes the variables into a file of the guest, and returns its path. */
 async function leaveEnvironment(s: Session, to: LoginTarget, environment: string): Promise<string> {
   let path = '';
   const end = await logIn(s, to, (target, watch) => {
