@@ -95,23 +95,23 @@ describe.skipIf(why !== null).each(['root', 'an ordinary user'])(`images of othe
   });
 
   test('B6: a VM whose disk another program uses is not deleted', async () => {
-    await anka.ok('create -m 128M -d 1G vm2');
-    const uuid = (await anka.ok('show vm2 uuid')).trim();
+    await anka.ok('create -m 128M -d 1G held');
+    const uuid = (await anka.ok('show held uuid')).trim();
     const disk = join(anka.home, 'vms', uuid, 'disk.qcow2');
     const holder = w.host.spawn([
       'python3',
       '-c',
-      `import fcntl, struct, time; f = open('${disk}', 'r+b'); fcntl.fcntl(f, 37, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 0, 0)); print('held', flush=True); time.sleep(1e6)`,
+      `import fcntl, struct, time; f = open('${disk}', 'r+b'); fcntl.fcntl(f, 37, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 0, 0)); print("held", flush=True); time.sleep(1e6)`,
     ]);
     await once(holder.stdout as NodeJS.ReadableStream, 'data');
-    const refused = await anka.run(['delete', '--yes', 'vm2']);
+    const refused = await anka.run(['delete', '--yes', 'held']);
     expect([refused.status, refused.stderr]).toEqual([6, expect.stringContaining(`${disk} is used by another process; run 'fuser -v ${disk}'`)]);
-    expect((await anka.ok('show vm2 status')).trim()).toBe('stopped');
+    expect((await anka.ok('show held status')).trim()).toBe('stopped');
     await anka.killDaemon();
-    expect((await anka.ok('show vm2 status')).trim()).toBe('stopped');
+    expect((await anka.ok('show held status')).trim()).toBe('stopped');
     holder.kill();
     await once(holder, 'exit');
-    await anka.ok('delete --yes vm2');
+    await anka.ok('delete --yes held');
     expect(existsSync(disk)).toBe(false);
   });
 });
