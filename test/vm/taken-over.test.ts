@@ -103,7 +103,7 @@ describe.skipIf(why !== null)(`a QEMU that a guest has taken over${why ? ` (${wh
       while (kept < 0 && !cloned) {
         await new Promise((resolve) => setImmediate(resolve));
         for (const dir of readdirSync(vms)) {
-          const path = join(vms, dir, 'disk.qcow2.part');
+          const path = join(vms, dir, 'disk.qcow2.qemu.part');
           // while it is QEMU's
           if (before.has(dir) || lstatSync(path, { throwIfNoEntry: false })?.uid !== USER) continue;
           kept = openSync(path, 'r+');
