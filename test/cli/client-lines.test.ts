@@ -9,7 +9,7 @@ import { Anka, type Result } from '../world/anka.ts';
 import { tinyGuest } from '../world/images.ts';
 import { missing, World } from '../world/world.ts';
 
-/** A line with its status, 0 by default, and what it prints. `<base>`, `<name>`: a UUID; `<file>`: a file of variables. */
+/** A line with its status, 0 by default, and what it prints. `<base>` and `<name>` stand for UUIDs. */
 interface Line {
   line: string;
   status?: number;
