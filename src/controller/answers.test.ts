@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import type { VmShow } from '../api/types.ts';
+import { NO_ADDRESS_YET } from '../lib/rule-reasons.ts';
 import { instanceBody, totalRam } from './answers.ts';
 import { type Instance, newInstance } from './instance.ts';
 import { rulesToAdd } from './instances.ts';
@@ -66,6 +67,8 @@ test('a started one has its VM, with the ports that are open, in the order of th
     NODE,
   );
   expect(closed.vminfo).not.toHaveProperty('port_forwarding');
+  const booting = { ...VM, inactive_rules: VM.port_forwarding.map(({ name }) => ({ name, reason: NO_ADDRESS_YET })) };
+  expect(instanceBody({ ...INSTANCE, vm: 'v' }, booting, NODE).vminfo?.port_forwarding, 'read once, at its start').toHaveLength(2);
 });
 
 test('the result of a script, with its errors if there are any', () => {

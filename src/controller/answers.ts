@@ -5,6 +5,7 @@
  * field that is null. So a field without a value is left out, unless a client demands it.
  */
 import type { VmShow } from '../api/types.ts';
+import { NO_ADDRESS_YET } from '../lib/rule-reasons.ts';
 import { parseSize } from '../lib/sizes.ts';
 import type { Instance, InstanceState, Metadata, ScriptResult } from './instance.ts';
 
@@ -112,7 +113,8 @@ function withoutEmptyErrors({ errors, ...rest }: ScriptResult): NonNullable<Inst
 }
 
 function vmInfo(vm: VmShow, node: NodeNames): VmInfo {
-  const inactive = new Set(vm.inactive_rules?.map((r) => r.name));
+  // clients read the ports of a VM once, when it is started
+  const inactive = new Set(vm.inactive_rules?.filter((r) => r.reason !== NO_ADDRESS_YET).map((r) => r.name));
   const rules = vm.port_forwarding.filter((r) => r.host_port > 0 && !inactive.has(r.name));
   return {
     uuid: vm.uuid,

@@ -1,6 +1,7 @@
 /** A NIC that is attached to a network of the user engine, with everything that belongs to it. */
 
 import { dateOf, monotonicMs } from '../../../lib/clock.ts';
+import { NO_ADDRESS_YET } from '../../../lib/rule-reasons.ts';
 import type { Lease } from '../../../net/dhcp/lease-pool.ts';
 import type { FilterNetwork } from '../../../net/filter/match-rule.ts';
 import { PacketFilter } from '../../../net/filter/packet-filter.ts';
@@ -140,7 +141,7 @@ export class AttachedNic {
       rules: this.#config.rules.map((r) => {
         const listener = rules.get(JSON.stringify(r));
         const listening = listener?.listening === true;
-        const reason = listening ? (card.ip < 0 ? 'the guest has no address yet' : '') : (listener?.reason ?? '');
+        const reason = listening ? (card.ip < 0 ? NO_ADDRESS_YET : '') : (listener?.reason ?? '');
         return { name: r.name, active: listening && card.ip >= 0, reason };
       }),
     };
