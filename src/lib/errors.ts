@@ -79,27 +79,26 @@ export class AnkaError extends Error {
   }
 }
 
-/** System errors whose reason a user can remove, by code. */
-const SYSTEM_ERRORS: Readonly<Record<string, { kind: ErrorKind; remedy: string }>> = {
+/** System errors whose reason a user can remove, by code. `kind`: if it is of one, wherever it occurs. */
+const SYSTEM_ERRORS: Readonly<Record<string, { kind?: ErrorKind; remedy: string }>> = {
   ENOSPC: { kind: 'diskFull', remedy: 'free some space' },
   EDQUOT: { kind: 'diskFull', remedy: 'free some space' },
   EFBIG: { kind: 'diskFull', remedy: "raise the limit on the size of files ('ulimit -f')" },
-  EROFS: { kind: 'internal', remedy: 'make the file system writable' },
-  EMFILE: { kind: 'internal', remedy: "stop some VMs, or raise the limit on open files ('ulimit -n') and run 'anka daemon stop'" },
-  ENFILE: { kind: 'internal', remedy: "stop some VMs, or raise the host's limit on open files ('sysctl fs.file-max')" },
+  EROFS: { remedy: 'make the file system writable' },
+  EMFILE: { remedy: "stop some VMs, or raise the limit on open files ('ulimit -n') and run 'anka daemon stop'" },
+  ENFILE: { remedy: "stop some VMs, or raise the host's limit on open files ('sysctl fs.file-max')" },
 };
 
-/** Any thrown value as an AnkaError. */
-export function ankaError(cause: unknown): AnkaError {
+/** Any thrown value as an AnkaError. `kind`: of errors that have none of their own. */
+export function ankaError(cause: unknown, kind: ErrorKind = 'internal'): AnkaError {
   if (cause instanceof AnkaError) return cause;
   const message = cause instanceof Error ? cause.message : String(cause);
   const known = SYSTEM_ERRORS[(cause as NodeJS.ErrnoException | null)?.code ?? ''];
-  return known ? new AnkaError(known.kind, `${message}; ${known.remedy}, and run the command again`, { cause }) : new AnkaError('internal', message, { cause });
+  return new AnkaError(known?.kind ?? kind, known ? `${message}; ${known.remedy}, and run the command again` : message, { cause });
 }
 
-/** Any thrown value as an AnkaError, prefixed with the action that failed ("attaching vm1 to shared: …"). */
-export function wrap(action: string, cause: unknown, kind: ErrorKind = 'internal'): AnkaError {
-  const error = ankaError(cause);
-  const isOther = !(cause instanceof AnkaError) && error.kind === 'internal';
-  return new AnkaError(isOther ? kind : error.kind, `${action}: ${error.message}`, { cause });
+/** As `ankaError`, prefixed with the action that failed ("attaching vm1 to shared: …"). */
+export function wrap(action: string, cause: unknown, kind?: ErrorKind): AnkaError {
+  const error = ankaError(cause, kind);
+  return new AnkaError(error.kind, `${action}: ${error.message}`, { cause });
 }

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Anka, type Result } from '../world/anka.ts';
 import { debianGuest, tinyGuest } from '../world/images.ts';
+import { shellWords } from '../world/shell-words.ts';
 import { missing, until, World } from '../world/world.ts';
 
 interface Envelope {
@@ -45,9 +46,8 @@ export function describeClients(guest: keyof typeof GUESTS): void {
       w.close();
     });
 
-    const words = (line: string): string[] => (line.match(/'[^']*'|\S+/g) ?? []).map((word) => word.replaceAll("'", ''));
-    /** One line as a client sends it, with a shell's quotes. */
-    const send = (line: string, options: { env?: Record<string, string>; input?: string } = {}): Promise<Result> => anka.run(words(line), options);
+    /** One line as a client sends it. */
+    const send = (line: string, options: { env?: Record<string, string>; input?: string } = {}): Promise<Result> => anka.run(shellWords(line), options);
 
     /** Sends a line that asks for JSON, as Go clients read it: what is behind the last newline of both outputs. */
     async function json(line: string, options: { env?: Record<string, string>; input?: string } = {}): Promise<Envelope> {
@@ -78,7 +78,7 @@ export function describeClients(guest: keyof typeof GUESTS): void {
         new Promise((resolve) => {
           const env = Object.entries(anka.env).map(([k, v]) => `${k}=${v}`);
           const child = w.host.spawn(
-            ['env', '-i', `PATH=${process.env['PATH']}`, ...env, ...anka.commandLine('').split(' ').slice(-2, -1), ...words(line)],
+            ['env', '-i', `PATH=${process.env['PATH']}`, ...env, ...anka.commandLine('').split(' ').slice(-2, -1), ...shellWords(line)],
             {},
             'pipe',
           );

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Anka, type Result } from '../world/anka.ts';
 import { tinyGuest } from '../world/images.ts';
+import { shellWords } from '../world/shell-words.ts';
 import { missing, World } from '../world/world.ts';
 
 /** A line with its status, 0 by default, and what it prints. `<base>` and `<name>` stand for UUIDs. */
@@ -15,18 +16,19 @@ interface Line {
   status?: number;
   /** Standard output. */
   out?: RegExp;
-  /** Standard error, or the whole answer of a line that asks for JSON. */
+  /** Standard error. */
   says?: RegExp;
   input?: string;
 }
 const NO_REGISTRY = { status: 27, says: /no registry is configured/ } as const;
 const NO_EFFECT = { says: /no effect|no display|no license/ } as const;
-const OK = { out: /"status":"OK"/ } as const;
+/** The same for lines that ask for JSON. */
+const NO_REGISTRY_JSON = { status: 27, out: /no registry is configured/ } as const;
 
 const GROUPS: Record<string, readonly Line[]> = {
   'Packer, while its VM is stopped': [
     { line: '--machine-readable version', out: /"product":"anka-net"/ },
-    { line: '--machine-readable clone <base> new', ...OK },
+    { line: '--machine-readable clone <base> new' },
     { line: '--machine-readable show new', out: /"status":"stopped"/ },
     { line: '--machine-readable show new-missing', status: 3, out: /"message":"new-missing: not found".*"code":3/ },
     { line: '--machine-readable describe new', out: /"network_cards"/ },
@@ -34,32 +36,32 @@ const GROUPS: Record<string, readonly Line[]> = {
     { line: '--machine-readable create --app <dir>/INSTALLER --disk-size 100G --cpu-count 4 --ram-size 8G made', status: 11, out: /"status":"ERROR"/ },
     { line: '--machine-readable create --list', out: /"body":\[\]/ },
     { line: '--machine-readable license show', out: /"status":"valid"/ },
-    { line: '--machine-readable modify new set hard-drive -s 120G', ...OK },
-    { line: '--machine-readable modify new set ram 8G', ...OK },
+    { line: '--machine-readable modify new set hard-drive -s 120G' },
+    { line: '--machine-readable modify new set ram 8G' },
     { line: '--machine-readable show new', out: /"ram":"8G".*"hard_drive":128849018880/ },
-    { line: '--machine-readable modify new set ram 128M', ...OK },
-    { line: '--machine-readable modify new set cpu -c 4', ...OK },
+    { line: '--machine-readable modify new set ram 128M' },
+    { line: '--machine-readable modify new set cpu -c 4' },
     { line: '--machine-readable show new', out: /"cpu_cores":4/ },
     { line: '--machine-readable modify new set cpu --htt', out: /--htt has no effect/ },
-    { line: '--machine-readable modify new set cpu --no-htt', ...OK },
-    { line: '--machine-readable modify new set cpu -c 1', ...OK },
-    { line: '--machine-readable modify new add port-forwarding --host-port 0 --guest-port 22 ssh', ...OK },
-    { line: '--machine-readable modify new add port-forwarding --host-port 10030 --guest-port 80 web', ...OK },
+    { line: '--machine-readable modify new set cpu --no-htt' },
+    { line: '--machine-readable modify new set cpu -c 1' },
+    { line: '--machine-readable modify new add port-forwarding --host-port 0 --guest-port 22 ssh' },
+    { line: '--machine-readable modify new add port-forwarding --host-port 10030 --guest-port 80 web' },
     { line: '--machine-readable modify new set custom-variable hw.uuid 5d1b40', out: /no effect/ },
     { line: '--machine-readable modify new set custom-variable hw.UUID 5d1b40', out: /no effect/ },
     { line: '--machine-readable modify new set display -c pg', out: /"status":"OK"/ },
-    { line: '--machine-readable registry list', status: 27, out: /no registry is configured/ },
-    { line: '--machine-readable registry list-repos', ...OK },
-    { line: '--machine-readable registry --remote R --cert C --key K --cacert CA --insecure pull --tag T new', status: 27, out: /no registry/ },
-    { line: '--machine-readable registry push --tag T --description D --remote-vm V --local --force new', ...OK },
-    { line: '--machine-readable registry push --tag local-tag-abc --local new', ...OK },
-    { line: '--machine-readable registry pull --tag T --local --shrink new', ...OK },
+    { line: '--machine-readable registry list', ...NO_REGISTRY_JSON },
+    { line: '--machine-readable registry list-repos' },
+    { line: '--machine-readable registry --remote R --cert C --key K --cacert CA --insecure pull --tag T new', ...NO_REGISTRY_JSON },
+    { line: '--machine-readable registry push --tag T --description D --remote-vm V --local --force new' },
+    { line: '--machine-readable registry push --tag local-tag-abc --local new' },
+    { line: '--machine-readable registry pull --tag T --local --shrink new' },
     { line: '--machine-readable show new', out: /"version":"T"/ },
     { line: '--machine-readable list', out: /"name":"new"/ },
   ],
   'Packer, with its VM running': [
-    { line: '--machine-readable start new', ...OK },
-    { line: '--machine-readable start --update-addons new', ...OK },
+    { line: '--machine-readable start new' },
+    { line: '--machine-readable start --update-addons new' },
     { line: 'run -n new sh -s', input: 'echo by input; nproc', out: /^by input\n1\n$/ },
     { line: 'run -n new sh', input: 'exit 6', status: 6 },
     { line: 'run -v <dir>/shared new sh -s', input: 'cat /media/shared/f', out: /^shared$/ },
@@ -67,23 +69,23 @@ const GROUPS: Record<string, readonly Line[]> = {
     { line: '--log-level debug run -n new sh -s', input: 'echo x', out: /^x\n$/ },
     { line: '--debug --machine-readable show new', out: /"status":"running"/ },
     { line: '--machine-readable --debug show new', out: /"status":"running"/ },
-    { line: '--machine-readable cp -pRLf <file> new:/private/tmp/script.sh', ...OK },
-    { line: '--machine-readable cp -pRLf <dir>/shared new:/tmp/dst', ...OK },
-    { line: '--machine-readable cp -pRLf new:/tmp/script.sh <dir>/download123', ...OK },
+    { line: '--machine-readable cp -pRLf <file> new:/private/tmp/script.sh' },
+    { line: '--machine-readable cp -pRLf <dir>/shared new:/tmp/dst' },
+    { line: '--machine-readable cp -pRLf new:/tmp/script.sh <dir>/download123' },
     { line: 'run new cat /tmp/dst/f', out: /^shared$/ },
-    { line: '--machine-readable modify new mount <dir>/shared', ...OK },
-    { line: '--machine-readable modify new mount <dir>/shared:guestname', ...OK },
-    { line: '--machine-readable suspend new', ...OK },
-    { line: '--machine-readable stop new', ...OK },
-    { line: '--machine-readable stop --force new', ...OK },
-    { line: '--machine-readable delete --yes new', ...OK },
+    { line: '--machine-readable modify new mount <dir>/shared' },
+    { line: '--machine-readable modify new mount <dir>/shared:guestname' },
+    { line: '--machine-readable suspend new' },
+    { line: '--machine-readable stop new' },
+    { line: '--machine-readable stop --force new' },
+    { line: '--machine-readable delete --yes new' },
   ],
   'anka-mcp, anklet': [
     { line: '--version', out: /\d+\.\d+/ },
     { line: '-j list', out: /"name":"base"/ },
-    { line: '-j clone base anklet-vm-x', ...OK },
-    { line: '-j show anklet-vm-x', ...OK },
-    { line: '-j start anklet-vm-x', ...OK },
+    { line: '-j clone base anklet-vm-x' },
+    { line: '-j show anklet-vm-x' },
+    { line: '-j start anklet-vm-x' },
     { line: "run anklet-vm-x sh -c 'mkdir -p ~/.ssh'" },
     { line: '', out: /Usage: anka/ },
     { line: '-j version', out: /"version":"\d/ },
@@ -91,22 +93,22 @@ const GROUPS: Record<string, readonly Line[]> = {
     { line: '-j list -r', out: /anklet-vm-x/ },
     { line: '-j list --running', out: /anklet-vm-x/ },
     { line: '-j list <base>', out: /"name":"base"/ },
-    { line: '-j show <base>', ...OK },
+    { line: '-j show <base>' },
     { line: '-j show <base> tag', out: /"body":\[\]/ },
-    { line: '-j cp -a <dir>/install-runner.bash anklet-vm-x:', ...OK },
+    { line: '-j cp -a <dir>/install-runner.bash anklet-vm-x:' },
     { line: '-j run anklet-vm-x bash -c ./install-runner.bash', out: /^installed\n$/ },
-    { line: '-j cp -a anklet-vm-x:made <dir>/out1', ...OK },
-    { line: '-j mount anklet-vm-x <dir>/shared:guest', ...OK },
+    { line: '-j cp -a anklet-vm-x:made <dir>/out1' },
+    { line: '-j mount anklet-vm-x <dir>/shared:guest' },
     { line: 'run anklet-vm-x cat /media/guest/f', out: /^shared$/ },
     { line: 'show anklet-vm-x mount', out: /guest/ },
-    { line: '-j delete --yes anklet-vm-x', ...OK },
-    { line: '-j registry list', status: 27, out: /no registry/ },
-    { line: '-j registry --remote http://r:8089 list', status: 27, out: /no registry/ },
-    { line: '-j registry show <base>', status: 27, out: /no registry/ },
-    { line: '-j registry show <base> --tag v1', status: 27, out: /no registry/ },
-    { line: '-j registry pull --shrink <base> --tag v1', status: 27, out: /no registry/ },
-    { line: '-j pull <base> --check-download-size --tag v1', status: 27, out: /no registry/ },
-    { line: '-j pull <base> --check-download-size http://r:8089', status: 27, out: /no registry/ },
+    { line: '-j delete --yes anklet-vm-x' },
+    { line: '-j registry list', ...NO_REGISTRY_JSON },
+    { line: '-j registry --remote http://r:8089 list', ...NO_REGISTRY_JSON },
+    { line: '-j registry show <base>', ...NO_REGISTRY_JSON },
+    { line: '-j registry show <base> --tag v1', ...NO_REGISTRY_JSON },
+    { line: '-j registry pull --shrink <base> --tag v1', ...NO_REGISTRY_JSON },
+    { line: '-j pull <base> --check-download-size --tag v1', ...NO_REGISTRY_JSON },
+    { line: '-j pull <base> --check-download-size http://r:8089', ...NO_REGISTRY_JSON },
     { line: 'version', out: /\d+\.\d+/ },
     { line: 'modify <base> cpu 6' },
     { line: 'modify <base> ram 14G' },
@@ -178,7 +180,7 @@ const GROUPS: Record<string, readonly Line[]> = {
     { line: 'config state_lib_dir', out: /\/.+\n$/ },
     { line: 'config', out: /net_filter|portfwd_base/ },
     { line: 'describe name', out: /name/ },
-    { line: '--machine-readable start name', ...OK },
+    { line: '--machine-readable start name' },
     { line: 'run name true' },
     { line: 'show name ip', out: /^192\.168\.64\.\d+\n$/ },
     { line: '--machine-readable show name', out: /"ip":"192\.168\.64\.\d+"/ },
@@ -276,8 +278,7 @@ describe.skipIf(why !== null)(`lines of clients${why === null ? '' : `: ${why}`}
       .replace(/<(base|name)>/, (_all, name: string) => uuids[name] as string)
       .replaceAll('<dir>', w.dir)
       .replaceAll('<file>', join(w.dir, 'file'));
-    const words = (filled.match(/'[^']*'|\S+/g) ?? []).map((word) => word.replaceAll("'", ''));
-    return anka.run(words, input === undefined ? {} : { input });
+    return anka.run(shellWords(filled), input === undefined ? {} : { input });
   }
 
   for (const [group, lines] of Object.entries(GROUPS))
@@ -288,7 +289,8 @@ describe.skipIf(why !== null)(`lines of clients${why === null ? '' : `: ${why}`}
           expect(r.status, r.stderr + r.stdout).toBe(status);
           if (out) expect(r.stdout.replaceAll('\r', '')).toMatch(out);
           if (says) expect(r.stderr).toMatch(says);
-          if (/(^| )(-j|--machine-readable)( (?!run )|$)/.test(line)) expect(JSON.parse(r.stdout.split('\n').at(-1) as string)).toHaveProperty('status');
+          if (/(^| )(-j|--machine-readable) (?!run )/.test(line))
+            expect(JSON.parse(r.stdout.split('\n').at(-1) as string)).toMatchObject({ status: status === 0 ? 'OK' : 'ERROR', code: status });
         });
     });
 });

@@ -101,7 +101,7 @@ describe.skipIf(why !== null).each(['root', 'an ordinary user'])(`images of othe
     const holder = w.host.spawn([
       'python3',
       '-c',
-      `import fcntl, struct, time; f = open('${disk}', 'r+b'); fcntl.fcntl(f, 37, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 0, 0)); print("held", flush=True); time.sleep(1e6)`,
+      `import fcntl, struct, time; f = open('${disk}', 'r+b'); fcntl.fcntl(f, 37, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 0, 0)); print('held', flush=True); time.sleep(1e6)`,
     ]);
     await once(holder.stdout as NodeJS.ReadableStream, 'data');
     const refused = await anka.run(['delete', '--yes', 'held']);

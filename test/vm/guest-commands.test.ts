@@ -59,6 +59,8 @@ describe.each(['kernel', 'user'] as const)('commands in a guest: %s engine', (en
       await anka.ok('start vm1');
       expect((await anka.body<{ engine: string }>('daemon status')).engine).toBe(engine);
       await anka.ok('run vm1 true');
+      mkdirSync(join(w.dir, 'tar-that-waits'));
+      writeFileSync(join(w.dir, 'tar-that-waits/tar'), '#!/bin/sh\nexec sleep 600\n', { mode: 0o755 });
     });
 
     afterAll(async () => {
@@ -147,16 +149,10 @@ describe.each(['kernel', 'user'] as const)('commands in a guest: %s engine', (en
     });
 
     /** A copy that goes on: tar on the host neither sends nor takes anything. */
-    function startCopy(from: string, to: string): Started {
-      const programs = join(w.dir, 'tar-that-waits');
-      mkdirSync(programs, { recursive: true });
-      writeFileSync(join(programs, 'tar'), '#!/bin/sh\nexec sleep 600\n', { mode: 0o755 });
-      return start(`PATH=${programs}:$PATH; exec ${anka.commandLine(`cp ${from} ${to}`)}`);
-    }
+    const startCopy = (from: string, to: string): Started => start(`PATH=${join(w.dir, 'tar-that-waits')}:$PATH; exec ${anka.commandLine(`cp ${from} ${to}`)}`);
 
     /** One of each command that is connected to the guest, with its input open. */
     async function connected(): Promise<Started[]> {
-      // nc does not wait until the guest listens
       expect((await inGuest('head -c 4000000 /dev/zero >/tmp/more-than-pipes-hold')).status).toBe(0);
       const all: Started[] = [];
       // one after the other: dropbear ends a connection while five others have not logged in
